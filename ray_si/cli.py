@@ -1,0 +1,164 @@
+"""The command line: one function per verb."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+from ray_si import __version__
+from ray_si.cli_output import BuildDisplay, console, print_check, print_status, print_summary
+from ray_si.config import load_config
+from ray_si.errors import RaySIError, UserError
+from ray_si.self_instruct.formats import FORMATS, to_row
+
+app = typer.Typer(
+    help="Build instruction-tuning datasets the Self-Instruct way, on a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The run's YAML configuration.")]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeat for more."),
+]
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """One line and an exit status for what went wrong: 2 for the user's to mend, 1 otherwise."""
+    try:
+        yield
+    except UserError as error:
+        console(error=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    except RaySIError as error:
+        console(error=True).print(f"{error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _interruptible(location: str) -> Iterator[None]:
+    """SIGTERM as Ctrl-C; both end with how to go on, and the usual exit statuses."""
+    status = 130
+
+    def terminate(number: int, frame: Any) -> None:
+        nonlocal status
+        status = 128 + number
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        console(error=True).print(
+            f"stopped; what is finished is kept in {location}. "
+            "The same command goes on from there.",
+            markup=False,
+        )
+        raise typer.Exit(status) from interrupt
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Options that come before the verb."""
+    if version:
+        typer.echo(f"ray_si {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "ray-si build configs/quickstart.yaml --out runs/quickstart\n\n"
+    "ray-si build configs/paper.yaml --out runs/paper --set generator.replicas=8 "
+    "--set generator.gpus=1 --address auto"
+)
+def build(
+    config: ConfigPath,
+    out: Annotated[str, typer.Option("--out", metavar="RUN", help="Folder of the run.")],
+    set_: Overrides = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to use [default: $RAY_ADDRESS, else Ray starts on this machine]."
+        ),
+    ] = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Stop bootstrapping; go on with what is accepted.")
+    ] = False,
+) -> None:
+    """Build a dataset, or go on with one: the same command resumes."""
+    with _errors(), _interruptible(out):
+        from ray_si.distributed import builder
+
+        settings = load_config(config, set_ or [])
+        with BuildDisplay() as display:
+            result = builder.build(
+                settings, out, address=address, listen=display.listen, finish=finish
+            )
+        print_summary(out, result.stats, result.seconds)
+
+
+@app.command(epilog="[b]Example[/b]\n\nray-si check configs/paper.yaml --set seeds=mine.jsonl")
+def check(config: ConfigPath, set_: Overrides = None) -> None:
+    """Check configuration, seed tasks and models without starting anything."""
+    with _errors():
+        from ray_si.distributed import builder
+
+        settings = load_config(config, set_ or [])
+        seeds, digest = builder.check(settings)
+        print_check(settings, seeds, digest)
+
+
+@app.command(epilog="[b]Example[/b]\n\nray-si status runs/quickstart --json")
+def status(
+    run: RunPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show where a run stands, while it is being built too."""
+    with _errors():
+        from ray_si.storage.run import Run
+
+        found = Run.open(run).status()
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            print_status(run, found)
+
+
+@app.command(
+    epilog="[b]Example[/b]\n\nray-si export runs/quickstart --format messages --to train_data"
+)
+def export(
+    run: RunPath,
+    format_: Annotated[Format, typer.Option("--format", help="Layout of the rows.")],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder to write into.")],
+) -> None:
+    """Write a finished run's rows as JSONL that fine-tuning libraries read."""
+    with _errors():
+        from ray_si.records import Instance
+        from ray_si.storage.export import export_jsonl
+        from ray_si.storage.run import Run
+
+        def convert(row: dict[str, Any]) -> dict[str, Any]:
+            return to_row(row["instruction"], Instance(row["input"], row["output"]), format_.value)
+
+        name = f"{format_.value}.jsonl"
+        count = export_jsonl(Run.open(run), to, name, convert)
+        console().print(f"{count} rows written to {to}/{name}", markup=False, highlight=False)

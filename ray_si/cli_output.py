@@ -1,0 +1,170 @@
+"""What the command line shows: progress, summaries, tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import islice
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bars,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from ray_si.config import RunConfig
+from ray_si.distributed.progress import Progress
+from ray_si.records import SeedTask
+from ray_si.storage.export import training_rows
+from ray_si.storage.run import Run
+
+_LINE_EVERY_S = 10.0
+"""Seconds between progress lines where there is no terminal."""
+
+
+def console(*, error: bool = False) -> Console:
+    """Standard output or error; lines are not wrapped where nobody looks at a terminal."""
+    return Console(stderr=error, soft_wrap=True)
+
+
+class BuildDisplay:
+    """Shows `Progress`: bars on a terminal, plain lines elsewhere (standard error)."""
+
+    def __init__(self) -> None:
+        self._console = console(error=True)
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+        self._phase = ""
+        self._began = (0.0, 0, 0)  # of the current phase: time, done, tokens
+        self._last_line = 0.0
+
+    def __enter__(self) -> BuildDisplay:
+        if self._console.is_terminal:
+            self._bars = Bars(
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}"),
+                TimeElapsedColumn(),
+                console=self._console,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def listen(self, progress: Progress) -> None:
+        """Take a new state."""
+        now = time.monotonic()
+        changed = progress.phase != self._phase
+        if changed:
+            self._phase = progress.phase
+            self._began = (now, progress.done, progress.tokens)
+        detail = self._detail(progress, now)
+        if self._bars:
+            self._show_bar(progress, changed, detail)
+        elif progress.note or changed or now - self._last_line > _LINE_EVERY_S:
+            self._last_line = now
+            counts = f" {progress.done}/{progress.total}" if progress.total else ""
+            note = f" - {progress.note}" if progress.note else ""
+            text = f"{progress.phase}{counts} {detail}".rstrip() + note
+            self._console.print(text, markup=False, highlight=False)
+
+    def _show_bar(self, progress: Progress, changed: bool, detail: str) -> None:
+        assert self._bars is not None
+        total = progress.total or None
+        if changed or self._task is None:
+            self._task = self._bars.add_task(progress.phase, total=total, detail="")
+        shown = progress.note if progress.phase == "start" else detail
+        self._bars.update(self._task, completed=progress.done, total=total, detail=shown)
+
+    def _detail(self, progress: Progress, now: float) -> str:
+        since, done, tokens = self._began
+        parts = []
+        if progress.phase == "bootstrap" and progress.candidates:
+            parts.append(f"{100 * progress.done / progress.candidates:.0f} % of candidates")
+        if progress.phase == "instances":
+            parts.append(f"{progress.instances} instances")
+        elapsed = max(now - since, 1e-6)
+        if progress.tokens > tokens:
+            parts.append(f"{(progress.tokens - tokens) / elapsed:.0f} tokens/s")
+        if progress.done > done:
+            left = (progress.total - progress.done) * elapsed / (progress.done - done)
+            parts.append(f"about {left:.0f} s left")
+        return ", ".join(parts)
+
+
+def print_check(config: RunConfig, seeds: list[SeedTask], digest: str) -> None:
+    """What `ray-si check` found."""
+    out = console()
+    classification = sum(seed.is_classification for seed in seeds)
+    generator = config.generator
+    out.print(
+        f"ok: {len(seeds)} seed tasks ({classification} classification), "
+        f"{generator.engine} {generator.model or ''} x {generator.replicas}, "
+        f"target {config.target_instructions}; fingerprint {config.fingerprint(digest)[:12]}",
+        markup=False,
+        highlight=False,
+    )
+
+
+def print_status(location: str, status: dict[str, Any]) -> None:
+    """The keys of `Run.status` as a table."""
+    table = Table(title=location, show_header=False, title_justify="left")
+    for key, value in status.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{reason} {count}" for reason, count in value.items()) or "-"
+        table.add_row(key, str(value))
+    console().print(table)
+
+
+def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float]) -> None:
+    """What a build came to: counts, five sample rows, and where everything lies."""
+    out = console()
+    table = Table(title="Summary", show_header=False, title_justify="left")
+    table.add_row("instructions accepted", f"{stats['accepted']} of {stats['candidates']}")
+    for name in ("rejected", "instances_rejected"):
+        reasons = sorted(stats[name].items(), key=lambda item: -item[1])
+        text = ", ".join(f"{reason} {count}" for reason, count in reasons)
+        table.add_row(name.replace("_", " "), text or "-")
+    table.add_row("classification tasks", str(stats["classification"]))
+    table.add_row("with a valid instance", str(stats["with_instance"]))
+    table.add_row("training rows", str(stats["rows"]))
+    if seconds:
+        table.add_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in seconds.items()))
+    out.print(table)
+    samples = Table(title="Sample rows", title_justify="left", show_lines=True)
+    for name in ("instruction", "input", "output"):
+        samples.add_column(name, overflow="fold", max_width=60)
+    for row in islice(training_rows(Run.open(location)), 5):
+        samples.add_row(*(_cell(row[name]) for name in ("instruction", "input", "output")))
+    out.print(samples)
+    out.print(f"training shards: {location}/data", markup=False, highlight=False)
+    out.print(f"counts:          {location}/stats.json", markup=False, highlight=False)
+    out.print(
+        f"rejected:        {location}/bootstrap/round-*/rejected.parquet",
+        markup=False,
+        highlight=False,
+    )
+    if sys.stdout.isatty():
+        out.print(f"next: ray-si export {location} --format messages --to train_data", markup=False)
+
+
+def _cell(text: str, limit: int = 240) -> str:
+    from rich.markup import escape
+
+    return escape(text if len(text) <= limit else text[: limit - 1] + "…")

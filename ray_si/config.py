@@ -1,0 +1,323 @@
+"""A run's configuration: YAML, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ray_si.engines.base import SamplingParams
+from ray_si.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Sampling(_Section):
+    """How completions of one kind are drawn."""
+
+    max_tokens: int = Field(256, ge=1)
+    """Longest completion, in tokens."""
+    temperature: float = Field(0.7, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus: the smallest set of tokens with this much probability."""
+    top_k: int = Field(0, ge=0)
+    """Only the k likeliest tokens; 0 is off."""
+    presence_penalty: float = 0.0
+    """Taken once from the logit of every token already written."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; empty takes those of the prompt template."""
+
+    def params(self, template_stop: tuple[str, ...]) -> SamplingParams:
+        """As an engine takes it."""
+        values = self.model_dump()
+        return SamplingParams(**values | {"stop": self.stop or template_stop})
+
+
+class SamplingByPurpose(_Section):
+    """One set of sampling parameters for each kind of request."""
+
+    instructions: Sampling = Sampling(max_tokens=512, temperature=0.9, top_p=0.9)
+    classification: Sampling = Sampling(max_tokens=3, temperature=0.0)
+    input_first: Sampling = Sampling(max_tokens=350, temperature=0.7, top_p=0.9)
+    output_first: Sampling = Sampling(max_tokens=300, temperature=0.7, top_p=0.9)
+
+
+class ReplayOptions(_Section):
+    """Of the replay engine: see `ray_si.engines.replay`."""
+
+    recording: str | None = None
+    """JSONL of recorded answers; none means scripted ones."""
+    latency_s: float = Field(0.0, ge=0)
+    """Median latency of a request, in seconds."""
+    latency_sigma: float = Field(0.0, ge=0)
+    """Standard deviation of the latency's logarithm."""
+
+
+class Generator(_Section):
+    """The language model and how it is hosted."""
+
+    engine: Literal["transformers", "replay"] = "transformers"
+    """What runs the model."""
+    model: str | None = "smollm2-135m-instruct"
+    """A bundled name, a folder, or a name on the Hugging Face hub; replay needs none."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    prompt_style: Literal["completion", "chat"] = "completion"
+    """Few-shot text for base models, chat turns for instruct models."""
+    replicas: int = Field(1, ge=1)
+    """Serve replicas."""
+    cpus: float = Field(1.0, ge=0)
+    """Processor cores reserved for a replica."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for a replica."""
+    threads: int | None = Field(None, ge=1)
+    """Torch threads of a replica; none leaves it to torch."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; auto is bfloat16 where the hardware has it."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own Python code."""
+    max_batch: int = Field(32, ge=1)
+    """Most requests that a replica answers at once."""
+    batch_tokens: int = Field(32768, ge=256)
+    """Most prompt and completion tokens in a batch, padding included."""
+    sampling: SamplingByPurpose = SamplingByPurpose()
+    """Sampling parameters by purpose."""
+    replay: ReplayOptions = ReplayOptions()
+    """Options of the replay engine."""
+
+    def engine_options(self) -> dict[str, Any]:
+        """Keyword arguments of the engine, model aside."""
+        if self.engine == "replay":
+            return {"slots": self.max_batch, **self.replay.model_dump()}
+        names = ("revision", "max_batch", "batch_tokens", "dtype", "threads", "trust_remote_code")
+        return {name: getattr(self, name) for name in names}
+
+
+class EmbedderSection(_Section):
+    """The model whose cosine similarity the second gate uses."""
+
+    model: str = "all-minilm-l6-v2"
+    """A bundled name, a folder, or a sentence-transformers name on the hub."""
+    cpus: float = Field(0.5, ge=0)
+    """Processor cores reserved for its replica."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for its replica."""
+
+
+class Bootstrap(_Section):
+    """Phase 1: new instructions, round by round."""
+
+    demonstrations: int = Field(8, ge=1)
+    """Examples in a prompt."""
+    machine_demonstrations: int = Field(2, ge=0)
+    """How many of them are machine-written, once there are any."""
+    max_demonstration_words: int | None = Field(None, ge=4)
+    """Leave longer instructions out of prompts; none keeps all."""
+    new_instructions: int = Field(8, ge=1)
+    """How many a completion is asked for."""
+    prompts_per_round: int = Field(64, ge=1)
+    """Requests in a round; machine-written examples come from finished rounds."""
+    classification_share: float = Field(0.0, ge=0, le=1)
+    """Share of prompts with classification seeds only, asking for more of those."""
+    lookahead: int = Field(1, ge=0)
+    """Rounds generated while an earlier one is still being gated."""
+    block_size: int = Field(32, ge=1)
+    """Requests in a block, the unit of durable work."""
+    drop_unfinished: Literal["last", "all"] = "last"
+    """What goes when the model ran out of tokens: the last item, or (the paper) all."""
+    sentence_case: bool = False
+    """Lower-case all but the first letter (the paper)."""
+    min_words: int = Field(4, ge=1)
+    """Shortest instruction, in words."""
+    max_words: int = Field(150, ge=1)
+    """Longest instruction, in words."""
+    ascii_start: bool = True
+    """Refuse instructions whose first character is not ASCII; turn off for other scripts."""
+    quality_filters: bool = False
+    """Extra heuristics against small models' slips; English only, not in the paper."""
+    stall_rounds: int = Field(5, ge=1)
+    """Stop when this many rounds in a row accept almost nothing."""
+    stall_acceptance: float = Field(0.01, ge=0, lt=1)
+    """Share of candidates below which a round counts as accepting almost nothing."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Bootstrap:
+        if self.machine_demonstrations > self.demonstrations:
+            raise ValueError("machine_demonstrations is more than demonstrations")
+        if self.min_words > self.max_words:
+            raise ValueError("min_words is more than max_words")
+        return self
+
+
+class Classification(_Section):
+    """Phase 2: which instructions are classification tasks."""
+
+    method: Literal["labels", "text"] = "labels"
+    """Compare the log-probabilities of Yes and No, or read a written answer."""
+
+
+class Instances(_Section):
+    """Phase 3: inputs and outputs for each instruction."""
+
+    max_per_instruction: int = Field(5, ge=1)
+    """Instances kept of one instruction."""
+    block_size: int = Field(16, ge=1)
+    """Instructions in a block, the unit of durable work."""
+    quality_filters: bool = False
+    """Extra heuristics against small models' slips; English only, not in the paper."""
+
+
+class Dedup(_Section):
+    """The gate: what is too close to an earlier instruction is refused."""
+
+    rouge: float = Field(0.7, gt=0, le=1)
+    """Highest ROUGE-L F with any earlier instruction."""
+    cosine: float | None = Field(0.9, gt=0, le=1)
+    """Highest cosine similarity with any earlier instruction; off leaves this gate out."""
+    shards: Literal[1] = 1
+    """Parts of the pool, each searched by an actor of its own (only 1 for now)."""
+
+    @field_validator("cosine", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return None if value is False else value  # YAML reads "off" as false
+
+
+class Output(_Section):
+    """Phase 4: the training rows."""
+
+    format: Literal["parquet", "jsonl", "both"] = "parquet"
+    """File format of the shards."""
+    rows_per_shard: int = Field(10_000, ge=1)
+    """Rows in a shard; the last has fewer."""
+
+
+class RunConfig(_Section):
+    """Everything a run's result depends on."""
+
+    seed: int = Field(0, ge=0)
+    """Of every random choice."""
+    target_instructions: int = Field(1000, ge=1)
+    """Accepted instructions to reach."""
+    seeds: str = "bundled"
+    """Path of seed tasks in the paper's JSONL schema, or "bundled"."""
+    generator: Generator = Generator()
+    embedder: EmbedderSection = EmbedderSection()
+    bootstrap: Bootstrap = Bootstrap()
+    classification: Classification = Classification()
+    instances: Instances = Instances()
+    dedup: Dedup = Dedup()
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.generator.engine != "replay" and not self.generator.model:
+            raise ValueError("generator.model is needed unless generator.engine is replay")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The part that results depend on: without what only places or paces the work."""
+        values = self.model_dump(mode="json")
+        for section, names in _PLACEMENT.items():
+            for name in names:
+                del values[section][name]
+        for name in ("latency_s", "latency_sigma"):
+            del values["generator"]["replay"][name]
+        return values
+
+    def fingerprint(self, seeds_sha256: str) -> str:
+        """SHA-256, hex, over `identity` and the content of the seed tasks."""
+        text = json.dumps([self.identity(), seeds_sha256], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+_PLACEMENT = {
+    "generator": ("replicas", "cpus", "gpus", "threads", "max_batch", "batch_tokens"),
+    "embedder": ("cpus", "gpus"),
+    "dedup": ("shards",),
+}
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML configuration and apply dotted overrides such as ``generator.replicas=2``.
+
+    Values of overrides are YAML. A relative ``seeds`` path is taken from the working directory
+    or, if there is none, from the configuration's folder. Raises ConfigError naming the key.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is empty or not a mapping of keys to values")
+    for override in overrides:
+        _apply(values, override)
+    config = parse_config(values, str(path))
+    beside = path.parent / config.seeds
+    if config.seeds != "bundled" and not Path(config.seeds).exists() and beside.exists():
+        config = config.model_copy(update={"seeds": str(beside)})
+    return config
+
+
+def parse_config(values: dict[str, Any], source: str = "configuration") -> RunConfig:
+    """Check nested values; ConfigError lists every wrong key in one line."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_problem(dict(item)) for item in error.errors())
+        raise ConfigError(f"{source}: {problems}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write key=value, as in generator.replicas=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {_one_line(error)}") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a section")
+        values = child
+    values[last] = value
+
+
+def _problem(error: dict[str, Any]) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] != "extra_forbidden":
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    known = _known_keys()
+    siblings = [name for name in known if name.split(".")[:-1] == location[:-1]]
+    same_name = [name for name in known if name.split(".")[-1] == location[-1]]
+    near = same_name or difflib.get_close_matches(key, siblings or known, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(siblings)})"
+    return f"there is no key {key}{hint}"
+
+
+def _known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,381 @@
+"""Phase 1: rounds of prompting, parsing, filtering and gating until enough is accepted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_si.config import RunConfig, Sampling
+from ray_si.dedup import Deduplicator, DedupResult
+from ray_si.distributed.progress import Progress, Reporter
+from ray_si.distributed.serving import generate
+from ray_si.distributed.stages import concurrent_blocks, map_blocks
+from ray_si.engines.base import Completion, Request
+from ray_si.errors import NoProgressError
+from ray_si.records import SeedTask
+from ray_si.self_instruct.filters import instruction_quality_reason, instruction_reason
+from ray_si.self_instruct.parsing import Candidate, parse_instructions
+from ray_si.self_instruct.prompts import instruction_prompt
+from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
+from ray_si.storage.objects import open_objects
+from ray_si.storage.run import Run, block_key, round_folder
+from ray_si.storage.shards import write_table
+
+COMPLETION_COLUMNS = [
+    ("text", pa.string()),
+    ("finish_reason", pa.string()),
+    ("error", pa.string()),
+    ("prompt_tokens", pa.int64()),
+    ("completion_tokens", pa.int64()),
+    ("mean_logprob", pa.float64()),
+]
+"""What a raw block keeps of a `Completion`."""
+
+ACCEPTED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("round", pa.int64()),
+        ("request_id", pa.string()),
+        ("position", pa.int64()),
+        ("request_seed", pa.int64()),
+        ("classification_prompt", pa.bool_()),
+        ("demonstrations", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("mean_logprob", pa.float64()),
+        ("rouge", pa.float64()),
+        ("rouge_match", pa.string()),
+        ("cosine", pa.float64()),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
+"""An accepted instruction: where it came from, and its nearest earlier neighbours' scores."""
+
+REJECTED = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("position", pa.int64()),
+        ("text", pa.string()),
+        ("reason", pa.string()),
+        ("match", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
+"""A candidate that was left out, and why."""
+
+
+def add_completions(table: pa.Table, completions: list[Completion]) -> pa.Table:
+    """The table with the completions' columns appended; rows correspond."""
+    for name, kind in COMPLETION_COLUMNS:
+        values = [getattr(completion, name) for completion in completions]
+        table = table.append_column(name, pa.array(values, kind))
+    return table
+
+
+def complete_block(
+    table: pa.Table, *, app: str, location: str, folder: str, sampling: Sampling
+) -> pa.Table:
+    """Answer one block of instruction prompts and write it to the run. Runs in a Ray task."""
+    requests = [
+        Request(json.loads(row["prompt"]), sampling.params(tuple(row["stop"])), row["seed"])
+        for row in table.to_pylist()
+    ]
+    completed = add_completions(table.drop_columns(["prompt", "stop"]), generate(app, requests))
+    key = block_key(folder, completed["block"][0].as_py())
+    write_table(open_objects(location), key, completed)
+    return completed
+
+
+class Bootstrap:
+    """Runs rounds from where the run stands until its target is reached.
+
+    Round r's machine-written demonstrations come from the pool at the end of round
+    r - 1 - lookahead, so what it asks does not depend on timing. Commits happen in round order.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: Run,
+        seeds: list[SeedTask],
+        gate: Deduplicator,
+        app: str,
+        reporter: Reporter,
+    ) -> None:
+        self._config, self._run, self._app = config, run, app
+        self._gate, self._reporter = gate, reporter
+        self._human = _demonstration_texts(seeds, config)
+        self._human_classification = _demonstration_texts(
+            [seed for seed in seeds if seed.is_classification], config
+        )
+        self._machine: list[tuple[str, str]] = []
+        self._pool_sizes: list[int] = []
+        self._manifests = run.rounds()
+        gate.add([seed.instruction for seed in seeds])
+        for table in run.accepted(["id", "instruction", "embedding"]):
+            self._extend_pool(table)
+            vectors = table["embedding"].to_pylist()
+            gate.add(
+                table["instruction"].to_pylist(),
+                np.array(vectors, np.float32) if vectors and vectors[0] is not None else None,
+            )
+
+    def run(self) -> None:
+        """Commit rounds until the target is reached.
+
+        Raises NoProgressError after too many rounds in a row that accepted almost nothing.
+        """
+        width = self._config.bootstrap.lookahead + 1
+        in_flight: dict[int, Future[list[dict[str, Any]]]] = {}
+        executor = ThreadPoolExecutor(width, thread_name_prefix="round")
+        abandon = threading.Event()
+        self._report()
+        try:
+            while len(self._machine) < self._config.target_instructions:
+                self._check_progress()
+                current = len(self._manifests)
+                for round_ in range(current, current + width):
+                    if round_ not in in_flight and self._is_wanted(round_, current):
+                        in_flight[round_] = executor.submit(self._complete_round, round_, abandon)
+                self._commit(current, in_flight.pop(current).result())
+        finally:
+            abandon.set()
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _is_wanted(self, round_: int, current: int) -> bool:
+        """Whether the rounds before this one are likely to fall short of the target."""
+        if round_ == current or not self._manifests:
+            return True
+        expected = self._manifests[-1]["accepted"] * (round_ - current)
+        return len(self._machine) + expected < self._config.target_instructions
+
+    # Asking ------------------------------------------------------------------------------------
+
+    def _requests(self, round_: int) -> pa.Table:
+        """A row for every request of a round."""
+        bootstrap = self._config.bootstrap
+        seen = round_ - 1 - bootstrap.lookahead
+        machine = self._machine[: self._pool_sizes[seen]] if seen >= 0 else []
+        if bootstrap.max_demonstration_words:
+            limit = bootstrap.max_demonstration_words
+            machine = [item for item in machine if len(item[1].split()) <= limit]
+        texts = [text for _, text in machine]
+        rows = []
+        for index in range(bootstrap.prompts_per_round):
+            share = bootstrap.classification_share
+            only = int((index + 1) * share) > int(index * share)
+            human = self._human_classification if only else self._human
+            seed = derive_seed(self._config.seed, "instructions", round_, index)
+            demonstrations = sample_demonstrations(
+                [text for _, text in human],
+                [] if only else texts,
+                total=bootstrap.demonstrations,
+                machine_count=bootstrap.machine_demonstrations,
+                seed=seed,
+            )
+            prompt = instruction_prompt(
+                [demonstration.text for demonstration in demonstrations],
+                style=self._config.generator.prompt_style,
+                classification_only=only,
+                new=bootstrap.new_instructions,
+            )
+            sources = {"human": human, "machine": machine}
+            rows.append(
+                {
+                    "block": index // bootstrap.block_size,
+                    "request_id": f"r{round_:05d}-{index:05d}",
+                    "seed": seed,
+                    "classification_prompt": only,
+                    "demonstrations": [sources[d.kind][d.index][0] for d in demonstrations],
+                    "prompt": json.dumps(prompt.prompt),
+                    "stop": list(prompt.stop),
+                }
+            )
+        return pa.Table.from_pylist(rows)
+
+    def _complete_round(self, round_: int, abandon: threading.Event) -> list[dict[str, Any]]:
+        """Answer what a round still lacks; all its rows in request order."""
+        folder = round_folder(round_)
+        finished = self._run.finished_blocks(folder)
+        requests = self._requests(round_)
+        tables = [self._run.read(key) for key in finished.values()]
+        size = self._config.bootstrap.block_size
+        missing = [
+            requests.slice(start, size)
+            for start in range(0, requests.num_rows, size)
+            if start // size not in finished
+        ]
+        arguments = {
+            "app": self._app,
+            "location": self._run.location,
+            "folder": folder,
+            "sampling": self._config.generator.sampling.instructions,
+        }
+        concurrency = concurrent_blocks(self._config, size, self._config.bootstrap.lookahead + 1)
+        for table in map_blocks(
+            missing, [(complete_block, arguments)], concurrency=concurrency, stop=abandon
+        ):
+            self._reporter.add_tokens(sum(table["completion_tokens"].to_pylist()))
+            tables.append(table)
+        rows = [row for table in tables for row in table.to_pylist()]
+        return sorted(rows, key=lambda row: row["request_id"])
+
+    # Deciding ----------------------------------------------------------------------------------
+
+    def _commit(self, round_: int, rows: list[dict[str, Any]]) -> None:
+        assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
+        candidates = [(row, item) for row in rows for item in self._candidates(row)]
+        usable = [(row, item) for row, item in candidates if item.reason is None]
+        result = self._gate.filter([item.text for _, item in usable])
+        rejected = [_rejection(row, item, item.reason) for row, item in candidates if item.reason]
+        rejected += [
+            _rejection(*usable[d.index], d.reason, d.match, d.score) for d in result.rejected
+        ]
+        room = self._config.target_instructions - len(self._machine)
+        rejected += [_rejection(*usable[i], "target_reached") for i in result.accepted[room:]]
+        rejected.sort(key=lambda row: (row["request_id"], row["position"]))
+        accepted = self._accepted_table(round_, usable, result, room)
+        reasons = Counter(row["reason"] for row in rejected)
+        assert accepted.num_rows + len(rejected) == len(candidates), "a round lost candidates"
+        manifest = {
+            "round": round_,
+            "requests": len(rows),
+            "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
+            "completion_tokens": sum(row["completion_tokens"] for row in rows),
+            "candidates": len(candidates),
+            "accepted": accepted.num_rows,
+            "rejected": dict(sorted(reasons.items())),
+        }
+        self._run.commit_round(round_, accepted, pa.Table.from_pylist(rejected, REJECTED), manifest)
+        self._manifests.append(manifest)
+        self._extend_pool(accepted)
+        share = 100 * accepted.num_rows / max(1, len(candidates))
+        self._report(
+            f"round {round_}: {len(candidates)} candidates, "
+            f"{accepted.num_rows} accepted ({share:.0f} %)"
+        )
+
+    def _candidates(self, row: dict[str, Any]) -> list[Candidate]:
+        options = self._config.bootstrap
+        if row["finish_reason"] == "error":
+            return [Candidate(0, row["error"] or "", "engine_error")]
+        items = parse_instructions(
+            row["text"],
+            row["finish_reason"],
+            drop=options.drop_unfinished,
+            sentence_case=options.sentence_case,
+        )
+        return [Candidate(i.position, i.text, i.reason or self._reason(i.text)) for i in items]
+
+    def _reason(self, text: str) -> str | None:
+        options = self._config.bootstrap
+        reason = instruction_reason(
+            text,
+            min_words=options.min_words,
+            max_words=options.max_words,
+            ascii_start=options.ascii_start,
+        )
+        if reason is None and options.quality_filters:
+            reason = instruction_quality_reason(text)
+        return reason
+
+    def _accepted_table(
+        self,
+        round_: int,
+        usable: list[tuple[dict[str, Any], Candidate]],
+        result: DedupResult,
+        room: int,
+    ) -> pa.Table:
+        generator = self._config.generator
+        accepted = []
+        for k, i in enumerate(result.accepted[:room]):
+            row, item = usable[i]
+            near = result.nearest[k]
+            accepted.append(
+                {
+                    "id": f"{row['request_id']}-{item.position:02d}",
+                    "instruction": item.text,
+                    "round": round_,
+                    "request_id": row["request_id"],
+                    "position": item.position,
+                    "request_seed": row["seed"],
+                    "classification_prompt": row["classification_prompt"],
+                    "demonstrations": row["demonstrations"],
+                    "model": generator.model or generator.engine,
+                    "revision": generator.revision,
+                    "mean_logprob": row["mean_logprob"],
+                    "rouge": near.rouge,
+                    "rouge_match": near.rouge_match,
+                    "cosine": near.cosine,
+                    "embedding": None if result.embeddings is None else result.embeddings[k],
+                }
+            )
+        return pa.Table.from_pylist(accepted, ACCEPTED)
+
+    # Keeping count -----------------------------------------------------------------------------
+
+    def _extend_pool(self, accepted: pa.Table) -> None:
+        texts = zip(accepted["id"].to_pylist(), accepted["instruction"].to_pylist(), strict=True)
+        self._machine.extend(texts)
+        self._pool_sizes.append(len(self._machine))
+
+    def _check_progress(self) -> None:
+        options = self._config.bootstrap
+        last = self._manifests[-options.stall_rounds :]
+        if len(last) == options.stall_rounds and all(
+            manifest["accepted"] <= options.stall_acceptance * manifest["candidates"]
+            for manifest in last
+        ):
+            reasons: Counter[str] = Counter()
+            for manifest in last:
+                reasons.update(manifest["rejected"])
+            common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+            raise NoProgressError(
+                f"stopped: the last {len(last)} rounds accepted almost nothing "
+                f"(rejected: {common or 'nothing'}). "
+                f"{len(self._machine)} of {self._config.target_instructions} instructions are "
+                "accepted and kept; add --finish to go on with these"
+            )
+
+    def _report(self, note: str = "") -> None:
+        self._reporter.report(
+            Progress(
+                "bootstrap",
+                done=len(self._machine),
+                total=self._config.target_instructions,
+                candidates=sum(manifest["candidates"] for manifest in self._manifests),
+                note=note,
+            )
+        )
+
+
+def _demonstration_texts(seeds: list[SeedTask], config: RunConfig) -> list[tuple[str, str]]:
+    """Ids and instructions that may stand in prompts; all of them where the short ones are few."""
+    limit = config.bootstrap.max_demonstration_words
+    every = [(seed.id, seed.instruction) for seed in seeds]
+    short = [item for item in every if limit is None or len(item[1].split()) <= limit]
+    return short if len(short) >= config.bootstrap.demonstrations else every
+
+
+def _rejection(
+    row: dict[str, Any],
+    item: Candidate,
+    reason: str | None,
+    match: str | None = None,
+    score: float | None = None,
+) -> dict[str, Any]:
+    return {
+        "request_id": row["request_id"],
+        "position": item.position,
+        "text": item.text,
+        "reason": reason,
+        "match": match,
+        "score": score,
+    }

@@ -1,0 +1,160 @@
+"""A whole build: checks first, then the phases in order, from wherever the run stands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray_si import __version__
+from ray_si.config import RunConfig
+from ray_si.dedup import Deduplicator
+from ray_si.distributed.progress import Progress, Reporter
+from ray_si.engines import registry
+from ray_si.errors import ConfigError
+from ray_si.records import SeedTask
+from ray_si.storage.export import export_data
+from ray_si.storage.run import Run
+from ray_si.storage.seeds import load_seeds
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """``stats`` is what stats.json says; ``seconds`` the wall time of each phase run here."""
+
+    stats: dict[str, Any]
+    seconds: dict[str, float]
+
+
+def check(config: RunConfig) -> tuple[list[SeedTask], str]:
+    """Everything that can be known before the first token; returns the seeds and their SHA-256.
+
+    Raises SeedError, EngineError or ConfigError. Loads no model and starts no Ray.
+    """
+    seeds, digest = load_seeds(config.seeds)
+    registry.check(
+        config.generator.engine, config.generator.model, config.generator.engine_options()
+    )
+    if config.dedup.cosine is not None:
+        registry.check_model(config.embedder.model)
+    needed = config.bootstrap.demonstrations - config.bootstrap.machine_demonstrations
+    if len(seeds) < needed:
+        raise ConfigError(f"a prompt takes {needed} seed tasks and there are only {len(seeds)}")
+    if config.bootstrap.classification_share and not any(s.is_classification for s in seeds):
+        raise ConfigError(
+            "bootstrap.classification_share needs seed tasks with is_classification true"
+        )
+    return seeds, digest
+
+
+def build(
+    config: RunConfig,
+    location: str,
+    *,
+    address: str | None = None,
+    listen: Callable[[Progress], None] = lambda progress: None,
+    finish: bool = False,
+) -> BuildResult:
+    """Start or resume the run at ``location`` and take it to its end.
+
+    ``address`` is a Ray cluster's (default: $RAY_ADDRESS, else Ray is started on this machine, or
+    the Ray this process has initialised is used). ``listen`` takes `Progress` objects, from
+    several threads. ``finish`` ends phase 1 with what it has. Interrupting the build loses nothing:
+    called again, it goes on. Raises UserError before anything is written, NoProgressError,
+    GenerationError.
+    """
+    seeds, digest = check(config)
+    identity, fingerprint = config.identity(), config.fingerprint(digest)
+    Run.check_location(location, identity, fingerprint)
+    header = {
+        "ray_si": __version__,
+        "config": config.model_dump(mode="json"),
+        "identity": identity,
+        "seeds_sha256": digest,
+    }
+    run = Run.start(location, header, fingerprint, seeds)
+    seconds: dict[str, float] = {}
+    stats = run.stats()
+    if stats is None:
+        if run.instances() is None:
+            with _clock(seconds, "total"):
+                _write(config, run, seeds, address, listen, finish, seconds)
+        with _clock(seconds, "export"):
+            run.discard_rounds_from(len(run.rounds()))
+            stats = export_data(run, config.output.format, config.output.rows_per_shard)
+    return BuildResult(stats, seconds)
+
+
+def _write(
+    config: RunConfig,
+    run: Run,
+    seeds: list[SeedTask],
+    address: str | None,
+    listen: Callable[[Progress], None],
+    finish: bool,
+    seconds: dict[str, float],
+) -> None:
+    """Phases 1 to 3, everything that needs the models."""
+    from ray_si.distributed.bootstrap import Bootstrap
+    from ray_si.distributed.instances import Instances
+    from ray_si.distributed.serving import Serving
+
+    reporter = Reporter(listen)
+    accepted = sum(manifest["accepted"] for manifest in run.rounds())
+    bootstrap_left = accepted < config.target_instructions and not finish
+    with ExitStack() as stack:
+        reporter.report(Progress("start", note="starting Ray"))
+        with _clock(seconds, "ray"):
+            stack.enter_context(_ray(address))
+        reporter.report(Progress("start", note="loading the models"))
+        with _clock(seconds, "models"):
+            serving = stack.enter_context(
+                Serving(
+                    config,
+                    f"ray_si-{run.header['fingerprint'][:8]}",
+                    embedder=bootstrap_left and config.dedup.cosine is not None,
+                )
+            )
+        if bootstrap_left:
+            gate = Deduplicator(config.dedup.rouge, config.dedup.cosine, serving.encode)
+            phase = Bootstrap(config, run, seeds, gate, serving.generator_app, reporter)
+            with _clock(seconds, "bootstrap"):
+                phase.run()
+        with _clock(seconds, "instances"):
+            Instances(config, run, serving.generator_app, reporter).run()
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """A connection to Ray, closed again if it was opened here."""
+    import ray
+    from ray.data import DataContext
+
+    if not ray.is_initialized():
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        local = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **local)
+        close = ray.shutdown
+    else:
+        close = None
+    for name in ("ray.data", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    DataContext.get_current().enable_progress_bars = False
+    try:
+        yield
+    finally:
+        if close:
+            close()
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - started

@@ -1,0 +1,124 @@
+"""Phases 2 and 3 as one stream: classification flows into instance generation, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from ray_si.config import RunConfig
+from ray_si.distributed.bootstrap import add_completions
+from ray_si.distributed.classify import classify_block
+from ray_si.distributed.progress import Progress, Reporter
+from ray_si.distributed.serving import generate
+from ray_si.distributed.stages import concurrent_blocks, map_blocks
+from ray_si.engines.base import Request
+from ray_si.self_instruct.filters import filter_instances
+from ray_si.self_instruct.parsing import parse_instances
+from ray_si.self_instruct.prompts import instance_prompt
+from ray_si.self_instruct.sampling import derive_seed
+from ray_si.storage.objects import open_objects
+from ray_si.storage.run import Run, block_key
+from ray_si.storage.shards import write_table
+
+_TEXTS = [("input", pa.string()), ("output", pa.string())]
+_KEPT = pa.list_(pa.struct(_TEXTS))
+_REJECTED = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))
+
+
+def write_instances_block(
+    table: pa.Table, *, app: str, location: str, config: RunConfig
+) -> pa.Table:
+    """Write, parse and filter the instances of one block, and store it. Runs in a Ray task.
+
+    Returns slim rows: block, id, number of instances kept, completion tokens.
+    """
+    rows = table.to_pylist()
+    requests = []
+    for row in rows:
+        output_first = row["is_classification"]
+        prompt = instance_prompt(
+            row["instruction"],
+            style=config.generator.prompt_style,
+            output_first=output_first,
+        )
+        purpose = "output_first" if output_first else "input_first"
+        params = getattr(config.generator.sampling, purpose).params(prompt.stop)
+        requests.append(Request(prompt.prompt, params, row["seed"], purpose))
+    completions = generate(app, requests)
+    kept, rejected = [], []
+    for row, completion in zip(rows, completions, strict=True):
+        instances = parse_instances(
+            completion.text, completion.finish_reason, output_first=row["is_classification"]
+        )
+        filtered = filter_instances(
+            row["instruction"],
+            instances,
+            limit=config.instances.max_per_instruction,
+            quality=config.instances.quality_filters,
+        )
+        kept.append([asdict(instance) for instance in filtered.kept])
+        rejected.append([asdict(i) | {"reason": reason} for i, reason in filtered.rejected])
+        if not instances:
+            reason = "engine_error" if completion.finish_reason == "error" else "no_instance"
+            rejected[-1].append({"input": "", "output": completion.text, "reason": reason})
+    stored = add_completions(table, completions)
+    stored = stored.append_column("instances", pa.array(kept, _KEPT))
+    stored = stored.append_column("rejected", pa.array(rejected, _REJECTED))
+    key = block_key("instances", table["block"][0].as_py())
+    write_table(open_objects(location), key, stored)
+    slim = stored.select(["block", "id", "completion_tokens"])
+    return slim.append_column("kept", pa.array(map(len, kept), pa.int64()))
+
+
+class Instances:
+    """Runs phases 2 and 3 over the accepted instructions that have no block yet."""
+
+    def __init__(self, config: RunConfig, run: Run, app: str, reporter: Reporter) -> None:
+        self._config, self._run, self._app, self._reporter = config, run, app, reporter
+
+    def run(self) -> None:
+        """Write the missing blocks, then the manifest."""
+        finished = self._run.finished_blocks("instances")
+        blocks = list(self._blocks())
+        done = instances = 0
+        for key in finished.values():
+            kept = self._run.read(key, ["instances"])["instances"].to_pylist()
+            done += len(kept)
+            instances += sum(map(len, kept))
+        total = sum(block.num_rows for block in blocks)
+        missing = [block for block in blocks if block["block"][0].as_py() not in finished]
+        arguments: dict[str, Any] = {"app": self._app, "config": self._config}
+        stages = [
+            (classify_block, arguments),
+            (write_instances_block, arguments | {"location": self._run.location}),
+        ]
+        concurrency = concurrent_blocks(self._config, self._config.instances.block_size, 1)
+        self._reporter.report(Progress("instances", done, total, instances=instances))
+        for table in map_blocks(missing, stages, concurrency=concurrency):
+            done += table.num_rows
+            instances += sum(table["kept"].to_pylist())
+            self._reporter.add_tokens(sum(table["completion_tokens"].to_pylist()))
+            self._reporter.report(Progress("instances", done, total, instances=instances))
+        self._run.commit_instances(
+            {"blocks": len(blocks), "instructions": total, "instances": instances}
+        )
+
+    def _blocks(self) -> Iterator[pa.Table]:
+        """Accepted instructions in pool order, cut into blocks of fixed size."""
+        size = self._config.instances.block_size
+        tables = list(self._run.accepted(["id", "instruction"]))
+        ids = [id_ for table in tables for id_ in table["id"].to_pylist()]
+        texts = [text for table in tables for text in table["instruction"].to_pylist()]
+        for start in range(0, len(ids), size):
+            rows = range(start, min(start + size, len(ids)))
+            yield pa.table(
+                {
+                    "block": pa.array([start // size] * len(rows), pa.int64()),
+                    "id": ids[start : rows.stop],
+                    "instruction": texts[start : rows.stop],
+                    "seed": [derive_seed(self._config.seed, "instances", 0, i) for i in rows],
+                }
+            )

@@ -1,0 +1,69 @@
+"""The contract between the pipeline and whatever writes text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ray_si.records import Prompt
+
+Purpose = Literal["instructions", "classification", "input_first", "output_first"]
+"""What a request is for; also the keys of ``generator.sampling`` in the configuration."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one completion is drawn.
+
+    ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 switch those filters off;
+    ``presence_penalty`` is subtracted once from the logit of every token already generated.
+    ``stop`` strings end the completion and are not part of its text.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    presence_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt. With ``labels`` the engine scores these continuations instead of writing."""
+
+    prompt: Prompt
+    sampling: SamplingParams
+    seed: int
+    purpose: Purpose = "instructions"
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came back.
+
+    ``finish_reason`` is "stop", "length" or "error" (then ``error`` says what, and ``text`` is "").
+    ``label_logprobs`` are natural log-probabilities in the order of ``Request.labels``;
+    ``mean_logprob`` is the mean log-probability a generated token, where the engine knows it.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length", "error"]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    label_logprobs: tuple[float, ...] | None = None
+    mean_logprob: float | None = None
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Writes completions; called concurrently from one event loop.
+
+    A request that cannot be answered (too long a prompt, say) comes back as a Completion with
+    finish_reason "error"; exceptions are for the replica's own death.
+    """
+
+    scores_labels: bool
+
+    async def generate(self, request: Request) -> Completion: ...

@@ -1,0 +1,19 @@
+"""Sentence embeddings, by sentence-transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+
+class Embedder:
+    """Encodes texts with the model in ``path``, in float32."""
+
+    def __init__(self, path: str) -> None:
+        self._model = SentenceTransformer(path)
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """Embeddings of length 1, float32, shape (n, dimension)."""
+        return self._model.encode(
+            texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False
+        )

@@ -1,0 +1,91 @@
+"""Name -> engine, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_si.engines import bundled
+from ray_si.engines.base import Engine
+from ray_si.errors import EngineError
+
+if TYPE_CHECKING:
+    from ray_si.engines.embedding import Embedder
+
+ENGINES = {
+    "transformers": ("ray_si.engines.transformers:TransformersEngine", ("torch", "transformers")),
+    "replay": ("ray_si.engines.replay:ReplayEngine", ()),
+}
+"""Name -> (module:class, packages it needs)."""
+
+_HUB_HINT = (
+    "without network, give a folder with the model's files, or one of the bundled names "
+    f"({', '.join(sorted(bundled.MODELS))})"
+)
+
+
+def check(engine: str, model: str | None, options: dict[str, Any] | None = None) -> None:
+    """Raise EngineError with what to do if this engine, model or option cannot be used here.
+
+    Nothing is loaded; a hub is asked for the model's configuration only.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"there is no engine {engine!r}; choose from {', '.join(ENGINES)}")
+    for package in ENGINES[engine][1]:
+        _need(package, f"the {engine} engine")
+    if engine == "replay":
+        recording = (options or {}).get("recording")
+        if recording:
+            from ray_si.engines.replay import load_recording
+
+            load_recording(recording)
+    else:
+        check_model(model)
+
+
+def check_model(model: str | None) -> None:
+    """Raise EngineError unless the model is bundled, a folder, or known to the hub."""
+    if not model:
+        raise EngineError("no model is named")
+    if model in bundled.MODELS:
+        bundled.locate(model)
+        return
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").is_file():
+            raise EngineError(f"the model folder {model} has no config.json")
+        return
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise EngineError(f"there is no model folder {model}; {_HUB_HINT}")
+    _need("huggingface_hub", "a model from a hub")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        hf_hub_download(model, "config.json", etag_timeout=10)
+    except LocalEntryNotFoundError as error:
+        raise EngineError(f"model {model!r}: no hub could be reached; {_HUB_HINT}") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise EngineError(
+            f"model {model!r} was not found; check the name and your access rights; {_HUB_HINT}"
+        ) from error
+
+
+def create(engine: str, model: str | None, options: dict[str, Any]) -> Engine:
+    """Load an engine; ``options`` are its keyword arguments."""
+    module, _, name = ENGINES[engine][0].partition(":")
+    made: Engine = getattr(importlib.import_module(module), name)(model=model, **options)
+    return made
+
+
+def embedder(model: str) -> Embedder:
+    """Load a sentence-transformers model: bundled, a folder, or a hub name."""
+    from ray_si.engines.embedding import Embedder
+
+    return Embedder(bundled.resolve(model))
+
+
+def _need(package: str, what: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise EngineError(f"{what} needs the package {package}: pip install {package}")

@@ -1,0 +1,307 @@
+"""Text from any causal language model that transformers can load."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from ray_si.engines import bundled
+from ray_si.engines.base import Completion, Request
+from ray_si.engines.sampling import RowSampler, RowStopper, cut_at_stop
+from ray_si.errors import EngineError
+
+_MIN_PREFIX = 32
+"""Tokens that prompts must share before their keys and values are worth sharing."""
+
+
+@dataclass
+class _Waiting:
+    request: Request
+    prompt: list[int]
+    answer: asyncio.Future[Completion]
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + self.request.sampling.max_tokens
+
+    def resolve(self, completion: Completion) -> None:
+        def set_result() -> None:
+            if not self.answer.done():
+                self.answer.set_result(completion)
+
+        self.loop.call_soon_threadsafe(set_result)
+
+    def fail(self, error: BaseException) -> None:
+        def set_exception() -> None:
+            if not self.answer.done():
+                self.answer.set_exception(error)
+
+        self.loop.call_soon_threadsafe(set_exception)
+
+
+class TransformersEngine:
+    """Batches requests as they arrive and answers them on one worker thread.
+
+    A batch holds requests of one kind (writing or scoring labels), at most ``max_batch`` of them
+    and at most ``batch_tokens`` prompt and completion tokens, padding included. Prompts are padded
+    on the left; a prefix that all of a batch share is computed once. Every row samples with its
+    own parameters and seed.
+
+    ``dtype`` "auto" is bfloat16 on a GPU and on processors with native bfloat16, else float32.
+    """
+
+    scores_labels = True
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        max_batch: int = 32,
+        batch_tokens: int = 32768,
+        dtype: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self._device = _choose_device(device)
+        source = {"revision": revision, "trust_remote_code": trust_remote_code}
+        path = bundled.resolve(model)
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path, dtype=_choose_dtype(dtype, self._device), **source
+            )
+        except (OSError, ValueError) as error:
+            raise EngineError(f"model {model!r} could not be loaded: {error}") from error
+        self._model: Any = loaded.to(self._device).eval()
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token_id = self._tokenizer.eos_token_id
+        self._end = _end_tokens(self._model, self._tokenizer)
+        self._context = getattr(self._model.config, "max_position_embeddings", None) or 1 << 20
+        self._max_batch, self._batch_tokens = max_batch, batch_tokens
+        self._prefix: tuple[list[int], DynamicCache] | None = None
+        self._arrivals: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="transformers-engine", daemon=True).start()
+
+    async def generate(self, request: Request) -> Completion:
+        """Answer one request; see `Engine`. Raises what torch raises (out of memory, say)."""
+        prompt = self._encode(request)
+        longest = len(prompt) + request.sampling.max_tokens
+        if longest > self._context:
+            return Completion(
+                "",
+                "error",
+                prompt_tokens=len(prompt),
+                error=f"{longest} prompt and completion tokens exceed the model's {self._context}",
+            )
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(request, prompt, loop.create_future(), loop)
+        self._arrivals.put(waiting)
+        return await waiting.answer
+
+    def _encode(self, request: Request) -> list[int]:
+        if isinstance(request.prompt, str):
+            return list(self._tokenizer(request.prompt)["input_ids"])
+        text = self._tokenizer.apply_chat_template(
+            request.prompt, add_generation_prompt=True, tokenize=False
+        )
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    # The worker thread -----------------------------------------------------------------------
+
+    def _work(self) -> None:
+        pending: list[_Waiting] = []
+        while True:
+            if not pending:
+                pending.append(self._arrivals.get())
+            try:
+                while True:  # a burst of requests is one batch, so wait a moment for its rest
+                    pending.append(self._arrivals.get(timeout=0.02))
+            except queue.Empty:
+                pass
+            batch, pending = self._next_batch(pending)
+            try:
+                with torch.inference_mode():
+                    answers = (self._score if batch[0].request.labels else self._write)(batch)
+            except (RuntimeError, ValueError) as error:  # torch's own, out of memory included
+                for waiting in batch:
+                    waiting.fail(error)
+                continue
+            for waiting, answer in zip(batch, answers, strict=True):
+                waiting.resolve(answer)
+
+    def _next_batch(self, pending: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
+        """The oldest request and those that fit with it; the rest stay in order."""
+        kind = (pending[0].request.purpose, pending[0].request.labels)
+        batch: list[_Waiting] = []
+        rest: list[_Waiting] = []
+        widest = 0
+        for waiting in pending:
+            width = max(widest, waiting.tokens)
+            fits = len(batch) < self._max_batch and width * (len(batch) + 1) <= self._batch_tokens
+            if (waiting.request.purpose, waiting.request.labels) == kind and (fits or not batch):
+                batch.append(waiting)
+                widest = width
+            else:
+                rest.append(waiting)
+        return batch, rest
+
+    @staticmethod
+    def _shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
+        """The longest common prefix of prompts, at least one token short of every one."""
+        first, last = min(prompts), max(prompts)
+        limit = min(map(len, prompts)) - 1
+        return first[: next((i for i in range(limit) if first[i] != last[i]), limit)]
+
+    def _prepare(
+        self, rows: Sequence[list[int]], prefix: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, Any, int]:
+        """Ids and mask of shape (n, width), a cache that holds the shared prefix (or None), and
+        the prefix's length. Padding stands between the prefix and each row's own part."""
+        if self._prefix is not None and prefix[: len(self._prefix[0])] == self._prefix[0]:
+            prefix = self._prefix[0]
+        elif len(rows) > 1 and len(prefix) >= _MIN_PREFIX:
+            cache = self._model(
+                torch.tensor([prefix], device=self._device), use_cache=True, logits_to_keep=1
+            ).past_key_values
+            self._prefix = (prefix, cache)
+        else:
+            prefix = []
+        shared = len(prefix)
+        width = max(map(len, rows))
+        pad = self._tokenizer.pad_token_id
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            own = row[shared:]
+            ids[i, :shared] = torch.tensor(prefix, dtype=torch.long)
+            ids[i, width - len(own) :] = torch.tensor(own)
+            mask[i, :shared] = 1
+            mask[i, width - len(own) :] = 1
+        cache = None
+        if shared:
+            assert self._prefix is not None
+            cache = DynamicCache(config=self._model.config)
+            for layer, kept in enumerate(self._prefix[1].layers):
+                cache.update(
+                    kept.keys.expand(len(rows), -1, -1, -1),
+                    kept.values.expand(len(rows), -1, -1, -1),
+                    layer,
+                )
+        return ids.to(self._device), mask.to(self._device), cache, shared
+
+    def _write(self, batch: Sequence[_Waiting]) -> list[Completion]:
+        sampling = [waiting.request.sampling for waiting in batch]
+        prompts = [waiting.prompt for waiting in batch]
+        ids, mask, cache, _ = self._prepare(prompts, self._shared_prefix(prompts))
+        width = ids.shape[1]
+        sampler = RowSampler(sampling, [waiting.request.seed for waiting in batch], width)
+        written = self._model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            logits_processor=[sampler],
+            stopping_criteria=[RowStopper(self._tokenizer, sampling, width)],
+            max_new_tokens=max(params.max_tokens for params in sampling),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )[:, width:]
+        logprobs = torch.stack(sampler.logprobs, dim=1)
+        return [
+            self._completion(waiting, row.tolist(), values)
+            for waiting, row, values in zip(batch, written, logprobs, strict=True)
+        ]
+
+    def _completion(self, waiting: _Waiting, row: list[int], logprobs: torch.Tensor) -> Completion:
+        params = waiting.request.sampling
+        row = row[: params.max_tokens]
+        end = next((i for i, token in enumerate(row) if token in self._end), None)
+        text = self._tokenizer.decode(row if end is None else row[:end], skip_special_tokens=True)
+        text, stopped = cut_at_stop(text, params.stop)
+        count = len(row) if end is None else end + 1
+        if stopped:  # what follows the stop string is padding
+            count = self._tokens_until(row[:count], params.stop)
+        return Completion(
+            text,
+            "stop" if stopped or end is not None else "length",
+            prompt_tokens=len(waiting.prompt),
+            completion_tokens=count,
+            mean_logprob=float(logprobs[:count].mean()) if count else None,
+        )
+
+    def _tokens_until(self, row: list[int], stops: Sequence[str]) -> int:
+        """How many tokens had been written when the first stop string was complete."""
+        low, high = 1, len(row)
+        while low < high:
+            middle = (low + high) // 2
+            if cut_at_stop(self._tokenizer.decode(row[:middle]), stops)[1]:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _score(self, batch: Sequence[_Waiting]) -> list[Completion]:
+        """Log-probability of each label after each prompt, all rows in one forward pass."""
+        labels = [
+            self._tokenizer(label, add_special_tokens=False)["input_ids"]
+            for label in batch[0].request.labels
+        ]
+        rows = [waiting.prompt + label for waiting in batch for label in labels]
+        prefix = self._shared_prefix([waiting.prompt for waiting in batch])
+        ids, mask, cache, shared = self._prepare(rows, prefix)
+        keep = max(map(len, labels)) + 1
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        logits = self._model(
+            input_ids=ids[:, shared:],
+            attention_mask=mask,
+            position_ids=positions[:, shared:],
+            past_key_values=cache,
+            logits_to_keep=keep,
+        ).logits
+        logprobs = logits[:, :-1].float().log_softmax(-1)
+        targets = ids[:, -keep + 1 :]
+        token_scores = logprobs.gather(2, targets[:, :, None])[:, :, 0]
+        scores = [
+            float(token_scores[i, -len(labels[i % len(labels)]) :].sum()) for i in range(len(rows))
+        ]
+        answers = []
+        for i, waiting in enumerate(batch):
+            own = tuple(scores[i * len(labels) : (i + 1) * len(labels)])
+            best = waiting.request.labels[own.index(max(own))]
+            answers.append(
+                Completion(best, "stop", prompt_tokens=len(waiting.prompt), label_logprobs=own)
+            )
+        return answers
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype != "auto":
+        return getattr(torch, dtype)  # type: ignore[no-any-return]
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    tokens = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    return {token for token in tokens if token is not None}

@@ -1,0 +1,45 @@
+"""Every error that ray_si raises on purpose, in one tree.
+
+RaySIError
+├── UserError              the caller can mend it; the CLI prints one line and exits with status 2
+│   ├── ConfigError          an unknown key, an impossible value, an unreadable configuration
+│   ├── SeedError            seed tasks missing, malformed or duplicated
+│   ├── RunError             a run folder that is foreign, damaged, or of another configuration
+│   └── EngineError          an engine or model that is not there, or lacks its extra
+├── NoProgressError        acceptance stayed near zero; what was accepted is kept
+└── GenerationError        the model replicas failed a block of requests for good
+
+Each takes one message, so every one of them survives pickling across Ray.
+"""
+
+
+class RaySIError(Exception):
+    """Base of the tree."""
+
+
+class UserError(RaySIError, ValueError):
+    """Something the caller can mend; nothing was written."""
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be run."""
+
+
+class SeedError(UserError):
+    """Seed tasks that cannot be used."""
+
+
+class RunError(UserError):
+    """A run folder that cannot be used."""
+
+
+class EngineError(UserError):
+    """An engine or a model that is not available here."""
+
+
+class NoProgressError(RaySIError):
+    """The run stopped because hardly any candidate is accepted any more."""
+
+
+class GenerationError(RaySIError):
+    """Requests failed for good after every retry."""

@@ -1,0 +1,43 @@
+"""What moves between the rooms: plain frozen records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Message = dict[str, str]
+"""A chat turn: {"role": "system" | "user" | "assistant", "content": ...}."""
+
+Prompt = str | list[Message]
+"""Plain text for base models, chat turns for instruct models."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One worked example of an instruction; ``input`` is empty where the task needs none."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class SeedTask:
+    """A human-written task in the paper's schema."""
+
+    id: str
+    name: str
+    instruction: str
+    instances: tuple[Instance, ...]
+    is_classification: bool
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A text that was left out, and why.
+
+    ``reason`` is a short code; ``match`` and ``score`` name the text it came too close to.
+    """
+
+    text: str
+    reason: str
+    match: str | None = None
+    score: float | None = None

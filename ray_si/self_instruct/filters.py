@@ -1,0 +1,192 @@
+"""The paper's heuristics, each with a reason code, and optional ones for small models."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray_si.records import Instance
+
+KEYWORDS = (
+    "image",
+    "images",
+    "graph",
+    "graphs",
+    "picture",
+    "pictures",
+    "file",
+    "files",
+    "map",
+    "maps",
+    "draw",
+    "plot",
+    "go to",
+)
+"""Words that ask for what a language model cannot see or do (paper's code)."""
+
+_OPENINGS = frozenset(
+    """
+    add analyze analyse answer apply argue arrange ask assess assign brainstorm break build
+    calculate categorize change check choose cite classify combine comment compare compile complete
+    compose compute consider contrast construct convert copy correct count create decide decode
+    define demonstrate describe design detect determine develop devise differentiate discuss
+    distinguish divide draft edit elaborate eliminate encode estimate evaluate examine expand
+    explain express extract fill find fix format formulate generate give group guess help
+    highlight identify illustrate improve infer insert interpret introduce invent judge justify
+    label list make match mention modify multiply name offer order organize outline paraphrase
+    pick plan point predict prepare present produce prove proofread propose provide put rank rate
+    read rearrange recommend reduce rephrase replace report respond restate retell reverse review
+    revise rewrite rhyme round say select sentence share shorten show simplify sketch solve sort
+    specify split spell state substitute suggest summarize summarise tell think transform
+    translate turn update use verify write
+    what what's when where which who whom whose why how is are was were do does did can could
+    should would will if given in for from imagine suppose based
+    """.split()
+)
+
+_POINTS_AT_INPUT = re.compile(
+    r"\b(?:the following|given (?:a|an|the|two|three)|(?:the|this|these|each) (?:given )?"
+    r"(?:sentences?|paragraph|passage|text|words?|list|article|review|email|e-mail|statements?|"
+    r"phrase|tweet|comment|code|poem|numbers|equation|expression|table|dialogue|conversation)"
+    r"(?: below| above)?)\b",
+    re.IGNORECASE,
+)
+_SCAFFOLD = re.compile(r"\b(?:task|input|output|example ?\d*|class label|instruction)\s*:", re.I)
+_PLACEHOLDER = re.compile(r"\[[^\]\d]{2,40}\]|<[a-z _]{2,30}>|_{3,}", re.IGNORECASE)
+
+
+def instruction_reason(
+    text: str,
+    *,
+    min_words: int = 4,
+    max_words: int = 150,
+    keywords: Sequence[str] = KEYWORDS,
+    ascii_start: bool = True,
+) -> str | None:
+    """Why the paper's heuristics refuse an instruction, or None.
+
+    Codes: too_short, too_long (words by white space), keyword, write_a_program,
+    leading_punctuation, leading_non_ascii (only with ``ascii_start``).
+    """
+    words = len(text.split())
+    if words < min_words:
+        return "too_short"
+    if words > max_words:
+        return "too_long"
+    if keywords and re.search(rf"\b(?:{'|'.join(map(re.escape, keywords))})\b", text, re.I):
+        return "keyword"
+    if text.startswith("Write a program"):
+        return "write_a_program"
+    if text[0] in string.punctuation:
+        return "leading_punctuation"
+    if ascii_start and not text[0].isascii():
+        return "leading_non_ascii"
+    return None
+
+
+def instruction_quality_reason(text: str, *, max_words: int = 30) -> str | None:
+    """Why an instruction looks like a small model's slip, or None. English only; not in the paper.
+
+    Codes: unusual_opening (the first word is neither a common task verb nor a question word),
+    several_sentences, no_full_stop, rambling (more than ``max_words`` words), placeholder,
+    repeated_words (a word three times over, short words aside).
+    """
+    words = re.findall(r"[a-z'-]+", text.lower())
+    if not words or words[0] not in _OPENINGS:
+        return "unusual_opening"
+    if re.search(r"[.!?][\"')]?\s+\S", text):
+        return "several_sentences"
+    if text[-1] not in ".?!":
+        return "no_full_stop"
+    if len(text.split()) > max_words:
+        return "rambling"
+    if _PLACEHOLDER.search(text):
+        return "placeholder"
+    long_words = [word for word in words if len(word) > 3]
+    if any(long_words.count(word) > 2 for word in set(long_words)):
+        return "repeated_words"
+    return None
+
+
+@dataclass(frozen=True)
+class FilteredInstances:
+    """What is kept of one instruction's instances, and what is not, with reasons."""
+
+    kept: list[Instance]
+    rejected: list[tuple[Instance, str]]
+
+
+def instance_reason(instance: Instance) -> str | None:
+    """Why the paper's heuristics refuse an instance, or None.
+
+    Codes: empty_output, input_is_output, ends_with_colon (of the input or the output).
+    """
+    if not instance.output:
+        return "empty_output"
+    if instance.input == instance.output:
+        return "input_is_output"
+    if instance.input.endswith(":") or instance.output.endswith(":"):
+        return "ends_with_colon"
+    return None
+
+
+def instance_quality_reason(instruction: str, instance: Instance) -> str | None:
+    """Why an instance looks like a small model's slip, or None. English only; not in the paper.
+
+    Codes: scaffolding (pieces of the prompt's form inside the text), placeholder, echo (the output
+    repeats the instruction or the input), loop (the output repeats itself), missing_input (the
+    instruction points at an input that is not there).
+    """
+    both = f"{instance.input}\n{instance.output}"
+    if _SCAFFOLD.search(both):
+        return "scaffolding"
+    if _PLACEHOLDER.search(both):
+        return "placeholder"
+    squeezed = instance.output.strip(" \"'.").lower()
+    if squeezed in (instruction.strip(" .").lower(), instance.input.strip(" \"'.").lower()):
+        return "echo"
+    words = instance.output.lower().split()
+    pairs = list(zip(words, words[1:], words[2:], strict=False))
+    if len(pairs) > 8 and len(set(pairs)) < 0.7 * len(pairs):
+        return "loop"
+    if not instance.input and _POINTS_AT_INPUT.search(instruction):
+        return "missing_input"
+    return None
+
+
+def filter_instances(
+    instruction: str, instances: Sequence[Instance], *, limit: int = 5, quality: bool = False
+) -> FilteredInstances:
+    """Apply the paper's instance filters in the original's order, keeping the first ``limit``.
+
+    Refused one by one: see `instance_reason` (and `instance_quality_reason` with ``quality``).
+    Then, if two of the rest share a non-empty input but differ in output, none is kept
+    (conflicting_outputs); exact duplicates are dropped (duplicate), and what lies beyond ``limit``
+    (over_limit). The original keeps a random choice of them instead of the first.
+    """
+    rejected: list[tuple[Instance, str]] = []
+    valid: list[Instance] = []
+    for instance in instances:
+        reason = instance_reason(instance)
+        if reason is None and quality:
+            reason = instance_quality_reason(instruction, instance)
+        if reason:
+            rejected.append((instance, reason))
+        else:
+            valid.append(instance)
+    outputs: dict[str, set[str]] = {}
+    for instance in valid:
+        outputs.setdefault(instance.input, set()).add(instance.output)
+    if any(text and len(answers) > 1 for text, answers in outputs.items()):
+        return FilteredInstances([], rejected + [(i, "conflicting_outputs") for i in valid])
+    kept: list[Instance] = []
+    for instance in valid:
+        if instance in kept:
+            rejected.append((instance, "duplicate"))
+        elif len(kept) == limit:
+            rejected.append((instance, "over_limit"))
+        else:
+            kept.append(instance)
+    return FilteredInstances(kept, rejected)

@@ -1,0 +1,52 @@
+"""Seeded choice of the demonstrations that stand in an instruction prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """An in-context example: a seed instruction ("human") or an accepted one ("machine").
+
+    ``index`` is its position among the sequence of that kind given to `sample_demonstrations`.
+    """
+
+    kind: Literal["human", "machine"]
+    text: str
+    index: int
+
+
+def derive_seed(run_seed: int, phase: str, round_: int, index: int) -> int:
+    """The seed of one request: 63 bits of SHA-256 over run seed, phase, round and index.
+
+    It depends on nothing else, so a request repeated after a crash draws the same numbers.
+    """
+    digest = hashlib.sha256(f"{run_seed}/{phase}/{round_}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def sample_demonstrations(
+    human: Sequence[str],
+    machine: Sequence[str],
+    *,
+    total: int = 8,
+    machine_count: int = 2,
+    seed: int,
+) -> list[Demonstration]:
+    """Draw ``total`` distinct demonstrations, ``machine_count`` of them machine-written, shuffled.
+
+    While the machine pool has fewer than ``machine_count`` texts, it gives what it has and human
+    ones fill the rest (paper, section 2.2). Where ``human`` is too short, fewer come back.
+    """
+    rng = random.Random(seed)
+    from_machine = rng.sample(range(len(machine)), min(machine_count, len(machine)))
+    from_human = rng.sample(range(len(human)), min(total - len(from_machine), len(human)))
+    chosen = [Demonstration("machine", machine[i], i) for i in from_machine]
+    chosen += [Demonstration("human", human[i], i) for i in from_human]
+    rng.shuffle(chosen)
+    return chosen

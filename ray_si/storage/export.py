@@ -1,0 +1,140 @@
+"""Phase 4: training rows out of the instance blocks, as shards and as the usual formats."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ray_si.errors import RunError
+from ray_si.storage.run import Run
+
+ROWS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("input", pa.string()),
+        ("output", pa.string()),
+        ("is_classification", pa.bool_()),
+        ("instruction_id", pa.string()),
+        ("round", pa.int64()),
+        ("demonstrations", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("request_seed", pa.int64()),
+        ("instance_seed", pa.int64()),
+        ("rouge", pa.float64()),
+        ("rouge_match", pa.string()),
+        ("cosine", pa.float64()),
+    ]
+)
+"""A training row: the instance, and where it came from.
+
+``rouge`` and ``cosine`` are the instruction's highest ROUGE-L F and cosine similarity with any
+earlier one, ``rouge_match`` that earlier instruction.
+"""
+
+_PROVENANCE = (
+    "round", "demonstrations", "model", "revision", "request_seed", "rouge", "rouge_match", "cosine"
+)  # fmt: skip
+
+
+def training_rows(run: Run) -> Iterator[dict[str, Any]]:
+    """The rows of `ROWS` in pool order; RunError where blocks and instructions do not agree."""
+    columns = ["id", *_PROVENANCE]
+    accepted = (row for table in run.accepted(columns) for row in table.to_pylist())
+    written = (row for block in run.instance_blocks() for row in block.to_pylist())
+    for source, row in zip_longest(accepted, written):
+        if source is None or row is None or source["id"] != row["id"]:
+            raise RunError(
+                f"{run.location} is damaged: instance blocks and accepted instructions disagree "
+                f"at {(source or row)['id']}"
+            )
+        for k, instance in enumerate(row["instances"]):
+            yield {
+                "id": f"{row['id']}-{k}",
+                "instruction": row["instruction"],
+                "input": instance["input"],
+                "output": instance["output"],
+                "is_classification": row["is_classification"],
+                "instruction_id": row["id"],
+                "instance_seed": row["seed"],
+                **{name: source[name] for name in _PROVENANCE},
+            }
+
+
+def export_data(run: Run, format_: str, rows_per_shard: int) -> dict[str, Any]:
+    """Write the shards, then stats.json; returns what it says.
+
+    The same run gives the same bytes, so being interrupted costs only the repetition.
+    """
+    manifest = run.instances()
+    assert manifest is not None, "the instance phase is not complete"
+    count = -(-manifest["instances"] // rows_per_shard)
+    suffixes = ("parquet", "jsonl") if format_ == "both" else (format_,)
+    shards = []
+    rows = training_rows(run)
+    for index in range(count):
+        table = pa.Table.from_pylist(list(islice(rows, rows_per_shard)), ROWS)
+        shards += [asdict(run.write_shard(index, count, suffix, table)) for suffix in suffixes]
+    assert next(rows, None) is None, "there are more rows than the manifest says"
+    stats = _stats(run, manifest["instances"]) | {"shards": shards}
+    run.commit_stats(stats)
+    return stats
+
+
+def _stats(run: Run, rows: int) -> dict[str, Any]:
+    manifests = run.rounds()
+    rejected: Counter[str] = Counter()
+    for manifest in manifests:
+        rejected.update(manifest["rejected"])
+    instances_rejected: Counter[str] = Counter()
+    classification = with_instance = instructions = tokens = 0
+    for block in run.instance_blocks():
+        for row in block.to_pylist():
+            instructions += 1
+            classification += row["is_classification"]
+            with_instance += bool(row["instances"])
+            tokens += row["completion_tokens"]
+            instances_rejected.update(item["reason"] for item in row["rejected"])
+    return {
+        "rounds": len(manifests),
+        "requests": sum(manifest["requests"] for manifest in manifests),
+        "candidates": sum(manifest["candidates"] for manifest in manifests),
+        "accepted": instructions,
+        "rejected": dict(sorted(rejected.items())),
+        "classification": classification,
+        "with_instance": with_instance,
+        "rows": rows,
+        "instances_rejected": dict(sorted(instances_rejected.items())),
+        "bootstrap_tokens": sum(manifest["completion_tokens"] for manifest in manifests),
+        "instance_tokens": tokens,
+    }
+
+
+def export_jsonl(run: Run, folder: str, name: str, convert: Callable[[dict[str, Any]], Any]) -> int:
+    """Write a finished run's rows, converted, to ``folder/name``; returns their number.
+
+    Raises RunError where the run isn't finished, or the folder cannot be written.
+    """
+    if run.stats() is None:
+        raise RunError(f"{run.location} is not finished: run `ray-si build` on it again first")
+    target = Path(folder) / name
+    temporary = target.with_name(f".tmp-{name}")
+    count = 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as stream:
+            for row in training_rows(run):
+                stream.write(json.dumps(convert(row), ensure_ascii=False) + "\n")
+                count += 1
+        temporary.replace(target)
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error.strerror}") from error
+    return count

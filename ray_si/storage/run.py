@@ -1,0 +1,244 @@
+"""A run on disk: its layout, its manifests, and what they say of its state.
+
+::
+
+    run.json                                          written first, once
+    seeds.parquet
+    bootstrap/round-00000/block-00000.parquet ...     raw completions, as they finish
+    bootstrap/round-00000/{accepted,rejected}.parquet
+    bootstrap/round-00000/manifest.json               last: the round exists from here on
+    instances/block-00000.parquet ...  manifest.json
+    data/train-00000-of-00002.parquet ...
+    stats.json                                        last of all: the run is complete
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ray_si.errors import RunError
+from ray_si.records import SeedTask
+from ray_si.storage.objects import LocalObjects, Objects, open_objects
+from ray_si.storage.shards import ShardInfo, read_table, write_table
+
+LAYOUT = 1
+"""Number of this layout; a run of another one is refused."""
+
+_RUN, _STATS = "run.json", "stats.json"
+_INSTANCES = "instances/manifest.json"
+
+Manifest = dict[str, Any]
+
+
+def block_key(folder: str, block: int) -> str:
+    """Key of one block of a folder (a round's, or "instances")."""
+    return f"{folder}/block-{block:05d}.parquet"
+
+
+def round_folder(round_: int) -> str:
+    """Folder of one bootstrap round."""
+    return f"bootstrap/round-{round_:05d}"
+
+
+class Run:
+    """One run's objects, by meaning."""
+
+    def __init__(self, location: str, objects: Objects, header: dict[str, Any]) -> None:
+        self.location = location
+        self.objects = objects
+        self.header = header
+
+    @classmethod
+    def open(cls, location: str) -> Run:
+        """An existing run; RunError where there is none or it is of another layout."""
+        objects = open_objects(location)
+        try:
+            header = json.loads(objects.get(_RUN))
+        except (KeyError, NotADirectoryError) as error:
+            raise RunError(f"{location} is not a run: it has no {_RUN}") from error
+        except OSError as error:
+            raise RunError(f"cannot read {location}: {error.strerror}") from error
+        except ValueError as error:
+            raise RunError(f"{location}/{_RUN} is damaged: {error}") from error
+        if header.get("layout") != LAYOUT:
+            raise RunError(f"{location} was written by another version of ray_si")
+        return cls(location, objects, header)
+
+    @classmethod
+    def check_location(cls, location: str, identity: dict[str, Any], fingerprint: str) -> None:
+        """Raise RunError unless a run with this identity can be started or resumed there.
+
+        Writes nothing. The folder may be missing, empty, or hold a run of the same fingerprint.
+        """
+        objects = open_objects(location)
+        assert isinstance(objects, LocalObjects)
+        root = objects.root
+        if (root / _RUN).is_file():
+            header = cls.open(location).header
+            if header["fingerprint"] != fingerprint:
+                changed = ", ".join(_differences(header["identity"], identity)) or "the seed tasks"
+                raise RunError(
+                    f"{location} holds a run of another configuration (different: {changed}); "
+                    "restore it or choose another --out"
+                )
+        elif root.exists() and not root.is_dir():
+            raise RunError(f"{location} is not a folder")
+        elif root.is_dir() and any(root.iterdir()):
+            raise RunError(f"{location} is not empty and not a run; choose another --out")
+        nearest = next(folder for folder in (root, *root.parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise RunError(f"{location} cannot be written: no permission in {nearest}")
+
+    @classmethod
+    def start(
+        cls, location: str, header: dict[str, Any], fingerprint: str, seeds: list[SeedTask]
+    ) -> Run:
+        """Create the run, or open it where it exists; see `check_location` for what is refused."""
+        cls.check_location(location, header["identity"], fingerprint)
+        objects = open_objects(location)
+        if (Path(objects.root) / _RUN).is_file():  # type: ignore[attr-defined]
+            return cls.open(location)
+        write_table(objects, "seeds.parquet", pa.Table.from_pylist([asdict(s) for s in seeds]))
+        header = {"layout": LAYOUT, "fingerprint": fingerprint, **header}
+        objects.put_if_absent(_RUN, _json(header))
+        return cls.open(location)
+
+    # Blocks ------------------------------------------------------------------------------------
+
+    def finished_blocks(self, folder: str) -> dict[int, str]:
+        """Block number -> key of the blocks that stand in a folder."""
+        keys = list(self.objects.list(f"{folder}/block-"))
+        return {int(Path(key).stem.removeprefix("block-")): key for key in keys}
+
+    def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet object of this run."""
+        return read_table(self.objects, key, columns)
+
+    # Bootstrap ---------------------------------------------------------------------------------
+
+    def rounds(self) -> list[Manifest]:
+        """Manifests of the committed rounds, in order, up to the first that is missing."""
+        manifests = []
+        while True:
+            try:
+                data = self.objects.get(f"{round_folder(len(manifests))}/manifest.json")
+            except KeyError:
+                return manifests
+            manifests.append(json.loads(data))
+
+    def commit_round(
+        self, round_: int, accepted: pa.Table, rejected: pa.Table, manifest: Manifest
+    ) -> None:
+        """Write a round's decisions, then its manifest; from then on the round exists."""
+        folder = round_folder(round_)
+        shards = [
+            write_table(self.objects, f"{folder}/{name}.parquet", table)
+            for name, table in (("accepted", accepted), ("rejected", rejected))
+        ]
+        manifest = manifest | {"objects": [asdict(shard) for shard in shards]}
+        self.objects.put(f"{folder}/manifest.json", _json(manifest))
+
+    def accepted(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Accepted rows of the committed rounds, a table each, in pool order."""
+        for round_ in range(len(self.rounds())):
+            yield self.read(f"{round_folder(round_)}/accepted.parquet", columns)
+
+    def discard_rounds_from(self, round_: int) -> None:
+        """Delete blocks of rounds that were begun ahead and are not needed."""
+        for key in list(self.objects.list("bootstrap/round-")):
+            if int(key.split("/")[1].removeprefix("round-")) >= round_:
+                self.objects.delete(key)
+
+    # Instances, data -----------------------------------------------------------------------------
+
+    def instances(self) -> Manifest | None:
+        """The manifest of the instances, once that phase is complete."""
+        return self._json_or_none(_INSTANCES)
+
+    def commit_instances(self, manifest: Manifest) -> None:
+        """Declare the instance phase complete."""
+        self.objects.put(_INSTANCES, _json(manifest))
+
+    def instance_blocks(self) -> Iterator[pa.Table]:
+        """The blocks of the instance phase that stand, in order."""
+        for _, key in sorted(self.finished_blocks("instances").items()):
+            yield self.read(key)
+
+    def write_shard(self, index: int, count: int, suffix: str, table: pa.Table) -> ShardInfo:
+        """Write one training shard."""
+        return write_table(self.objects, f"data/train-{index:05d}-of-{count:05d}.{suffix}", table)
+
+    def stats(self) -> dict[str, Any] | None:
+        """What the finished run came to; None while it isn't finished."""
+        return self._json_or_none(_STATS)
+
+    def commit_stats(self, stats: dict[str, Any]) -> None:
+        """Declare the run complete."""
+        self.objects.put(_STATS, _json(stats))
+
+    def status(self) -> dict[str, Any]:
+        """Where the run stands, from its manifests: no Ray, and safe while it is being built.
+
+        Keys: phase ("bootstrap", "instances", "export" or "done"), target, accepted, candidates,
+        rejected (reason -> count), rounds, instructions_done (of phase 3), instances, rows
+        (training rows written), fingerprint.
+        """
+        rounds = self.rounds()
+        rejected: Counter[str] = Counter()
+        for manifest in rounds:
+            rejected.update(manifest["rejected"])
+        target = self.header["config"]["target_instructions"]
+        accepted = sum(manifest["accepted"] for manifest in rounds)
+        stats, instances = self.stats(), self.instances()
+        blocks = [
+            self.read(key, ["instances"])["instances"]
+            for key in self.finished_blocks("instances").values()
+        ]
+        phase = "bootstrap"
+        if stats:
+            phase = "done"
+        elif instances:
+            phase = "export"
+        elif accepted >= target or blocks:
+            phase = "instances"
+        return {
+            "phase": phase,
+            "target": target,
+            "accepted": accepted,
+            "candidates": sum(manifest["candidates"] for manifest in rounds),
+            "rejected": dict(sorted(rejected.items())),
+            "rounds": len(rounds),
+            "instructions_done": sum(len(column) for column in blocks),
+            "instances": sum(len(kept) for column in blocks for kept in column),
+            "rows": stats["rows"] if stats else 0,
+            "fingerprint": self.header["fingerprint"],
+        }
+
+    def _json_or_none(self, key: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(self.objects.get(key))
+        except KeyError:
+            return None
+        return found
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [prefix]
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        found += _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    return found

@@ -1,0 +1,48 @@
+"""Arrow tables <-> Parquet and JSONL objects, with row counts and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_si.storage.objects import Objects
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a manifest says of one object: ``sha256`` is hex, ``size`` is in bytes."""
+
+    key: str
+    rows: int
+    size: int
+    sha256: str
+
+
+def write_table(objects: Objects, key: str, table: pa.Table) -> ShardInfo:
+    """Write a table under a key that ends in .parquet or .jsonl, atomically.
+
+    The bytes depend on the table and the pyarrow version only.
+    """
+    data = _to_jsonl(table) if key.endswith(".jsonl") else _to_parquet(table)
+    objects.put(key, data)
+    return ShardInfo(key, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+def read_table(objects: Objects, key: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet object; KeyError where there is none."""
+    return pq.read_table(io.BytesIO(objects.get(key)), columns=columns)
+
+
+def _to_parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _to_jsonl(table: pa.Table) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()).encode()

@@ -1,0 +1,81 @@
+"""The original code's published run: the same completions give the same decisions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ray_si.dedup import Deduplicator
+from ray_si.self_instruct.filters import filter_instances, instruction_reason
+from ray_si.self_instruct.parsing import parse_classification, parse_instances, parse_instructions
+
+
+def _rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(reference: Path) -> dict[str, list[dict]]:
+    return {path.stem: _rows(path) for path in (reference / "reference_run").glob("*.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def seeds(reference: Path) -> list[str]:
+    return [row["instruction"] for row in _rows(reference / "paper_seed_tasks.jsonl")]
+
+
+def _candidates(rows: list[dict]) -> list[str]:
+    completions = {row["raw_completion"]: row for row in rows}
+    assert len(completions) == 14
+    texts = []
+    for row in completions.values():
+        items = parse_instructions(
+            row["raw_completion"], row["finish_reason"], drop="all", sentence_case=True
+        )
+        texts += [item.text for item in items if not (item.reason or instruction_reason(item.text))]
+    return texts
+
+
+def test_the_14_completions_give_exactly_the_67_accepted_instructions(run, seeds):
+    gate = Deduplicator(rouge=0.7, cosine=None)
+    gate.add(seeds)
+    texts = _candidates(run["instructions"])
+    result = gate.filter(texts)
+    assert [texts[i] for i in result.accepted] == [r["instruction"] for r in run["instructions"]]
+
+
+def test_nearest_scores_equal_the_published_ones(run, seeds):
+    gate = Deduplicator(rouge=0.7, cosine=None)
+    gate.add(seeds)
+    result = gate.filter([row["instruction"] for row in run["instructions"]])
+    assert len(result.accepted) == 67
+    for row, nearest in zip(run["instructions"], result.nearest, strict=True):
+        assert nearest.rouge == pytest.approx(max(row["most_similar"].values()), abs=1e-9)
+
+
+def test_eight_answers_read_as_yes(run):
+    answers = [parse_classification(r["is_classification"]) for r in run["classification_answers"]]
+    assert answers.count(True) == 8
+    assert answers.count(None) == 0
+
+
+def test_the_instances_kept_are_the_same_78(run):
+    is_classification = {
+        row["instruction"]: parse_classification(row["is_classification"])
+        for row in run["classification_answers"]
+    }
+    kept = set()
+    for row in run["raw_instances"]:
+        instruction = row["instruction"]
+        instances = parse_instances(
+            row["raw_instances"],
+            row["finish_reason"],
+            output_first=bool(is_classification[instruction]),
+        )
+        for instance in filter_instances(instruction, instances).kept:
+            kept.add((instruction, instance.input, instance.output))
+    expected = {(r["instruction"], r["input"], r["output"]) for r in run["expected_instances"]}
+    assert len(expected) == 78
+    assert kept == expected
