@@ -159,7 +159,7 @@ class Deduplicator:
                 rejected.append(self._by_rouge(offset + i, near))
                 continue
             cosine = None
-            if vectors is not None:
+            if vectors is not None and self._cosine is not None:
                 match, cosine = int(pool_ids[row]), float(pool_cosines[row])
                 if taken:
                     inner = vectors[taken] @ vectors[row]

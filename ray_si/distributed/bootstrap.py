@@ -153,7 +153,7 @@ class Bootstrap:
         """Whether the rounds before this one are likely to fall short of the target."""
         if round_ == current or not self._manifests:
             return True
-        expected = self._manifests[-1]["accepted"] * (round_ - current)
+        expected: int = self._manifests[-1]["accepted"] * (round_ - current)
         return len(self._machine) + expected < self._config.target_instructions
 
     # Asking ------------------------------------------------------------------------------------

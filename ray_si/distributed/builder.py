@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -137,18 +139,34 @@ def _ray(address: str | None) -> Iterator[None]:
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         local = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **local)
+        with _keep_sigterm():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
         close = ray.shutdown
     else:
         close = None
-    for name in ("ray.data", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.issue_detectors_config.detectors = []
     try:
         yield
     finally:
         if close:
             close()
+
+
+@contextmanager
+def _keep_sigterm() -> Iterator[None]:
+    """Leave the caller's SIGTERM handler in place, which `ray.init` replaces with its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

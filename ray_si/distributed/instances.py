@@ -13,8 +13,8 @@ from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.classify import classify_block
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.serving import generate
-from ray_si.distributed.stages import concurrent_blocks, map_blocks
-from ray_si.engines.base import Request
+from ray_si.distributed.stages import Stage, concurrent_blocks, map_blocks
+from ray_si.engines.base import Purpose, Request
 from ray_si.self_instruct.filters import filter_instances
 from ray_si.self_instruct.parsing import parse_instances
 from ray_si.self_instruct.prompts import instance_prompt
@@ -44,7 +44,7 @@ def write_instances_block(
             style=config.generator.prompt_style,
             output_first=output_first,
         )
-        purpose = "output_first" if output_first else "input_first"
+        purpose: Purpose = "output_first" if output_first else "input_first"
         params = getattr(config.generator.sampling, purpose).params(prompt.stop)
         requests.append(Request(prompt.prompt, params, row["seed"], purpose))
     completions = generate(app, requests)
@@ -91,7 +91,7 @@ class Instances:
         total = sum(block.num_rows for block in blocks)
         missing = [block for block in blocks if block["block"][0].as_py() not in finished]
         arguments: dict[str, Any] = {"app": self._app, "config": self._config}
-        stages = [
+        stages: list[tuple[Stage, dict[str, Any]]] = [
             (classify_block, arguments),
             (write_instances_block, arguments | {"location": self._run.location}),
         ]

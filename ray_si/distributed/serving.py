@@ -198,5 +198,5 @@ def _failure(app: str) -> str | None:
     for deployment in status.deployments.values() if status else ():
         found = [line for line in deployment.message.splitlines() if "Error" in line]
         if found:
-            return found[-1].strip()
+            return str(found[-1].strip())
     return None

@@ -33,6 +33,7 @@ def map_blocks(
         return
     # from_arrow would start a task that wants a whole CPU, which the replicas may have taken
     dataset: Any = ray.data.from_blocks(blocks)
+    tasks = ray.data.TaskPoolStrategy(min(concurrency, len(blocks)))
     for stage, kwargs in stages:
         dataset = dataset.map_batches(
             stage,
@@ -40,7 +41,7 @@ def map_blocks(
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0.01,
-            compute=ray.data.TaskPoolStrategy(concurrency),
+            compute=tasks,
         )
     expected = {block["block"][0].as_py(): block.num_rows for block in blocks}
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

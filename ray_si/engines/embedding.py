@@ -14,6 +14,7 @@ class Embedder:
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings of length 1, float32, shape (n, dimension)."""
-        return self._model.encode(
+        vectors: np.ndarray = self._model.encode(
             texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False
         )
+        return vectors

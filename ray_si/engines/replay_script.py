@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Literal
 
 from ray_si.engines.base import Completion, Request
 from ray_si.records import Prompt
@@ -105,6 +106,9 @@ for an audience of engineers
 and contrast it with the opposite view
 """.strip().splitlines()
 
+Answer = tuple[str, Literal["stop", "length"]]
+"""A text and its finish reason."""
+
 _QUESTION = ("What", "Why", "How", "Is")
 
 
@@ -141,7 +145,7 @@ def _task(rng: random.Random) -> str:
     return text + ("?" if text.startswith(_QUESTION) else ".")
 
 
-def _instructions(request: Request, rng: random.Random) -> tuple[str, str]:
+def _instructions(request: Request, rng: random.Random) -> Answer:
     numbers = re.findall(r"^(\d+)\.", _text(request.prompt), re.MULTILINE)
     first = int(numbers[-1]) if numbers else 1
     slip = rng.random()
@@ -160,10 +164,10 @@ def _instructions(request: Request, rng: random.Random) -> tuple[str, str]:
 
 
 def _asked(request: Request) -> str:
-    return re.findall(r"^Task: (.*)$", _text(request.prompt), re.MULTILINE)[-1]
+    return str(re.findall(r"^Task: (.*)$", _text(request.prompt), re.MULTILINE)[-1])
 
 
-def _classification(request: Request, rng: random.Random) -> tuple[str, str]:
+def _classification(request: Request, rng: random.Random) -> Answer:
     pattern = r"whether|true or false|spam|\bor (?:negative|hard|culture|informal)\b"
     return (" Yes" if re.search(pattern, _asked(request)) else " No"), "stop"
 
@@ -173,7 +177,7 @@ def _sentence(rng: random.Random) -> str:
     return f"Much has been said on {topic}, {qualifier}."
 
 
-def _input_first(request: Request, rng: random.Random) -> tuple[str, str]:
+def _input_first(request: Request, rng: random.Random) -> Answer:
     slip = rng.random()
     if slip < 0.03:
         return "I would rather not say.", "stop"
@@ -188,7 +192,7 @@ def _input_first(request: Request, rng: random.Random) -> tuple[str, str]:
     return "\n".join(parts), "length" if slip > 0.95 else "stop"
 
 
-def _output_first(request: Request, rng: random.Random) -> tuple[str, str]:
+def _output_first(request: Request, rng: random.Random) -> Answer:
     if rng.random() < 0.05:
         return "It depends.", "stop"
     found = re.search(r"(\w+), (\w+) or (\w+)|(\w+) or (not \w+|\w+)", _asked(request))

@@ -296,7 +296,7 @@ def _choose_device(device: str) -> torch.device:
 
 def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
-        return getattr(torch, dtype)  # type: ignore[no-any-return]
+        return getattr(torch, dtype)
     native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32
 

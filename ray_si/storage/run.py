@@ -126,7 +126,7 @@ class Run:
 
     def rounds(self) -> list[Manifest]:
         """Manifests of the committed rounds, in order, up to the first that is missing."""
-        manifests = []
+        manifests: list[Manifest] = []
         while True:
             try:
                 data = self.objects.get(f"{round_folder(len(manifests))}/manifest.json")

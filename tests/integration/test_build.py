@@ -1,0 +1,261 @@
+"""Whole builds on a real Ray: Serve, Ray Data, the gate, shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ray_si.config import parse_config
+from ray_si.dedup.rouge_index import rouge_l
+from ray_si.distributed.builder import build
+from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError
+from ray_si.storage.run import Run
+from ray_si.storage.seeds import load_seeds
+from tests.integration.conftest import TARGET, replay_values
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def digests(location: Path, pattern: str = "data/*") -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(location.glob(pattern))
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session, tmp_path_factory):
+    location = tmp_path_factory.mktemp("build") / "run"
+    return location, build(parse_config(replay_values()), str(location))
+
+
+def _accepted(location: Path) -> list[dict]:
+    return [row for table in Run.open(str(location)).accepted() for row in table.to_pylist()]
+
+
+def test_a_build_reaches_its_target_exactly(finished):
+    location, result = finished
+    assert result.stats["accepted"] == len(_accepted(location)) == TARGET
+    status = Run.open(str(location)).status()
+    assert (status["phase"], status["target"], status["accepted"]) == ("done", TARGET, TARGET)
+    assert status["rows"] == status["instances"] == result.stats["rows"] > TARGET
+
+
+def test_every_candidate_is_accounted_for(finished):
+    location, result = finished
+    stats = result.stats
+    assert stats["candidates"] == stats["accepted"] + sum(stats["rejected"].values())
+    rows = [
+        row
+        for path in location.glob("bootstrap/round-*/rejected.parquet")
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert len(rows) == sum(stats["rejected"].values())
+    for row in rows:
+        assert row["reason"]
+        if row["reason"] == "rouge":
+            assert rouge_l(row["text"], row["match"]) == pytest.approx(row["score"])
+            assert row["score"] > 0.7
+
+
+def test_no_two_accepted_instructions_are_too_close(finished):
+    location, _ = finished
+    pool = [seed.instruction for seed in load_seeds("bundled")[0]]
+    for row in _accepted(location):
+        best = max(rouge_l(row["instruction"], other) for other in pool)
+        assert best <= 0.7
+        assert row["rouge"] == pytest.approx(best)
+        assert rouge_l(row["instruction"], row["rouge_match"]) == pytest.approx(best)
+        pool.append(row["instruction"])
+
+
+def test_rows_explain_themselves(finished):
+    location, _ = finished
+    seeds = {seed.id for seed in load_seeds("bundled")[0]}
+    rounds = {row["id"]: row["round"] for row in _accepted(location)}
+    rows = [json.loads(line) for p in location.glob("data/*.jsonl") for line in p.open()]
+    assert len({row["id"] for row in rows}) == len(rows)
+    machine = 0
+    for row in rows:
+        assert row["instruction_id"] in rounds
+        assert row["model"] == "replay"
+        assert len(row["demonstrations"]) == 8
+        for source in row["demonstrations"]:
+            if source not in seeds:
+                machine += 1
+                assert rounds[source] < row["round"] - 1  # lookahead 1
+    assert machine > 0
+
+
+def test_shards_hold_the_same_rows_in_both_formats(finished):
+    location, result = finished
+    parquet = [
+        row for p in sorted(location.glob("data/*.parquet")) for row in pq.read_table(p).to_pylist()
+    ]
+    lines = [json.loads(line) for p in sorted(location.glob("data/*.jsonl")) for line in p.open()]
+    assert parquet == lines
+    assert len(lines) == result.stats["rows"]
+    sizes = [pq.read_metadata(p).num_rows for p in sorted(location.glob("data/*.parquet"))]
+    assert set(sizes[:-1]) == {40}
+    for shard in result.stats["shards"]:
+        data = (location / shard["key"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == shard["sha256"]
+
+
+def test_classification_instances_have_their_label_as_output(finished):
+    location, result = finished
+    assert result.stats["classification"] >= 5
+    rows = [json.loads(line) for p in location.glob("data/*.jsonl") for line in p.open()]
+    labelled = [row for row in rows if row["is_classification"]]
+    assert labelled
+    assert all(row["input"] for row in labelled)
+
+
+def test_a_second_build_changes_nothing(finished):
+    location, result = finished
+    before = digests(location, "**/*.*")
+    config = parse_config(json.loads((location / "run.json").read_text())["config"])
+    assert build(config, str(location)).stats == result.stats
+    assert digests(location, "**/*.*") == before
+
+
+def test_other_replicas_and_batches_give_the_same_bytes(finished, tmp_path, replay_config):
+    location, _ = finished
+    replay_config["generator"] |= {"replicas": 3, "max_batch": 5}
+    build(parse_config(replay_config), str(tmp_path / "run"))
+    assert digests(tmp_path / "run") == digests(location)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["stats.json", "data"],
+        ["stats.json", "data", "instances/manifest.json", "instances/block-00002.parquet"],
+        ["stats.json", "data", "instances", "bootstrap/round-00001/manifest.json"],
+        [
+            "stats.json",
+            "data",
+            "instances",
+            "bootstrap/round-00001",
+            "bootstrap/round-00000/manifest.json",
+            "bootstrap/round-00000/block-00001.parquet",
+        ],
+    ],
+    ids=["export", "instances", "gate", "bootstrap"],
+)
+def test_a_run_cut_short_anywhere_ends_with_the_same_bytes(finished, tmp_path, lost):
+    location, result = finished
+    copy = tmp_path / "run"
+    shutil.copytree(location, copy)
+    for name in lost:
+        target = copy / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    if "instances" in lost:  # rounds after a lost one cannot exist
+        first = min(int(name.split("-")[1][:5]) for name in lost if "round-" in name)
+        for folder in copy.glob("bootstrap/round-*"):
+            if int(folder.name[-5:]) > first:
+                shutil.rmtree(folder)
+    config = parse_config(json.loads((copy / "run.json").read_text())["config"])
+    assert build(config, str(copy)).stats == result.stats
+    assert digests(copy) == digests(location)
+
+
+def test_a_dead_replica_loses_nothing(finished, tmp_path, replay_config):
+    import os
+    import signal
+    import threading
+    import time
+
+    from ray.util.state import list_actors
+
+    location, _ = finished
+    replay_config["generator"] |= {"replicas": 2, "replay": {"latency_s": 0.4}}
+    killed = []
+
+    def kill_one_replica():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not killed:
+            if list((tmp_path / "run").glob("bootstrap/*/block-*.parquet")):
+                for actor in list_actors(filters=[("state", "=", "ALIVE")]):
+                    if "GeneratorReplica" in actor.class_name and not killed:
+                        os.kill(actor.pid, signal.SIGKILL)
+                        killed.append(actor.pid)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill_one_replica)
+    thread.start()
+    build(parse_config(replay_config), str(tmp_path / "run"))
+    thread.join()
+    assert killed
+    assert digests(tmp_path / "run") == digests(location)
+
+
+def test_a_run_of_another_configuration_is_refused_and_untouched(finished, replay_config):
+    location, _ = finished
+    before = digests(location, "**/*.*")
+    replay_config["dedup"]["rouge"] = 0.5
+    with pytest.raises(RunError, match=r"different: dedup\.rouge"):
+        build(parse_config(replay_config), str(location))
+    assert digests(location, "**/*.*") == before
+
+
+def test_a_run_that_cannot_make_progress_stops_and_keeps_what_it_has(tmp_path, replay_config):
+    recording = tmp_path / "answers.jsonl"
+    recording.write_text(json.dumps({"prompt": "never asked", "completion": "x"}) + "\n")
+    replay_config["generator"]["replay"] = {"recording": str(recording)}
+    replay_config["bootstrap"] |= {"stall_rounds": 2}
+    with pytest.raises(NoProgressError, match="engine_error") as caught:
+        build(parse_config(replay_config), str(tmp_path / "run"))
+    assert f"0 of {TARGET}" in str(caught.value)
+    assert Run.open(str(tmp_path / "run")).status()["rejected"] == {"engine_error": 16}
+
+
+def test_finish_goes_on_with_what_is_accepted(finished, tmp_path):
+    location, _ = finished
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("run.json", "seeds.parquet"):
+        shutil.copy(location / name, copy)
+    shutil.copytree(location / "bootstrap/round-00000", copy / "bootstrap/round-00000")
+    config = parse_config(json.loads((copy / "run.json").read_text())["config"])
+    stats = build(config, str(copy), finish=True).stats
+    assert 0 < stats["accepted"] < TARGET
+    assert Run.open(str(copy)).status()["phase"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"seeds": "absent.jsonl"}, SeedError, "no seed tasks"),
+        ({"generator": {"model": "./absent"}}, EngineError, "no model folder"),
+        ({"embedder": {"model": "./absent"}, "dedup": {}}, EngineError, "no model folder"),
+        ({"bootstrap": {"demonstrations": 900}}, ConfigError, "only"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path, replay_config, change, error, message
+):
+    with pytest.raises(error, match=message):
+        build(parse_config(replay_config | change), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_foreign_folder_is_refused_and_untouched(tmp_path, replay_config):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="not empty and not a run"):
+        build(parse_config(replay_config), str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_model_that_fails_on_its_replica_is_an_engine_error(tmp_path, replay_config):
+    broken = tmp_path / "model"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    replay_config["generator"] = {"model": str(broken), "cpus": 0.5}
+    with pytest.raises(EngineError, match="could not be loaded"):
+        build(parse_config(replay_config), str(tmp_path / "run"))

@@ -1,0 +1,131 @@
+"""Heuristics: each reason on the text it is for, and not on its neighbours."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from ray_si.records import Instance
+from ray_si.self_instruct.filters import (
+    KEYWORDS,
+    filter_instances,
+    instance_quality_reason,
+    instance_reason,
+    instruction_quality_reason,
+    instruction_reason,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Name a long river.", None),
+        ("Name a river.", "too_short"),
+        (" ".join(["word"] * 150), None),
+        (" ".join(["word"] * 151), "too_long"),
+        ("Write a program to sort numbers.", "write_a_program"),
+        ("Write a programme note for a concert.", "write_a_program"),
+        ("Write one program to sort numbers.", None),
+        ("- name a long river", "leading_punctuation"),
+        ("Ärgere dich nicht, mein Freund.", "leading_non_ascii"),
+        ("Describe the mapping of two sets.", None),
+        ("Profile the person described below.", None),
+    ],
+)
+def test_each_heuristic_has_its_reason(text, reason):
+    assert instruction_reason(text) == reason
+
+
+@pytest.mark.parametrize("word", KEYWORDS)
+def test_keywords_are_refused_as_whole_words_in_any_case(word):
+    assert instruction_reason(f"Please look: {word.title()}, then answer.") == "keyword"
+    assert instruction_reason(f"Please look: x{word}x, then answer.") is None
+
+
+def test_other_scripts_pass_when_asked_for():
+    text = "Опиши свой самый любимый город."
+    assert instruction_reason(text) == "leading_non_ascii"
+    assert instruction_reason(text, ascii_start=False) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Explain why the sky is blue.", None),
+        ("What is the capital of France?", None),
+        ("John went home for dinner.", "unusual_opening"),
+        ("Explain rain. Then explain snow.", "several_sentences"),
+        ("Explain why the sky is", "no_full_stop"),
+        ("Write about " + "many " * 30 + "things.", "rambling"),
+        ("Write a letter to [name] today.", "placeholder"),
+        ("Give a word and a word and a word.", "repeated_words"),
+    ],
+)
+def test_each_quality_heuristic_has_its_reason(text, reason):
+    assert instruction_quality_reason(text) == reason
+
+
+@pytest.mark.parametrize(
+    ("instance", "reason"),
+    [
+        (Instance("a", "b"), None),
+        (Instance("", "b"), None),
+        (Instance("a", ""), "empty_output"),
+        (Instance("a", "a"), "input_is_output"),
+        (Instance("a:", "b"), "ends_with_colon"),
+        (Instance("a", "b:"), "ends_with_colon"),
+    ],
+)
+def test_each_instance_heuristic_has_its_reason(instance, reason):
+    assert instance_reason(instance) == reason
+
+
+@pytest.mark.parametrize(
+    ("instance", "reason"),
+    [
+        (Instance("Bees fly.", "Bees can fly."), None),
+        (Instance("Bees", "Input: Bees fly."), "scaffolding"),
+        (Instance("Bees", "Dear [your name], hello."), "placeholder"),
+        (Instance("Bees fly.", '"Bees fly"'), "echo"),
+        (Instance("x", "Rewrite the sentence"), "echo"),
+        (Instance("x", "one two three " * 8), "loop"),
+        (Instance("", "Bees can fly."), "missing_input"),
+    ],
+)
+def test_each_quality_heuristic_of_instances_has_its_reason(instance, reason):
+    assert instance_quality_reason("Rewrite the sentence.", instance) == reason
+
+
+def test_conflicting_outputs_drop_everything():
+    instances = [Instance("a", "1"), Instance("b", "2"), Instance("a", "3")]
+    filtered = filter_instances("Do it.", instances)
+    assert filtered.kept == []
+    assert [reason for _, reason in filtered.rejected] == ["conflicting_outputs"] * 3
+
+
+def test_empty_inputs_may_differ_in_output():
+    instances = [Instance("", "1"), Instance("", "2")]
+    assert filter_instances("Do it.", instances).kept == instances
+
+
+def test_duplicates_go_and_at_most_five_stay():
+    instances = [Instance(str(i % 7), "x") for i in range(14)]
+    filtered = filter_instances("Do it.", instances)
+    assert filtered.kept == instances[:5]
+    reasons = [reason for _, reason in filtered.rejected]
+    assert reasons.count("over_limit") == 4
+    assert reasons.count("duplicate") == 5
+
+
+TEXTS = st.sampled_from(["", "a", "b", "c:", "d"])
+INSTANCES = st.lists(st.builds(Instance, TEXTS, TEXTS), max_size=12)
+
+
+@given(INSTANCES, st.integers(1, 6))
+def test_every_instance_is_kept_or_rejected_once(instances, limit):
+    filtered = filter_instances("Do it.", instances, limit=limit)
+    assert len(filtered.kept) <= limit
+    assert len(set(filtered.kept)) == len(filtered.kept)
+    together = filtered.kept + [instance for instance, _ in filtered.rejected]
+    assert sorted(map(repr, together)) == sorted(map(repr, instances))
+    assert all(instance_reason(instance) is None for instance in filtered.kept)

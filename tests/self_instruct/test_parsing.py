@@ -1,0 +1,118 @@
+"""Parsing: numbered lists, yes and no, instances; nothing raises."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from ray_si.records import Instance
+from ray_si.self_instruct.parsing import (
+    Candidate,
+    parse_classification,
+    parse_instances,
+    parse_instructions,
+)
+
+LIST = " Name a river.\n10. Tell a\n joke.\n11. Sort th"
+
+
+def test_items_are_split_at_numbers_and_squeezed():
+    assert [c.text for c in parse_instructions(LIST, "stop")] == [
+        "Name a river.",
+        "Tell a joke.",
+        "Sort th",
+    ]
+
+
+def test_out_of_tokens_drops_the_last_item_or_all():
+    last = parse_instructions(LIST, "length")
+    assert [c.reason for c in last] == [None, None, "unfinished"]
+    every = parse_instructions(LIST, "length", drop="all")
+    assert [c.reason for c in every] == ["unfinished"] * 3
+
+
+def test_sentence_case_is_the_originals():
+    (item,) = parse_instructions(" write Python in PARIS.", "stop", sentence_case=True)
+    assert item.text == "Write python in paris."
+
+
+def test_chat_answers_that_begin_with_a_number_parse():
+    assert [c.text for c in parse_instructions("9. One thing.\n10) Two things.", "stop")] == [
+        "One thing.",
+        "Two things.",
+    ]
+
+
+def test_numbers_inside_a_line_do_not_split():
+    assert len(parse_instructions(" Compare 1. and 2. of the list.", "stop")) == 1
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "\n9. \n10. "])
+def test_nothing_is_one_candidate_that_says_so(text):
+    assert parse_instructions(text, "stop") == [Candidate(0, text, "empty_completion")]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" Yes", True),
+        (" No", False),
+        ("yes, it is", True),
+        ("\n**No**", False),
+        ("Not sure", None),
+        ("Yesterday", None),
+        ("", None),
+    ],
+)
+def test_classification_answers(text, answer):
+    assert parse_classification(text) is answer
+
+
+def test_input_first_with_examples():
+    text = "Example 1\nInput: a\nOutput: b\nExample 2\nOutput: c"
+    assert parse_instances(text, "stop", output_first=False) == [
+        Instance("a", "b"),
+        Instance("", "c"),
+    ]
+
+
+def test_input_first_without_examples():
+    text = "Input: 2, 3\nOutput: 5"
+    assert parse_instances(text, "stop", output_first=False) == [Instance("2, 3", "5")]
+    assert parse_instances("Output: 42\n\n", "stop", output_first=False) == [Instance("", "42")]
+    assert parse_instances("just text", "stop", output_first=False) == []
+
+
+def test_output_first_takes_the_label_line_and_the_rest():
+    text = "Class label: Spam\nEmail: You won!\nClass label: Ham\nHello,\nJo"
+    assert parse_instances(text, "stop", output_first=True) == [
+        Instance("Email: You won!", "Spam"),
+        Instance("Hello,\nJo", "Ham"),
+    ]
+    assert parse_instances("no label", "stop", output_first=True) == []
+
+
+@pytest.mark.parametrize("output_first", [True, False])
+def test_out_of_tokens_drops_the_last_instance(output_first):
+    text = "Class label: A\nx\nClass label: B\ny" if output_first else "Output: 1\n"
+    whole = parse_instances(text, "stop", output_first=output_first)
+    assert parse_instances(text, "length", output_first=output_first) == whole[:-1]
+
+
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        ["Example 1", "Input:", "Output:", "Class label:", "\n", " ", "9. ", "Yes", "é", "\x00"]
+    )
+    | st.text(max_size=5),
+    max_size=20,
+).map("".join)
+
+
+@given(FRAGMENTS, st.sampled_from(["stop", "length"]))
+def test_no_text_makes_a_parser_raise(text, finish):
+    assert parse_instructions(text, finish)
+    parse_classification(text)
+    for output_first in (True, False):
+        for instance in parse_instances(text, finish, output_first=output_first):
+            assert instance.input == instance.input.strip()
+            assert instance.output == instance.output.strip()

@@ -1,0 +1,61 @@
+"""Demonstrations: how many of which kind, and always the same for the same seed."""
+
+from __future__ import annotations
+
+from hypothesis import given, strategies as st
+
+from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
+
+HUMAN = [f"human {i}" for i in range(20)]
+MACHINE = [f"machine {i}" for i in range(20)]
+
+
+@given(st.integers(0, 2**62), st.integers(0, 20))
+def test_six_human_and_two_machine_once_the_pool_has_two(seed, pool):
+    chosen = sample_demonstrations(HUMAN, MACHINE[:pool], seed=seed)
+    kinds = [demonstration.kind for demonstration in chosen]
+    assert len(chosen) == len({d.text for d in chosen}) == 8
+    assert kinds.count("machine") == min(2, pool)
+    for demonstration in chosen:
+        source = HUMAN if demonstration.kind == "human" else MACHINE
+        assert source[demonstration.index] == demonstration.text
+
+
+@given(st.integers(0, 2**62))
+def test_the_seed_alone_decides(seed):
+    assert sample_demonstrations(HUMAN, MACHINE, seed=seed) == sample_demonstrations(
+        HUMAN, MACHINE, seed=seed
+    )
+
+
+def test_different_seeds_choose_and_order_differently():
+    orders = {tuple(sample_demonstrations(HUMAN, MACHINE, seed=seed)) for seed in range(50)}
+    assert len(orders) == 50
+
+
+def test_every_human_task_is_chosen_about_equally_often():
+    counts = dict.fromkeys(HUMAN, 0)
+    for seed in range(2000):
+        for demonstration in sample_demonstrations(HUMAN, [], seed=seed):
+            counts[demonstration.text] += 1
+    assert all(650 < count < 950 for count in counts.values())
+
+
+def test_too_few_seeds_give_fewer_demonstrations():
+    assert len(sample_demonstrations(HUMAN[:3], [], seed=0)) == 3
+
+
+def test_derived_seeds_do_not_repeat_and_fit_63_bits():
+    seeds = {
+        derive_seed(run, phase, round_, index)
+        for run in range(3)
+        for phase in ("instructions", "instances")
+        for round_ in range(12)
+        for index in range(12)
+    }
+    assert len(seeds) == 3 * 2 * 12 * 12
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_derived_seeds_are_fixed_for_ever():
+    assert derive_seed(0, "instructions", 0, 0) == 3089615567322360591

@@ -1,0 +1,157 @@
+"""The command line as a user meets it: a process, its output, its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_si.storage.run import Run
+
+ENVIRONMENT = os.environ | {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "COLUMNS": "200",
+    "PYTHONPATH": str(Path(__file__).parents[1]),
+}
+REPLAY = """
+target_instructions: 40
+generator: {engine: replay, model: null, cpus: 0.5}
+bootstrap: {prompts_per_round: 8, block_size: 4}
+dedup: {cosine: off}
+"""
+
+
+def ray_si(*arguments, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "ray_si", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=180,
+        check=False,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(REPLAY)
+    return path
+
+
+def assert_one_line_error(done, message):
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_help_shows_every_verb_and_examples():
+    text = ray_si("--help").stdout
+    assert all(verb in text for verb in ("build", "check", "status", "export"))
+    assert "ray-si build configs/quickstart.yaml" in ray_si("build", "--help").stdout
+
+
+def test_check_says_what_it_found(config):
+    done = ray_si("check", config)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "absent.yaml"], "absent.yaml: No such file"),
+        (["status", "absent"], "absent is not a run"),
+        (["export", "absent", "--format", "alpaca", "--to", "x"], "absent is not a run"),
+        (["build", "absent.yaml", "--out", "run"], "absent.yaml: No such file"),
+    ],
+)
+def test_wrong_paths_are_one_line(tmp_path, arguments, message):
+    assert_one_line_error(ray_si(*arguments, cwd=tmp_path), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("target=5", "did you mean target_instructions?"),
+        ("dedup.rouge=7", "dedup.rouge"),
+        ("seeds=absent.jsonl", "no seed tasks at absent.jsonl"),
+        ("generator.engine=transformers", "generator.model is needed"),
+        ("nonsense", "key=value"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_write_nothing(tmp_path, config, override, message):
+    done = ray_si("build", config, "--out", tmp_path / "run", "--set", override)
+    assert_one_line_error(done, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_place_is_refused(tmp_path, config):
+    (tmp_path / "occupied").write_text("a file")
+    done = ray_si("build", config, "--out", tmp_path / "occupied" / "run")
+    assert_one_line_error(done, "cannot be written")
+
+
+def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "ray_si", "build", str(config), "--out", str(run)]
+    slow = ["--set", "generator.replay.latency_s=1.5"]
+    process = subprocess.Popen(
+        command + slow, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(run.glob("bootstrap/round-00000/manifest.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on from there." in errors
+    assert "Traceback" not in errors
+    kept = {path: path.read_bytes() for path in run.glob("bootstrap/round-00000/*")}
+    assert json.loads(ray_si("status", run, "--json").stdout)["phase"] == "bootstrap"
+
+    done = ray_si("build", config, "--out", run)  # the latency is not part of the configuration
+    assert done.returncode == 0, done.stderr
+    assert all(path.read_bytes() == data for path, data in kept.items())
+    status = json.loads(ray_si("status", run, "--json").stdout)
+    assert set(status) >= {"phase", "target", "accepted", "rejected", "instances", "rows"}
+    assert (status["phase"], status["accepted"]) == ("done", 40)
+    assert "Sample rows" in done.stdout
+    assert f"{run}/data" in done.stdout
+
+    uninterrupted = tmp_path / "other"
+    assert ray_si("build", config, "--out", uninterrupted).returncode == 0
+    name = "data/train-00000-of-00001.parquet"
+    assert (run / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+    for format_, keys in (
+        ("alpaca", {"instruction", "input", "output"}),
+        ("messages", {"messages"}),
+        ("prompt-completion", {"prompt", "completion"}),
+    ):
+        done = ray_si("export", run, "--format", format_, "--to", tmp_path / "train")
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / "train" / f"{format_}.jsonl").read_text().splitlines()
+        assert len(lines) == status["rows"]
+        assert set(json.loads(lines[0])) == keys
+
+
+def test_an_unfinished_run_is_not_exported(tmp_path):
+    from ray_si.storage.seeds import load_seeds
+
+    header = {"config": {"target_instructions": 5}, "identity": {}}
+    Run.start(str(tmp_path / "run"), header, "fingerprint", load_seeds("bundled")[0])
+    done = ray_si("export", tmp_path / "run", "--format", "alpaca", "--to", tmp_path / "out")
+    assert_one_line_error(done, "is not finished")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,111 @@
+"""Configurations: what is accepted, what is refused and how it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_si.config import RunConfig, load_config, parse_config
+from ray_si.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_is_valid(path):
+    assert load_config(path).target_instructions > 0
+
+
+def test_paper_yaml_has_the_papers_numbers():
+    config = load_config(CONFIGS / "paper.yaml")
+    drawn = config.generator.sampling.instructions
+    assert (drawn.temperature, drawn.top_p, drawn.presence_penalty) == (0.7, 0.5, 2)
+    assert drawn.max_tokens == 1024
+    assert (config.bootstrap.demonstrations, config.bootstrap.machine_demonstrations) == (8, 2)
+    assert (config.dedup.rouge, config.dedup.cosine) == (0.7, None)
+    assert config.generator.sampling.classification.max_tokens == 3
+    assert config.generator.sampling.output_first.max_tokens == 300
+    assert config.generator.sampling.input_first.max_tokens == 350
+    assert config.generator.sampling.input_first.presence_penalty == 1.5
+    assert config.target_instructions == 52000
+    assert config.bootstrap.drop_unfinished == "all"
+    assert config.bootstrap.sentence_case
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sede": 1}, "no key sede (did you mean seed?)"),
+        ({"generator": {"replica": 2}}, "did you mean generator.replicas?"),
+        ({"replicas": 2}, "did you mean generator.replicas?"),
+        ({"dedup": {"rogue": 0.5}}, "did you mean dedup.rouge?"),
+        ({"target_instructions": 0}, "target_instructions: Input should be greater"),
+        ({"dedup": {"rouge": 1.5}}, "dedup.rouge"),
+        ({"dedup": {"cosine": 0}}, "dedup.cosine"),
+        ({"generator": {"engine": "gpt"}}, "'transformers' or 'replay'"),
+        ({"bootstrap": {"machine_demonstrations": 9}}, "more than demonstrations"),
+        ({"bootstrap": {"min_words": 9, "max_words": 8}}, "more than max_words"),
+        ({"generator": {"model": None}}, "generator.model is needed"),
+        ({"seed": 1, "output": "parquet"}, "output"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(values, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_cosine_off_switches_the_gate_off():
+    assert parse_config({"dedup": {"cosine": False}}).dedup.cosine is None
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "seed: [", "just text"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_overrides_are_dotted_yaml(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 3\n")
+    config = load_config(
+        path, ["generator.replicas=4", "dedup.cosine=off", "generator.sampling.input_first.top_k=7"]
+    )
+    assert config.seed == 3
+    assert config.generator.replicas == 4
+    assert config.dedup.cosine is None
+    assert config.generator.sampling.input_first.top_k == 7
+
+
+@pytest.mark.parametrize("override", ["seed", "=1", "seed.deep=1", "seed=[1"])
+def test_a_malformed_override_is_named(tmp_path, override):
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 3\n")
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(path, [override])
+
+
+def test_seeds_are_found_beside_the_configuration(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("{}")
+    (tmp_path / "run.yaml").write_text("seeds: mine.jsonl\n")
+    assert load_config(tmp_path / "run.yaml").seeds == str(tmp_path / "mine.jsonl")
+
+
+def test_the_fingerprint_ignores_placement_and_nothing_else():
+    base = RunConfig().fingerprint("seeds")
+    placed = parse_config(
+        {"generator": {"replicas": 9, "gpus": 1, "max_batch": 7, "replay": {"latency_s": 1}}}
+    )
+    assert placed.fingerprint("seeds") == base
+    assert RunConfig().fingerprint("other seeds") != base
+    for values in ({"seed": 1}, {"dedup": {"rouge": 0.6}}, {"bootstrap": {"lookahead": 0}}):
+        assert parse_config(values).fingerprint("seeds") != base

@@ -1,0 +1,28 @@
+"""Errors cross process boundaries unharmed."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+from ray_si import errors
+
+TREE = [
+    item
+    for _, item in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(item, errors.RaySIError)
+]
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_every_error_survives_pickling(kind):
+    copy = pickle.loads(pickle.dumps(kind("what to do about it")))
+    assert type(copy) is kind
+    assert str(copy) == "what to do about it"
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_the_docstring_draws_every_error(kind):
+    assert kind.__name__ in (errors.__doc__ or "")
