@@ -153,6 +153,8 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
     finally:
         if close:
+            # a round begun ahead may still run, and would report the lost connection at length
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             close()
 
 

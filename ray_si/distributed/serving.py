@@ -11,7 +11,7 @@ import numpy as np
 import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from ray_si.config import RunConfig
 from ray_si.engines import registry
@@ -160,31 +160,42 @@ def generate(app: str, requests: list[Request]) -> list[Completion]:
     are repeated in halves until the request that does it stands alone, and after a few tries that
     one comes back with finish_reason "error".
     """
-    handle = serve.get_app_handle(app)
     calls = [requests[i : i + _CALL_SIZE] for i in range(0, len(requests), _CALL_SIZE)]
-    responses = [handle.generate.remote(call) for call in calls]
-    completions: list[Completion] = []
-    for call, response in zip(calls, responses, strict=True):
-        completions += _result(handle, call, response, _ATTEMPTS)
+    completions = _together(app, calls, _ATTEMPTS)
     assert len(completions) == len(requests), "the generator lost rows"
     return completions
 
 
-def _result(handle: Any, call: list[Request], response: Any, attempts: int) -> list[Completion]:
-    try:
-        completions: list[Completion] = response.result()
-    except (RayActorError, RayTaskError) as error:
-        logger.warning("a generator replica failed (%s); %d to repeat", _short(error), len(call))
-        if len(call) > 1:
-            middle = len(call) // 2
-            halves = [call[:middle], call[middle:]]
-            again = [handle.generate.remote(half) for half in halves]
-            parts = [_result(handle, h, r, attempts) for h, r in zip(halves, again, strict=True)]
-            return parts[0] + parts[1]
-        if attempts == 1:
-            return [Completion("", "error", error=_short(error))]
-        return _result(handle, call, handle.generate.remote(call), attempts - 1)
+def _together(app: str, calls: list[list[Request]], attempts: int) -> list[Completion]:
+    """Send all calls, then gather their answers in order."""
+    handle = serve.get_app_handle(app)
+    responses = [handle.generate.remote(call) for call in calls]
+    completions: list[Completion] = []
+    for call, response in zip(calls, responses, strict=True):
+        try:
+            completions += response.result()
+        except (RayActorError, RayTaskError) as error:
+            logger.warning("a generator replica failed (%s); %d again", _short(error), len(call))
+            completions += _again(app, call, attempts, error)
     return completions
+
+
+def _again(
+    app: str, call: list[Request], attempts: int, error: RayActorError | RayTaskError
+) -> list[Completion]:
+    if len(call) > 1:
+        middle = len(call) // 2
+        return _together(app, [call[:middle], call[middle:]], attempts)
+    if attempts > 1:
+        return _together(app, [call], attempts - 1)
+    if not _is_up(app):  # an interrupted build, say; its rows must not be blamed for that
+        raise GenerationError("the generator was removed while it was needed") from error
+    return [Completion("", "error", error=_short(error))]
+
+
+def _is_up(app: str) -> bool:
+    status = serve.status().applications.get(app)
+    return status is not None and status.status != ApplicationStatus.DELETING
 
 
 def _short(error: Exception) -> str:

@@ -52,14 +52,14 @@ class ReplayEngine:
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`."""
-        rng = random.Random(request_key(request.prompt, request.seed))
+        key = request_key(request.prompt, request.seed)
         if self._latency_s:
             async with self._slots:
-                spread = math.exp(self._latency_sigma * rng.gauss(0, 1))
+                spread = math.exp(self._latency_sigma * random.Random(f"{key}/latency").gauss(0, 1))
                 await asyncio.sleep(self._latency_s * spread)
         if self._recording is not None:
             return self._recorded(request)
-        return write_answer(request, rng)
+        return write_answer(request, random.Random(key))
 
     def _recorded(self, request: Request) -> Completion:
         assert self._recording is not None

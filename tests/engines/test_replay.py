@@ -84,11 +84,12 @@ def test_scripted_instances_mostly_parse(output_first):
     assert 80 <= sum(map(bool, parsed)) < 100
 
 
-def test_latency_is_spent_in_slots():
+def test_latency_is_spent_in_slots_and_changes_no_answer():
     requests = _instruction_requests(20)
     began = time.perf_counter()
-    _ask(ReplayEngine(latency_s=0.02, slots=2), requests)
+    late = _ask(ReplayEngine(latency_s=0.02, slots=2), requests)
     assert time.perf_counter() - began >= 0.2  # 20 requests, 2 at a time, 0.02 s each
+    assert late == _ask(ReplayEngine(), requests)
 
 
 def test_recorded_answers_come_back(tmp_path):

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -166,33 +167,24 @@ def test_a_run_cut_short_anywhere_ends_with_the_same_bytes(finished, tmp_path, l
 
 
 def test_a_dead_replica_loses_nothing(finished, tmp_path, replay_config):
-    import os
-    import signal
-    import threading
-    import time
-
-    from ray.util.state import list_actors
-
     location, _ = finished
+    run = tmp_path / "run"
     replay_config["generator"] |= {"replicas": 2, "replay": {"latency_s": 0.4}}
     killed = []
 
-    def kill_one_replica():
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not killed:
-            if list((tmp_path / "run").glob("bootstrap/*/block-*.parquet")):
-                for actor in list_actors(filters=[("state", "=", "ALIVE")]):
-                    if "GeneratorReplica" in actor.class_name and not killed:
-                        os.kill(actor.pid, signal.SIGKILL)
-                        killed.append(actor.pid)
-            time.sleep(0.05)
+    def kill_one_replica(progress):
+        if killed or not list(run.glob("bootstrap/*/block-*.parquet")):
+            return
+        for process in psutil.process_iter(["cmdline"]):
+            title = " ".join(process.info["cmdline"] or [])
+            if title.startswith("ray::ServeReplica") and "GeneratorReplica" in title:
+                process.kill()
+                killed.append(title)
+                return
 
-    thread = threading.Thread(target=kill_one_replica)
-    thread.start()
-    build(parse_config(replay_config), str(tmp_path / "run"))
-    thread.join()
+    build(parse_config(replay_config), str(run), listen=kill_one_replica)
     assert killed
-    assert digests(tmp_path / "run") == digests(location)
+    assert digests(run) == digests(location)
 
 
 def test_a_run_of_another_configuration_is_refused_and_untouched(finished, replay_config):
