@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 
@@ -34,14 +33,19 @@ def write_table(objects: Objects, key: str, table: pa.Table) -> ShardInfo:
 
 
 def read_table(objects: Objects, key: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet object; KeyError where there is none."""
-    return pq.read_table(io.BytesIO(objects.get(key)), columns=columns)
+    """Read a Parquet object; KeyError where there is none.
+
+    On the calling thread alone: Arrow's pools, once started, can abort a short-lived process as it
+    exits (apache/arrow#34314).
+    """
+    with pq.ParquetFile(pa.BufferReader(objects.get(key))) as stored:
+        return stored.read(columns, use_threads=False)
 
 
 def _to_parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
+    buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    return buffer.getvalue().to_pybytes()
 
 
 def _to_jsonl(table: pa.Table) -> bytes:
