@@ -161,7 +161,9 @@ class Classification(_Section):
     """Phase 2: which instructions are classification tasks."""
 
     method: Literal["labels", "text"] = "labels"
-    """Compare the log-probabilities of Yes and No, or read a written answer."""
+    """Compare the log-probabilities of the two answers, or read a written one."""
+    threshold: float = 0.0
+    """Of labels: how much likelier (in log-probability) yes must be than no."""
 
 
 class Instances(_Section):

@@ -137,28 +137,25 @@ class Deduplicator:
             i for i, near in enumerate(best) if not self._rouge.exceeds(near.lcs, near.total)
         ]
         vectors = self._vectors(texts, survivors, embeddings)
-        lcs, totals = self._rouge.pairwise([encoded[i] for i in survivors])
+        lcs, totals = self._rouge.pairwise(encoded)
         pool_ids, pool_cosines = (
             self._embeddings.nearest(vectors)
             if vectors is not None and self._embeddings is not None
             else (np.full(len(survivors), -1), np.full(len(survivors), -1.0, np.float32))
         )
         pool_size = len(self._texts)
-        taken: list[int] = []  # rows among the survivors, in the order of their acceptance
+        accepted: list[int] = []
+        taken: list[int] = []  # their rows among the survivors
         nearest: list[Nearest] = []
         rejected: list[Duplicate] = []
-        rows = iter(range(len(survivors)))
+        row_of = {i: row for row, i in enumerate(survivors)}
         for i, near in enumerate(best):
+            for k, other in enumerate(accepted):
+                near.offer(pool_size + k, int(lcs[i, other]), int(totals[i, other]))
             if self._rouge.exceeds(near.lcs, near.total):
                 rejected.append(self._by_rouge(offset + i, near))
                 continue
-            row = next(rows)
-            for k, other in enumerate(taken):
-                near.offer(pool_size + k, int(lcs[row, other]), int(totals[row, other]))
-            if self._rouge.exceeds(near.lcs, near.total):
-                rejected.append(self._by_rouge(offset + i, near))
-                continue
-            cosine = None
+            row, cosine = row_of[i], None
             if vectors is not None and self._cosine is not None:
                 match, cosine = int(pool_ids[row]), float(pool_cosines[row])
                 if taken:
@@ -171,11 +168,11 @@ class Deduplicator:
                         Duplicate(offset + i, "cosine", match, self._texts[match], cosine)
                     )
                     continue
+            accepted.append(i)
             taken.append(row)
             match_text = self._texts[near.id] if near.id >= 0 else None
             nearest.append(Nearest(2 * near.lcs / near.total, match_text, cosine))
             self._texts.append(texts[i])
-        accepted = [survivors[row] for row in taken]
         self._rouge.add([encoded[i] for i in accepted])
         kept = None
         if vectors is not None:

@@ -26,8 +26,9 @@ def classify_block(table: pa.Table, *, app: str, config: RunConfig) -> pa.Table:
         params = config.generator.sampling.classification.params(prompt.stop)
         requests.append(Request(prompt.prompt, params, row["seed"], "classification", labels))
     completions = generate(app, requests)
+    threshold = config.classification.threshold
     columns = {
-        "is_classification": pa.array([_is_yes(c) for c in completions], pa.bool_()),
+        "is_classification": pa.array([_is_yes(c, threshold) for c in completions], pa.bool_()),
         "classification_answer": pa.array([c.error or c.text for c in completions], pa.string()),
         "classification_margin": pa.array([_margin(c) for c in completions], pa.float64()),
     }
@@ -36,9 +37,9 @@ def classify_block(table: pa.Table, *, app: str, config: RunConfig) -> pa.Table:
     return table
 
 
-def _is_yes(completion: Completion) -> bool:
+def _is_yes(completion: Completion, threshold: float) -> bool:
     margin = _margin(completion)
-    return bool(parse_classification(completion.text)) if margin is None else margin > 0
+    return bool(parse_classification(completion.text)) if margin is None else margin > threshold
 
 
 def _margin(completion: Completion) -> float | None:

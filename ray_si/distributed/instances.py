@@ -58,6 +58,7 @@ def write_instances_block(
             instances,
             limit=config.instances.max_per_instruction,
             quality=config.instances.quality_filters,
+            is_classification=row["is_classification"],
         )
         kept.append([asdict(instance) for instance in filtered.kept])
         rejected.append([asdict(i) | {"reason": reason} for i, reason in filtered.rejected])

@@ -169,7 +169,8 @@ def _asked(request: Request) -> str:
 
 def _classification(request: Request, rng: random.Random) -> Answer:
     pattern = r"whether|true or false|spam|\bor (?:negative|hard|culture|informal)\b"
-    return (" Yes" if re.search(pattern, _asked(request)) else " No"), "stop"
+    yes, no = request.labels or (" Yes", " No")
+    return (yes if re.search(pattern, _asked(request)) else no), "stop"
 
 
 def _sentence(rng: random.Random) -> str:

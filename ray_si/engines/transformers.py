@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -255,35 +256,38 @@ class TransformersEngine:
         return low
 
     def _score(self, batch: Sequence[_Waiting]) -> list[Completion]:
-        """Log-probability of each label after each prompt, all rows in one forward pass."""
+        """Log-probability of each label after each prompt, in one forward pass.
+
+        Labels that differ in their last token only share a row, so that Yes and No need one.
+        """
         labels = [
             self._tokenizer(label, add_special_tokens=False)["input_ids"]
             for label in batch[0].request.labels
         ]
-        rows = [waiting.prompt + label for waiting in batch for label in labels]
+        contexts = [[tuple(waiting.prompt + label[:-1]) for label in labels] for waiting in batch]
+        row_of = {row: i for i, row in enumerate(dict.fromkeys(chain.from_iterable(contexts)))}
         prefix = self._shared_prefix([waiting.prompt for waiting in batch])
-        ids, mask, cache, shared = self._prepare(rows, prefix)
-        keep = max(map(len, labels)) + 1
+        ids, mask, cache, shared = self._prepare([list(row) for row in row_of], prefix)
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         logits = self._model(
             input_ids=ids[:, shared:],
             attention_mask=mask,
             position_ids=positions[:, shared:],
             past_key_values=cache,
-            logits_to_keep=keep,
+            logits_to_keep=max(map(len, labels)),
         ).logits
-        logprobs = logits[:, :-1].float().log_softmax(-1)
-        targets = ids[:, -keep + 1 :]
-        token_scores = logprobs.gather(2, targets[:, :, None])[:, :, 0]
-        scores = [
-            float(token_scores[i, -len(labels[i % len(labels)]) :].sum()) for i in range(len(rows))
-        ]
+        logprobs = logits.float().log_softmax(-1)
         answers = []
-        for i, waiting in enumerate(batch):
-            own = tuple(scores[i * len(labels) : (i + 1) * len(labels)])
-            best = waiting.request.labels[own.index(max(own))]
+        for waiting, own_contexts in zip(batch, contexts, strict=True):
+            scores = []
+            for label, context in zip(labels, own_contexts, strict=True):
+                own = logprobs[row_of[context], -len(label) :]
+                scores.append(float(own[range(len(label)), label].sum()))
+            best = waiting.request.labels[scores.index(max(scores))]
             answers.append(
-                Completion(best, "stop", prompt_tokens=len(waiting.prompt), label_logprobs=own)
+                Completion(
+                    best, "stop", prompt_tokens=len(waiting.prompt), label_logprobs=tuple(scores)
+                )
             )
         return answers
 

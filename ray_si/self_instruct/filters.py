@@ -47,12 +47,12 @@ _OPENINGS = frozenset(
 )
 
 _POINTS_AT_INPUT = re.compile(
-    r"\b(?:the following|given (?:a|an|the|two|three)|(?:the|this|these|each) (?:given )?"
-    r"(?:sentences?|paragraph|passage|text|words?|list|article|review|email|e-mail|statements?|"
-    r"phrase|tweet|comment|code|poem|numbers|equation|expression|table|dialogue|conversation)"
-    r"(?: below| above)?)\b",
+    r"\b(?:the following|(?:this|these|those|given) \w+|\w+ (?:below|above)|"
+    r"(?:the|each) (?:given )?(?:sentences?|paragraph|passage|text|words?|list|article|review|email|e-mail|statements?|"
+    r"phrase|tweet|comment|code|poem|numbers|equation|expression|table|dialogue|conversation))\b",
     re.IGNORECASE,
 )
+_ANSWERS = frozenset(("yes", "no", "true", "false"))
 _SCAFFOLD = re.compile(r"\b(?:task|input|output|example ?\d*|class label|instruction)\s*:", re.I)
 _PLACEHOLDER = re.compile(r"\[[^\]\d]{2,40}\]|<[a-z _]{2,30}>|_{3,}", re.IGNORECASE)
 
@@ -132,12 +132,16 @@ def instance_reason(instance: Instance) -> str | None:
     return None
 
 
-def instance_quality_reason(instruction: str, instance: Instance) -> str | None:
+def instance_quality_reason(
+    instruction: str, instance: Instance, *, is_classification: bool = False
+) -> str | None:
     """Why an instance looks like a small model's slip, or None. English only; not in the paper.
 
     Codes: scaffolding (pieces of the prompt's form inside the text), placeholder, echo (the output
     repeats the instruction or the input), loop (the output repeats itself), missing_input (the
-    instruction points at an input that is not there).
+    instruction points at an input that is not there, or it is a classification task),
+    unknown_label (a classification task's output is none of yes, no, true and false, nor in the
+    instruction).
     """
     both = f"{instance.input}\n{instance.output}"
     if _SCAFFOLD.search(both):
@@ -151,13 +155,20 @@ def instance_quality_reason(instruction: str, instance: Instance) -> str | None:
     pairs = list(zip(words, words[1:], words[2:], strict=False))
     if len(pairs) > 8 and len(set(pairs)) < 0.7 * len(pairs):
         return "loop"
-    if not instance.input and _POINTS_AT_INPUT.search(instruction):
+    if not instance.input and (is_classification or _POINTS_AT_INPUT.search(instruction)):
         return "missing_input"
+    if is_classification and squeezed not in _ANSWERS and squeezed not in instruction.lower():
+        return "unknown_label"
     return None
 
 
 def filter_instances(
-    instruction: str, instances: Sequence[Instance], *, limit: int = 5, quality: bool = False
+    instruction: str,
+    instances: Sequence[Instance],
+    *,
+    limit: int = 5,
+    quality: bool = False,
+    is_classification: bool = False,
 ) -> FilteredInstances:
     """Apply the paper's instance filters in the original's order, keeping the first ``limit``.
 
@@ -171,7 +182,9 @@ def filter_instances(
     for instance in instances:
         reason = instance_reason(instance)
         if reason is None and quality:
-            reason = instance_quality_reason(instruction, instance)
+            reason = instance_quality_reason(
+                instruction, instance, is_classification=is_classification
+            )
         if reason:
             rejected.append((instance, reason))
         else:

@@ -58,9 +58,12 @@ def parse_instructions(
 
 
 def parse_classification(text: str) -> bool | None:
-    """Read a free-text answer: True for yes, False for no, None where it says neither."""
-    answer = re.match(r"\W*(yes|no)\b", text, re.IGNORECASE)
-    return None if answer is None else answer.group(1).lower() == "yes"
+    """Read a free-text answer: True for yes or classification, False for no or generation.
+
+    None where it begins with neither.
+    """
+    answer = re.match(r"\W*(?:(yes|classification)|no|generation)\b", text, re.IGNORECASE)
+    return None if answer is None else answer.group(1) is not None
 
 
 def _split_input_output(text: str) -> Instance:
@@ -81,7 +84,9 @@ def _parse_output_first(text: str) -> list[Instance]:
     instances = []
     for part in text.split(_LABEL)[1:]:
         label, _, rest = part.strip().partition("\n")
-        instances.append(Instance(rest.strip(), label.strip()))
+        heading = _INPUT.match(rest.strip())
+        text = rest.strip()[heading.end() :] if heading else rest
+        instances.append(Instance(text.strip(), label.strip()))
     return instances
 
 
@@ -89,7 +94,8 @@ def parse_instances(text: str, finish_reason: str, *, output_first: bool) -> lis
     """Read the instances of one completion, in order; an empty list where there is none.
 
     Input-first: parts headed "Example n", each "Input: ... Output: ...", or a single part without
-    heading. Output-first: "Class label: ..." and the input on the lines below. The last instance
+    heading. Output-first: "Class label: ..." and, on the lines below, the input, headed "Input:" or
+    not. The last instance
     is dropped where the model ran out of tokens. These are the original code's rules, quirks
     included: what stands between "Example" and "Output:" is the input, headed "Input:" or not.
     """

@@ -12,7 +12,7 @@ from ray_si.records import Prompt
 
 Style = Literal["completion", "chat"]
 
-LABELS = {"completion": (" Yes", " No"), "chat": ("Yes", "No")}
+LABELS = {"completion": (" classification", " generation"), "chat": ("Yes", "No")}
 """The continuations that are scored for "is it classification?", yes first."""
 
 
@@ -61,7 +61,7 @@ def instruction_prompt(
 
 
 def classification_prompt(instruction: str, *, style: Style) -> RenderedPrompt:
-    """Ask whether the instruction is a classification task; the answer begins with Yes or No."""
+    """Ask whether the instruction is a classification task; one of `LABELS` begins the answer."""
     text = _template(f"{style}_classification").strip()
     text = text.replace("{instruction}", _one_line(instruction))
     return RenderedPrompt(_as_turn(text) if style == "chat" else text, ("\n", "Task:"))

@@ -45,7 +45,8 @@ def read_table(objects: Objects, key: str, columns: list[str] | None = None) -> 
 def _to_parquet(table: pa.Table) -> bytes:
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue().to_pybytes()
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data
 
 
 def _to_jsonl(table: pa.Table) -> bytes:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from ray_si.dedup import Deduplicator
@@ -52,6 +52,7 @@ def test_rouge_l_equals_the_reference_implementation(a, b):
 
 
 @settings(max_examples=200, deadline=None)
+@example(["red red"], ["green", "red green"], 0.1, [])  # nearer in the batch than in the pool
 @given(
     st.lists(TEXTS, max_size=5),
     st.lists(TEXTS, max_size=14),

@@ -56,8 +56,8 @@ def test_scripted_instructions_are_numbered_on_from_the_prompt_and_slip_now_and_
 @pytest.mark.parametrize(
     ("instruction", "answer"),
     [
-        ("Decide whether the review of chess is positive or negative.", " Yes"),
-        ("Describe how to prepare tea.", " No"),
+        ("Decide whether the review of chess is positive or negative.", " classification"),
+        ("Describe how to prepare tea.", " generation"),
     ],
 )
 def test_labels_are_scored(instruction, answer):

@@ -96,6 +96,29 @@ def test_each_quality_heuristic_of_instances_has_its_reason(instance, reason):
     assert instance_quality_reason("Rewrite the sentence.", instance) == reason
 
 
+@pytest.mark.parametrize(
+    "instruction",
+    ["Improve this haiku.", "Reply to the message below.", "Which of the following is a fruit?"],
+)
+def test_instructions_that_point_at_an_input_need_one(instruction):
+    assert instance_quality_reason(instruction, Instance("", "A plum.")) == "missing_input"
+    assert instance_quality_reason("Name a fruit.", Instance("", "A plum.")) is None
+
+
+@pytest.mark.parametrize(
+    ("instance", "reason"),
+    [
+        (Instance("Late again.", "Negative"), None),
+        (Instance("Late again.", "yes."), None),
+        (Instance("Late again.", "Spam"), "unknown_label"),
+        (Instance("", "Negative"), "missing_input"),
+    ],
+)
+def test_classification_tasks_need_an_input_and_a_label_they_name(instance, reason):
+    instruction = "Is the review positive or negative?"
+    assert instance_quality_reason(instruction, instance, is_classification=True) == reason
+
+
 def test_conflicting_outputs_drop_everything():
     instances = [Instance("a", "1"), Instance("b", "2"), Instance("a", "3")]
     filtered = filter_instances("Do it.", instances)

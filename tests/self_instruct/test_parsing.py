@@ -55,6 +55,8 @@ def test_nothing_is_one_candidate_that_says_so(text):
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
+        (" classification", True),
+        ("Generation.", False),
         (" Yes", True),
         (" No", False),
         ("yes, it is", True),
@@ -90,6 +92,14 @@ def test_output_first_takes_the_label_line_and_the_rest():
         Instance("Hello,\nJo", "Ham"),
     ]
     assert parse_instances("no label", "stop", output_first=True) == []
+
+
+def test_output_first_inputs_lose_their_heading():
+    text = "Class label: Spam\nInput: You won!\nClass label: Ham\nInput 2: Hello,\nJo"
+    assert parse_instances(text, "stop", output_first=True) == [
+        Instance("You won!", "Spam"),
+        Instance("Hello,\nJo", "Ham"),
+    ]
 
 
 @pytest.mark.parametrize("output_first", [True, False])
