@@ -48,8 +48,9 @@ _OPENINGS = frozenset(
 
 _POINTS_AT_INPUT = re.compile(
     r"\b(?:the following|(?:this|these|those|given) \w+|\w+ (?:below|above)|"
-    r"(?:the|each) (?:given )?(?:sentences?|paragraph|passage|text|words?|list|article|review|email|e-mail|statements?|"
-    r"phrase|tweet|comment|code|poem|numbers|equation|expression|table|dialogue|conversation))\b",
+    r"(?:the|each) (?:given )?(?:sentences?|paragraph|passage|text|words?|list|article|review|"
+    r"email|e-mail|statements?|phrase|tweet|comment|code|poem|numbers|equation|expression|table|"
+    r"dialogue|conversation))\b(?! [\"'])",
     re.IGNORECASE,
 )
 _ANSWERS = frozenset(("yes", "no", "true", "false"))

@@ -102,7 +102,11 @@ def test_each_quality_heuristic_of_instances_has_its_reason(instance, reason):
 )
 def test_instructions_that_point_at_an_input_need_one(instruction):
     assert instance_quality_reason(instruction, Instance("", "A plum.")) == "missing_input"
-    assert instance_quality_reason("Name a fruit.", Instance("", "A plum.")) is None
+
+
+def test_quoted_words_and_general_questions_need_no_input():
+    for instruction in ("Name a fruit.", 'Define the word "drupe" by an example.'):
+        assert instance_quality_reason(instruction, Instance("", "A plum.")) is None
 
 
 @pytest.mark.parametrize(
