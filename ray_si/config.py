@@ -184,8 +184,15 @@ class Dedup(_Section):
     """Highest ROUGE-L F with any earlier instruction."""
     cosine: float | None = Field(0.9, gt=0, le=1)
     """Highest cosine similarity with any earlier instruction; off leaves this gate out."""
-    shards: Literal[1] = 1
-    """Parts of the pool, each searched by an actor of its own (only 1 for now)."""
+    tokenizer: Literal["reference", "unicode"] = "reference"
+    """What ROUGE-L compares: the paper's tokens (a-z, 0-9), or those of any script."""
+    embedding_index: str = "Flat"
+    """FAISS factory string of the cosine gate; all but Flat are approximate."""
+    most_similar: int = Field(0, ge=0, le=1000)
+    """Nearest earlier instructions kept with each accepted one, and its mean ROUGE-L with the whole
+    pool; compares it with the whole pool, about 60 ns a pair and core. 0 is off."""
+    shards: int = Field(1, ge=1)
+    """Parts of the pool, each searched by an actor of its own; 1 is searched by the driver."""
 
     @field_validator("cosine", mode="before")
     @classmethod

@@ -7,7 +7,8 @@ RaySIError
 │   ├── RunError             a run folder that is foreign, damaged, or of another configuration
 │   └── EngineError          an engine or model that is not there, or lacks its extra
 ├── NoProgressError        acceptance stayed near zero; what was accepted is kept
-└── GenerationError        the model replicas failed a block of requests for good
+├── GenerationError        the model replicas failed a block of requests for good
+└── GateError              a part of the gate was lost and could not be rebuilt
 
 Each takes one message, so every one of them survives pickling across Ray.
 """
@@ -43,3 +44,7 @@ class NoProgressError(RaySIError):
 
 class GenerationError(RaySIError):
     """Requests failed for good after every retry."""
+
+
+class GateError(RaySIError):
+    """A part of the gate's pool was lost and could not be rebuilt."""

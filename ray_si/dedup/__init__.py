@@ -1,5 +1,20 @@
-"""Global near-duplicate gates for instruction corpora: exact ROUGE-L, and embeddings."""
+"""Global near-duplicate gates for text corpora: exact ROUGE-L, and embeddings.
 
-from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Nearest
+A library of its own: nothing here knows of the rest of ray_si.
 
-__all__ = ["DedupResult", "Deduplicator", "Duplicate", "Nearest"]
+`RougeIndex` and `EmbeddingIndex` search, `Deduplicator` decides.
+"""
+
+from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Neighbours
+from ray_si.dedup.embedding_index import EmbeddingIndex
+from ray_si.dedup.rouge_index import RougeIndex, Similar
+
+__all__ = [
+    "DedupResult",
+    "Deduplicator",
+    "Duplicate",
+    "EmbeddingIndex",
+    "Neighbours",
+    "RougeIndex",
+    "Similar",
+]

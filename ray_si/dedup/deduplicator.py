@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ray_si.dedup.batch import Batch, Match
 from ray_si.dedup.embedding_index import EmbeddingIndex
-from ray_si.dedup.rouge_index import RougeIndex
+from ray_si.dedup.pool import LocalPool, Pool
+from ray_si.dedup.rouge_index import Similar
+from ray_si.dedup.tokens import Tokenizer
 
-_CHUNK = 1024
-"""Candidates decided together: bounds the matrix of their mutual scores."""
+_BATCH = 16_384
+"""Texts sent to the pool at once: bounds what is held beside it."""
 
 Encoder = Callable[[list[str]], np.ndarray]
 """Texts -> embeddings of shape (n, dimension)."""
@@ -21,7 +25,9 @@ Encoder = Callable[[list[str]], np.ndarray]
 class Duplicate:
     """A text that came too close to an earlier one.
 
-    ``reason`` is "rouge" or "cosine"; ``match_id`` is the earlier text's position in the pool.
+    ``index`` is its place in the batch; ``reason`` is "rouge" or "cosine"; ``match_id`` is the
+    position in the pool of ``match``, the nearest earlier text (the earliest of equals), and
+    ``score`` their ROUGE-L F or cosine. ``source`` is what `Deduplicator.add` was told of it.
     """
 
     index: int
@@ -29,166 +35,222 @@ class Duplicate:
     match_id: int
     match: str
     score: float
+    source: str | None = None
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """How close an accepted text came: ROUGE-L F and cosine of its nearest earlier texts."""
+class Neighbours:
+    """The nearest texts of an accepted one by ROUGE-L, whatever the threshold, nearest first.
 
-    rouge: float
-    rouge_match: str | None
-    cosine: float | None
+    ``mean`` is its mean ROUGE-L F with the whole pool before it.
+    """
+
+    texts: list[str]
+    scores: list[float]
+    mean: float
 
 
 @dataclass(frozen=True)
 class DedupResult:
     """What one batch came to.
 
-    ``accepted`` are indices into the batch, ascending; ``nearest`` is parallel to it, and so are
-    the rows of ``embeddings`` (None where the cosine gate is off). ``rejected`` is ascending too.
+    ``accepted`` are indices into the batch, ascending; parallel to it are the rows of
+    ``embeddings`` and ``cosines``, each text's highest cosine with an earlier one (None where the
+    cosine gate is off; -1 for the very first), and ``neighbours`` (None unless asked for).
+    ``rejected`` is ascending too.
     """
 
     accepted: list[int] = field(default_factory=list)
-    nearest: list[Nearest] = field(default_factory=list)
     rejected: list[Duplicate] = field(default_factory=list)
     embeddings: np.ndarray | None = None
-
-
-@dataclass
-class _Best:
-    """The nearest pool text of one candidate so far."""
-
-    id: int
-    lcs: int
-    total: int
-
-    def offer(self, id_: int, lcs: int, total: int) -> None:
-        if lcs * self.total > self.lcs * total:
-            self.id, self.lcs, self.total = id_, lcs, total
+    cosines: np.ndarray | None = None
+    neighbours: list[Neighbours] | None = None
 
 
 class Deduplicator:
     """Accepts a text if and only if it is far enough from all it accepted or was given before.
 
     A text is refused when its ROUGE-L F with an earlier one is above ``rouge``, or its cosine
-    similarity above ``cosine`` (None switches that gate off; otherwise ``encoder`` is needed).
-    Decisions equal those of comparing one by one in order, however the texts are cut into batches.
-    Embeddings are computed for the survivors of the ROUGE-L gate against the pool alone.
+    similarity above ``cosine`` (None switches that gate off; otherwise ``encoder`` or embeddings
+    are needed). Decisions equal those of comparing one by one in order, however the texts are cut
+    into batches. ROUGE-L comes first: embeddings are computed for what it lets pass against the
+    pool alone, and a text refused by either gate refuses nothing itself.
+
+    ``embedding_index`` is a FAISS factory string (all but "Flat" are approximate; the ROUGE-L gate
+    is exact in any case). ``most_similar`` asks for that many neighbours of each accepted text, at
+    the cost of comparing it with the whole pool. ``pool`` is where the texts live, in this process
+    by default.
+
+    Raises ValueError for thresholds outside (0, 1], an unknown tokenizer or factory string.
     """
 
     def __init__(
-        self, rouge: float = 0.7, cosine: float | None = 0.9, encoder: Encoder | None = None
+        self,
+        rouge: float = 0.7,
+        cosine: float | None = 0.9,
+        encoder: Encoder | None = None,
+        *,
+        tokenizer: Tokenizer = "reference",
+        embedding_index: str = "Flat",
+        most_similar: int = 0,
+        pool: Pool | None = None,
     ) -> None:
-        if cosine is not None and not 0 < cosine <= 1:
-            raise ValueError(f"cosine must lie in (0, 1], not {cosine}")
-        self._rouge = RougeIndex(rouge)
-        self._cosine = cosine
+        _check_cosine(cosine)
+        self._rouge, self._cosine, self._tokenizer = rouge, cosine, tokenizer
         self._encoder = encoder
-        self._embeddings: EmbeddingIndex | None = None
-        self._texts: list[str] = []
+        self._most_similar = most_similar
+        self._pool = LocalPool(rouge, tokenizer, embedding_index) if pool is None else pool
+        self._source_starts: list[int] = []  # ascending; parallel to the sources from there on
+        self._sources: list[str | None] = []
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._pool)
 
-    def add(self, texts: Sequence[str], embeddings: np.ndarray | None = None) -> None:
-        """Put texts into the pool without asking; ``embeddings`` spares the encoder the work."""
-        if not texts:
-            return
-        self._rouge.add(self._rouge.encode(texts))
-        self._texts.extend(texts)
-        if self._cosine is not None:
-            self._add_embeddings(self._encode(list(texts)) if embeddings is None else embeddings)
+    def add(
+        self,
+        texts: Sequence[str],
+        embeddings: np.ndarray | None = None,
+        source: str | None = None,
+    ) -> None:
+        """Put texts into the pool without asking, say because nothing may resemble them.
 
-    def _encode(self, texts: list[str]) -> np.ndarray:
-        if self._encoder is None:
-            raise ValueError("the cosine gate needs an encoder or embeddings")
-        return EmbeddingIndex.normalize(self._encoder(texts))
-
-    def _add_embeddings(self, embeddings: np.ndarray) -> None:
-        if self._embeddings is None:
-            self._embeddings = EmbeddingIndex(embeddings.shape[1])
-        self._embeddings.add(EmbeddingIndex.normalize(embeddings))
+        ``embeddings`` spares the encoder the work. ``source`` is told of every match with them.
+        Raises TypeError where a text is no string, ValueError where embeddings do not fit.
+        """
+        vectors = None
+        if self._cosine is not None and texts:
+            vectors = self._encode(texts) if embeddings is None else _fitting(embeddings, texts)
+        self._note_source(source)
+        for start in range(0, len(texts), _BATCH):
+            part = slice(start, start + _BATCH)
+            self._pool.add(texts[part], None if vectors is None else vectors[part])
 
     def filter(self, texts: Sequence[str], embeddings: np.ndarray | None = None) -> DedupResult:
         """Decide on a batch in order and add what is accepted to the pool.
 
         ``embeddings`` has a row for every text; without it the encoder is asked for those that
-        survive the ROUGE-L gate against the pool.
+        pass the ROUGE-L gate against the pool. Raises TypeError where a text is no string,
+        ValueError where embeddings do not fit; nothing is added then.
         """
-        parts = []
-        for start in range(0, len(texts), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            rows = None if embeddings is None else embeddings[part]
-            parts.append(self._filter_chunk(texts[part], rows, start))
-        kept = [part.embeddings for part in parts if part.embeddings is not None]
-        return DedupResult(
-            [i for part in parts for i in part.accepted],
-            [near for part in parts for near in part.nearest],
-            [duplicate for part in parts for duplicate in part.rejected],
-            np.concatenate(kept) if kept else None,
-        )
+        vectors = None if embeddings is None else _fitting(embeddings, texts)
+        self._note_source(None)
+        parts = [
+            self._filter(texts[start : start + _BATCH], vectors, start)
+            for start in range(0, len(texts), _BATCH)
+        ]
+        return _joined(parts)
 
-    def _filter_chunk(
+    def rethreshold(self, *, rouge: float | None = None, cosine: float | None = None) -> None:
+        """Use higher thresholds from the next batch on.
+
+        That is sound: what is in the pool keeps even the lower ones. Lower thresholds are refused
+        with ValueError, because the pool may hold texts that they would have kept out; filter the
+        texts again with a new gate instead.
+        """
+        _check_cosine(cosine)
+        if rouge is not None and rouge < self._rouge:
+            raise ValueError(f"rouge {rouge} is below the {self._rouge} the pool was made with")
+        if cosine is not None and (self._cosine is None or cosine < self._cosine):
+            raise ValueError(f"cosine {cosine} is below the {self._cosine} the pool was made with")
+        if rouge is not None:
+            self._pool.set_rouge(rouge)
+            self._rouge = rouge
+        self._cosine = self._cosine if cosine is None else cosine
+
+    def _filter(
         self, texts: Sequence[str], embeddings: np.ndarray | None, offset: int
     ) -> DedupResult:
-        encoded = self._rouge.encode(texts)
-        best = [_Best(*map(int, b)) for b in zip(*self._rouge.nearest(encoded), strict=True)]
-        survivors = [
-            i for i, near in enumerate(best) if not self._rouge.exceeds(near.lcs, near.total)
-        ]
-        vectors = self._vectors(texts, survivors, embeddings)
-        lcs, totals = self._rouge.pairwise(encoded)
-        pool_ids, pool_cosines = (
-            self._embeddings.nearest(vectors)
-            if vectors is not None and self._embeddings is not None
-            else (np.full(len(survivors), -1), np.full(len(survivors), -1.0, np.float32))
+        batch = Batch(texts, self._rouge, self._tokenizer)
+        by_rouge = self._pool.nearest_by_rouge(texts)
+        survivors = np.flatnonzero(by_rouge[0] < 0)
+        vectors = None
+        by_cosine = None
+        if self._cosine is not None and len(survivors):
+            vectors = (
+                self._encode([texts[i] for i in survivors.tolist()])
+                if embeddings is None
+                else embeddings[offset + survivors]
+            )
+            by_cosine = self._pool.nearest_by_cosine(vectors)
+        size = len(self._pool)
+        accepted, matches = batch.decide(size, by_rouge, self._cosine, vectors, by_cosine)
+        kept = [texts[i] for i in accepted]
+        rows = np.searchsorted(survivors, accepted)
+        result = DedupResult(
+            accepted=[offset + i for i in accepted],
+            rejected=self._explain(matches, size, kept, offset),
+            embeddings=None if vectors is None else vectors[rows],
+            cosines=None if vectors is None else batch.cosines[rows],
+            neighbours=self._neighbours(batch, kept, accepted) if self._most_similar else None,
         )
-        pool_size = len(self._texts)
-        accepted: list[int] = []
-        taken: list[int] = []  # their rows among the survivors
-        nearest: list[Nearest] = []
-        rejected: list[Duplicate] = []
-        row_of = {i: row for row, i in enumerate(survivors)}
-        for i, near in enumerate(best):
-            for k, other in enumerate(accepted):
-                near.offer(pool_size + k, int(lcs[i, other]), int(totals[i, other]))
-            if self._rouge.exceeds(near.lcs, near.total):
-                rejected.append(self._by_rouge(offset + i, near))
-                continue
-            row, cosine = row_of[i], None
-            if vectors is not None and self._cosine is not None:
-                match, cosine = int(pool_ids[row]), float(pool_cosines[row])
-                if taken:
-                    inner = vectors[taken] @ vectors[row]
-                    k = int(inner.argmax())
-                    if inner[k] > cosine:
-                        match, cosine = pool_size + k, float(inner[k])
-                if cosine > self._cosine:
-                    rejected.append(
-                        Duplicate(offset + i, "cosine", match, self._texts[match], cosine)
-                    )
-                    continue
-            accepted.append(i)
-            taken.append(row)
-            match_text = self._texts[near.id] if near.id >= 0 else None
-            nearest.append(Nearest(2 * near.lcs / near.total, match_text, cosine))
-            self._texts.append(texts[i])
-        self._rouge.add([encoded[i] for i in accepted])
-        kept = None
-        if vectors is not None:
-            kept = vectors[taken]
-            self._add_embeddings(kept)
-        return DedupResult([offset + i for i in accepted], nearest, rejected, kept)
+        self._pool.add(kept, result.embeddings)
+        return result
 
-    def _vectors(
-        self, texts: Sequence[str], survivors: list[int], embeddings: np.ndarray | None
-    ) -> np.ndarray | None:
-        if self._cosine is None or not survivors:
-            return None
-        if embeddings is not None:
-            return EmbeddingIndex.normalize(embeddings[survivors])
-        return self._encode([texts[i] for i in survivors])
+    def _explain(
+        self, matches: list[Match], size: int, kept: list[str], offset: int
+    ) -> list[Duplicate]:
+        known = iter(self._pool.texts([m.match_id for m in matches if m.match_id < size]))
+        return [
+            Duplicate(
+                offset + match.index,
+                match.reason,
+                match.match_id,
+                next(known) if match.match_id < size else kept[match.match_id - size],
+                match.score,
+                self._source_of(match.match_id),
+            )
+            for match in matches
+        ]
 
-    def _by_rouge(self, index: int, near: _Best) -> Duplicate:
-        match = self._texts[near.id] if near.id >= 0 else ""
-        return Duplicate(index, "rouge", near.id, match, 2 * near.lcs / near.total)
+    def _neighbours(self, batch: Batch, kept: list[str], accepted: list[int]) -> list[Neighbours]:
+        k, size, found = self._most_similar, len(self._pool), []
+        before = self._pool.most_similar(kept, k) if size else [Similar([], [], 0)] * len(kept)
+        within = batch.similar(accepted, k, size)
+        merged = [a.merged(b, k) for a, b in zip(before, within, strict=True)]
+        in_pool = sorted({id_ for similar in merged for id_ in similar.ids if id_ < size})
+        texts = dict(zip(in_pool, self._pool.texts(in_pool), strict=True))
+        texts |= {size + i: text for i, text in enumerate(kept)}
+        for i, similar in enumerate(merged):
+            names = [texts[id_] for id_ in similar.ids]
+            found.append(Neighbours(names, similar.scores, similar.mean(size + i)))
+        return found
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        if self._encoder is None:
+            raise ValueError("the cosine gate needs an encoder or embeddings")
+        return _fitting(self._encoder(list(texts)), texts)
+
+    def _note_source(self, source: str | None) -> None:
+        if not self._sources or self._sources[-1] != source:
+            self._source_starts.append(len(self))
+            self._sources.append(source)
+
+    def _source_of(self, id_: int) -> str | None:
+        return self._sources[bisect.bisect_right(self._source_starts, id_) - 1]
+
+
+def _check_cosine(cosine: float | None) -> None:
+    if cosine is not None and not 0 < cosine <= 1:
+        raise ValueError(f"cosine must lie in (0, 1], not {cosine}")
+
+
+def _fitting(embeddings: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    vectors = EmbeddingIndex.normalize(embeddings)
+    if len(vectors) != len(texts):
+        raise ValueError(f"there are {len(vectors)} embeddings for {len(texts)} texts")
+    return vectors
+
+
+def _joined(parts: list[DedupResult]) -> DedupResult:
+    if len(parts) == 1:
+        return parts[0]
+    embeddings = [part.embeddings for part in parts if part.embeddings is not None]
+    cosines = [part.cosines for part in parts if part.cosines is not None]
+    neighbours = [n for part in parts for n in part.neighbours or ()]
+    return DedupResult(
+        [i for part in parts for i in part.accepted],
+        [duplicate for part in parts for duplicate in part.rejected],
+        np.concatenate(embeddings) if embeddings else None,
+        np.concatenate(cosines) if cosines else None,
+        neighbours if any(part.neighbours is not None for part in parts) else None,
+    )

@@ -8,7 +8,6 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from ray_si.config import RunConfig, Sampling
@@ -23,6 +22,7 @@ from ray_si.self_instruct.filters import instruction_quality_reason, instruction
 from ray_si.self_instruct.parsing import Candidate, parse_instructions
 from ray_si.self_instruct.prompts import instruction_prompt
 from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
+from ray_si.storage.export import MOST_SIMILAR
 from ray_si.storage.objects import open_objects
 from ray_si.storage.run import Run, block_key, round_folder
 from ray_si.storage.shards import write_table
@@ -50,13 +50,17 @@ ACCEPTED = pa.schema(
         ("model", pa.string()),
         ("revision", pa.string()),
         ("mean_logprob", pa.float64()),
-        ("rouge", pa.float64()),
-        ("rouge_match", pa.string()),
+        ("most_similar", MOST_SIMILAR),
+        ("mean_rouge", pa.float64()),
         ("cosine", pa.float64()),
         ("embedding", pa.list_(pa.float32())),
     ]
 )
-"""An accepted instruction: where it came from, and its nearest earlier neighbours' scores."""
+"""An accepted instruction: where it came from, and how near earlier ones are.
+
+``cosine`` is the highest with any earlier one; ``most_similar`` and ``mean_rouge``, its mean
+ROUGE-L F with the whole pool, are null unless ``dedup.most_similar`` asks for them.
+"""
 
 REJECTED = pa.schema(
     [
@@ -118,14 +122,8 @@ class Bootstrap:
         self._machine: list[tuple[str, str]] = []
         self._pool_sizes: list[int] = []
         self._manifests = run.rounds()
-        gate.add([seed.instruction for seed in seeds])
-        for table in run.accepted(["id", "instruction", "embedding"]):
+        for table in run.accepted(["id", "instruction"]):
             self._extend_pool(table)
-            vectors = table["embedding"].to_pylist()
-            gate.add(
-                table["instruction"].to_pylist(),
-                np.array(vectors, np.float32) if vectors and vectors[0] is not None else None,
-            )
 
     def run(self) -> None:
         """Commit rounds until the target is reached.
@@ -297,7 +295,8 @@ class Bootstrap:
         accepted = []
         for k, i in enumerate(result.accepted[:room]):
             row, item = usable[i]
-            near = result.nearest[k]
+            near = result.neighbours[k] if result.neighbours else None
+            cosine = None if result.cosines is None else float(result.cosines[k])
             accepted.append(
                 {
                     "id": f"{row['request_id']}-{item.position:02d}",
@@ -311,9 +310,13 @@ class Bootstrap:
                     "model": generator.model or generator.engine,
                     "revision": generator.revision,
                     "mean_logprob": row["mean_logprob"],
-                    "rouge": near.rouge,
-                    "rouge_match": near.rouge_match,
-                    "cosine": near.cosine,
+                    "most_similar": near
+                    and [
+                        {"instruction": text, "rouge": score}
+                        for text, score in zip(near.texts, near.scores, strict=True)
+                    ],
+                    "mean_rouge": near and near.mean,
+                    "cosine": cosine,
                     "embedding": None if result.embeddings is None else result.embeddings[k],
                 }
             )

@@ -14,7 +14,6 @@ from typing import Any
 
 from ray_si import __version__
 from ray_si.config import RunConfig
-from ray_si.dedup import Deduplicator
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.engines import registry
 from ray_si.errors import ConfigError
@@ -102,6 +101,7 @@ def _write(
 ) -> None:
     """Phases 1 to 3, everything that needs the models."""
     from ray_si.distributed.bootstrap import Bootstrap
+    from ray_si.distributed.gate import open_gate
     from ray_si.distributed.instances import Instances
     from ray_si.distributed.serving import Serving
 
@@ -122,7 +122,7 @@ def _write(
                 )
             )
         if bootstrap_left:
-            gate = Deduplicator(config.dedup.rouge, config.dedup.cosine, serving.encode)
+            gate = stack.enter_context(open_gate(config, run, seeds, serving.encode))
             phase = Bootstrap(config, run, seeds, gate, serving.generator_app, reporter)
             with _clock(seconds, "bootstrap"):
                 phase.run()

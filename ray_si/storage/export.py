@@ -15,6 +15,8 @@ import pyarrow as pa
 from ray_si.errors import RunError
 from ray_si.storage.run import Run
 
+MOST_SIMILAR = pa.list_(pa.struct([("instruction", pa.string()), ("rouge", pa.float64())]))
+
 ROWS = pa.schema(
     [
         ("id", pa.string()),
@@ -29,19 +31,21 @@ ROWS = pa.schema(
         ("revision", pa.string()),
         ("request_seed", pa.int64()),
         ("instance_seed", pa.int64()),
-        ("rouge", pa.float64()),
-        ("rouge_match", pa.string()),
+        ("most_similar", MOST_SIMILAR),
+        ("mean_rouge", pa.float64()),
         ("cosine", pa.float64()),
     ]
 )
 """A training row: the instance, and where it came from.
 
-``rouge`` and ``cosine`` are the instruction's highest ROUGE-L F and cosine similarity with any
-earlier one, ``rouge_match`` that earlier instruction.
+``cosine`` is the instruction's highest cosine similarity with any earlier one; ``most_similar`` its
+nearest earlier instructions by ROUGE-L F, nearest first, and ``mean_rouge`` the mean over all of
+them, where the configuration asks for these.
 """
 
 _PROVENANCE = (
-    "round", "demonstrations", "model", "revision", "request_seed", "rouge", "rouge_match", "cosine"
+    "round", "demonstrations", "model", "revision", "request_seed",
+    "most_similar", "mean_rouge", "cosine",
 )  # fmt: skip
 
 

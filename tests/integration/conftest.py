@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +36,17 @@ def replay_values() -> dict:
         "target_instructions": TARGET,
         "generator": {"engine": "replay", "model": None, "cpus": 0.5},
         "bootstrap": {"prompts_per_round": 8, "block_size": 4, "classification_share": 0.25},
-        "dedup": {"cosine": None},
+        "dedup": {"cosine": None, "most_similar": 3},
         "instances": {"block_size": 16},
         "output": {"format": "both", "rows_per_shard": 40},
+    }
+
+
+def digests(location: Path, pattern: str = "data/*") -> dict[str, str]:
+    """SHA-256 of a run's files by name."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(location.glob(pattern))
     }
 
 

@@ -12,21 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_si.config import parse_config
-from ray_si.dedup.rouge_index import rouge_l
+from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.builder import build
 from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
-from tests.integration.conftest import TARGET, replay_values
+from tests.integration.conftest import TARGET, digests, replay_values
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-def digests(location: Path, pattern: str = "data/*") -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(location.glob(pattern))
-    }
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +61,12 @@ def test_no_two_accepted_instructions_are_too_close(finished):
     location, _ = finished
     pool = [seed.instruction for seed in load_seeds("bundled")[0]]
     for row in _accepted(location):
-        best = max(rouge_l(row["instruction"], other) for other in pool)
-        assert best <= 0.7
-        assert row["rouge"] == pytest.approx(best)
-        assert rouge_l(row["instruction"], row["rouge_match"]) == pytest.approx(best)
+        scores = [rouge_l(row["instruction"], other) for other in pool]
+        assert max(scores) <= 0.7
+        near = row["most_similar"]
+        assert [item["rouge"] for item in near] == sorted(scores, reverse=True)[:3]
+        assert near[0]["instruction"] == pool[scores.index(max(scores))]
+        assert row["mean_rouge"] == pytest.approx(sum(scores) / len(scores), abs=1e-12)
         pool.append(row["instruction"])
 
 

@@ -46,13 +46,15 @@ def test_the_14_completions_give_exactly_the_67_accepted_instructions(run, seeds
     assert [texts[i] for i in result.accepted] == [r["instruction"] for r in run["instructions"]]
 
 
-def test_nearest_scores_equal_the_published_ones(run, seeds):
-    gate = Deduplicator(rouge=0.7, cosine=None)
+def test_most_similar_and_mean_equal_the_published_ones(run, seeds):
+    gate = Deduplicator(rouge=0.7, cosine=None, most_similar=10)
     gate.add(seeds)
     result = gate.filter([row["instruction"] for row in run["instructions"]])
     assert len(result.accepted) == 67
-    for row, nearest in zip(run["instructions"], result.nearest, strict=True):
-        assert nearest.rouge == pytest.approx(max(row["most_similar"].values()), abs=1e-9)
+    for row, near in zip(run["instructions"], result.neighbours, strict=True):
+        published = sorted(row["most_similar"].values(), reverse=True)
+        assert near.scores == pytest.approx(published, abs=1e-9)
+        assert near.mean == pytest.approx(row["avg_similarity_score"], abs=1e-9)
 
 
 def test_eight_answers_read_as_yes(run):

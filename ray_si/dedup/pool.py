@@ -1,0 +1,87 @@
+"""What has been accepted so far, searchable both ways; and the interface that a sharded one has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ray_si.dedup.embedding_index import EmbeddingIndex
+from ray_si.dedup.rouge_index import RougeIndex, Similar
+from ray_si.dedup.segment import Best
+from ray_si.dedup.tokens import Tokenizer
+
+
+class Pool(Protocol):
+    """Texts with consecutive ids, in the order in which they were added."""
+
+    def __len__(self) -> int: ...
+
+    def add(self, texts: Sequence[str], embeddings: np.ndarray | None) -> None:
+        """Append texts; ``embeddings`` are normalized, shape (n, dimension)."""
+
+    def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
+        """The best match of each text above the threshold, the earliest of equals."""
+
+    def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (-1 where the pool is empty) and cosines of the nearest text, shape (n,)."""
+
+    def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
+        """The k nearest by ROUGE-L of each text, whatever the threshold."""
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """The texts with these ids."""
+
+    def set_rouge(self, threshold: float) -> None:
+        """Search with another, not lower, threshold from now on."""
+
+
+class LocalPool:
+    """A pool in this process."""
+
+    def __init__(
+        self,
+        rouge: float,
+        tokenizer: Tokenizer = "reference",
+        embedding_index: str = "Flat",
+        threads: int | None = None,
+    ) -> None:
+        self._rouge = RougeIndex(rouge, tokenizer, threads=threads)
+        self._factory = embedding_index
+        self._embeddings: EmbeddingIndex | None = None
+        self._texts: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def add(self, texts: Sequence[str], embeddings: np.ndarray | None) -> None:
+        """See `Pool`."""
+        if embeddings is not None and len(embeddings):
+            if self._embeddings is None:
+                self._embeddings = EmbeddingIndex(embeddings.shape[1], self._factory)
+            self._embeddings.add(embeddings)
+        self._rouge.add(texts)
+        self._texts.extend(texts)
+
+    def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
+        """See `Pool`."""
+        return self._rouge.best(self._rouge.encode(texts, grow=False))
+
+    def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Pool`."""
+        if self._embeddings is None:
+            return np.full(len(normalized), -1), np.full(len(normalized), -1.0)
+        return self._embeddings.nearest(normalized)
+
+    def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
+        """See `Pool`."""
+        return self._rouge.most_similar(texts, k)
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """See `Pool`."""
+        return [self._texts[i] for i in ids]
+
+    def set_rouge(self, threshold: float) -> None:
+        """See `Pool`."""
+        self._rouge.raise_threshold(threshold)

@@ -1,0 +1,384 @@
+"""An immutable part of a ROUGE-L index: postings of rare tokens, searched without loss.
+
+F > t bounds the length of a match, and, with both texts' tokens sorted rarest first, the places
+where their first common token can stand: a text of m tokens whose match must share ``a`` with it
+need look up its first m - a + 1 only, and meets there one of the match's first n - a + 1. Texts are
+numbered by length, so that a list of postings is a run for each length, and a posting carries its
+token's place and its text's signature, which refuses most entries without touching the text. What
+is left is compared by bit-parallel LCS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ray_si.dedup.rouge import (
+    SLOTS,
+    Threshold,
+    lcs,
+    load_block,
+    popcount,
+    signature,
+    signatures,
+    token_bit,
+)
+from ray_si.dedup.vocabulary import Encoded
+
+Best = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The best match of each query so far: ids (int64, -1 for none), LCS lengths, and summed token
+counts m+n (int64; 0 and 1 for none). Searching improves them in place."""
+
+
+class Segment:
+    """Texts with the ids ``first_id``, ``first_id + 1``, ...; see the module."""
+
+    def __init__(
+        self, encoded: Encoded, first_id: int, vocabulary_size: int, threshold: Threshold
+    ) -> None:
+        self.first_id = first_id
+        lengths = encoded.lengths
+        self._by_length = np.argsort(lengths, kind="stable").astype(np.int32)
+        ordered = encoded.take(self._by_length)
+        self._tokens, self._offsets = ordered.tokens, ordered.offsets
+        longest = int(lengths.max())
+        threshold.cover(longest)
+        self._length_starts = np.searchsorted(ordered.lengths, np.arange(longest + 2))
+        self._ranks = _rarest_first(self._tokens, vocabulary_size)
+        self._starts, self._texts, self._signatures, self._places = _postings(
+            self._tokens, self._offsets, self._ranks, threshold.prefix
+        )
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(a.nbytes for a in vars(self).values() if isinstance(a, np.ndarray))
+
+    def encoded(self) -> Encoded:
+        """Its texts, in the order of their ids."""
+        positions = np.empty_like(self._by_length)
+        positions[self._by_length] = np.arange(len(self), dtype=np.int32)
+        return Encoded(self._tokens, self._offsets).take(positions)
+
+    def search(self, queries: Encoded, part: slice, threshold: Threshold, best: Best) -> None:
+        """Improve ``best`` for the queries of this part, whose ids are of the same vocabulary."""
+        longest = int(queries.lengths[part].max(initial=0))
+        _search(
+            queries.tokens, queries.offsets, part.start, part.stop,
+            threshold.need, threshold.reach, threshold.shortest,
+            self._tokens, self._offsets, self._by_length, self.first_id, self._length_starts,
+            self._ranks, self._starts, self._texts, self._signatures, self._places,
+            np.zeros(len(self) if longest > 64 else 0, np.int32), *best,
+        )  # fmt: skip
+
+
+def scan(
+    queries: Encoded,
+    part: slice,
+    threshold: Threshold,
+    texts: Encoded,
+    bits: np.ndarray,
+    first_id: int,
+    best: Best,
+) -> None:
+    """`Segment.search` over texts without postings, for small numbers; ``bits`` their signatures.
+
+    Texts with ids ``first_id``, ``first_id + 1``, ...
+    """
+    _scan(
+        queries.tokens, queries.offsets, part.start, part.stop, threshold.need,
+        texts.tokens, texts.offsets, bits, first_id, *best,
+    )  # fmt: skip
+
+
+def near_pairs(
+    texts: Encoded, threshold: Threshold, among: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of texts j < i above the threshold, where ``among[j]``; ordered by i, then j.
+
+    Returns i, j and LCS lengths, int32. Compares every pair's signatures, so it is meant for some
+    thousand texts at most.
+    """
+    bits = signatures(texts.tokens, texts.offsets)
+    return _near_pairs(texts.tokens, texts.offsets, bits, among, threshold.need)  # type: ignore[no-any-return]
+
+
+def all_lcs(query: np.ndarray, texts: Encoded) -> np.ndarray:
+    """LCS length of one query with every text, int32, shape (n,)."""
+    return _all_lcs(query, texts.tokens, texts.offsets)  # type: ignore[no-any-return]
+
+
+# Building --------------------------------------------------------------------------------------
+
+
+def _rarest_first(tokens: np.ndarray, vocabulary_size: int) -> np.ndarray:
+    """Rank of each token id by its frequency here, rarest first (int32; -1 where it is absent)."""
+    counts = _frequencies(tokens, vocabulary_size)
+    present = np.flatnonzero(counts)
+    order = present[np.argsort(counts[present], kind="stable")]
+    ranks = np.full(vocabulary_size, -1, np.int32)
+    ranks[order] = np.arange(len(order), dtype=np.int32)
+    return ranks
+
+
+@njit(cache=True, nogil=True)
+def _frequencies(tokens: Any, size: Any) -> Any:
+    counts = np.zeros(size, np.int64)
+    for token in tokens:
+        counts[token] += 1
+    return counts
+
+
+@njit(cache=True, nogil=True)
+def _sort(values: Any) -> None:
+    if len(values) > 64:
+        values.sort()
+        return
+    for i in range(1, len(values)):
+        value, k = values[i], i
+        while k > 0 and values[k - 1] > value:
+            values[k] = values[k - 1]
+            k -= 1
+        values[k] = value
+
+
+@njit(cache=True, nogil=True)
+def _postings(tokens: Any, offsets: Any, ranks: Any, prefix: Any) -> Any:
+    """Postings of each text's prefix: list starts by rank, then texts, signatures, places."""
+    n = len(offsets) - 1
+    longest = 0
+    for i in range(n):
+        longest = max(longest, offsets[i + 1] - offsets[i])
+    row = np.empty(longest, np.int32)
+    starts = np.zeros(ranks.max() + 3 if len(ranks) else 2, np.int64)
+    for i in range(n):
+        m = offsets[i + 1] - offsets[i]
+        for k in range(m):
+            row[k] = ranks[tokens[offsets[i] + k]]
+        _sort(row[:m])
+        for k in range(prefix[m]):
+            if k == 0 or row[k] != row[k - 1]:
+                starts[row[k] + 2] += 1
+    for r in range(2, len(starts)):
+        starts[r] += starts[r - 1]
+    texts = np.empty(starts[-1], np.int32)
+    bits = np.empty(starts[-1], np.uint64)
+    places = np.empty(starts[-1], np.uint8)
+    for i in range(n):
+        text = tokens[offsets[i] : offsets[i + 1]]
+        m = len(text)
+        for k in range(m):
+            row[k] = ranks[text[k]]
+        _sort(row[:m])
+        own = signature(text)
+        for k in range(prefix[m]):
+            if k == 0 or row[k] != row[k - 1]:
+                p = starts[row[k] + 1]
+                starts[row[k] + 1] += 1
+                texts[p], bits[p] = i, own
+                places[p] = min(k, 255)  # a lower bound is all that the search needs
+    return starts[:-1].copy(), texts, bits, places
+
+
+# Searching -------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _lower_bound(values: Any, start: Any, end: Any, value: Any) -> Any:
+    while start < end:
+        middle = (start + end) >> 1
+        if values[middle] < value:
+            start = middle + 1
+        else:
+            end = middle
+    return start
+
+
+@njit(cache=True, nogil=True)
+def _needed(need: Any, total: Any, best_lcs: Any, best_total: Any) -> Any:
+    """The least LCS that is above the threshold and no worse than the best so far."""
+    if best_lcs == 0:
+        return need[total]
+    return max(need[total], (best_lcs * total + best_total - 1) // best_total)
+
+
+@njit(cache=True, nogil=True)
+def _improve(q: Any, found: Any, total: Any, id_: Any, ids: Any, lengths: Any, totals: Any) -> Any:
+    """Take a match that is nearer than the best, or as near and earlier; whether it was taken."""
+    mine, his = found * totals[q], lengths[q] * total
+    if mine > his or (mine == his and id_ < ids[q]):
+        ids[q], lengths[q], totals[q] = id_, found, total
+        return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _overlap(left: Any, right: Any) -> Any:
+    """Tokens in common, with multiplicity, of two sorted sequences."""
+    i = j = common = 0
+    while i < len(left) and j < len(right):
+        if left[i] == right[j]:
+            common += 1
+            i += 1
+            j += 1
+        elif left[i] < right[j]:
+            i += 1
+        else:
+            j += 1
+    return common
+
+
+@njit(cache=True, nogil=True)
+def _search(
+    q_tokens: Any, q_offsets: Any, begin: Any, end: Any,
+    need: Any, reach: Any, shortest: Any,
+    tokens: Any, offsets: Any, by_length: Any, first_id: Any, length_starts: Any,
+    ranks: Any, starts: Any, texts: Any, bits: Any, places: Any, seen: Any,
+    best_ids: Any, best_lcs: Any, best_totals: Any,
+) -> None:  # fmt: skip
+    keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
+    longest = len(length_starts) - 2
+    room = 0
+    for q in range(begin, end):
+        room = max(room, q_offsets[q + 1] - q_offsets[q])
+    row = np.empty(room, np.int32)
+    for q in range(begin, end):
+        query = q_tokens[q_offsets[q] : q_offsets[q + 1]]
+        m = len(query)
+        shortest_match = shortest[m]
+        if m == 0 or shortest_match > m or shortest_match > longest:
+            continue
+        first = length_starts[shortest_match]
+        known, own = 0, np.uint64(0)
+        for token in query:
+            if 0 <= token < len(ranks) and ranks[token] >= 0:
+                row[known] = ranks[token]
+                known += 1
+                own |= token_bit(token)
+        _sort(row[:known])
+        loaded = False
+        ordered = query  # sorted when a long query first needs it
+        for k in range(known):
+            if k > 0 and row[k] == row[k - 1]:
+                continue
+            left = known - k  # this token and those after it, the only ones that can be shared
+            longest_match = min(longest, reach[left] - m)
+            if longest_match < shortest_match:
+                break
+            p, stop = starts[row[k]], starts[row[k] + 1]
+            p = _lower_bound(texts, p, stop, first)
+            stop = _lower_bound(texts, p, stop, length_starts[longest_match + 1])
+            n, next_length, required = shortest_match - 1, 0, 0
+            while p < stop:
+                text = texts[p]
+                if text >= next_length:
+                    n += 1
+                    while length_starts[n + 1] <= text:
+                        n += 1
+                    next_length = length_starts[n + 1]
+                    required = _needed(need, m + n, best_lcs[q], best_totals[q])
+                    if required > left:
+                        break
+                if (
+                    places[p] <= n - required
+                    and popcount(own & ~bits[p]) <= known - required
+                    and popcount(bits[p] & ~own) <= n - required
+                ):
+                    other = tokens[offsets[text] : offsets[text + 1]]
+                    if m > 64:
+                        if seen[text] == q + 1:
+                            p += 1
+                            continue
+                        seen[text] = q + 1
+                        if not loaded:
+                            loaded, ordered = True, np.sort(query)
+                        found = 0
+                        if _overlap(ordered, np.sort(other)) >= required:
+                            found = lcs(query, other, False, keys, masks)
+                    else:
+                        if not loaded:
+                            loaded = True
+                            load_block(query, keys, masks)
+                        found = lcs(query, other, True, keys, masks)
+                    if found >= required and _improve(
+                        q, found, m + n, first_id + by_length[text],
+                        best_ids, best_lcs, best_totals,
+                    ):  # fmt: skip
+                        required = _needed(need, m + n, best_lcs[q], best_totals[q])
+                p += 1
+
+
+@njit(cache=True, nogil=True)
+def _scan(
+    q_tokens: Any, q_offsets: Any, begin: Any, end: Any, need: Any,
+    tokens: Any, offsets: Any, bits: Any, first_id: Any,
+    best_ids: Any, best_lcs: Any, best_totals: Any,
+) -> None:  # fmt: skip
+    keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
+    for q in range(begin, end):
+        query = q_tokens[q_offsets[q] : q_offsets[q + 1]]
+        m, own, loaded = len(query), signature(query), False
+        for text in range(len(bits)):
+            n = offsets[text + 1] - offsets[text]
+            required = need[m + n]
+            if (
+                required > min(m, n)
+                or popcount(own & ~bits[text]) > m - required
+                or popcount(bits[text] & ~own) > n - required
+                or _needed(need, m + n, best_lcs[q], best_totals[q]) > min(m, n)
+            ):
+                continue
+            if not loaded and m <= 64:
+                loaded = True
+                load_block(query, keys, masks)
+            found = lcs(query, tokens[offsets[text] : offsets[text + 1]], loaded, keys, masks)
+            if found >= required:
+                _improve(q, found, m + n, first_id + text, best_ids, best_lcs, best_totals)
+
+
+@njit(cache=True, nogil=True)
+def _near_pairs(tokens: Any, offsets: Any, bits: Any, among: Any, need: Any) -> Any:
+    keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
+    n_texts = len(bits)
+    room = n_texts * (n_texts - 1) // 2  # untouched pages cost nothing
+    later, earlier = np.empty(room, np.int32), np.empty(room, np.int32)
+    lengths = np.empty(room, np.int32)
+    count = 0
+    for i in range(n_texts):
+        text = tokens[offsets[i] : offsets[i + 1]]
+        m, loaded = len(text), False
+        for j in range(i):
+            n = offsets[j + 1] - offsets[j]
+            required = need[m + n]
+            if (
+                not among[j]
+                or required > min(m, n)
+                or popcount(bits[i] & ~bits[j]) > m - required
+                or popcount(bits[j] & ~bits[i]) > n - required
+            ):
+                continue
+            if not loaded and m <= 64:
+                loaded = True
+                load_block(text, keys, masks)
+            found = lcs(text, tokens[offsets[j] : offsets[j + 1]], loaded, keys, masks)
+            if found >= required:
+                later[count], earlier[count], lengths[count] = i, j, found
+                count += 1
+    return later[:count].copy(), earlier[:count].copy(), lengths[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _all_lcs(query: Any, tokens: Any, offsets: Any) -> Any:
+    keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
+    found = np.empty(len(offsets) - 1, np.int32)
+    loaded = len(query) <= 64
+    if loaded:
+        load_block(query, keys, masks)
+    for i in range(len(found)):
+        found[i] = lcs(query, tokens[offsets[i] : offsets[i + 1]], loaded, keys, masks)
+    return found
