@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow lint bench bench-gate clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +32,9 @@ lint: $(VENV)/.installed ## ruff and mypy
 
 bench: $(VENV)/.installed ## where the time of a build goes
 	$(BIN)/python benchmarks/pipeline.py --write
+
+bench-gate: $(VENV)/.installed ## the ROUGE-L gate beside others, up to ten million texts
+	$(BIN)/python benchmarks/gate.py --large --write
 
 clean: ## remove .venv and runs
 	rm -rf $(VENV) runs
