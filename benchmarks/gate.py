@@ -313,6 +313,7 @@ def batches(pool: int, shards: int) -> tuple[dict[str, Any], list[list[int]]]:
 
     if shards:
         import ray
+
         from ray_si.distributed.gate import ShardedDeduplicator
 
         ray.init(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None)  # a first call may compile
+settings.load_profile("default")
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data"
 

@@ -2,10 +2,10 @@
 
 F > t bounds the length of a match, and, with both texts' tokens sorted rarest first, the places
 where their first common token can stand: a text of m tokens whose match must share ``a`` with it
-need look up its first m - a + 1 only, and meets there one of the match's first n - a + 1. Texts are
-numbered by length, so that a list of postings is a run for each length, and a posting carries its
-token's place and its text's signature, which refuses most entries without touching the text. What
-is left is compared by bit-parallel LCS.
+need look up its first m - a + 1 only, and meets there one of the match's first n - a + 1. A list of
+postings is ordered by text length and then by the token's place, so that what can match are some
+entries in a row for each length; their texts' signatures refuse most of them without touching the
+texts. What is left is compared by bit-parallel LCS.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from ray_si.dedup.rouge import (
 )
 from ray_si.dedup.vocabulary import Encoded
 
+_MANY = 255
+"""From this length or place on, a posting's key does not tell them apart."""
+
 Best = tuple[np.ndarray, np.ndarray, np.ndarray]
 """The best match of each query so far: ids (int64, -1 for none), LCS lengths, and summed token
 counts m+n (int64; 0 and 1 for none). Searching improves them in place."""
@@ -43,11 +46,10 @@ class Segment:
         self._by_length = np.argsort(lengths, kind="stable").astype(np.int32)
         ordered = encoded.take(self._by_length)
         self._tokens, self._offsets = ordered.tokens, ordered.offsets
-        longest = int(lengths.max())
-        threshold.cover(longest)
-        self._length_starts = np.searchsorted(ordered.lengths, np.arange(longest + 2))
+        self._longest = int(lengths.max())
+        threshold.cover(self._longest)
         self._ranks = _rarest_first(self._tokens, vocabulary_size)
-        self._starts, self._texts, self._signatures, self._places = _postings(
+        self._starts, self._texts, self._signatures, self._keys = _postings(
             self._tokens, self._offsets, self._ranks, threshold.prefix
         )
 
@@ -71,8 +73,8 @@ class Segment:
         _search(
             queries.tokens, queries.offsets, part.start, part.stop,
             threshold.need, threshold.reach, threshold.shortest,
-            self._tokens, self._offsets, self._by_length, self.first_id, self._length_starts,
-            self._ranks, self._starts, self._texts, self._signatures, self._places,
+            self._tokens, self._offsets, self._by_length, self.first_id, self._longest,
+            self._ranks, self._starts, self._texts, self._signatures, self._keys,
             np.zeros(len(self) if longest > 64 else 0, np.int32), *best,
         )  # fmt: skip
 
@@ -149,40 +151,52 @@ def _sort(values: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def _postings(tokens: Any, offsets: Any, ranks: Any, prefix: Any) -> Any:
-    """Postings of each text's prefix: list starts by rank, then texts, signatures, places."""
-    n = len(offsets) - 1
-    longest = 0
-    for i in range(n):
-        longest = max(longest, offsets[i + 1] - offsets[i])
-    row = np.empty(longest, np.int32)
+    """Postings of each text's prefix, by rank: where lists start, then texts, signatures, keys.
+
+    A list is ordered by `_key`: text length, then the token's place among the sorted tokens.
+    """
+    n_texts = len(offsets) - 1
     starts = np.zeros(ranks.max() + 3 if len(ranks) else 2, np.int64)
-    for i in range(n):
-        m = offsets[i + 1] - offsets[i]
-        for k in range(m):
-            row[k] = ranks[tokens[offsets[i] + k]]
-        _sort(row[:m])
-        for k in range(prefix[m]):
-            if k == 0 or row[k] != row[k - 1]:
-                starts[row[k] + 2] += 1
-    for r in range(2, len(starts)):
-        starts[r] += starts[r - 1]
-    texts = np.empty(starts[-1], np.int32)
-    bits = np.empty(starts[-1], np.uint64)
-    places = np.empty(starts[-1], np.uint8)
-    for i in range(n):
-        text = tokens[offsets[i] : offsets[i + 1]]
-        m = len(text)
-        for k in range(m):
-            row[k] = ranks[text[k]]
-        _sort(row[:m])
-        own = signature(text)
-        for k in range(prefix[m]):
-            if k == 0 or row[k] != row[k - 1]:
-                p = starts[row[k] + 1]
-                starts[row[k] + 1] += 1
-                texts[p], bits[p] = i, own
-                places[p] = min(k, 255)  # a lower bound is all that the search needs
-    return starts[:-1].copy(), texts, bits, places
+    texts, bits, keys = np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, np.uint16)
+    for filling in range(2):
+        begin = 0
+        while begin < n_texts:  # the texts of one length
+            n = offsets[begin + 1] - offsets[begin]
+            end = begin + 1
+            while end < n_texts and offsets[end + 1] - offsets[end] == n:
+                end += 1
+            rows = np.empty((end - begin, n), np.int32)
+            own = signatures(tokens, offsets[begin : end + 1])
+            for i in range(begin, end):
+                row = rows[i - begin]
+                for k in range(n):
+                    row[k] = ranks[tokens[offsets[i] + k]]
+                _sort(row)
+            for k in range(prefix[n]):
+                for i in range(end - begin):
+                    rank = rows[i, k]
+                    if k > 0 and rank == rows[i, k - 1]:
+                        continue
+                    if filling:
+                        p = starts[rank + 1]
+                        starts[rank + 1] += 1
+                        texts[p], bits[p], keys[p] = begin + i, own[i], _key(n, k)
+                    else:
+                        starts[rank + 2] += 1
+            begin = end
+        if not filling:
+            for r in range(2, len(starts)):
+                starts[r] += starts[r - 1]
+            total = starts[-1]
+            texts, bits = np.empty(total, np.int32), np.empty(total, np.uint64)
+            keys = np.empty(total, np.uint16)
+    return starts[:-1].copy(), texts, bits, keys
+
+
+@njit(cache=True, nogil=True)
+def _key(length: Any, place: Any) -> Any:
+    """Length and place in 16 bits; 255 stands for all from there on, -1 for a negative place."""
+    return np.int64(min(length, _MANY)) << 8 | min(place, _MANY)
 
 
 # Searching -------------------------------------------------------------------------------------
@@ -190,6 +204,7 @@ def _postings(tokens: Any, offsets: Any, ranks: Any, prefix: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _lower_bound(values: Any, start: Any, end: Any, value: Any) -> Any:
+    """The first place from ``start`` on whose value is at least this."""
     while start < end:
         middle = (start + end) >> 1
         if values[middle] < value:
@@ -197,6 +212,16 @@ def _lower_bound(values: Any, start: Any, end: Any, value: Any) -> Any:
         else:
             end = middle
     return start
+
+
+@njit(cache=True, nogil=True)
+def _skip(values: Any, start: Any, end: Any, value: Any) -> Any:
+    """`_lower_bound`, in steps that double: fast where the place is near."""
+    step = 1
+    while start + step < end and values[start + step] < value:
+        start += step
+        step <<= 1
+    return _lower_bound(values, start, min(start + step, end), value)
 
 
 @njit(cache=True, nogil=True)
@@ -237,12 +262,11 @@ def _overlap(left: Any, right: Any) -> Any:
 def _search(
     q_tokens: Any, q_offsets: Any, begin: Any, end: Any,
     need: Any, reach: Any, shortest: Any,
-    tokens: Any, offsets: Any, by_length: Any, first_id: Any, length_starts: Any,
-    ranks: Any, starts: Any, texts: Any, bits: Any, places: Any, seen: Any,
+    tokens: Any, offsets: Any, by_length: Any, first_id: Any, longest: Any,
+    ranks: Any, starts: Any, texts: Any, bits: Any, keys: Any, seen: Any,
     best_ids: Any, best_lcs: Any, best_totals: Any,
 ) -> None:  # fmt: skip
-    keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
-    longest = len(length_starts) - 2
+    table, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
     room = 0
     for q in range(begin, end):
         room = max(room, q_offsets[q + 1] - q_offsets[q])
@@ -253,7 +277,6 @@ def _search(
         shortest_match = shortest[m]
         if m == 0 or shortest_match > m or shortest_match > longest:
             continue
-        first = length_starts[shortest_match]
         known, own = 0, np.uint64(0)
         for token in query:
             if 0 <= token < len(ranks) and ranks[token] >= 0:
@@ -271,46 +294,46 @@ def _search(
             if longest_match < shortest_match:
                 break
             p, stop = starts[row[k]], starts[row[k] + 1]
-            p = _lower_bound(texts, p, stop, first)
-            stop = _lower_bound(texts, p, stop, length_starts[longest_match + 1])
-            n, next_length, required = shortest_match - 1, 0, 0
+            p = _lower_bound(keys, p, stop, _key(shortest_match, 0))
             while p < stop:
-                text = texts[p]
-                if text >= next_length:
-                    n += 1
-                    while length_starts[n + 1] <= text:
-                        n += 1
-                    next_length = length_starts[n + 1]
-                    required = _needed(need, m + n, best_lcs[q], best_totals[q])
-                    if required > left:
-                        break
-                if (
-                    places[p] <= n - required
-                    and popcount(own & ~bits[p]) <= known - required
-                    and popcount(bits[p] & ~own) <= n - required
-                ):
-                    other = tokens[offsets[text] : offsets[text + 1]]
-                    if m > 64:
-                        if seen[text] == q + 1:
-                            p += 1
-                            continue
-                        seen[text] = q + 1
-                        if not loaded:
-                            loaded, ordered = True, np.sort(query)
-                        found = 0
-                        if _overlap(ordered, np.sort(other)) >= required:
-                            found = lcs(query, other, False, keys, masks)
-                    else:
-                        if not loaded:
-                            loaded = True
-                            load_block(query, keys, masks)
-                        found = lcs(query, other, True, keys, masks)
-                    if found >= required and _improve(
-                        q, found, m + n, first_id + by_length[text],
-                        best_ids, best_lcs, best_totals,
-                    ):  # fmt: skip
-                        required = _needed(need, m + n, best_lcs[q], best_totals[q])
-                p += 1
+                n = np.int64(keys[p] >> 8)
+                if n == _MANY:
+                    n = offsets[texts[p] + 1] - offsets[texts[p]]
+                if n > longest_match:
+                    break
+                required = _needed(need, m + n, best_lcs[q], best_totals[q])
+                if required > left:
+                    break
+                last_key = _key(n, n - required)
+                run_end = stop if n < _MANY else p + 1  # longer texts are looked at one by one
+                while p < run_end and keys[p] <= last_key:
+                    if (
+                        popcount(own & ~bits[p]) <= known - required
+                        and popcount(bits[p] & ~own) <= n - required
+                    ):
+                        text = texts[p]
+                        other = tokens[offsets[text] : offsets[text + 1]]
+                        if m > 64:
+                            found = 0
+                            if seen[text] != q + 1:
+                                seen[text] = q + 1
+                                if not loaded:
+                                    loaded, ordered = True, np.sort(query)
+                                if _overlap(ordered, np.sort(other)) >= required:
+                                    found = lcs(query, other, False, table, masks)
+                        else:
+                            if not loaded:
+                                loaded = True
+                                load_block(query, table, masks)
+                            found = lcs(query, other, True, table, masks)
+                        if found >= required and _improve(
+                            q, found, m + n, first_id + by_length[text],
+                            best_ids, best_lcs, best_totals,
+                        ):  # fmt: skip
+                            required = _needed(need, m + n, best_lcs[q], best_totals[q])
+                            last_key = _key(n, n - required)
+                    p += 1
+                p = _skip(keys, p, stop, _key(n + 1, 0)) if n < _MANY else max(p, run_end)
 
 
 @njit(cache=True, nogil=True)

@@ -29,7 +29,7 @@ def in_batches(gate, texts, cuts, vectors=None):
     return accepted, rejected, cosines
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example(["red red"], ["green", "red green"], 0.1, [], 1024)  # nearer in the batch than the pool
 @given(corpora(max_size=8), corpora(), THRESHOLDS, CUTS, st.sampled_from([1, 3, 1024]))
 def test_decisions_equal_the_slow_loop_for_any_batches(pool, texts, threshold, cuts, chunk):
@@ -62,7 +62,7 @@ def slow_cosine(vectors, pool_size, threshold):
     return accepted, nearest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([0.3, 0.6, 0.9]),
@@ -134,7 +134,7 @@ def test_batches_too_large_for_one_go_are_decided_alike(cosine):
         assert whole.cosines is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpora(max_size=8), corpora(), CUTS)
 def test_neighbours_equal_ranking_all_earlier_texts(pool, texts, cuts):
     gate = Deduplicator(rouge=0.7, cosine=None, most_similar=3)

@@ -25,7 +25,7 @@ def slow_nearest(pool, query):
     return int(np.argmax(cosines)), max(cosines)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.sampled_from([4, 33]), st.lists(st.integers(0, 60), max_size=4))
 def test_the_nearest_does_not_depend_on_batches(seed, dimension, cuts):
     vectors = unit_vectors(60, dimension, seed)

@@ -37,7 +37,7 @@ def test_rouge_l_equals_the_reference_implementation(a, b):
     assert rouge_l(a, b) == pytest.approx(reference, abs=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example([], [], 0.7, 1, 7)
 @example(["red"], ["red"], 1.0, 1, 1)
 @given(corpora(), corpora(), THRESHOLDS, st.integers(1, 40), st.sampled_from(TAILS))
@@ -128,7 +128,7 @@ def test_the_threshold_itself_is_not_above_it():
     assert index.search(["a b c d e f g h y z"])[1].tolist() == [0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(corpora(), corpora(max_size=5), st.integers(1, 12), st.sampled_from(TAILS))
 def test_most_similar_equals_ranking_every_text(pool, queries, k, tail):
     index = indexed(pool, 0.7, tail=tail)

@@ -78,7 +78,7 @@ def gates(ray_session):
         yield two, three
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(corpora(max_size=6), corpora(), st.integers(0, 20))
 def test_decisions_equal_the_slow_loop(gates, pool, texts, cut):
     for gate in gates:
