@@ -16,10 +16,10 @@ from ray_si.dedup.segment import Best, Segment, all_lcs, scan
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.dedup.vocabulary import Encoded, Vocabulary
 
-_TAIL = 2048
+_TAIL = 1024
 """Texts kept without postings: comparing all their signatures takes about a microsecond."""
 
-_SLICE = 256
+_SLICE = 512
 """Queries a thread takes at a time."""
 
 _MEAN_UNIT = 1 << 40
@@ -62,7 +62,7 @@ class RougeIndex:
     Exact: F = 2·LCS/(m+n) on tokens, compared with the threshold in integers, for texts of any
     length. Incremental: the last texts added are scanned as they are; from some thousand on they
     become a segment of their own, and segments are merged when they are of similar size, so each
-    text is indexed again about log2(n / 2048) times in all. Not for several threads at once;
+    text is indexed again about log2(n / 1024) times in all. Not for several threads at once;
     `search` uses ``threads`` of its own (default: the cores this process may use).
 
     Raises ValueError for a threshold outside (0, 1] or an unknown tokenizer.

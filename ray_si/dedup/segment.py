@@ -93,8 +93,8 @@ def scan(
     Texts with ids ``first_id``, ``first_id + 1``, ...
     """
     _scan(
-        queries.tokens, queries.offsets, part.start, part.stop, threshold.need,
-        texts.tokens, texts.offsets, bits, first_id, *best,
+        queries.tokens, queries.offsets, part.start, part.stop,
+        threshold.need, threshold.shortest, texts.tokens, texts.offsets, bits, first_id, *best,
     )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def near_pairs(
     thousand texts at most.
     """
     bits = signatures(texts.tokens, texts.offsets)
-    return _near_pairs(texts.tokens, texts.offsets, bits, among, threshold.need)  # type: ignore[no-any-return]
+    return _near_pairs(texts.tokens, texts.offsets, bits, among, threshold.need, threshold.shortest)  # type: ignore[no-any-return]
 
 
 def all_lcs(query: np.ndarray, texts: Encoded) -> np.ndarray:
@@ -337,8 +337,14 @@ def _search(
 
 
 @njit(cache=True, nogil=True)
+def _most_missing(m: Any, need: Any, shortest: Any) -> Any:
+    """How many tokens of a text of m a match may lack; negative where nothing can match."""
+    return m - need[m + shortest[m]] if shortest[m] <= m else -1
+
+
+@njit(cache=True, nogil=True)
 def _scan(
-    q_tokens: Any, q_offsets: Any, begin: Any, end: Any, need: Any,
+    q_tokens: Any, q_offsets: Any, begin: Any, end: Any, need: Any, shortest: Any,
     tokens: Any, offsets: Any, bits: Any, first_id: Any,
     best_ids: Any, best_lcs: Any, best_totals: Any,
 ) -> None:  # fmt: skip
@@ -346,15 +352,13 @@ def _scan(
     for q in range(begin, end):
         query = q_tokens[q_offsets[q] : q_offsets[q + 1]]
         m, own, loaded = len(query), signature(query), False
+        most = _most_missing(m, need, shortest)
         for text in range(len(bits)):
+            if popcount(own & ~bits[text]) > most:
+                continue
             n = offsets[text + 1] - offsets[text]
-            required = need[m + n]
-            if (
-                required > min(m, n)
-                or popcount(own & ~bits[text]) > m - required
-                or popcount(bits[text] & ~own) > n - required
-                or _needed(need, m + n, best_lcs[q], best_totals[q]) > min(m, n)
-            ):
+            required = _needed(need, m + n, best_lcs[q], best_totals[q])
+            if required > min(m, n) or popcount(bits[text] & ~own) > n - required:
                 continue
             if not loaded and m <= 64:
                 loaded = True
@@ -365,7 +369,7 @@ def _scan(
 
 
 @njit(cache=True, nogil=True)
-def _near_pairs(tokens: Any, offsets: Any, bits: Any, among: Any, need: Any) -> Any:
+def _near_pairs(tokens: Any, offsets: Any, bits: Any, among: Any, need: Any, shortest: Any) -> Any:
     keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
     n_texts = len(bits)
     room = n_texts * (n_texts - 1) // 2  # untouched pages cost nothing
@@ -375,15 +379,13 @@ def _near_pairs(tokens: Any, offsets: Any, bits: Any, among: Any, need: Any) -> 
     for i in range(n_texts):
         text = tokens[offsets[i] : offsets[i + 1]]
         m, loaded = len(text), False
+        most = _most_missing(m, need, shortest)
         for j in range(i):
+            if popcount(bits[i] & ~bits[j]) > most or not among[j]:
+                continue
             n = offsets[j + 1] - offsets[j]
             required = need[m + n]
-            if (
-                not among[j]
-                or required > min(m, n)
-                or popcount(bits[i] & ~bits[j]) > m - required
-                or popcount(bits[j] & ~bits[i]) > n - required
-            ):
+            if required > min(m, n) or popcount(bits[j] & ~bits[i]) > n - required:
                 continue
             if not loaded and m <= 64:
                 loaded = True
