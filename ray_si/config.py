@@ -9,14 +9,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ray_si.engines.base import SamplingParams
 from ray_si.errors import ConfigError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_as_number(cls, value: object, info: ValidationInfo) -> object:
+        assert info.field_name
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("true and false (in YAML also yes, no, on and off) are no value here")
+        return value
 
 
 class Sampling(_Section):
@@ -266,7 +284,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date like 2024-13-45
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is empty or not a mapping of keys to values")
@@ -294,14 +312,15 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write key=value, as in generator.replicas=2")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: {_one_line(error)}") from error
     *parents, last = key.split(".")
     for parent in parents:
-        child = values.setdefault(parent, {})
+        child = values.get(parent, {})
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override}: {parent} is not a section")
-        values = child
+        values[parent] = dict(child)  # a copy, since a YAML alias may stand for it elsewhere too
+        values = values[parent]
     values[last] = value
 
 

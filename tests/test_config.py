@@ -48,6 +48,10 @@ def test_paper_yaml_has_the_papers_numbers():
         ({"bootstrap": {"min_words": 9, "max_words": 8}}, "more than max_words"),
         ({"generator": {"model": None}}, "generator.model is needed"),
         ({"seed": 1, "output": "parquet"}, "output"),
+        ({"target_instructions": True}, "target_instructions: true and false"),
+        ({"dedup": {"cosine": True}}, "dedup.cosine: true and false"),
+        ({"generator": {"cpus": float("inf")}}, "generator.cpus: Input should be a finite number"),
+        ({"classification": {"threshold": float("nan")}}, "classification.threshold"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(values, message):
@@ -61,7 +65,7 @@ def test_cosine_off_switches_the_gate_off():
     assert parse_config({"dedup": {"cosine": False}}).dedup.cosine is None
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "seed: [", "just text"])
+@pytest.mark.parametrize("text", ["", "- a list", "seed: [", "just text", "seed: 2024-13-45"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "run.yaml"
     path.write_text(text)
@@ -86,7 +90,7 @@ def test_overrides_are_dotted_yaml(tmp_path):
     assert config.generator.sampling.input_first.top_k == 7
 
 
-@pytest.mark.parametrize("override", ["seed", "=1", "seed.deep=1", "seed=[1"])
+@pytest.mark.parametrize("override", ["seed", "=1", "seed.deep=1", "seed=[1", "seed=2024-13-45"])
 def test_a_malformed_override_is_named(tmp_path, override):
     path = tmp_path / "run.yaml"
     path.write_text("seed: 3\n")
@@ -109,3 +113,10 @@ def test_the_fingerprint_ignores_placement_and_nothing_else():
     assert RunConfig().fingerprint("other seeds") != base
     for values in ({"seed": 1}, {"dedup": {"rouge": 0.6}}, {"bootstrap": {"lookahead": 0}}):
         assert parse_config(values).fingerprint("seeds") != base
+
+
+def test_an_override_of_one_section_leaves_its_yaml_aliases_alone(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("generator: {sampling: {input_first: &same {top_k: 5}, output_first: *same}}\n")
+    sampling = load_config(path, ["generator.sampling.input_first.top_k=7"]).generator.sampling
+    assert (sampling.input_first.top_k, sampling.output_first.top_k) == (7, 5)
