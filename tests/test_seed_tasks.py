@@ -78,6 +78,8 @@ def _without(field):
     [
         (["{"], "line 1: not valid JSON"),
         (["[]"], "line 1: not a JSON object"),
+        (["[" * 100_000], "line 1: not valid JSON"),
+        ([json.dumps(GOOD | {"instruction": "Do \ud800 now please."})], "line 1: not valid JSON"),
         ([json.dumps(GOOD), "", json.dumps(GOOD)], "line 3: id 'a' was used on line 1"),
         *[([json.dumps(_without(field))], f"line 1: field '{field}' is missing") for field in GOOD],
         ([json.dumps(GOOD | {"instruction": "  "})], "field 'instruction' is empty"),

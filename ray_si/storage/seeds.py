@@ -50,7 +50,8 @@ def load_seeds(path: str) -> tuple[list[SeedTask], str]:
 def _parse(line: str, where: str) -> SeedTask:
     try:
         row = json.loads(line)
-    except ValueError as error:
+        json.dumps(row, ensure_ascii=False).encode()  # "\\ud800" is JSON, but no text
+    except (ValueError, RecursionError) as error:
         raise SeedError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(row, dict):
         raise SeedError(f"{where}: not a JSON object")
