@@ -40,7 +40,7 @@ def map_blocks(
             fn_kwargs=kwargs,
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=0.01,
+            num_cpus=0,  # they only wait for replicas, which may have taken every core
             compute=tasks,
         )
     expected = {block["block"][0].as_py(): block.num_rows for block in blocks}

@@ -122,7 +122,7 @@ def test_a_second_build_changes_nothing(finished):
 
 def test_other_replicas_and_batches_give_the_same_bytes(finished, tmp_path, replay_config):
     location, _ = finished
-    replay_config["generator"] |= {"replicas": 3, "max_batch": 5}
+    replay_config["generator"] |= {"replicas": 4, "cpus": 1, "max_batch": 5}  # every core is taken
     build(parse_config(replay_config), str(tmp_path / "run"))
     assert digests(tmp_path / "run") == digests(location)
 
