@@ -68,8 +68,13 @@ class Run:
             raise RunError(f"cannot read {location}: {error.strerror}") from error
         except ValueError as error:
             raise RunError(f"{location}/{_RUN} is damaged: {error}") from error
-        if header.get("layout") != LAYOUT:
+        if not isinstance(header, dict) or "layout" not in header:
+            raise RunError(f"{location}/{_RUN} is damaged: it is not the header of a run")
+        if header["layout"] != LAYOUT:
             raise RunError(f"{location} was written by another version of ray_si")
+        missing = {"fingerprint", "config", "identity"} - header.keys()
+        if missing:
+            raise RunError(f"{location}/{_RUN} is damaged: no {', '.join(sorted(missing))}")
         return cls(location, objects, header)
 
     @classmethod
@@ -119,20 +124,23 @@ class Run:
         return {int(Path(key).stem.removeprefix("block-")): key for key in keys}
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet object of this run."""
-        return read_table(self.objects, key, columns)
+        """A Parquet object of this run; RunError where it is missing or damaged."""
+        try:
+            return read_table(self.objects, key, columns)
+        except KeyError as error:
+            raise RunError(f"{self.location} is damaged: {key} is missing") from error
+        except (pa.ArrowInvalid, OSError) as error:  # Arrow says OSError of broken pages
+            text = " ".join(str(error).split())
+            raise RunError(f"{self.location}/{key} cannot be read: {text}") from error
 
     # Bootstrap ---------------------------------------------------------------------------------
 
     def rounds(self) -> list[Manifest]:
         """Manifests of the committed rounds, in order, up to the first that is missing."""
         manifests: list[Manifest] = []
-        while True:
-            try:
-                data = self.objects.get(f"{round_folder(len(manifests))}/manifest.json")
-            except KeyError:
-                return manifests
-            manifests.append(json.loads(data))
+        while manifest := self._json_or_none(f"{round_folder(len(manifests))}/manifest.json"):
+            manifests.append(manifest)
+        return manifests
 
     def commit_round(
         self, round_: int, accepted: pa.Table, rejected: pa.Table, manifest: Manifest
@@ -227,6 +235,8 @@ class Run:
             found: dict[str, Any] = json.loads(self.objects.get(key))
         except KeyError:
             return None
+        except ValueError as error:
+            raise RunError(f"{self.location}/{key} is damaged: {error}") from error
         return found
 
 
