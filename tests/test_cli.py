@@ -101,6 +101,21 @@ def test_an_unwritable_place_is_refused(tmp_path, config):
     assert_one_line_error(done, "cannot be written")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+        (["--set", "generator.cpus=9999"], "asks for 9999 CPU"),
+    ],
+)
+def test_what_only_ray_can_refuse_leaves_nothing_behind(tmp_path, config, arguments, message):
+    done = ray_si("build", config, "--out", tmp_path / "run", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "ray_si", "build", str(config), "--out", str(run)]
@@ -151,7 +166,8 @@ def test_an_unfinished_run_is_not_exported(tmp_path):
     from ray_si.storage.seeds import load_seeds
 
     header = {"config": {"target_instructions": 5}, "identity": {}}
-    Run.start(str(tmp_path / "run"), header, "fingerprint", load_seeds("bundled")[0])
+    run = Run.prepare(str(tmp_path / "run"), header, "fingerprint")
+    run.create(load_seeds("bundled")[0])
     done = ray_si("export", tmp_path / "run", "--format", "alpaca", "--to", tmp_path / "out")
     assert_one_line_error(done, "is not finished")
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,15 +70,13 @@ def build(
     GenerationError.
     """
     seeds, digest = check(config)
-    identity, fingerprint = config.identity(), config.fingerprint(digest)
-    Run.check_location(location, identity, fingerprint)
     header = {
         "ray_si": __version__,
         "config": config.model_dump(mode="json"),
-        "identity": identity,
+        "identity": config.identity(),
         "seeds_sha256": digest,
     }
-    run = Run.start(location, header, fingerprint, seeds)
+    run = Run.prepare(location, header, config.fingerprint(digest))
     seconds: dict[str, float] = {}
     stats = run.stats()
     if stats is None:
@@ -111,7 +110,7 @@ def _write(
     with ExitStack() as stack:
         reporter.report(Progress("start", note="starting Ray"))
         with _clock(seconds, "ray"):
-            stack.enter_context(_ray(address))
+            is_ours = stack.enter_context(_ray(address))
         reporter.report(Progress("start", note="loading the models"))
         with _clock(seconds, "models"):
             serving = stack.enter_context(
@@ -119,8 +118,10 @@ def _write(
                     config,
                     f"ray_si-{run.header['fingerprint'][:8]}",
                     embedder=bootstrap_left and config.dedup.cosine is not None,
+                    may_grow=not is_ours,
                 )
             )
+        run.create(seeds)
         if bootstrap_left:
             gate = stack.enter_context(open_gate(config, run, seeds, serving.encode))
             phase = Bootstrap(config, run, seeds, gate, serving.generator_app, reporter)
@@ -131,16 +132,14 @@ def _write(
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """A connection to Ray, closed again if it was opened here."""
+def _ray(address: str | None) -> Iterator[bool]:
+    """A connection to Ray, closed again if it was opened here; whether Ray was started for it."""
     import ray
     from ray.data import DataContext
 
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or "local"
-        local = {"include_dashboard": False} if address == "local" else {}
-        with _keep_sigterm():
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        _connect(address)
         close = ray.shutdown
     else:
         close = None
@@ -150,12 +149,28 @@ def _ray(address: str | None) -> Iterator[None]:
     context.enable_progress_bars = False
     context.issue_detectors_config.detectors = []
     try:
-        yield
+        yield address == "local" and close is not None
     finally:
         if close:
             # a round begun ahead may still run, and would report the lost connection at length
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             close()
+
+
+def _connect(address: str) -> None:
+    """`ray.init`, with ConfigError where no cluster answers at the address."""
+    import ray
+
+    host, _, port = address.rpartition(":")
+    local = {"include_dashboard": False} if address == "local" else {}
+    try:
+        if port.isdigit() and "/" not in host:  # `ray.init` would try for two minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        with _keep_sigterm():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except (OSError, OverflowError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"no Ray cluster answers at {address}: {reason}") from error
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from ray_si.config import RunConfig
 from ray_si.engines import registry
 from ray_si.engines.base import Completion, Request
-from ray_si.errors import EngineError, GenerationError
+from ray_si.errors import ConfigError, EngineError, GenerationError
 
 _CALL_SIZE = 16
 """Requests in one Serve call: a call costs the same for one as for many."""
@@ -56,16 +56,21 @@ class Serving:
     """The applications of one run; ``with`` deploys them and removes them again.
 
     Connects to nothing by itself: `ray.init` comes before. Serve is started without an HTTP proxy
-    where it isn't running yet. Raises EngineError where a model cannot be loaded on its replica.
+    where it isn't running yet. Raises EngineError where a model cannot be loaded on its replica,
+    and ConfigError where the replicas need more than there is, unless the cluster ``may_grow``.
     """
 
-    def __init__(self, config: RunConfig, name: str, *, embedder: bool) -> None:
+    def __init__(
+        self, config: RunConfig, name: str, *, embedder: bool, may_grow: bool = True
+    ) -> None:
         self.generator_app = f"{name}-generator"
         self.embedder_app = f"{name}-embedder"
         self._config = config
         self._with_embedder = embedder
+        self._may_grow = may_grow
 
     def __enter__(self) -> Serving:
+        self._check_resources()
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
         generator = self._config.generator
@@ -99,7 +104,6 @@ class Serving:
                     logging_config=quiet,
                 )
             )
-        self._warn_if_too_small()
         try:
             serve.run_many(targets)
         except RuntimeError as error:
@@ -119,8 +123,8 @@ class Serving:
         for name in names:
             serve.delete(name, _blocking=False)
 
-    def _warn_if_too_small(self) -> None:
-        generator, embedder, have = self._config.generator, self._config.embedder, 0.0
+    def _check_resources(self) -> None:
+        generator, embedder = self._config.generator, self._config.embedder
         for resource, each, other in (
             ("CPU", generator.cpus, embedder.cpus),
             ("GPU", generator.gpus, embedder.gpus),
@@ -128,11 +132,12 @@ class Serving:
             need = generator.replicas * each + other * self._with_embedder
             have = ray.cluster_resources().get(resource, 0.0)
             if need > have:
-                logger.warning(
-                    "the configuration asks for %g %s and the cluster has %g: waiting until it "
-                    "has more (generator.replicas, .cpus and .gpus ask for less)",
-                    need, resource, have,
-                )  # fmt: skip
+                asked = f"the configuration asks for {need:g} {resource} and there are {have:g}"
+                if not self._may_grow:
+                    raise ConfigError(
+                        f"{asked}: set generator.replicas, .cpus or .gpus or embedder.cpus or .gpus"
+                    )
+                logger.warning("%s: waiting until the cluster has more", asked)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings of the texts, by the embedder's replica."""

@@ -85,7 +85,15 @@ class Run:
         """
         objects = open_objects(location)
         assert isinstance(objects, LocalObjects)
-        root = objects.root
+        try:
+            cls._check_folder(objects.root, location, identity, fingerprint)
+        except OSError as error:
+            raise RunError(f"{location} cannot be used: {error.strerror}") from error
+
+    @classmethod
+    def _check_folder(
+        cls, root: Path, location: str, identity: dict[str, Any], fingerprint: str
+    ) -> None:
         if (root / _RUN).is_file():
             header = cls.open(location).header
             if header["fingerprint"] != fingerprint:
@@ -103,18 +111,23 @@ class Run:
             raise RunError(f"{location} cannot be written: no permission in {nearest}")
 
     @classmethod
-    def start(
-        cls, location: str, header: dict[str, Any], fingerprint: str, seeds: list[SeedTask]
-    ) -> Run:
-        """Create the run, or open it where it exists; see `check_location` for what is refused."""
+    def prepare(cls, location: str, header: dict[str, Any], fingerprint: str) -> Run:
+        """The run there, or one that `create` will write; see `check_location` for refusals."""
         cls.check_location(location, header["identity"], fingerprint)
-        objects = open_objects(location)
-        if (Path(objects.root) / _RUN).is_file():  # type: ignore[attr-defined]
-            return cls.open(location)
-        write_table(objects, "seeds.parquet", pa.Table.from_pylist([asdict(s) for s in seeds]))
         header = {"layout": LAYOUT, "fingerprint": fingerprint, **header}
-        objects.put_if_absent(_RUN, _json(header))
-        return cls.open(location)
+        run = cls(location, open_objects(location), header)
+        return cls.open(location) if run._json_or_none(_RUN) else run
+
+    def create(self, seeds: list[SeedTask]) -> None:
+        """Make the folder a run, unless it is one; RunError where it cannot be written."""
+        if self._json_or_none(_RUN):
+            return
+        table = pa.Table.from_pylist([asdict(seed) for seed in seeds])
+        try:
+            write_table(self.objects, "seeds.parquet", table)
+            self.objects.put_if_absent(_RUN, _json(self.header))
+        except OSError as error:
+            raise RunError(f"{self.location} cannot be written: {error.strerror}") from error
 
     # Blocks ------------------------------------------------------------------------------------
 

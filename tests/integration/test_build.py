@@ -246,3 +246,4 @@ def test_a_model_that_fails_on_its_replica_is_an_engine_error(tmp_path, replay_c
     replay_config["generator"] = {"model": str(broken), "cpus": 0.5}
     with pytest.raises(EngineError, match="could not be loaded"):
         build(parse_config(replay_config), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

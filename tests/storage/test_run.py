@@ -16,8 +16,26 @@ HEADER = {"config": {"target_instructions": 5}, "identity": {"seed": 0}}
 @pytest.fixture
 def location(tmp_path):
     path = tmp_path / "run"
-    Run.start(str(path), HEADER, "fingerprint", load_seeds("bundled")[0])
+    Run.prepare(str(path), HEADER, "fingerprint").create(load_seeds("bundled")[0])
     return path
+
+
+def test_preparing_a_run_writes_nothing(tmp_path):
+    Run.prepare(str(tmp_path / "run"), HEADER, "fingerprint")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_created_run_is_opened_and_not_written_again(location):
+    before = {path: path.stat().st_mtime_ns for path in location.iterdir()}
+    Run.prepare(str(location), HEADER, "fingerprint").create([])
+    assert {path: path.stat().st_mtime_ns for path in location.iterdir()} == before
+
+
+@pytest.mark.parametrize("place", ["/proc/run", "x" * 300])
+def test_a_place_that_takes_no_folder_is_refused(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="cannot be"):
+        Run.prepare(place, HEADER, "fingerprint").create(load_seeds("bundled")[0])
 
 
 @pytest.mark.parametrize(
