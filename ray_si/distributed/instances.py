@@ -85,12 +85,15 @@ class Instances:
         finished = self._run.finished_blocks("instances")
         blocks = list(self._blocks())
         done = instances = 0
-        for key in finished.values():
-            kept = self._run.read(key, ["instances"])["instances"].to_pylist()
-            done += len(kept)
-            instances += sum(map(len, kept))
+        missing = []
+        for number, block in enumerate(blocks):
+            stored = self._stored(finished.get(number), block)
+            if stored is None:
+                missing.append(block)
+            else:
+                done += block.num_rows
+                instances += sum(map(len, stored))
         total = sum(block.num_rows for block in blocks)
-        missing = [block for block in blocks if block["block"][0].as_py() not in finished]
         arguments: dict[str, Any] = {"app": self._app, "config": self._config}
         stages: list[tuple[Stage, dict[str, Any]]] = [
             (classify_block, arguments),
@@ -106,6 +109,16 @@ class Instances:
         self._run.commit_instances(
             {"blocks": len(blocks), "instructions": total, "instances": instances}
         )
+
+    def _stored(self, key: str | None, block: pa.Table) -> list[list[dict[str, str]]] | None:
+        """The instances that a stored block keeps; None where it must be written.
+
+        A last block that ``finish`` cut short has to be, once the bootstrap has gone on after all.
+        """
+        if key is None:
+            return None
+        stored = self._run.read(key, ["id", "instances"])
+        return stored["instances"].to_pylist() if stored["id"].equals(block["id"]) else None
 
     def _blocks(self) -> Iterator[pa.Table]:
         """Accepted instructions in pool order, cut into blocks of fixed size."""

@@ -215,6 +215,22 @@ def test_finish_goes_on_with_what_is_accepted(finished, tmp_path):
     assert Run.open(str(copy)).status()["phase"] == "done"
 
 
+def test_after_an_interrupted_finish_the_whole_run_can_still_be_built(finished, tmp_path):
+    location, result = finished
+    copy = tmp_path / "run"
+    shutil.copytree(location, copy, ignore=shutil.ignore_patterns("round-0000[1-9]", "data"))
+    config = parse_config(json.loads((copy / "run.json").read_text())["config"])
+    for name in ("stats.json", "instances/manifest.json"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "instances")
+    build(config, str(copy), finish=True)
+    shutil.rmtree(copy / "data")
+    for name in ("stats.json", "instances/manifest.json"):  # as if interrupted before these
+        (copy / name).unlink()
+    assert build(config, str(copy)).stats == result.stats
+    assert digests(copy) == digests(location)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
