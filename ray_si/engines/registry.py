@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,11 @@ def check_model(model: str | None) -> None:
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise EngineError(f"there is no model folder {model}; {_HUB_HINT}")
     _need("huggingface_hub", "a model from a hub")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, logging as hub_logging
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)  # it warns at every try; one line from us says it all
     try:
         hf_hub_download(model, "config.json", etag_timeout=10)
     except LocalEntryNotFoundError as error:
@@ -70,6 +73,8 @@ def check_model(model: str | None) -> None:
         raise EngineError(
             f"model {model!r} was not found; check the name and your access rights; {_HUB_HINT}"
         ) from error
+    finally:
+        hub_logging.set_verbosity(verbosity)
 
 
 def create(engine: str, model: str | None, options: dict[str, Any]) -> Engine:

@@ -43,6 +43,18 @@ def test_without_network_the_bundled_names_are_offered(monkeypatch, tmp_path):
         registry.check_model("someone/some-model")
 
 
+def test_a_hub_that_does_not_answer_is_said_once(monkeypatch, tmp_path, capfd):
+    from huggingface_hub.utils import _http
+
+    nobody = "http://127.0.0.1:9/{repo_id}/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", nobody)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    with pytest.raises(EngineError, match="no hub could be reached"):
+        registry.check_model("someone/some-model")
+    assert capfd.readouterr().err == ""
+
+
 def test_a_bundled_model_whose_package_is_missing_says_what_to_install(monkeypatch):
     missing = bundled.BundledModel("no_such_package", "no-such-package", "*.gguf", "", "")
     monkeypatch.setitem(bundled.MODELS, "tiny", missing)
