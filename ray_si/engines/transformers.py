@@ -135,7 +135,7 @@ class TransformersEngine:
             try:
                 with torch.inference_mode():
                     answers = (self._score if batch[0].request.labels else self._write)(batch)
-            except (RuntimeError, ValueError) as error:  # torch's own, out of memory included
+            except Exception as error:  # noqa: BLE001 - handed on; this thread has to live
                 for waiting in batch:
                     waiting.fail(error)
                 continue

@@ -32,7 +32,7 @@ def engine():
 
 def ask(engine, requests):
     async def together():
-        return await asyncio.gather(*map(engine.generate, requests))
+        return await asyncio.wait_for(asyncio.gather(*map(engine.generate, requests)), 120)
 
     return asyncio.run(together())
 
@@ -45,6 +45,17 @@ def test_greedy_text_equals_transformers_own(engine):
     assert done.text == expected
     assert "Paris" in done.text
     assert (done.finish_reason, done.completion_tokens) == ("length", 12)
+
+
+def test_a_request_that_the_model_chokes_on_fails_alone_and_the_next_is_answered(
+    engine, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_encode", lambda request: [10**6])  # no such token: an IndexError
+        with pytest.raises(IndexError):
+            ask(engine, [Request(PROMPTS[0], GREEDY, 0)])
+    (done,) = ask(engine, [Request(PROMPTS[0], GREEDY, 0)])
+    assert "Paris" in done.text
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
