@@ -141,4 +141,7 @@ def export_jsonl(run: Run, folder: str, name: str, convert: Callable[[dict[str, 
         temporary.replace(target)
     except OSError as error:
         raise RunError(f"cannot write {target}: {error.strerror}") from error
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
     return count
