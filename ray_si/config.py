@@ -251,8 +251,12 @@ class RunConfig(_Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The part that results depend on: without what only places or paces the work."""
+        """The part that results depend on: without what only places or paces the work.
+
+        Nor the path of the seed tasks; what counts is their content.
+        """
         values = self.model_dump(mode="json")
+        del values["seeds"]
         for section, names in _PLACEMENT.items():
             for name in names:
                 del values[section][name]

@@ -107,7 +107,10 @@ def test_seeds_are_found_beside_the_configuration(tmp_path):
 def test_the_fingerprint_ignores_placement_and_nothing_else():
     base = RunConfig().fingerprint("seeds")
     placed = parse_config(
-        {"generator": {"replicas": 9, "gpus": 1, "max_batch": 7, "replay": {"latency_s": 1}}}
+        {
+            "seeds": "elsewhere",
+            "generator": {"replicas": 9, "gpus": 1, "max_batch": 7, "replay": {"latency_s": 1}},
+        }
     )
     assert placed.fingerprint("seeds") == base
     assert RunConfig().fingerprint("other seeds") != base
