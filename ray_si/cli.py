@@ -51,15 +51,19 @@ def _errors() -> Iterator[None]:
 
 @contextmanager
 def _interruptible(location: str) -> Iterator[None]:
-    """SIGTERM as Ctrl-C; both end with how to go on, and the usual exit statuses."""
-    status = 130
+    """SIGTERM as Ctrl-C; both end with how to go on, and the usual exit statuses.
 
-    def terminate(number: int, frame: Any) -> None:
+    Only the first counts: Ray takes a moment to close, and would crash if interrupted in that.
+    """
+    status = 0
+
+    def stop(number: int, frame: Any) -> None:
         nonlocal status
-        status = 128 + number
-        raise KeyboardInterrupt
+        if not status:
+            status = 128 + number
+            raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, terminate)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -70,7 +74,9 @@ def _interruptible(location: str) -> Iterator[None]:
         )
         raise typer.Exit(status) from interrupt
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if not status:  # else Ray still closes as the process exits
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 @app.callback(invoke_without_command=True)

@@ -129,6 +129,8 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)  # an impatient second one
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The same command goes on from there." in errors
