@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from ray_si.dedup.rouge_index import rouge_l
+from ray_si.dedup.rouge import rouge_l
 from ray_si.errors import SeedError
 from ray_si.self_instruct.filters import instruction_reason
 from ray_si.storage.seeds import load_seeds

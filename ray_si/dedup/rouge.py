@@ -77,14 +77,15 @@ def _shortest(need: Any, longest: Any) -> Any:
     return found
 
 
-@intrinsic
-def popcount(_: Any, x: Any) -> Any:
-    """Set bits of a uint64, as int64: the processor's own instruction. For compiled code only."""
-
+def _popcount(_: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.int64(types.uint64), generate
+
+
+popcount: Any = intrinsic(_popcount)
+"""Set bits of a uint64, as int64: the processor's own instruction. For compiled code only."""
 
 
 @njit(cache=True, nogil=True)
