@@ -5,7 +5,7 @@ A library of its own: nothing here knows of the rest of ray_si.
 `RougeIndex` and `EmbeddingIndex` search, `Deduplicator` decides.
 """
 
-from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Neighbours
+from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Neighbours, warm_up
 from ray_si.dedup.embedding_index import EmbeddingIndex
 from ray_si.dedup.rouge_index import RougeIndex, Similar
 
@@ -17,4 +17,5 @@ __all__ = [
     "Neighbours",
     "RougeIndex",
     "Similar",
+    "warm_up",
 ]

@@ -229,6 +229,18 @@ class Deduplicator:
         return self._sources[bisect.bisect_right(self._source_starts, id_) - 1]
 
 
+def warm_up() -> None:
+    """Compile what the gate runs, or load it from numba's cache.
+
+    Some ten seconds the first time after an installation, which may pass in a thread beside other
+    work; without it they are spent at the first use.
+    """
+    texts = [f"{i} of {i % 7}" for i in range(1500)]  # enough for postings
+    gate = Deduplicator(cosine=0.9, most_similar=1)
+    gate.add(texts, np.ones((len(texts), 2)))
+    gate.filter([*texts[:2], "another", "another one"], np.eye(4, 2))
+
+
 def _check_cosine(cosine: float | None) -> None:
     if cosine is not None and not 0 < cosine <= 1:
         raise ValueError(f"cosine must lie in (0, 1], not {cosine}")

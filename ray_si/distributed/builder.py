@@ -99,6 +99,7 @@ def _write(
     seconds: dict[str, float],
 ) -> None:
     """Phases 1 to 3, everything that needs the models."""
+    from ray_si.dedup import warm_up
     from ray_si.distributed.bootstrap import Bootstrap
     from ray_si.distributed.gate import open_gate
     from ray_si.distributed.instances import Instances
@@ -107,6 +108,8 @@ def _write(
     reporter = Reporter(listen)
     accepted = sum(manifest["accepted"] for manifest in run.rounds())
     bootstrap_left = accepted < config.target_instructions and not finish
+    if bootstrap_left:  # compiling the gate once takes as long as starting Ray
+        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
     with ExitStack() as stack:
         reporter.report(Progress("start", note="starting Ray"))
         with _clock(seconds, "ray"):
