@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +11,7 @@ from typing import Any
 
 from ray_si import __version__
 from ray_si.config import RunConfig
+from ray_si.distributed.connect import connect
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.engines import registry
 from ray_si.errors import ConfigError
@@ -113,7 +110,7 @@ def _write(
     with ExitStack() as stack:
         reporter.report(Progress("start", note="starting Ray"))
         with _clock(seconds, "ray"):
-            is_ours = stack.enter_context(_ray(address))
+            is_ours = stack.enter_context(connect(address))
         reporter.report(Progress("start", note="loading the models"))
         with _clock(seconds, "models"):
             serving = stack.enter_context(
@@ -132,61 +129,6 @@ def _write(
                 phase.run()
         with _clock(seconds, "instances"):
             Instances(config, run, serving.generator_app, reporter).run()
-
-
-@contextmanager
-def _ray(address: str | None) -> Iterator[bool]:
-    """A connection to Ray, closed again if it was opened here; whether Ray was started for it."""
-    import ray
-    from ray.data import DataContext
-
-    if not ray.is_initialized():
-        address = address or os.environ.get("RAY_ADDRESS") or "local"
-        _connect(address)
-        close = ray.shutdown
-    else:
-        close = None
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.issue_detectors_config.detectors = []
-    try:
-        yield address == "local" and close is not None
-    finally:
-        if close:
-            # a round begun ahead may still run, and would report the lost connection at length
-            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-            close()
-
-
-def _connect(address: str) -> None:
-    """`ray.init`, with ConfigError where no cluster answers at the address."""
-    import ray
-
-    host, _, port = address.rpartition(":")
-    local = {"include_dashboard": False} if address == "local" else {}
-    try:
-        if port.isdigit() and "/" not in host:  # `ray.init` would try for two minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        with _keep_sigterm():
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (OSError, OverflowError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"no Ray cluster answers at {address}: {reason}") from error
-
-
-@contextmanager
-def _keep_sigterm() -> Iterator[None]:
-    """Leave the caller's SIGTERM handler in place, which `ray.init` replaces with its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

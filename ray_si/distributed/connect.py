@@ -1,0 +1,73 @@
+"""Getting hold of Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray_si.errors import ConfigError
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[bool]:
+    """A connection to Ray, closed again if it was opened here; whether Ray was started for it.
+
+    ``address`` is a cluster's; without it $RAY_ADDRESS counts, else Ray is started on this machine.
+    Where this process has initialised Ray already, that one is used and stays. Raises ConfigError
+    where no cluster answers.
+    """
+    import ray
+    from ray.data import DataContext
+
+    if not ray.is_initialized():
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        _connect(address)
+        close = ray.shutdown
+    else:
+        close = None
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.issue_detectors_config.detectors = []
+    try:
+        yield address == "local" and close is not None
+    finally:
+        if close:
+            # a round begun ahead may still run, and would report the lost connection at length
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+            close()
+
+
+def _connect(address: str) -> None:
+    """`ray.init`, with ConfigError where no cluster answers at the address."""
+    import ray
+
+    host, _, port = address.rpartition(":")
+    local = {"include_dashboard": False} if address == "local" else {}
+    try:
+        if port.isdigit() and "/" not in host:  # `ray.init` would try for two minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        with _keep_sigterm():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except (OSError, OverflowError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"no Ray cluster answers at {address}: {reason}") from error
+
+
+@contextmanager
+def _keep_sigterm() -> Iterator[None]:
+    """Leave the caller's SIGTERM handler in place, which `ray.init` replaces with its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
