@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ray_si.config import RunConfig, load_config
     from ray_si.dedup import Deduplicator
     from ray_si.distributed.builder import BuildResult, build, check
+    from ray_si.distributed.dedup_files import DedupReport, dedup_files
     from ray_si.errors import RaySIError, UserError
     from ray_si.storage.run import Run
 
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BuildResult": "ray_si.distributed.builder",
+    "DedupReport": "ray_si.distributed.dedup_files",
     "Deduplicator": "ray_si.dedup",
     "RaySIError": "ray_si.errors",
     "Run": "ray_si.storage.run",
@@ -26,11 +28,13 @@ _HOMES = {
     "UserError": "ray_si.errors",
     "build": "ray_si.distributed.builder",
     "check": "ray_si.distributed.builder",
+    "dedup_files": "ray_si.distributed.dedup_files",
     "load_config": "ray_si.config",
 }
 
 __all__ = [
     "BuildResult",
+    "DedupReport",
     "Deduplicator",
     "RaySIError",
     "Run",
@@ -38,6 +42,7 @@ __all__ = [
     "UserError",
     "build",
     "check",
+    "dedup_files",
     "load_config",
 ]
 

@@ -12,7 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from ray_si import __version__
-from ray_si.cli_output import BuildDisplay, console, print_check, print_status, print_summary
+from ray_si.cli_output import (
+    BuildDisplay,
+    DedupDisplay,
+    console,
+    print_check,
+    print_dedup_summary,
+    print_status,
+    print_summary,
+)
 from ray_si.config import load_config
 from ray_si.errors import RaySIError, UserError
 from ray_si.self_instruct.formats import FORMATS, to_row
@@ -34,6 +42,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeat for more."),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to use; without it $RAY_ADDRESS, else Ray starts on this machine."
+    ),
+]
 
 
 @contextmanager
@@ -50,8 +64,8 @@ def _errors() -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(location: str) -> Iterator[None]:
-    """SIGTERM as Ctrl-C; both end with how to go on, and the usual exit statuses.
+def _interruptible(consequence: str) -> Iterator[None]:
+    """SIGTERM as Ctrl-C; both end with what that means, and the usual exit statuses.
 
     Only the first counts: Ray takes a moment to close, and would crash if interrupted in that.
     """
@@ -67,11 +81,7 @@ def _interruptible(location: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        console(error=True).print(
-            f"stopped; what is finished is kept in {location}. "
-            "The same command goes on from there.",
-            markup=False,
-        )
+        console(error=True).print(f"stopped; {consequence}", markup=False, highlight=False)
         raise typer.Exit(status) from interrupt
     finally:
         if not status:  # else Ray still closes as the process exits
@@ -99,18 +109,14 @@ def build(
     config: ConfigPath,
     out: Annotated[str, typer.Option("--out", metavar="RUN", help="Folder of the run.")],
     set_: Overrides = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray cluster to use [default: $RAY_ADDRESS, else Ray starts on this machine]."
-        ),
-    ] = None,
+    address: Address = None,
     finish: Annotated[
         bool, typer.Option("--finish", help="Stop bootstrapping; go on with what is accepted.")
     ] = False,
 ) -> None:
     """Build a dataset, or go on with one: the same command resumes."""
-    with _errors(), _interruptible(out):
+    kept = f"what is finished is kept in {out}. The same command goes on from there."
+    with _errors(), _interruptible(kept):
         from ray_si.distributed import builder
 
         settings = load_config(config, set_ or [])
@@ -168,3 +174,65 @@ def export(
         name = f"{format_.value}.jsonl"
         count = export_jsonl(Run.open(run), to, name, convert)
         console().print(f"{count} rows written to {to}/{name}", markup=False, highlight=False)
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "ray-si dedup a.jsonl b.jsonl.gz --to kept.jsonl\n\n"
+    "ray-si dedup s3://data/train.parquet --to s3://data/kept.parquet --text-field question "
+    "--against test.jsonl --cosine off"
+)
+def dedup(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="JSONL (plain, .gz, .zst) or Parquet files."),
+    ],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="OUT", help="File for what is kept, of the inputs' kind."),
+    ],
+    text_field: Annotated[
+        str, typer.Option(metavar="NAME", help="Field or column with the text.")
+    ] = "instruction",
+    rouge: Annotated[
+        float, typer.Option(help="Highest ROUGE-L F with any earlier text, in (0, 1].")
+    ] = 0.7,
+    cosine: Annotated[
+        str, typer.Option(help="Highest cosine similarity with any earlier text, or off.")
+    ] = "0.9",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Texts that nothing may resemble; repeat for more."),
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="Of ROUGE-L: reference (a-z, 0-9) or unicode (any script).")
+    ] = "reference",
+    shards: Annotated[int, typer.Option(help="Parts of the gate; more than one run on Ray.")] = 1,
+    embedder: Annotated[
+        str, typer.Option(metavar="MODEL", help="Of the cosine: bundled, a folder, or on the hub.")
+    ] = "all-minilm-l6-v2",
+    address: Address = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT where it exists.")
+    ] = False,
+) -> None:
+    """Copy the rows that resemble no earlier one; the others go beside them, with the reason."""
+    with _errors(), _interruptible("nothing was written"):
+        from ray_si.distributed.dedup_files import dedup_files, parse_cosine
+
+        with DedupDisplay() as display:
+            report = dedup_files(
+                inputs,
+                to,
+                text_field=text_field,
+                rouge=rouge,
+                cosine=parse_cosine(cosine),
+                against=against or [],
+                tokenizer=tokenizer,
+                shards=shards,
+                embedder=embedder,
+                address=address,
+                overwrite=overwrite,
+                listen=display.listen,
+            )
+        print_dedup_summary(report)

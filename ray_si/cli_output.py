@@ -6,24 +6,32 @@ import sys
 import time
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress as Bars,
+    ProgressColumn,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
 )
 from rich.table import Table
 
 from ray_si.config import RunConfig
-from ray_si.distributed.progress import Progress
+from ray_si.distributed.progress import DedupProgress, Progress
 from ray_si.records import SeedTask
 from ray_si.storage.export import training_rows
 from ray_si.storage.run import Run
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ray_si.distributed.dedup_files import DedupReport
 
 _LINE_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal."""
@@ -34,27 +42,20 @@ def console(*, error: bool = False) -> Console:
     return Console(stderr=error, soft_wrap=True)
 
 
-class BuildDisplay:
-    """Shows `Progress`: bars on a terminal, plain lines elsewhere (standard error)."""
+class _Display:
+    """Bars on a terminal, plain lines elsewhere (standard error)."""
+
+    _columns: tuple[ProgressColumn, ...]
 
     def __init__(self) -> None:
         self._console = console(error=True)
         self._bars: Bars | None = None
         self._task: TaskID | None = None
-        self._phase = ""
-        self._began = (0.0, 0, 0)  # of the current phase: time, done, tokens
         self._last_line = 0.0
 
-    def __enter__(self) -> BuildDisplay:
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._bars = Bars(
-                TextColumn("{task.description:<10}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[detail]}"),
-                TimeElapsedColumn(),
-                console=self._console,
-            )
+            self._bars = Bars(*self._columns, TimeElapsedColumn(), console=self._console)
             self._bars.start()
         return self
 
@@ -67,6 +68,28 @@ class BuildDisplay:
         if self._bars:
             self._bars.stop()
 
+    def _line(self, text: str, *, now: bool) -> None:
+        """Print a line if it is time for one, or ``now``."""
+        if now or time.monotonic() - self._last_line > _LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._console.print(text, markup=False, highlight=False)
+
+
+class BuildDisplay(_Display):
+    """Shows the `Progress` of a build."""
+
+    _columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._phase = ""
+        self._began = (0.0, 0, 0)  # of the current phase: time, done, tokens
+
     def listen(self, progress: Progress) -> None:
         """Take a new state."""
         now = time.monotonic()
@@ -77,12 +100,11 @@ class BuildDisplay:
         detail = self._detail(progress, now)
         if self._bars:
             self._show_bar(progress, changed, detail)
-        elif progress.note or changed or now - self._last_line > _LINE_EVERY_S:
-            self._last_line = now
+        else:
             counts = f" {progress.done}/{progress.total}" if progress.total else ""
             note = f" - {progress.note}" if progress.note else ""
             text = f"{progress.phase}{counts} {detail}".rstrip() + note
-            self._console.print(text, markup=False, highlight=False)
+            self._line(text, now=bool(progress.note) or changed)
 
     def _show_bar(self, progress: Progress, changed: bool, detail: str) -> None:
         assert self._bars is not None
@@ -106,6 +128,36 @@ class BuildDisplay:
             left = (progress.total - progress.done) * elapsed / (progress.done - done)
             parts.append(f"about {left:.0f} s left")
         return ", ".join(parts)
+
+
+class DedupDisplay(_Display):
+    """Shows the `DedupProgress` of a deduplication."""
+
+    _columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = self._last_line = time.monotonic()  # a short job prints no progress
+
+    def listen(self, progress: DedupProgress) -> None:
+        """Take a new state."""
+        if not progress.rows:
+            self._began = time.monotonic()
+        text = progress.note or self._detail(progress)
+        if self._bars is None:
+            share = f"{100 * progress.done / progress.total:.0f} % " if progress.done else ""
+            self._line(share + text, now=False)
+            return
+        if self._task is None:
+            self._task = self._bars.add_task(text, total=progress.total)
+        self._bars.update(self._task, completed=progress.done, description=text)
+
+    def _detail(self, progress: DedupProgress) -> str:
+        rate = progress.rows / max(time.monotonic() - self._began, 1e-6)
+        return (
+            f"{progress.rows} rows, {rate:.0f} rows/s, "
+            f"{progress.accepted} accepted, {progress.rejected} rejected"
+        )
 
 
 def print_check(config: RunConfig, seeds: list[SeedTask], digest: str) -> None:
@@ -164,7 +216,21 @@ def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float
         out.print(f"next: ray-si export {location} --format messages --to train_data", markup=False)
 
 
-def _cell(text: str, limit: int = 240) -> str:
-    from rich.markup import escape
+def print_dedup_summary(report: DedupReport) -> None:
+    """What a deduplication came to, and where everything lies."""
+    out = console()
+    table = Table(title="Summary", show_header=False, title_justify="left")
+    table.add_row("rows", str(report.rows))
+    table.add_row("kept", str(report.kept))
+    for reason, count in report.rejected.items():
+        table.add_row(f"rejected: {escape(reason)}", str(count))
+    rate = report.rows / max(report.seconds, 1e-6)
+    table.add_row("seconds", f"{report.seconds:.1f} ({rate:.0f} rows/s)")
+    table.add_row("peak memory", f"{report.peak_bytes / 2**20:.0f} MiB")
+    out.print(table)
+    out.print(f"kept:     {report.out}", markup=False, highlight=False)
+    out.print(f"rejected: {report.rejected_out}", markup=False, highlight=False)
 
+
+def _cell(text: str, limit: int = 240) -> str:
     return escape(text if len(text) <= limit else text[: limit - 1] + "…")

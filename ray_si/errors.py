@@ -5,6 +5,7 @@ RaySIError
 │   ├── ConfigError          an unknown key, an impossible value, an unreadable configuration
 │   ├── SeedError            seed tasks missing, malformed or duplicated
 │   ├── RunError             a run folder that is foreign, damaged, or of another configuration
+│   ├── CorpusError          a file of texts that cannot be read, or its output not be written
 │   └── EngineError          an engine or model that is not there, or lacks its extra
 ├── NoProgressError        acceptance stayed near zero; what was accepted is kept
 ├── GenerationError        the model replicas failed a block of requests for good
@@ -32,6 +33,10 @@ class SeedError(UserError):
 
 class RunError(UserError):
     """A run folder that cannot be used."""
+
+
+class CorpusError(UserError):
+    """A file of texts that cannot be read, or an output that cannot be written."""
 
 
 class EngineError(UserError):

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from ray_si.storage.run import Run
+from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
 
-ENVIRONMENT = os.environ | {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "COLUMNS": "200",
-    "PYTHONPATH": str(Path(__file__).parents[1]),
-}
 REPLAY = """
 target_instructions: 60
 generator: {engine: replay, model: null, cpus: 0.5}
 bootstrap: {prompts_per_round: 4, block_size: 4}
 dedup: {cosine: off}
 """
-
-
-def ray_si(*arguments, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-m", "ray_si", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=180,
-        check=False,
-        **kwargs,
-    )
 
 
 @pytest.fixture
@@ -46,16 +28,9 @@ def config(tmp_path):
     return path
 
 
-def assert_one_line_error(done, message):
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in done.stderr
-
-
 def test_help_shows_every_verb_and_examples():
     text = ray_si("--help").stdout
-    assert all(verb in text for verb in ("build", "check", "status", "export"))
+    assert all(verb in text for verb in ("build", "check", "status", "export", "dedup"))
     assert "ray-si build configs/quickstart.yaml" in ray_si("build", "--help").stdout
 
 

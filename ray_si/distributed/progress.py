@@ -1,4 +1,4 @@
-"""What a build reports while it runs."""
+"""What builds and deduplications report while they run."""
 
 from __future__ import annotations
 
@@ -24,6 +24,22 @@ class Progress:
     candidates: int = 0
     tokens: int = 0
     instances: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class DedupProgress:
+    """A moment of `ray_si.distributed.dedup_files.dedup_files`.
+
+    ``done`` of ``total`` measure what is read of the inputs: bytes as stored (JSONL) or rows
+    (Parquet).
+    """
+
+    rows: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    done: int = 0
+    total: int = 0
     note: str = ""
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging
 
 
 class Embedder:
-    """Encodes texts with the model in ``path``, in float32."""
+    """Encodes texts with the model in ``path``, in float32.
+
+    Loading one turns off the progress bars of transformers in this process.
+    """
 
     def __init__(self, path: str) -> None:
+        logging.disable_progress_bar()
         self._model = SentenceTransformer(path)
 
     def encode(self, texts: list[str]) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Where a run lives: objects, shards, the layout of a run, seed tasks."""
+"""Where a run lives: objects, shards, the layout of a run, seed tasks; and corpora of others."""

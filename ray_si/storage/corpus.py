@@ -1,0 +1,274 @@
+"""Corpora: files of rows with a text in each, read in batches that keep the rows as stored.
+
+JSON Lines (plain, gzip or Zstandard) and Parquet, told apart by extension, local or on S3.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_si.errors import CorpusError
+from ray_si.storage.files import File, reading
+
+_BATCH_BYTES = 64 << 20
+"""A batch ends at about this size, however few rows it has."""
+_BUFFER = 4 << 20
+"""Bytes read at once: one request on S3."""
+_BOM = b"\xef\xbb\xbf"
+
+Records: TypeAlias = list[bytes] | pa.RecordBatch
+"""Rows as they are stored: lines of JSON with their ends (JSONL), or Arrow columns (Parquet)."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a corpus is stored."""
+
+    suffix: str
+    kind: Literal["JSONL", "Parquet"]
+    codec: Literal["gzip", "zstd"] | None = None
+
+
+FORMATS = (
+    Format(".jsonl", "JSONL"),
+    Format(".jsonl.gz", "JSONL", "gzip"),
+    Format(".jsonl.zst", "JSONL", "zstd"),
+    Format(".parquet", "Parquet"),
+)
+
+
+def format_of(location: str) -> Format:
+    """The format that a file's extension says; CorpusError where it says none."""
+    for format_ in FORMATS:
+        if location.endswith(format_.suffix):
+            return format_
+    known = ", ".join(format_.suffix for format_ in FORMATS)
+    raise CorpusError(f"{location}: unknown extension; the name must end in one of {known}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows of a corpus.
+
+    ``texts`` and ``numbers`` (of the line or row in the file, from 1) are parallel to ``records``.
+    ``done`` says how much of the corpus is read, in the unit of its ``size``.
+    """
+
+    texts: list[str]
+    numbers: list[int]
+    records: Records
+    done: int
+
+    def take(self, indices: Sequence[int]) -> Records:
+        """The records at ``indices``, in that order."""
+        if isinstance(self.records, list):
+            return [self.records[i] for i in indices]
+        return self.records.take(pa.array(indices, pa.int64()))
+
+
+class JsonlCorpus:
+    """JSON objects, one a line; blank lines are passed over.
+
+    ``field`` is where the texts are, ``size`` the file's bytes as stored.
+    """
+
+    schema = None
+
+    def __init__(self, file: File, fields: Sequence[str]) -> None:
+        self.file = file
+        self.size = file.size()
+        with self._open() as (_, stream):
+            number, line = next(self._lines(stream), (0, b""))
+        if not line:
+            raise CorpusError(f"{file.location} holds no row")
+        self.field = _choose(fields, list(self._row(line, number)), file.location)
+        self._text(line, number)
+
+    def batches(self, rows: int) -> Iterator[Batch]:
+        """All rows in order, at most ``rows`` in a batch and fewer where they are long.
+
+        Raises CorpusError naming file and line for anything that cannot be read.
+        """
+        texts: list[str] = []
+        numbers: list[int] = []
+        lines: list[bytes] = []
+        size = 0
+        with self._open() as (stored, stream):
+            for number, line in self._lines(stream):
+                texts.append(self._text(line, number))
+                numbers.append(number)
+                lines.append(line)
+                size += len(line)
+                if len(lines) == rows or size >= _BATCH_BYTES:
+                    yield Batch(texts, numbers, lines, stored.tell())
+                    texts, numbers, lines, size = [], [], [], 0
+        if lines:
+            yield Batch(texts, numbers, lines, self.size)
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[io.BufferedReader, io.BufferedReader]]:
+        """The file as stored, and decompressed."""
+        codec = format_of(self.file.location).codec
+        with (
+            reading(self.file.location),
+            self.file.filesystem.open_input_file(self.file.path) as raw,
+        ):
+            stream = stored = io.BufferedReader(raw, _BUFFER)
+            if codec:
+                stream = io.BufferedReader(pa.CompressedInputStream(stored, codec), _BUFFER)
+            yield stored, stream
+
+    @staticmethod
+    def _lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                line = line.removeprefix(_BOM)
+            if line.strip():
+                yield number, line if line.endswith(b"\n") else line + b"\n"
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise self._bad(number, f"not UTF-8 at byte {error.start + 1}") from error
+        except json.JSONDecodeError as error:
+            raise self._bad(number, f"not valid JSON at {error.colno} ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise self._bad(number, f"not JSON that can be read ({error})") from error
+        if not isinstance(row, dict):
+            raise self._bad(number, "not a JSON object")
+        return row
+
+    def _text(self, line: bytes, number: int) -> str:
+        row = self._row(line, number)
+        if self.field not in row:
+            raise self._bad(number, f"no field {self.field!r}; there are: {_listed(row)}")
+        text = row[self.field]
+        if not isinstance(text, str):
+            raise self._bad(number, f"field {self.field!r} {_JSON_NAMES[type(text)]}, not a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise self._bad(number, f"field {self.field!r} has half a surrogate pair") from error
+        return text
+
+    def _bad(self, number: int, what: str) -> CorpusError:
+        return CorpusError(f"{self.file.location}, line {number}: {what}; mend or remove the line")
+
+
+class ParquetCorpus:
+    """A Parquet file with its texts in a column of strings, plain or dictionary-encoded.
+
+    ``field`` is that column, ``size`` the number of rows.
+    """
+
+    def __init__(self, file: File, fields: Sequence[str]) -> None:
+        self.file = file
+        file.size()
+        with self._open() as stored:
+            self.schema: pa.Schema = stored.schema_arrow
+            self.size: int = stored.metadata.num_rows
+            groups = [stored.metadata.row_group(i) for i in range(stored.num_row_groups)]
+        self._row_bytes = max((g.total_byte_size / max(g.num_rows, 1) for g in groups), default=0)
+        if not self.size:
+            raise CorpusError(f"{file.location} holds no row")
+        self.field = _choose(fields, self.schema.names, file.location)
+        type_ = self.schema.field(self.field).type
+        plain = type_.value_type if pa.types.is_dictionary(type_) else type_
+        if not (pa.types.is_string(plain) or pa.types.is_large_string(plain)):
+            raise CorpusError(
+                f"{file.location}: column {self.field!r} is of type {type_}, not string; "
+                "name another with --text-field"
+            )
+
+    def batches(self, rows: int) -> Iterator[Batch]:
+        """All rows in order, at most ``rows`` in a batch and fewer where they are long.
+
+        Raises CorpusError naming file and row for anything that cannot be read.
+        """
+        rows = max(1, min(rows, int(_BATCH_BYTES / max(self._row_bytes, 1))))
+        done = 0
+        with self._open() as stored:
+            # on this thread alone: Arrow's pools can abort a process as it exits (arrow#34314)
+            for records in stored.iter_batches(batch_size=rows, use_threads=False):
+                texts = self._texts(records.column(self.field), done)
+                numbers = list(range(done + 1, done + len(records) + 1))
+                done += len(records)
+                yield Batch(texts, numbers, records, done)
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        with (
+            reading(self.file.location),
+            self.file.filesystem.open_input_file(self.file.path) as source,
+            pq.ParquetFile(source, buffer_size=_BUFFER) as stored,
+        ):
+            yield stored
+
+    def _texts(self, column: pa.Array, done: int) -> list[str]:
+        try:
+            texts: list[str] = column.to_pylist()
+        except UnicodeDecodeError as error:
+            index = next(i for i, value in enumerate(column) if not _is_utf8(value))
+            raise self._bad(done + index, "is not UTF-8") from error
+        if column.null_count:
+            raise self._bad(done + column.is_null().index(True).as_py(), "is null, not a string")
+        return texts
+
+    def _bad(self, index: int, what: str) -> CorpusError:
+        return CorpusError(
+            f"{self.file.location}, row {index + 1}: column {self.field!r} {what}; "
+            "mend or remove the row"
+        )
+
+
+Corpus = JsonlCorpus | ParquetCorpus
+
+
+def open_corpus(file: File, *fields: str) -> Corpus:
+    """A corpus with its texts in the first of ``fields`` that it has.
+
+    Looks at the first line or the schema alone. Raises CorpusError where the file is missing,
+    empty, of an unknown extension or not what that says, or has none of the fields.
+    """
+    kind = format_of(file.location).kind
+    return ParquetCorpus(file, fields) if kind == "Parquet" else JsonlCorpus(file, fields)
+
+
+_JSON_NAMES = {
+    type(None): "is null",
+    bool: "is a boolean",
+    int: "is a number",
+    float: "is a number",
+    list: "is an array",
+    dict: "is an object",
+}
+
+
+def _choose(fields: Sequence[str], names: list[str], where: str) -> str:
+    for field in fields:
+        if names.count(field) == 1:
+            return field
+    raise CorpusError(
+        f"{where}: no field {fields[0]!r}; there are: {_listed(names)}; name one with --text-field"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _is_utf8(value: pa.Scalar) -> bool:
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,270 @@
+"""Corpora are read exactly, and written whole or not at all."""
+
+from __future__ import annotations
+
+import _thread
+import gzip
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ray_si.errors import CorpusError
+from ray_si.storage.corpus import open_corpus
+from ray_si.storage.corpus_writer import open_writer
+from ray_si.storage.files import locate, staged
+
+LINES = [
+    b'{"text": "a",  "n": 1}\n',
+    b'{"n": 1.50, "text": "\\u00e9t\\u00e9"}\r\n',
+    '{"text": "né", "more": {"x": [null]}}\n'.encode(),
+]
+
+
+def read(path, *fields, rows=10_000):
+    return list(open_corpus(locate(str(path)), *(fields or ("text",))).batches(rows))
+
+
+def stage(targets, content, error=None):
+    with staged(*map(locate, map(str, targets))) as paths:
+        for path in paths:
+            Path(path).write_bytes(content)
+        if error:
+            raise error
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_lines_come_back_byte_for_byte(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    with closing(open_writer(str(path), str(path), None)) as writer:
+        writer.write(LINES)
+    (batch,) = read(path)
+    assert batch.texts == ["a", "été", "né"]
+    assert batch.take([0, 1, 2]) == LINES
+    assert batch.done == path.stat().st_size
+    assert (path.read_bytes() == b"".join(LINES)) == (suffix == ".jsonl")
+
+
+def test_blank_lines_a_byte_order_mark_and_a_missing_line_end_are_no_rows(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + LINES[0] + b"\n  \n" + LINES[1] + LINES[2].rstrip(b"\n"))
+    (batch,) = read(path)
+    assert batch.numbers == [1, 4, 5]
+    assert batch.take([0, 1, 2]) == LINES
+
+
+def test_gzip_of_several_members_is_read_to_its_end(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(b"".join(map(gzip.compress, LINES)))
+    assert [batch.texts for batch in read(path)] == [["a", "été", "né"]]
+
+
+def test_batches_end_at_their_rows_or_when_they_are_large(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "short"}\n' * 25)
+    batches = read(path, rows=10)
+    assert [len(batch.texts) for batch in batches] == [10, 10, 5]
+    assert [batch.done for batch in batches] == [180, 360, 450]
+    text = "x" * 1_000_000
+    path.write_bytes(b'{"text": "%s"}\n' % text.encode() * 100)
+    sizes = [len(batch.texts) for batch in read(path)]
+    assert sum(sizes) == 100
+    assert max(sizes) < 70
+    pq.write_table(pa.table({"text": [f"{i}{text}" for i in range(100)]}), tmp_path / "a.parquet")
+    sizes = [len(batch.texts) for batch in read(tmp_path / "a.parquet")]
+    assert sum(sizes) == 100
+    assert max(sizes) < 100
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "a.jsonl is empty"),
+        (b"\n \n", "a.jsonl holds no row"),
+        (b'{"text": "a"}\n\n{"text" "b"}', r"line 3: not valid JSON at 9 \(Expecting ':'"),
+        (b'{"text": "a"}\n["a"]', "line 2: not a JSON object; mend or remove"),
+        (b'{"n": 1, "m": 2}', "a.jsonl: no field 'text'; there are: n, m; name one with --text"),
+        (b'{"text": "a"}\n{"n": 1}', "line 2: no field 'text'; there are: n;"),
+        (b'{"text": "a"}\n{"text": null}', "line 2: field 'text' is null, not a string"),
+        (b'{"text": "a"}\n{"text": 1.5}', "line 2: field 'text' is a number, not a string"),
+        (b'{"text": ["a"]}', "line 1: field 'text' is an array"),
+        (b'{"text": "a"}\n{"text": "\xe9"}', "line 2: not UTF-8 at byte 11"),
+        (b'{"text": "a"}\n{"text": "\\ud800"}', "line 2: field 'text' has half a surrogate pair"),
+        (b'{"text": "a"}\n' + b"[" * 100_000, "line 2: not JSON that can be read"),
+        ('{"text": "a"}'.encode("utf-16"), "line 1: not UTF-8 at byte 1"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, data, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+def test_damaged_compression_is_an_error(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    with closing(open_writer(str(path), str(path), None)) as writer:
+        writer.write([b'{"text": "%d"}\n' % (i * 7919) for i in range(100_000)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CorpusError, match="cannot read"):
+        read(path)
+    path.write_bytes(b'{"text": "not compressed"}\n')
+    with pytest.raises(CorpusError, match="cannot read"):
+        read(path)
+
+
+def test_parquet_rows_and_schema_survive(tmp_path):
+    table = pa.table(
+        {
+            "text": pa.array([f"t{i % 50}" for i in range(1000)]).dictionary_encode(),
+            "large": pa.array([f"{i}" for i in range(1000)], pa.large_string()),
+            "nested": [{"a": [i, None]} for i in range(1000)],
+        }
+    ).replace_schema_metadata({"made by": "a test"})
+    pq.write_table(table, tmp_path / "a.parquet", 300, use_compliant_nested_type=False)
+    corpus = open_corpus(locate(str(tmp_path / "a.parquet")), "text")
+    batches = list(corpus.batches(70))
+    assert [n for batch in batches for n in batch.numbers] == list(range(1, 1001))
+    assert batches[-1].done == corpus.size == 1000
+    assert batches[0].texts[:2] == ["t0", "t1"]
+    out = str(tmp_path / "b.parquet")
+    with closing(open_writer(out, out, corpus.schema)) as writer:
+        for batch in batches:
+            writer.write(batch.take(range(len(batch.texts))))
+    back = pq.read_table(tmp_path / "b.parquet")
+    assert back.schema.equals(table.schema, check_metadata=True)
+    assert back.to_pylist() == table.to_pylist()
+    assert pq.ParquetFile(tmp_path / "b.parquet").num_row_groups == 1
+    assert read(tmp_path / "a.parquet", "large")[-1].texts[-1] == "999"
+
+
+def test_bad_parquet_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+
+    def refused(table, message, *fields):
+        pq.write_table(table, path)
+        with pytest.raises(CorpusError, match=message):
+            read(path, *fields)
+
+    refused(pa.table({"text": ["a", None]}), "a.parquet, row 2: column 'text' is null")
+    refused(pa.table({"text": [1]}), "column 'text' is of type int64, not string")
+    refused(pa.table({"n": [1], "m": [2]}), "no field 'text'; there are: n, m")
+    refused(pa.table([["a"], ["b"]], names=["text", "text"]), "no field 'text'")
+    refused(pa.table({"text": pa.array([], pa.string())}), "holds no row")
+    latin = pa.array([b"a", b"\xe9"]).view(pa.string())
+    refused(pa.table({"text": latin}), "a.parquet, row 2: column 'text' is not UTF-8")
+    path.write_bytes(b"PAR1 nothing of the kind PAR1")
+    with pytest.raises(CorpusError, match=r"cannot read .*a.parquet"):
+        read(path)
+    pq.write_table(pa.table({"text": [f"text {i}" for i in range(10_000)]}), path)
+    data = bytearray(path.read_bytes())
+    data[100:20_000] = b"\xff" * 19_900
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=r"cannot read .*a.parquet"):
+        read(path)
+
+
+def test_the_first_field_that_is_there_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"instruction": "i", "text": "t"}\n')
+    assert read(path, "absent", "instruction", "text")[0].texts == ["i"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_an_error_nothing_is_left(tmp_path, error):
+    targets = tmp_path / "a", tmp_path / "b"
+    with pytest.raises(error):
+        stage(targets, b"after", error)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(error):
+        stage(targets, b"after", error)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_target_that_cannot_be_put_in_place_takes_the_others_back(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CorpusError, match="cannot write"):
+        stage([tmp_path / "a", tmp_path / "folder"], b"after")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "real").write_text("before")
+    (tmp_path / "link").symlink_to("real")
+    stage([tmp_path / "link"], b"after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "after"
+
+
+def test_s3_is_read_and_written(s3, tmp_path):
+    target = "s3://data/a folder/50% #1?.jsonl.zst"
+    with staged(locate(target)) as (path,), closing(open_writer(path, target, None)) as writer:
+        writer.write(LINES)
+    assert [batch.take([0, 1, 2]) for batch in read(target)] == [LINES]
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a.parquet")
+    s3.upload_file(str(tmp_path / "a.parquet"), "data", "a.parquet")
+    assert read("s3://data/a.parquet")[0].texts == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_before_the_end_leaves_s3_as_it_was(s3, error):
+    with pytest.raises(error):
+        stage(["s3://data/a.jsonl"], b"x" * (6 << 20), error)
+    assert "Contents" not in s3.list_objects_v2(Bucket="data")
+    assert not s3.list_multipart_uploads(Bucket="data").get("Uploads")
+
+
+def test_an_interrupt_during_an_upload_leaves_nothing(s3):
+    over = threading.Event()
+
+    def interrupt():
+        while not over.is_set():
+            if s3.list_multipart_uploads(Bucket="data").get("Uploads"):
+                _thread.interrupt_main()
+                return
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stage(["s3://data/a.jsonl"], b"x" * (96 << 20))
+    finally:
+        over.set()
+        thread.join()
+    assert "Contents" not in s3.list_objects_v2(Bucket="data")
+    assert not s3.list_multipart_uploads(Bucket="data").get("Uploads")
+
+
+def test_an_upload_that_fails_keeps_what_was_there_and_takes_the_others_back(s3):
+    s3.put_object(Bucket="data", Key="b", Body=b"before")
+    with pytest.raises(CorpusError, match="no such bucket"):
+        stage(["s3://data/a", "s3://gone/b", "s3://data/b"], b"after")
+    assert [item["Key"] for item in s3.list_objects_v2(Bucket="data")["Contents"]] == ["b"]
+    assert s3.get_object(Bucket="data", Key="b")["Body"].read() == b"before"
+
+
+def test_s3_troubles_are_told_apart(s3, monkeypatch):
+    with pytest.raises(CorpusError, match="there is no bucket absent"):
+        open_corpus(locate("s3://absent/a.jsonl"), "text")
+    with pytest.raises(CorpusError, match="there is no file s3://data/a"):
+        open_corpus(locate("s3://data/a.jsonl"), "text")
+    with pytest.raises(CorpusError, match="there is no bucket absent"):
+        locate("s3://absent/a.jsonl").check_writable(overwrite=False)
+    for location in ("s3://data", "s3://data/folder/", "s3:///a.jsonl"):
+        with pytest.raises(CorpusError, match="write s3://bucket/path/to/file"):
+            locate(location)
+    with pytest.raises(CorpusError, match="only local files and s3://"):
+        locate("gs://data/a.jsonl")
+    s3.put_object(Bucket="data", Key="a.jsonl", Body=LINES[0])
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(CorpusError, match=r"access denied; check \$AWS_ACCESS_KEY_ID"):
+        open_corpus(locate("s3://data/a.jsonl"), "text")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(CorpusError, match="S3 could not be reached"):
+        open_corpus(locate("s3://data/a.jsonl"), "text")

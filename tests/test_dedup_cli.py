@@ -1,0 +1,256 @@
+"""``ray-si dedup`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
+
+RIVER = "Name the longest river of the country."
+RIVER_AGAIN = "Name the longest river of a country."
+SORT = "Sort these numbers from small to large."
+SORT_AGAIN = "Sort these numbers from small to big."
+POEM = "Écrivez un poème sur la mer."
+NO_COSINE = ("--cosine", "off")
+
+
+def write_lines(path, *texts, field="instruction"):
+    path.write_text("".join(json.dumps({field: text}) + "\n" for text in texts))
+    return path
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_rows_are_copied_in_order_and_the_others_explained(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        f'{{"n": 1.0,  "instruction": "{RIVER}"}}\n\n'
+        f'{{"instruction": "{RIVER_AGAIN}"}}\n{{"instruction":"{POEM}"}}'
+    )
+    write_lines(tmp_path / "b.jsonl", SORT, RIVER)
+    done = ray_si("dedup", "a.jsonl", "b.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kept.jsonl").read_text() == (
+        f'{{"n": 1.0,  "instruction": "{RIVER}"}}\n{{"instruction":"{POEM}"}}\n'
+        + json.dumps({"instruction": SORT})
+        + "\n"
+    )
+    assert read_lines(tmp_path / "kept.rejected.jsonl") == [
+        {
+            "text": RIVER_AGAIN,
+            "reason": "rouge",
+            "score": pytest.approx(12 / 14),
+            "match": RIVER,
+            "match_source": None,
+            "file": "a.jsonl",
+            "row": 3,
+        },
+        {
+            "text": RIVER,
+            "reason": "rouge",
+            "score": 1.0,
+            "match": RIVER,
+            "match_source": None,
+            "file": "b.jsonl",
+            "row": 2,
+        },
+    ]
+    for shown in ("rows", "kept", "rejected: rouge", "seconds", "peak memory"):
+        assert shown in done.stdout
+    assert names(tmp_path) == {"a.jsonl", "b.jsonl", "kept.jsonl", "kept.rejected.jsonl"}
+
+
+def test_nothing_kept_resembles_what_it_is_held_against(tmp_path):
+    write_lines(tmp_path / "in.jsonl", RIVER, SORT, POEM, field="prompt")
+    write_lines(tmp_path / "seeds.jsonl", RIVER_AGAIN)  # their own field, "instruction"
+    pq.write_table(pa.table({"prompt": [SORT_AGAIN]}), tmp_path / "test.parquet")
+    against = ("--against", "seeds.jsonl", "--against", "test.parquet")
+    options = ("--text-field", "prompt", *against, *NO_COSINE)
+    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["prompt"] for row in read_lines(tmp_path / "kept.jsonl")] == [POEM]
+    rejected = read_lines(tmp_path / "kept.rejected.jsonl")
+    assert [(row["match"], row["match_source"]) for row in rejected] == [
+        (RIVER_AGAIN, "seeds.jsonl"),
+        (SORT_AGAIN, "test.parquet"),
+    ]
+    assert "rejected: rouge (test.parquet)" in done.stdout
+
+
+def test_parquet_keeps_schema_and_order(tmp_path):
+    table = pa.table(
+        {"instruction": [RIVER, RIVER_AGAIN, POEM], "tags": [["a"], [], None], "n": [1, 2, 3]}
+    ).replace_schema_metadata({"origin": "here"})
+    pq.write_table(table, tmp_path / "in.parquet")
+    done = ray_si("dedup", "in.parquet", "--to", "kept.parquet", *NO_COSINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = pq.read_table(tmp_path / "kept.parquet")
+    assert kept.schema.equals(pq.read_schema(tmp_path / "in.parquet"), check_metadata=True)
+    assert kept.to_pylist() == table.take([0, 2]).to_pylist()
+    (rejected,) = pq.read_table(tmp_path / "kept.rejected.parquet").to_pylist()
+    assert (rejected["match"], rejected["file"], rejected["row"]) == (RIVER, "in.parquet", 2)
+
+
+def test_the_cosine_gate_takes_what_rouge_lets_through(tmp_path):
+    close = ["What is the capital of France?", "Tell me the name of France's capital city."]
+    write_lines(tmp_path / "in.jsonl", *close, POEM)
+    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", "--cosine", "0.7", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Loading weights" not in done.stderr
+    (rejected,) = read_lines(tmp_path / "kept.rejected.jsonl")
+    assert (rejected["text"], rejected["reason"]) == (close[1], "cosine")
+    assert 0.7 < rejected["score"] < 1
+
+
+def test_a_text_of_a_megabyte_is_a_text(tmp_path):
+    long = " ".join(f"word{i}" for i in range(110_000))
+    write_lines(tmp_path / "in.jsonl", long, POEM, long)
+    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["instruction"] for row in read_lines(tmp_path / "kept.jsonl")] == [long, POEM]
+
+
+def test_shards_do_not_change_the_result(tmp_path):
+    texts = [f"Write {a} lines about {b}." for a in ("two", "ten") for b in ("rain", "sea", "sun")]
+    write_lines(tmp_path / "in.jsonl", *texts, SORT, *texts)
+    write_lines(tmp_path / "against.jsonl", SORT_AGAIN)
+    for shards in (1, 2):
+        options = ("--shards", shards, "--against", "against.jsonl", *NO_COSINE)
+        done = ray_si("dedup", "in.jsonl", "--to", f"{shards}.jsonl", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    for name in ("{}.jsonl", "{}.rejected.jsonl"):
+        one, two = ((tmp_path / name.format(shards)).read_bytes() for shards in (1, 2))
+        assert one == two
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.jsonl", "--to", "x.jsonl"], "there is no file absent.jsonl"),
+        (["folder.jsonl", "--to", "x.jsonl"], "folder.jsonl is a folder"),
+        (["empty.jsonl", "--to", "x.jsonl"], "empty.jsonl is empty"),
+        (["in.json", "--to", "x.jsonl"], "in.json: unknown extension"),
+        (["in.jsonl", "--to", "x.csv"], "x.csv: unknown extension"),
+        (["in.jsonl", "--to", "x.parquet"], "use one kind for all"),
+        (["in.jsonl", "in.parquet", "--to", "x.jsonl"], "use one kind for all"),
+        (["in.parquet", "other.parquet", "--to", "x.parquet"], "differ in their columns"),
+        (["number.parquet", "--to", "x.parquet"], "is of type int64, not string"),
+        (["corrupt.parquet", "--to", "x.parquet"], "cannot read corrupt.parquet"),
+        (["bad.jsonl", "--to", "x.jsonl"], "bad.jsonl, line 2: not valid JSON"),
+        (["in.jsonl", "--to", "x.jsonl", "--text-field", "x"], "no field 'x'; there are: instr"),
+        (["in.jsonl", "--to", "in.jsonl"], "would replace an input"),
+        (["in.jsonl", "--to", "./folder.jsonl/../in.jsonl"], "would replace an input"),
+        (["in.jsonl", "--to", "old.jsonl"], "old.jsonl exists; choose another name or add --over"),
+        (["in.jsonl", "--to", "absent/x.jsonl"], "make it first"),
+        (["in.jsonl", "--to", "old.jsonl/x.jsonl"], "there is no folder"),
+        (["in.jsonl", "--to", "x.jsonl", "--against", "no.jsonl"], "there is no file no.jsonl"),
+        (["in.jsonl", "--to", "x.jsonl", "--rouge", "0"], "--rouge must lie in (0, 1], not 0"),
+        (["in.jsonl", "--to", "x.jsonl", "--rouge", "nan"], "--rouge must lie in (0, 1]"),
+        (["in.jsonl", "--to", "x.jsonl", "--cosine", "1.5"], "--cosine must lie in (0, 1]"),
+        (["in.jsonl", "--to", "x.jsonl", "--cosine", "of"], "--cosine is a number in (0, 1], or"),
+        (["in.jsonl", "--to", "x.jsonl", "--tokenizer", "x"], "--tokenizer is reference or"),
+        (["in.jsonl", "--to", "x.jsonl", "--shards", "0"], "--shards must be at least 1"),
+        (["in.jsonl", "--to", "x.jsonl", "--embedder", "./no"], "there is no model folder ./no"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(tmp_path, arguments, message):
+    write_lines(tmp_path / "in.jsonl", RIVER, SORT)
+    write_lines(tmp_path / "in.json", RIVER)
+    write_lines(tmp_path / "old.jsonl", POEM)
+    (tmp_path / "bad.jsonl").write_text((tmp_path / "in.jsonl").read_text()[:-20])
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "corrupt.parquet").write_bytes(b"PAR1 and nothing else")
+    pq.write_table(pa.table({"instruction": [RIVER]}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"instruction": [RIVER], "n": [1]}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"instruction": [1]}), tmp_path / "number.parquet")
+    before = names(tmp_path)
+    if "--cosine" not in arguments and "--embedder" not in arguments:
+        arguments = [*arguments, *NO_COSINE]
+    assert_one_line_error(ray_si("dedup", *arguments, cwd=tmp_path), message)
+    assert names(tmp_path) == before
+    assert read_lines(tmp_path / "old.jsonl") == [{"instruction": POEM}]
+
+
+def test_an_existing_output_is_replaced_when_asked(tmp_path):
+    write_lines(tmp_path / "in.jsonl", RIVER)
+    write_lines(tmp_path / "kept.jsonl", POEM)
+    command = ("dedup", "in.jsonl", "--to", "kept.jsonl", "--overwrite", *NO_COSINE)
+    assert ray_si(*command, cwd=tmp_path).returncode == 0
+    assert read_lines(tmp_path / "kept.jsonl") == [{"instruction": RIVER}]
+    assert (tmp_path / "kept.rejected.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_leaves_nothing(tmp_path, number, status):
+    with (tmp_path / "in.jsonl").open("w") as stream:
+        for i in range(400_000):
+            text = " ".join(str(i * factor) for factor in range(7, 27))
+            stream.write(f'{{"instruction": "{text}"}}\n')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_si", "dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".tmp-*-kept.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert errors.endswith("stopped; nothing was written\n")
+    assert "Traceback" not in errors
+    assert names(tmp_path) == {"in.jsonl"}
+
+
+def test_from_s3_to_s3(s3, s3_server, tmp_path):
+    lines = b"".join(b'{"instruction": "%s"}\n' % t.encode() for t in (RIVER, RIVER_AGAIN, SORT))
+    s3.put_object(Bucket="data", Key="in/a.jsonl", Body=lines)
+    command = ("dedup", "s3://data/in/a.jsonl", "--to", "s3://data/out/b.jsonl", *NO_COSINE)
+    environment = ENVIRONMENT | s3_server
+    done = ray_si(*command, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = s3.get_object(Bucket="data", Key="out/b.jsonl")["Body"].read()
+    assert kept == b"".join(lines.splitlines(keepends=True)[::2])
+    rejected = s3.get_object(Bucket="data", Key="out/b.rejected.jsonl")["Body"].read()
+    assert json.loads(rejected)["file"] == "s3://data/in/a.jsonl"
+    assert_one_line_error(ray_si(*command, env=environment), "s3://data/out/b.jsonl exists")
+    assert names(tmp_path) == set()
+
+
+def test_on_s3_mistakes_are_one_line_and_write_nothing(s3, s3_server, tmp_path):
+    write_lines(tmp_path / "in.jsonl", RIVER)
+    s3.put_object(Bucket="data", Key="bad.jsonl", Body=b'{"instruction": "a"}\n{"instruction": 1}')
+    environment = ENVIRONMENT | s3_server
+
+    def refused(source, target, message):
+        done = ray_si("dedup", source, "--to", target, *NO_COSINE, env=environment, cwd=tmp_path)
+        assert_one_line_error(done, message)
+
+    refused("s3://data/bad.jsonl", "s3://data/out.jsonl", "bad.jsonl, line 2: field 'instruction'")
+    refused("s3://data/absent.jsonl", "s3://data/out.jsonl", "there is no file s3://data/absent")
+    refused("s3://absent/a.jsonl", "out.jsonl", "there is no bucket absent")
+    refused("in.jsonl", "s3://absent/out.jsonl", "there is no bucket absent")
+    refused("s3://data/bad.jsonl", "s3://data/bad.jsonl", "would replace an input")
+    del environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
+    environment["HOME"] = str(tmp_path)
+    refused("s3://data/bad.jsonl", "out.jsonl", "access denied")
+    assert [item["Key"] for item in s3.list_objects_v2(Bucket="data")["Contents"]] == ["bad.jsonl"]
+    assert names(tmp_path) == {"in.jsonl"}
