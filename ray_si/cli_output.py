@@ -208,7 +208,7 @@ def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float
     out.print(f"training shards: {location}/data", markup=False, highlight=False)
     out.print(f"counts:          {location}/stats.json", markup=False, highlight=False)
     out.print(
-        f"rejected:        {location}/bootstrap/round-*/rejected.parquet",
+        f"rejected:        {location}/bootstrap/round-*/rejected-*.parquet",
         markup=False,
         highlight=False,
     )

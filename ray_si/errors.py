@@ -9,7 +9,8 @@ RaySIError
 │   └── EngineError          an engine or model that is not there, or lacks its extra
 ├── NoProgressError        acceptance stayed near zero; what was accepted is kept
 ├── GenerationError        the model replicas failed a block of requests for good
-└── GateError              a part of the gate was lost and could not be rebuilt
+├── GateError              a part of the gate was lost and could not be rebuilt
+└── LeaseLostError         another driver has taken over the run; nothing more is written
 
 Each takes one message, so every one of them survives pickling across Ray.
 """
@@ -53,3 +54,7 @@ class GenerationError(RaySIError):
 
 class GateError(RaySIError):
     """A part of the gate's pool was lost and could not be rebuilt."""
+
+
+class LeaseLostError(RaySIError):
+    """This driver no longer holds the run's lease, and must not commit."""

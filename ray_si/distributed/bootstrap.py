@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +26,10 @@ from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
 from ray_si.storage.export import MOST_SIMILAR
 from ray_si.storage.objects import open_objects
 from ray_si.storage.run import Run, block_key, round_folder
-from ray_si.storage.shards import write_table
+from ray_si.storage.shards import ShardInfo, claim_table
+
+CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
+"""The rows of a round in request order, and the blocks that they are stored in."""
 
 COMPLETION_COLUMNS = [
     ("text", pa.string()),
@@ -93,8 +97,17 @@ def complete_block(
     ]
     completed = add_completions(table.drop_columns(["prompt", "stop"]), generate(app, requests))
     key = block_key(folder, completed["block"][0].as_py())
-    write_table(open_objects(location), key, completed)
-    return completed
+    return add_info(*claim_table(open_objects(location), key, completed))
+
+
+def add_info(table: pa.Table, info: ShardInfo) -> pa.Table:
+    """The table with a column that says how it is stored, for the manifest."""
+    return table.append_column("stored", pa.array([asdict(info)] * table.num_rows))
+
+
+def take_info(table: pa.Table) -> tuple[pa.Table, ShardInfo]:
+    """The inverse of `add_info`."""
+    return table.drop_columns(["stored"]), ShardInfo(**table["stored"][0].as_py())
 
 
 class Bootstrap:
@@ -119,6 +132,7 @@ class Bootstrap:
         self._human_classification = _demonstration_texts(
             [seed for seed in seeds if seed.is_classification], config
         )
+        self._seeds = len(seeds)
         self._machine: list[tuple[str, str]] = []
         self._pool_sizes: list[int] = []
         self._manifests = run.rounds()
@@ -131,7 +145,7 @@ class Bootstrap:
         Raises NoProgressError after too many rounds in a row that accepted almost nothing.
         """
         width = self._config.bootstrap.lookahead + 1
-        in_flight: dict[int, Future[list[dict[str, Any]]]] = {}
+        in_flight: dict[int, Future[CompleteRound]] = {}
         executor = ThreadPoolExecutor(width, thread_name_prefix="round")
         abandon = threading.Event()
         self._report()
@@ -142,7 +156,7 @@ class Bootstrap:
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
                         in_flight[round_] = executor.submit(self._complete_round, round_, abandon)
-                self._commit(current, in_flight.pop(current).result())
+                self._commit(current, *in_flight.pop(current).result())
         finally:
             abandon.set()
             executor.shutdown(wait=False, cancel_futures=True)
@@ -198,12 +212,12 @@ class Bootstrap:
             )
         return pa.Table.from_pylist(rows)
 
-    def _complete_round(self, round_: int, abandon: threading.Event) -> list[dict[str, Any]]:
-        """Answer what a round still lacks; all its rows in request order."""
+    def _complete_round(self, round_: int, abandon: threading.Event) -> CompleteRound:
+        """Answer what a round still lacks; all its rows in request order, and their blocks."""
         folder = round_folder(round_)
         finished = self._run.finished_blocks(folder)
         requests = self._requests(round_)
-        tables = [self._run.read(key) for key in finished.values()]
+        stored = [self._run.read_stored(key) for key in finished.values()]
         size = self._config.bootstrap.block_size
         missing = [
             requests.slice(start, size)
@@ -221,13 +235,14 @@ class Bootstrap:
             missing, [(complete_block, arguments)], concurrency=concurrency, stop=abandon
         ):
             self._reporter.add_tokens(sum(table["completion_tokens"].to_pylist()))
-            tables.append(table)
-        rows = [row for table in tables for row in table.to_pylist()]
-        return sorted(rows, key=lambda row: row["request_id"])
+            stored.append(take_info(table))
+        rows = [row for table, _ in stored for row in table.to_pylist()]
+        rows.sort(key=lambda row: row["request_id"])
+        return rows, sorted((info for _, info in stored), key=lambda info: info.key)
 
     # Deciding ----------------------------------------------------------------------------------
 
-    def _commit(self, round_: int, rows: list[dict[str, Any]]) -> None:
+    def _commit(self, round_: int, rows: list[dict[str, Any]], blocks: list[ShardInfo]) -> None:
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
         candidates = [(row, item) for row in rows for item in self._candidates(row)]
         usable = [(row, item) for row, item in candidates if item.reason is None]
@@ -250,8 +265,10 @@ class Bootstrap:
             "candidates": len(candidates),
             "accepted": accepted.num_rows,
             "rejected": dict(sorted(reasons.items())),
+            "pool": self._seeds + len(self._machine) + accepted.num_rows,
         }
-        self._run.commit_round(round_, accepted, pa.Table.from_pylist(rejected, REJECTED), manifest)
+        refused = pa.Table.from_pylist(rejected, REJECTED)
+        self._run.commit_round(round_, blocks, accepted, refused, manifest)
         self._manifests.append(manifest)
         self._extend_pool(accepted)
         share = 100 * accepted.num_rows / max(1, len(candidates))

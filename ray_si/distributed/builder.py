@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray_si import __version__
@@ -77,13 +78,23 @@ def build(
     seconds: dict[str, float] = {}
     stats = run.stats()
     if stats is None:
-        if run.instances() is None:
-            with _clock(seconds, "total"):
-                _write(config, run, seeds, address, listen, finish, seconds)
-        with _clock(seconds, "export"):
-            run.discard_rounds_from(len(run.rounds()))
-            stats = export_data(run, config.output.format, config.output.rows_per_shard)
+        with ExitStack() as stack:
+            hold = partial(_hold, stack, run, listen)
+            if run.exists:  # else the models come first: what they refuse leaves nothing behind
+                hold()
+            if run.instances() is None:
+                with _clock(seconds, "total"):
+                    _write(config, run, seeds, address, listen, finish, seconds, hold)
+            with _clock(seconds, "export"):
+                run.discard_unnamed()
+                stats = export_data(run, config.output.format, config.output.rows_per_shard)
     return BuildResult(stats, seconds)
+
+
+def _hold(stack: ExitStack, run: Run, listen: Callable[[Progress], None]) -> None:
+    """Take the run's lease for as long as the stack is open, unless it is held already."""
+    if not run.is_held:
+        stack.enter_context(run.held(lambda message: listen(Progress("start", note=message))))
 
 
 def _write(
@@ -94,6 +105,7 @@ def _write(
     listen: Callable[[Progress], None],
     finish: bool,
     seconds: dict[str, float],
+    hold: Callable[[], None],
 ) -> None:
     """Phases 1 to 3, everything that needs the models."""
     from ray_si.dedup import warm_up
@@ -122,6 +134,7 @@ def _write(
                 )
             )
         run.create(seeds)
+        hold()
         if bootstrap_left:
             gate = stack.enter_context(open_gate(config, run, seeds, serving.encode))
             phase = Bootstrap(config, run, seeds, gate, serving.generator_app, reporter)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.config import RunConfig
-from ray_si.distributed.bootstrap import add_completions
+from ray_si.distributed.bootstrap import add_completions, add_info, take_info
 from ray_si.distributed.classify import classify_block
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.serving import generate
@@ -21,7 +21,7 @@ from ray_si.self_instruct.prompts import instance_prompt
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.objects import open_objects
 from ray_si.storage.run import Run, block_key
-from ray_si.storage.shards import write_table
+from ray_si.storage.shards import ShardInfo, claim_table
 
 _TEXTS = [("input", pa.string()), ("output", pa.string())]
 _KEPT = pa.list_(pa.struct(_TEXTS))
@@ -69,9 +69,10 @@ def write_instances_block(
     stored = stored.append_column("instances", pa.array(kept, _KEPT))
     stored = stored.append_column("rejected", pa.array(rejected, _REJECTED))
     key = block_key("instances", table["block"][0].as_py())
-    write_table(open_objects(location), key, stored)
+    stored, info = claim_table(open_objects(location), key, stored)
     slim = stored.select(["block", "id", "completion_tokens"])
-    return slim.append_column("kept", pa.array(map(len, kept), pa.int64()))
+    counts = [len(instances) for instances in stored["instances"].to_pylist()]
+    return add_info(slim.append_column("kept", pa.array(counts, pa.int64())), info)
 
 
 class Instances:
@@ -85,14 +86,16 @@ class Instances:
         finished = self._run.finished_blocks("instances")
         blocks = list(self._blocks())
         done = instances = 0
-        missing = []
+        missing: list[pa.Table] = []
+        infos: list[ShardInfo] = []
         for number, block in enumerate(blocks):
             stored = self._stored(finished.get(number), block)
             if stored is None:
                 missing.append(block)
             else:
                 done += block.num_rows
-                instances += sum(map(len, stored))
+                instances += sum(map(len, stored[0]["instances"].to_pylist()))
+                infos.append(stored[1])
         total = sum(block.num_rows for block in blocks)
         arguments: dict[str, Any] = {"app": self._app, "config": self._config}
         stages: list[tuple[Stage, dict[str, Any]]] = [
@@ -101,24 +104,30 @@ class Instances:
         ]
         concurrency = concurrent_blocks(self._config, self._config.instances.block_size, 1)
         self._reporter.report(Progress("instances", done, total, instances=instances))
-        for table in map_blocks(missing, stages, concurrency=concurrency):
+        for written in map_blocks(missing, stages, concurrency=concurrency):
+            table, info = take_info(written)
+            infos.append(info)
             done += table.num_rows
             instances += sum(table["kept"].to_pylist())
             self._reporter.add_tokens(sum(table["completion_tokens"].to_pylist()))
             self._reporter.report(Progress("instances", done, total, instances=instances))
+        infos.sort(key=lambda info: info.key)
         self._run.commit_instances(
-            {"blocks": len(blocks), "instructions": total, "instances": instances}
+            infos, {"blocks": len(blocks), "instructions": total, "instances": instances}
         )
 
-    def _stored(self, key: str | None, block: pa.Table) -> list[list[dict[str, str]]] | None:
-        """The instances that a stored block keeps; None where it must be written.
+    def _stored(self, key: str | None, block: pa.Table) -> tuple[pa.Table, ShardInfo] | None:
+        """A block as it is stored; None where it must be written.
 
         A last block that ``finish`` cut short has to be, once the bootstrap has gone on after all.
         """
         if key is None:
             return None
-        stored = self._run.read(key, ["id", "instances"])
-        return stored["instances"].to_pylist() if stored["id"].equals(block["id"]) else None
+        table, info = self._run.read_stored(key)
+        if table["id"].equals(block["id"]):
+            return table, info
+        self._run.objects.delete(key)
+        return None
 
     def _blocks(self) -> Iterator[pa.Table]:
         """Accepted instructions in pool order, cut into blocks of fixed size."""

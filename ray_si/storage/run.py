@@ -4,30 +4,39 @@
 
     run.json                                          written first, once
     seeds.parquet
+    lease/00001.json                                  who writes, under which fencing number
     bootstrap/round-00000/block-00000.parquet ...     raw completions, as they finish
-    bootstrap/round-00000/{accepted,rejected}.parquet
+    bootstrap/round-00000/{accepted,rejected}-00001.parquet     decisions, by fencing number
     bootstrap/round-00000/manifest.json               last: the round exists from here on
     instances/block-00000.parquet ...  manifest.json
     data/train-00000-of-00002.parquet ...
     stats.json                                        last of all: the run is complete
+
+A block is written by whoever comes first, and stays. Manifests are written once, name every part
+with its digest, and carry the fencing number of the lease under which they were written. What no
+manifest names doesn't count.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ray_si.errors import RunError
+from ray_si import __version__
+from ray_si.errors import LeaseLostError, RunError
 from ray_si.records import SeedTask
+from ray_si.storage.lease import Lease
 from ray_si.storage.objects import LocalObjects, Objects, open_objects
-from ray_si.storage.shards import ShardInfo, read_table, write_table
+from ray_si.storage.shards import ShardInfo, claim_table, read_stored, read_table, write_table
 
 LAYOUT = 1
 """Number of this layout; a run of another one is refused."""
@@ -55,6 +64,7 @@ class Run:
         self.location = location
         self.objects = objects
         self.header = header
+        self._lease: Lease | None = None
 
     @classmethod
     def open(cls, location: str) -> Run:
@@ -120,14 +130,39 @@ class Run:
 
     def create(self, seeds: list[SeedTask]) -> None:
         """Make the folder a run, unless it is one; RunError where it cannot be written."""
-        if self._json_or_none(_RUN):
-            return
         table = pa.Table.from_pylist([asdict(seed) for seed in seeds])
         try:
-            write_table(self.objects, "seeds.parquet", table)
             self.objects.put_if_absent(_RUN, _json(self.header))
+            claim_table(self.objects, "seeds.parquet", table)
         except OSError as error:
             raise RunError(f"{self.location} cannot be written: {error.strerror}") from error
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one already, so that its lease can be taken."""
+        return self._json_or_none(_RUN) is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the lease."""
+        return self._lease is not None
+
+    @contextmanager
+    def held(self, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+        """Hold the lease, without which nothing can be committed; see `Lease`."""
+        with Lease(self.objects, self.location, notify=notify) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def _commit(self, key: str, manifest: Manifest) -> None:
+        """Write a manifest, once; LeaseLostError where another driver has taken over."""
+        assert self._lease is not None, "the run's lease is not held"
+        self._lease.check()
+        manifest = manifest | {"fencing": self._lease.number, "versions": _versions()}
+        if not self.objects.put_if_absent(key, _json(manifest)):
+            raise LeaseLostError(f"{self.location}/{key} was written by another driver meanwhile")
 
     # Blocks ------------------------------------------------------------------------------------
 
@@ -138,8 +173,18 @@ class Run:
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet object of this run; RunError where it is missing or damaged."""
-        try:
+        with self._reading(key):
             return read_table(self.objects, key, columns)
+
+    def read_stored(self, key: str) -> tuple[pa.Table, ShardInfo]:
+        """`read`, and what a manifest says of the object."""
+        with self._reading(key):
+            return read_stored(self.objects, key)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
         except KeyError as error:
             raise RunError(f"{self.location} is damaged: {key} is missing") from error
         except (pa.ArrowInvalid, OSError) as error:  # Arrow says OSError of broken pages
@@ -156,27 +201,45 @@ class Run:
         return manifests
 
     def commit_round(
-        self, round_: int, accepted: pa.Table, rejected: pa.Table, manifest: Manifest
+        self,
+        round_: int,
+        blocks: list[ShardInfo],
+        accepted: pa.Table,
+        rejected: pa.Table,
+        manifest: Manifest,
     ) -> None:
-        """Write a round's decisions, then its manifest; from then on the round exists."""
-        folder = round_folder(round_)
-        shards = [
-            write_table(self.objects, f"{folder}/{name}.parquet", table)
+        """Write a round's decisions, then its manifest; from then on the round exists.
+
+        ``blocks`` are the raw blocks they were taken from. Raises LeaseLostError.
+        """
+        assert self._lease is not None, "the run's lease is not held"
+        folder, fencing = round_folder(round_), self._lease.number
+        parts = [
+            write_table(self.objects, f"{folder}/{name}-{fencing:05d}.parquet", table)
             for name, table in (("accepted", accepted), ("rejected", rejected))
         ]
-        manifest = manifest | {"objects": [asdict(shard) for shard in shards]}
-        self.objects.put(f"{folder}/manifest.json", _json(manifest))
+        objects = [asdict(part) for part in (*blocks, *parts)]
+        self._commit(f"{folder}/manifest.json", manifest | {"objects": objects})
 
     def accepted(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Accepted rows of the committed rounds, a table each, in pool order."""
-        for round_ in range(len(self.rounds())):
-            yield self.read(f"{round_folder(round_)}/accepted.parquet", columns)
+        for manifest in self.rounds():
+            yield self.read(part_key(manifest, "accepted"), columns)
 
-    def discard_rounds_from(self, round_: int) -> None:
-        """Delete blocks of rounds that were begun ahead and are not needed."""
-        for key in list(self.objects.list("bootstrap/round-")):
-            if int(key.split("/")[1].removeprefix("round-")) >= round_:
-                self.objects.delete(key)
+    def rejected(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Rejected candidates of the committed rounds, a table each."""
+        for manifest in self.rounds():
+            yield self.read(part_key(manifest, "rejected"), columns)
+
+    def discard_unnamed(self) -> None:
+        """Delete what no manifest names: rounds begun ahead, and parts of interrupted commits."""
+        manifests = [*self.rounds(), *filter(None, [self.instances()])]
+        named = {part["key"] for manifest in manifests for part in manifest["objects"]}
+        for folder in ("bootstrap/", "instances/"):
+            for key in list(self.objects.list(folder)):
+                last = key.rpartition("/")[2]
+                if key not in named and last != "manifest.json":
+                    self.objects.delete(key)
 
     # Instances, data -----------------------------------------------------------------------------
 
@@ -184,26 +247,30 @@ class Run:
         """The manifest of the instances, once that phase is complete."""
         return self._json_or_none(_INSTANCES)
 
-    def commit_instances(self, manifest: Manifest) -> None:
-        """Declare the instance phase complete."""
-        self.objects.put(_INSTANCES, _json(manifest))
+    def commit_instances(self, blocks: list[ShardInfo], manifest: Manifest) -> None:
+        """Declare the instance phase complete, with these blocks. Raises LeaseLostError."""
+        objects = [asdict(block) for block in blocks]
+        self._commit(_INSTANCES, manifest | {"objects": objects})
 
     def instance_blocks(self) -> Iterator[pa.Table]:
-        """The blocks of the instance phase that stand, in order."""
-        for _, key in sorted(self.finished_blocks("instances").items()):
-            yield self.read(key)
+        """The blocks of the complete instance phase, in order."""
+        manifest = self.instances()
+        assert manifest is not None, "the instance phase is not complete"
+        for part in manifest["objects"]:
+            yield self.read(part["key"])
 
     def write_shard(self, index: int, count: int, suffix: str, table: pa.Table) -> ShardInfo:
         """Write one training shard."""
         return write_table(self.objects, f"data/train-{index:05d}-of-{count:05d}.{suffix}", table)
 
     def stats(self) -> dict[str, Any] | None:
-        """What the finished run came to; None while it isn't finished."""
-        return self._json_or_none(_STATS)
+        """What the finished run came to, without who wrote it; None while it isn't finished."""
+        stats = self._json_or_none(_STATS)
+        return stats and {k: v for k, v in stats.items() if k not in ("fencing", "versions")}
 
     def commit_stats(self, stats: dict[str, Any]) -> None:
-        """Declare the run complete."""
-        self.objects.put(_STATS, _json(stats))
+        """Declare the run complete. Raises LeaseLostError."""
+        self._commit(_STATS, stats)
 
     def status(self) -> dict[str, Any]:
         """Where the run stands, from its manifests: no Ray, and safe while it is being built.
@@ -251,6 +318,20 @@ class Run:
         except ValueError as error:
             raise RunError(f"{self.location}/{key} is damaged: {error}") from error
         return found
+
+
+def part_key(manifest: Manifest, name: str) -> str:
+    """The key of a round's "accepted" or "rejected" rows."""
+    keys: list[str] = [part["key"] for part in manifest["objects"]]
+    return next(key for key in keys if key.rpartition("/")[2].startswith(f"{name}-"))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "ray_si": __version__,
+        "python": platform.python_version(),
+        "pyarrow": pa.__version__,
+    }
 
 
 def _json(value: object) -> bytes:

@@ -29,16 +29,40 @@ def write_table(objects: Objects, key: str, table: pa.Table) -> ShardInfo:
     """
     data = _to_jsonl(table) if key.endswith(".jsonl") else _to_parquet(table)
     objects.put(key, data)
-    return ShardInfo(key, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
+    return _info(key, table.num_rows, data)
+
+
+def claim_table(objects: Objects, key: str, table: pa.Table) -> tuple[pa.Table, ShardInfo]:
+    """Write a Parquet table unless the key exists: the first writer wins.
+
+    Returns what stands there then, this table or the earlier one.
+    """
+    data = _to_parquet(table)
+    if not objects.put_if_absent(key, data):
+        return read_stored(objects, key)
+    return table, _info(key, table.num_rows, data)
+
+
+def read_stored(objects: Objects, key: str) -> tuple[pa.Table, ShardInfo]:
+    """A Parquet object, and what a manifest says of it; KeyError where there is none."""
+    data = objects.get(key)
+    table = _from_parquet(data, None)
+    return table, _info(key, table.num_rows, data)
 
 
 def read_table(objects: Objects, key: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet object; KeyError where there is none.
+    """Read a Parquet object; KeyError where there is none."""
+    return _from_parquet(objects.get(key), columns)
 
-    On the calling thread alone: Arrow's pools, once started, can abort a short-lived process as it
-    exits (apache/arrow#34314).
-    """
-    with pq.ParquetFile(pa.BufferReader(objects.get(key))) as stored:
+
+def _info(key: str, rows: int, data: bytes) -> ShardInfo:
+    return ShardInfo(key, rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _from_parquet(data: bytes, columns: list[str] | None) -> pa.Table:
+    # on the calling thread alone: Arrow's pools, once started, can abort a short-lived process as
+    # it exits (apache/arrow#34314)
+    with pq.ParquetFile(pa.BufferReader(data)) as stored:
         return stored.read(columns, use_threads=False)
 
 

@@ -47,7 +47,7 @@ def test_every_candidate_is_accounted_for(finished):
     assert stats["candidates"] == stats["accepted"] + sum(stats["rejected"].values())
     rows = [
         row
-        for path in location.glob("bootstrap/round-*/rejected.parquet")
+        for path in location.glob("bootstrap/round-*/rejected-*.parquet")
         for row in pq.read_table(path).to_pylist()
     ]
     assert len(rows) == sum(stats["rejected"].values())
@@ -186,8 +186,8 @@ def test_a_dead_replica_loses_nothing(finished, tmp_path, replay_config):
 def test_an_export_that_fails_leaves_nothing_half_written(finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished[0], copy)
-    (copy / "bootstrap/round-00001/accepted.parquet").unlink()
-    with pytest.raises(RunError, match=r"accepted\.parquet is missing"):
+    next((copy / "bootstrap/round-00001").glob("accepted-*.parquet")).unlink()
+    with pytest.raises(RunError, match=r"accepted-00001\.parquet is missing"):
         export_jsonl(Run.open(str(copy)), str(tmp_path / "out"), "rows.jsonl", dict)
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -1,0 +1,153 @@
+"""One driver at a time: who may write to a run, and what becomes of one that lost the right."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ray_si.errors import LeaseLostError, RunError
+from ray_si.storage import lease as lease_module
+from ray_si.storage.lease import Lease
+from ray_si.storage.objects import LocalObjects
+from ray_si.storage.run import Run
+
+TTL = 0.9
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalObjects(tmp_path)
+
+
+def take(store, **options):
+    return Lease(store, "the run", ttl_s=TTL, **options)
+
+
+def abandoned(store, monkeypatch, *, machine):
+    """A lease whose holder neither renews it nor gives it back."""
+    with monkeypatch.context() as patch:
+        patch.setattr(lease_module, "_machine", lambda: machine)
+        lease = take(store)
+    lease._record["machine"] = machine
+    store.put("lease/00001.json", lease._data())
+
+
+def test_a_second_driver_is_refused_and_told_who_holds_the_run(store):
+    with take(store), pytest.raises(RunError, match=r"written by process \d+ on .* since 20"):
+        take(store).__enter__()
+
+
+def test_a_lease_given_back_is_free_at_once(store):
+    with take(store) as first:
+        assert first.number == 1
+    began = time.monotonic()
+    with take(store) as second:
+        assert second.number == 2
+        assert list(store.list("lease/")) == ["lease/00002.json"]
+    assert time.monotonic() - began < TTL / 2
+
+
+def test_the_lease_of_a_killed_process_of_this_machine_is_free_at_once(store, tmp_path):
+    code = (
+        "import os, sys; from ray_si.storage.lease import Lease; "
+        "from ray_si.storage.objects import LocalObjects; "
+        "Lease(LocalObjects(sys.argv[1]), 'the run').__enter__(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+    began = time.monotonic()
+    with take(store) as lease:
+        assert lease.number == 2
+    assert time.monotonic() - began < TTL / 2
+
+
+def test_a_lease_of_another_machine_is_free_once_it_shows_no_sign_of_life(store, monkeypatch):
+    abandoned(store, monkeypatch, machine="elsewhere")
+    told: list[str] = []
+    began = time.monotonic()
+    with take(store, notify=told.append) as lease:
+        assert lease.number == 2
+    assert TTL <= time.monotonic() - began < 3 * TTL
+    assert "waiting up to 0.9 s" in told[0]
+
+
+def test_a_lease_of_another_machine_that_is_renewed_is_refused(store, monkeypatch):
+    with take(store) as first:
+        first._record["machine"] = "elsewhere"
+        store.put("lease/00001.json", first._data())
+        with pytest.raises(RunError, match="is being written"):
+            take(store).__enter__()
+        first.check()
+
+
+def test_a_driver_that_was_succeeded_cannot_commit(store):
+    with take(store) as first:
+        first.check()
+        store.put_if_absent("lease/00002.json", first._data())
+        with pytest.raises(LeaseLostError, match="another driver has taken over"):
+            first.check()
+    assert json.loads(store.get("lease/00002.json"))["released"] is False  # not its to give back
+
+
+def test_a_store_that_fails_for_a_while_does_not_cost_the_lease(store, monkeypatch, caplog):
+    with take(store) as lease:
+        with monkeypatch.context() as patch:
+
+            def full(*_):
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(store, "put", full)
+            time.sleep(TTL)
+        assert "could not be renewed yet" in caplog.text
+        lease.check()
+
+
+def test_a_lease_is_renewed_for_as_long_as_it_is_held(store):
+    with take(store) as lease:
+        time.sleep(2 * TTL)
+        lease.check()
+        assert json.loads(store.get("lease/00001.json"))["renewals"] >= 3
+
+
+def _race(folder, barrier, winners):
+    barrier.wait(30)
+    try:
+        with Lease(LocalObjects(folder), "the run"):
+            winners.put(1)
+            barrier.wait(30)
+    except RunError:
+        winners.put(0)
+        barrier.wait(30)
+
+
+def test_of_many_processes_exactly_one_gets_the_lease(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    barrier, winners = spawn.Barrier(5), spawn.Queue()
+    processes = [spawn.Process(target=_race, args=(tmp_path, barrier, winners)) for _ in range(5)]
+    for process in processes:
+        process.start()
+    assert sum(winners.get(timeout=60) for _ in processes) == 1
+    for process in processes:
+        process.join(30)
+
+
+def test_a_damaged_lease_is_named(store):
+    store.put("lease/00003.json", b"{")
+    with pytest.raises(RunError, match=r"the run/lease/00003\.json is damaged: delete it"):
+        take(store).__enter__()
+
+
+def test_a_manifest_is_written_once_whatever_the_lease_says(tmp_path):
+    header = {"config": {}, "identity": {}}
+    runs = [Run.prepare(str(tmp_path / "run"), header, "f") for _ in range(2)]
+    runs[0].create([])
+    with runs[0].held():
+        runs[0].commit_stats({"rows": 1})
+        runs[1]._lease = runs[0]._lease  # as if its check had come just before the takeover
+        with pytest.raises(LeaseLostError, match=r"stats\.json was written by another driver"):
+            runs[1].commit_stats({"rows": 2})
+    assert runs[1].stats() == {"rows": 1}
