@@ -31,6 +31,9 @@ class Objects(Protocol):
     def delete(self, key: str) -> None:
         """Remove a key if it exists."""
 
+    def sweep(self) -> None:
+        """Remove what interrupted writes left behind; for the only writer there is."""
+
 
 class LocalObjects:
     """Objects as files under ``root``; made durable (fsync) before they take their name."""
@@ -67,6 +70,10 @@ class LocalObjects:
 
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        for path in list(self.root.rglob(f"{_TEMPORARY}*")):
+            path.unlink(missing_ok=True)
 
     def _temporary(self, key: str, data: bytes) -> str:
         folder = (self.root / key).parent

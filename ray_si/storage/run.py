@@ -240,6 +240,7 @@ class Run:
                 last = key.rpartition("/")[2]
                 if key not in named and last != "manifest.json":
                     self.objects.delete(key)
+        self.objects.sweep()
 
     # Instances, data -----------------------------------------------------------------------------
 

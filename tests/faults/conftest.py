@@ -1,0 +1,67 @@
+"""A Ray that outlives its drivers, and what an undisturbed run gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.conftest import digests, replay_values
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Address of a Ray that is no driver's own, so that it outlives each of them."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    ray_cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False}
+    )
+    yield ray_cluster.address
+    ray_cluster.shutdown()
+
+
+class Builds:
+    """Runs builds of one configuration in processes of their own."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self._address = address
+        self.config = folder / "config.yaml"
+        values = replay_values()
+        values["generator"]["replay"] = {"latency_s": 0.05, "latency_sigma": 0.5}
+        values["generator"]["replicas"] = 2
+        self.config.write_text(yaml.safe_dump(values))
+
+    def start(self, run: Path, fault: str = "{}") -> subprocess.Popen[str]:
+        """A build of that run; see `tests.faults.driver` for faults."""
+        command = [sys.executable, "-m", "tests.faults.driver", fault, "build", str(self.config)]
+        command += ["--out", str(run), "--address", self._address]
+        return subprocess.Popen(
+            command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def finish(self, run: Path) -> None:
+        """Build undisturbed, to the end."""
+        process = self.start(run)
+        output, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, output
+
+
+@pytest.fixture(scope="session")
+def builds(cluster, tmp_path_factory):
+    return Builds(cluster, tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(builds, tmp_path_factory):
+    """Digests of the shards of a run that nothing happened to."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    builds.finish(run)
+    return digests(run)
