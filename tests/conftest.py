@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,19 @@ def s3(s3_server, monkeypatch):
     for item in client.list_objects_v2(Bucket="data").get("Contents", []):
         client.delete_object(Bucket="data", Key=item["Key"])
     client.delete_bucket(Bucket="data")
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    ray.init(
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()

@@ -1,30 +1,11 @@
-"""One Ray for the session, and small configurations that run on it."""
+"""Small configurations that run on the session's Ray."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def ray_session():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    ray.init(
-        "local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    ray.shutdown()
-
 
 TARGET = 100
 """Accepted instructions of a test build: some rounds, so that machine-written examples appear."""
