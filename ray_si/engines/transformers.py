@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 from ray_si.engines import bundled
 from ray_si.engines.base import Completion, Request
@@ -89,6 +89,8 @@ class TransformersEngine:
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token_id = self._tokenizer.eos_token_id
         self._end = _end_tokens(self._model, self._tokenizer)
+        # instruct models bring defaults of their own, such as a repetition penalty: only ours count
+        self._model.generation_config = GenerationConfig(eos_token_id=sorted(self._end) or None)
         self._context = getattr(self._model.config, "max_position_embeddings", None) or 1 << 20
         self._max_batch, self._batch_tokens = max_batch, batch_tokens
         self._prefix: tuple[list[int], DynamicCache] | None = None

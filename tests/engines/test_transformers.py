@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +47,17 @@ def test_greedy_text_equals_transformers_own(engine):
     assert done.text == expected
     assert "Paris" in done.text
     assert (done.finish_reason, done.completion_tokens) == ("length", 12)
+
+
+def test_a_models_own_sampling_defaults_do_not_count(engine, tmp_path):
+    for path in Path(bundled.resolve("smollm2-135m-instruct")).iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "generation_config.json").unlink()
+    defaults = {"eos_token_id": 2, "repetition_penalty": 9.0}
+    (tmp_path / "generation_config.json").write_text(json.dumps(defaults))
+    penalised = TransformersEngine(str(tmp_path), dtype="float32", threads=2)
+    request = Request(PROMPTS[2], GREEDY, 0)
+    assert ask(penalised, [request])[0].text == ask(engine, [request])[0].text
 
 
 def test_a_request_that_the_model_chokes_on_fails_alone_and_the_next_is_answered(
