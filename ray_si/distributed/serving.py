@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from ray_si.config import RunConfig
-from ray_si.engines import registry
+from ray_si.engines import bundled, registry
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import ConfigError, EngineError, GenerationError
+from ray_si.storage.objects import absolute
 
 _CALL_SIZE = 16
 """Requests in one Serve call: a call costs the same for one as for many."""
@@ -74,6 +76,9 @@ class Serving:
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
         generator = self._config.generator
+        options = generator.engine_options()
+        if "recording" in options:
+            options["recording"] = _for_workers(options["recording"])
         targets = [
             serve.RunTarget(
                 serve.deployment(GeneratorReplica)
@@ -83,7 +88,7 @@ class Serving:
                     max_constructor_retry_count=2,
                     ray_actor_options={"num_cpus": generator.cpus, "num_gpus": generator.gpus},
                 )
-                .bind(generator.engine, generator.model, generator.engine_options()),
+                .bind(generator.engine, _for_workers(generator.model), options),
                 name=self.generator_app,
                 route_prefix=None,
                 logging_config=quiet,
@@ -98,7 +103,7 @@ class Serving:
                         max_constructor_retry_count=2,
                         ray_actor_options={"num_cpus": embedder.cpus, "num_gpus": embedder.gpus},
                     )
-                    .bind(embedder.model),
+                    .bind(_for_workers(embedder.model)),
                     name=self.embedder_app,
                     route_prefix=None,
                     logging_config=quiet,
@@ -144,6 +149,13 @@ class Serving:
         handle = serve.get_app_handle(self.embedder_app)
         parts = [texts[i : i + _EMBED_SIZE] for i in range(0, len(texts), _EMBED_SIZE)]
         return np.concatenate([_encode(handle, part) for part in parts])
+
+
+def _for_workers(path: str | None) -> str | None:
+    """A path that exists here, absolute, since workers have folders of their own; else as it is."""
+    if path is None or path in bundled.MODELS or not Path(path).exists():
+        return path
+    return absolute(path)
 
 
 def _encode(handle: Any, texts: list[str]) -> np.ndarray:

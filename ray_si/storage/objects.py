@@ -87,8 +87,13 @@ class LocalObjects:
         return name
 
 
+def absolute(location: str) -> str:
+    """The location as every process means it, whatever its working directory."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
 def open_objects(location: str) -> Objects:
     """The store at a location: a folder (s3:// is not supported yet). Touches nothing."""
     if "://" in location:
         raise RunError(f"{location}: only local and shared folders are supported so far")
-    return LocalObjects(Path(location).expanduser().absolute())
+    return LocalObjects(absolute(location))

@@ -35,7 +35,7 @@ from ray_si import __version__
 from ray_si.errors import LeaseLostError, RunError
 from ray_si.records import SeedTask
 from ray_si.storage.lease import Lease
-from ray_si.storage.objects import LocalObjects, Objects, open_objects
+from ray_si.storage.objects import LocalObjects, Objects, absolute, open_objects
 from ray_si.storage.shards import ShardInfo, claim_table, read_stored, read_table, write_table
 
 LAYOUT = 1
@@ -58,10 +58,10 @@ def round_folder(round_: int) -> str:
 
 
 class Run:
-    """One run's objects, by meaning."""
+    """One run's objects, by meaning; ``location`` is absolute, since Ray's workers use it too."""
 
     def __init__(self, location: str, objects: Objects, header: dict[str, Any]) -> None:
-        self.location = location
+        self.location = absolute(location)
         self.objects = objects
         self.header = header
         self._lease: Lease | None = None

@@ -128,6 +128,20 @@ def test_other_replicas_and_batches_give_the_same_bytes(finished, tmp_path, repl
     assert digests(tmp_path / "run") == digests(location)
 
 
+def test_relative_paths_mean_the_same_on_workers_with_another_folder(
+    tmp_path, replay_config, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # the workers keep the folder that Ray was started in
+    replay_config["target_instructions"] = 20
+    build(parse_config(replay_config), "run")
+    assert len(list((tmp_path / "run" / "instances").glob("block-*.parquet"))) == 2
+    Path("answers.jsonl").write_text(json.dumps({"prompt": "x", "completion": "x"}) + "\n")
+    replay_config["generator"]["replay"] = {"recording": "answers.jsonl"}
+    replay_config["bootstrap"]["stall_rounds"] = 1
+    with pytest.raises(NoProgressError):
+        build(parse_config(replay_config), "other")
+
+
 @pytest.mark.parametrize(
     "lost",
     [
