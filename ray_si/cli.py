@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -67,26 +69,31 @@ def _errors() -> Iterator[None]:
 def _interruptible(consequence: str) -> Iterator[None]:
     """SIGTERM as Ctrl-C; both end with what that means, and the usual exit statuses.
 
-    Only the first counts: Ray takes a moment to close, and would crash if interrupted in that.
+    The process then leaves without Python's own farewell, which would wait for rounds begun ahead,
+    and Ray, once closed, may never let go of those. A second signal does not wait for Ray either.
     """
     status = 0
 
+    def leave() -> None:
+        console(error=True).print(f"stopped; {consequence}", markup=False, highlight=False)
+        sys.stdout.flush()
+        os._exit(status or 128 + signal.SIGTERM)
+
     def stop(number: int, frame: Any) -> None:
         nonlocal status
-        if not status:
-            status = 128 + number
-            raise KeyboardInterrupt
+        if status:
+            leave()
+        status = 128 + number
+        raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except KeyboardInterrupt as interrupt:
-        console(error=True).print(f"stopped; {consequence}", markup=False, highlight=False)
-        raise typer.Exit(status) from interrupt
+    except (KeyboardInterrupt, SystemExit):
+        leave()  # SystemExit: Ray's own SIGTERM handler, which is up while `ray.init` runs
     finally:
-        if not status:  # else Ray still closes as the process exits
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @app.callback(invoke_without_command=True)
