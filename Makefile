@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow lint bench bench-gate clean
+.PHONY: help demo test test-slow test-faults lint bench bench-gate clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,6 +24,9 @@ test: $(VENV)/.installed ## run the default tests
 
 test-slow: $(VENV)/.installed ## run the tests that take minutes
 	$(BIN)/pytest -m slow --override-ini addopts="-ra --strict-markers --durations=10"
+
+test-faults: $(VENV)/.installed ## kill everything, fifty drivers among it (some 20 minutes)
+	$(BIN)/pytest tests/faults --override-ini addopts="-ra --strict-markers --durations=10"
 
 lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
@@ -146,7 +147,6 @@ class Bootstrap:
         """
         width = self._config.bootstrap.lookahead + 1
         in_flight: dict[int, Future[CompleteRound]] = {}
-        executor = ThreadPoolExecutor(width, thread_name_prefix="round")
         abandon = threading.Event()
         self._report()
         try:
@@ -155,11 +155,10 @@ class Bootstrap:
                 current = len(self._manifests)
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
-                        in_flight[round_] = executor.submit(self._complete_round, round_, abandon)
+                        in_flight[round_] = _in_thread(self._complete_round, round_, abandon)
                 self._commit(current, *in_flight.pop(current).result())
         finally:
             abandon.set()
-            executor.shutdown(wait=False, cancel_futures=True)
 
     def _is_wanted(self, round_: int, current: int) -> bool:
         """Whether the rounds before this one are likely to fall short of the target."""
@@ -374,6 +373,20 @@ class Bootstrap:
                 note=note,
             )
         )
+
+
+def _in_thread(function: Callable[..., CompleteRound], *arguments: Any) -> Future[CompleteRound]:
+    """Run in a thread that does not keep the process alive, as it would once Ray is lost to it."""
+    future: Future[CompleteRound] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="round", daemon=True).start()
+    return future
 
 
 def _demonstration_texts(seeds: list[SeedTask], config: RunConfig) -> list[tuple[str, str]]:

@@ -50,7 +50,7 @@ _POINTS_AT_INPUT = re.compile(
     r"\b(?:the following|(?:this|these|those|given) \w+|\w+ (?:below|above)|"
     r"(?:the|each) (?:given )?(?:sentences?|paragraph|passage|text|words?|list|article|review|"
     r"email|e-mail|statements?|phrase|tweet|comment|code|poem|numbers|equation|expression|table|"
-    r"dialogue|conversation))\b(?! [\"'])",
+    r"dialogue|conversation|song|story|recipe|quote))\b(?! [\"'])|\bthis\s*:",
     re.IGNORECASE,
 )
 _ANSWERS = frozenset(("yes", "no", "true", "false"))

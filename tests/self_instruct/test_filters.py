@@ -98,7 +98,13 @@ def test_each_quality_heuristic_of_instances_has_its_reason(instance, reason):
 
 @pytest.mark.parametrize(
     "instruction",
-    ["Improve this haiku.", "Reply to the message below.", "Which of the following is a fruit?"],
+    [
+        "Improve this haiku.",
+        "Reply to the message below.",
+        "Which of the following is a fruit?",
+        "Which fruit is this: a plum or a pear?",
+        "What is the song about?",
+    ],
 )
 def test_instructions_that_point_at_an_input_need_one(instruction):
     assert instance_quality_reason(instruction, Instance("", "A plum.")) == "missing_input"
