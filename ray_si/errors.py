@@ -5,12 +5,14 @@ RaySIError
 │   ├── ConfigError          an unknown key, an impossible value, an unreadable configuration
 │   ├── SeedError            seed tasks missing, malformed or duplicated
 │   ├── RunError             a run folder that is foreign, damaged, or of another configuration
+│   ├── StorageError         a folder or bucket that is not there, or refuses what is asked of it
 │   ├── CorpusError          a file of texts that cannot be read, or its output not be written
 │   └── EngineError          an engine or model that is not there, or lacks its extra
 ├── NoProgressError        acceptance stayed near zero; what was accepted is kept
 ├── GenerationError        the model replicas failed a block of requests for good
 ├── GateError              a part of the gate was lost and could not be rebuilt
-└── LeaseLostError         another driver has taken over the run; nothing more is written
+├── LeaseLostError         another driver has taken over the run; nothing more is written
+└── StorageLostError       storage that worked failed for good; what is finished is kept
 
 Each takes one message, so every one of them survives pickling across Ray.
 """
@@ -36,6 +38,10 @@ class RunError(UserError):
     """A run folder that cannot be used."""
 
 
+class StorageError(UserError):
+    """A folder or bucket that cannot be used as it is."""
+
+
 class CorpusError(UserError):
     """A file of texts that cannot be read, or an output that cannot be written."""
 
@@ -58,3 +64,7 @@ class GateError(RaySIError):
 
 class LeaseLostError(RaySIError):
     """This driver no longer holds the run's lease, and must not commit."""
+
+
+class StorageLostError(RaySIError):
+    """Storage that worked before failed for good, after every retry."""

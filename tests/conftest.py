@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,21 +26,53 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """Environment variables of a real S3 server on this machine."""
-    from moto.server import ThreadedMotoServer
+    """Environment variables of a real S3 server on this machine, the bucket "runs" on it.
+
+    It takes one request at a time: S3 checks the condition of a write and writes in one step, moto
+    in two.
+    """
+    import boto3
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def application(environ, start_response):
+        with lock:
+            return list(moto(environ, start_response))
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    server.stop()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        boto3.session.Session().client("s3").create_bucket(Bucket="runs")
+    yield variables
+    server.shutdown()
+
+
+@pytest.fixture
+def s3_environment(s3_server, monkeypatch):
+    """Sets the environment for that server; a function that points it at another endpoint."""
+    from ray_si.storage.s3 import _client
+
+    def point_at(url):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        _client.cache_clear()
+
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    _client.cache_clear()
+    yield point_at
+    _client.cache_clear()
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice, zip_longest
-from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import pyarrow as pa
 
-from ray_si.errors import RunError
+from ray_si.errors import RunError, StorageLostError
+from ray_si.storage.objects import open_objects
 from ray_si.storage.run import Run
 
 MOST_SIMILAR = pa.list_(pa.struct([("instruction", pa.string()), ("rouge", pa.float64())]))
@@ -125,23 +126,23 @@ def _stats(run: Run, rows: int) -> dict[str, Any]:
 def export_jsonl(run: Run, folder: str, name: str, convert: Callable[[dict[str, Any]], Any]) -> int:
     """Write a finished run's rows, converted, to ``folder/name``; returns their number.
 
-    Raises RunError where the run isn't finished, or the folder cannot be written.
+    ``folder`` may be ``s3://bucket/prefix``. The rows pass through a temporary file. Raises
+    RunError where the run isn't finished, StorageError where the folder cannot be written.
     """
     if run.stats() is None:
         raise RunError(f"{run.location} is not finished: run `ray-si build` on it again first")
-    target = Path(folder) / name
-    temporary = target.with_name(f".tmp-{name}")
+    target = open_objects(folder)
+    target.check(write=True)
     count = 0
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
+    with TemporaryFile() as stream:
+        try:
             for row in training_rows(run):
-                stream.write(json.dumps(convert(row), ensure_ascii=False) + "\n")
+                stream.write(json.dumps(convert(row), ensure_ascii=False).encode() + b"\n")
                 count += 1
-        temporary.replace(target)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
+            stream.seek(0)
+        except OSError as error:
+            raise StorageLostError(
+                f"no room for temporary files in {gettempdir()} ({error.strerror}); set TMPDIR"
+            ) from error
+        target.put(name, stream)
     return count

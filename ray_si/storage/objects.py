@@ -1,32 +1,61 @@
-"""Named bytes in a folder, written atomically."""
+"""Named bytes in a folder or on S3, written atomically."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from ray_si.errors import RunError
+from ray_si.errors import StorageError, StorageLostError
 
+_S3 = "s3://"
 _TEMPORARY = ".tmp-"
+
+_LATER = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or raise the quota",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files",
+    errno.EIO: "the disk fails",
+    errno.ESTALE: "mount it again",
+    errno.ETIMEDOUT: "the file server does not answer",
+}
+"""What can befall storage that was fine -> what to do; anything else is a wrong location."""
 
 
 class Objects(Protocol):
-    """A flat store of named bytes; names use "/" and never begin with it."""
+    """A flat store of named bytes.
+
+    Names use "/" between parts; one that could lead out of the store (see `check_key`) is refused.
+    Every method raises StorageError for what the user can mend, and StorageLostError where storage
+    that worked fails for good, after every retry. Instances pickle; they hold no connection.
+    """
+
+    def check(self, *, write: bool) -> None:
+        """Raise StorageError unless the store answers and, with ``write``, takes objects.
+
+        Less patient than the other methods, and leaves nothing behind.
+        """
 
     def get(self, key: str) -> bytes:
         """The bytes of a key; KeyError where there is none."""
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write or replace a key; readers see all of it or none."""
+    def put(self, key: str, data: bytes | BinaryIO) -> None:
+        """Write or replace a key, durably; readers see all of it or none.
+
+        A stream is read from where it stands to its end, and may come back closed.
+        """
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write a key unless it exists, atomically; whether it was written."""
+        """Write a key unless it exists, atomically and durably; whether this call wrote it."""
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Every key that begins with ``prefix``, sorted."""
+        """Every key that begins with ``prefix``, sorted, as they are needed."""
 
     def delete(self, key: str) -> None:
         """Remove a key if it exists."""
@@ -35,56 +64,15 @@ class Objects(Protocol):
         """Remove what interrupted writes left behind; for the only writer there is."""
 
 
-class LocalObjects:
-    """Objects as files under ``root``; made durable (fsync) before they take their name."""
+def open_objects(location: str) -> Objects:
+    """The store at a folder or ``s3://bucket/prefix``. Touches nothing; StorageError for others."""
+    if location.startswith(_S3):
+        from ray_si.storage.s3 import S3Objects
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-
-    def get(self, key: str) -> bytes:
-        try:
-            return (self.root / key).read_bytes()
-        except FileNotFoundError as error:
-            raise KeyError(key) from error
-
-    def put(self, key: str, data: bytes) -> None:
-        os.replace(self._temporary(key, data), self.root / key)
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        temporary = self._temporary(key, data)
-        try:
-            os.link(temporary, self.root / key)
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        return True
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        folder = self.root / prefix.rpartition("/")[0]
-        keys = (path.relative_to(self.root).as_posix() for path in folder.rglob("*"))
-        for key in sorted(keys):
-            hidden = key.rpartition("/")[2].startswith(_TEMPORARY)
-            if key.startswith(prefix) and not hidden and (self.root / key).is_file():
-                yield key
-
-    def delete(self, key: str) -> None:
-        (self.root / key).unlink(missing_ok=True)
-
-    def sweep(self) -> None:
-        for path in list(self.root.rglob(f"{_TEMPORARY}*")):
-            path.unlink(missing_ok=True)
-
-    def _temporary(self, key: str, data: bytes) -> str:
-        folder = (self.root / key).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        return name
+        return S3Objects(location)
+    if "://" in location:
+        raise StorageError(f"{location}: only folders and s3:// are supported")
+    return LocalObjects(absolute(location))
 
 
 def absolute(location: str) -> str:
@@ -92,8 +80,139 @@ def absolute(location: str) -> str:
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
-def open_objects(location: str) -> Objects:
-    """The store at a location: a folder (s3:// is not supported yet). Touches nothing."""
-    if "://" in location:
-        raise RunError(f"{location}: only local and shared folders are supported so far")
-    return LocalObjects(absolute(location))
+def check_key(key: str) -> str:
+    """The key, unless it could lead out of its store or clash with a temporary file.
+
+    Raises StorageError for parts that are empty, "." or "..", so for absolute names too, and for
+    backslashes and characters that do not print.
+    """
+    for part in key.split("/"):
+        if part in ("", ".", "..") or part.startswith(_TEMPORARY):
+            raise StorageError(f"{key!r} cannot be the name of an object: it has a part {part!r}")
+    if "\\" in key or not key.isprintable():
+        raise StorageError(f"{key!r} cannot be the name of an object: a character is not allowed")
+    return key
+
+
+class LocalObjects:
+    """Objects as files under ``root``, a folder that is made when it is first written to.
+
+    Files are synced before they take their name, and their folder after it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def check(self, *, write: bool) -> None:
+        if not write:
+            return
+        with _translated(self.root):
+            nearest = next(p for p in (self.root, *self.root.parents) if p.exists())
+        if not nearest.is_dir():
+            raise StorageError(f"{self.root} cannot be written: {nearest} is not a folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise StorageError(f"{self.root} cannot be written: no permission in {nearest}")
+
+    def get(self, key: str) -> bytes:
+        path = self.root / check_key(key)
+        with _translated(path):
+            try:
+                return path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise KeyError(key) from error
+
+    def put(self, key: str, data: bytes | BinaryIO) -> None:
+        path = self.root / check_key(key)
+        with _translated(path), _written(path.parent, data) as temporary:
+            os.replace(temporary, path)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        path = self.root / check_key(key)
+        with _translated(path), _written(path.parent, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return os.stat(temporary).st_nlink > 1  # a file server forgot to answer the first
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        folder = check_key(prefix + "x").rpartition("/")[0]
+        yield from self._walk(folder + "/" if folder else "", prefix)
+
+    def delete(self, key: str) -> None:
+        path = self.root / check_key(key)
+        with _translated(path):
+            path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if name.startswith(_TEMPORARY):
+                    with _translated(self.root):
+                        (Path(folder) / name).unlink(missing_ok=True)
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[str]:
+        """The keys below a folder ("" or ending in "/"), in the order of the whole keys."""
+        with _translated(self.root / folder):
+            try:
+                entries = list(os.scandir(self.root / folder))
+            except FileNotFoundError:
+                return
+            keys = sorted(folder + entry.name + "/" * entry.is_dir() for entry in entries)
+        for key in keys:
+            if not key.startswith(prefix) or key.startswith(_TEMPORARY, len(folder)):
+                continue
+            if key.endswith("/"):
+                yield from self._walk(key, prefix)
+            else:
+                yield key
+
+
+@contextmanager
+def _written(folder: Path, data: bytes | BinaryIO) -> Iterator[str]:
+    """Name of a synced file in the folder, to be renamed or linked; what is left is removed."""
+    _make(folder)
+    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            if isinstance(data, bytes):
+                stream.write(data)
+            else:
+                shutil.copyfileobj(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        yield name
+        _sync(folder)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _make(folder: Path) -> None:
+    """`mkdir -p` that outlasts a power cut."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """OSError as one of ours, with what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{path} cannot be used: {error.strerror}"
+        if error.errno in _LATER:
+            raise StorageLostError(
+                f"{reason}; {_LATER[error.errno]}, then the same command goes on"
+            ) from error
+        raise StorageError(f"{reason}; choose another place or mend its permissions") from error

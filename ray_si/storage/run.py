@@ -1,4 +1,4 @@
-"""A run on disk: its layout, its manifests, and what they say of its state.
+"""A run in storage: its layout, its manifests, and what they say of its state.
 
 ::
 
@@ -20,7 +20,6 @@ manifest names doesn't count.
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,10 +31,10 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si import __version__
-from ray_si.errors import LeaseLostError, RunError
+from ray_si.errors import LeaseLostError, RunError, StorageError
 from ray_si.records import SeedTask
 from ray_si.storage.lease import Lease
-from ray_si.storage.objects import LocalObjects, Objects, absolute, open_objects
+from ray_si.storage.objects import Objects, absolute, open_objects
 from ray_si.storage.shards import ShardInfo, claim_table, read_stored, read_table, write_table
 
 LAYOUT = 1
@@ -70,12 +69,13 @@ class Run:
     def open(cls, location: str) -> Run:
         """An existing run; RunError where there is none or it is of another layout."""
         objects = open_objects(location)
+        objects.check(write=False)
         try:
-            header = json.loads(objects.get(_RUN))
-        except (KeyError, NotADirectoryError) as error:
+            data = objects.get(_RUN)
+        except KeyError as error:
             raise RunError(f"{location} is not a run: it has no {_RUN}") from error
-        except OSError as error:
-            raise RunError(f"cannot read {location}: {error.strerror}") from error
+        try:
+            header = json.loads(data)
         except ValueError as error:
             raise RunError(f"{location}/{_RUN} is damaged: {error}") from error
         if not isinstance(header, dict) or "layout" not in header:
@@ -91,20 +91,13 @@ class Run:
     def check_location(cls, location: str, identity: dict[str, Any], fingerprint: str) -> None:
         """Raise RunError unless a run with this identity can be started or resumed there.
 
-        Writes nothing. The folder may be missing, empty, or hold a run of the same fingerprint.
+        Leaves nothing behind. The place may be missing, empty, or hold a run of the same
+        fingerprint, finished or cut short at any moment. Raises StorageError where it cannot be
+        read or written.
         """
         objects = open_objects(location)
-        assert isinstance(objects, LocalObjects)
-        try:
-            cls._check_folder(objects.root, location, identity, fingerprint)
-        except OSError as error:
-            raise RunError(f"{location} cannot be used: {error.strerror}") from error
-
-    @classmethod
-    def _check_folder(
-        cls, root: Path, location: str, identity: dict[str, Any], fingerprint: str
-    ) -> None:
-        if (root / _RUN).is_file():
+        objects.check(write=True)
+        if next(objects.list(_RUN), None) == _RUN:
             header = cls.open(location).header
             if header["fingerprint"] != fingerprint:
                 changed = ", ".join(_differences(header["identity"], identity)) or "the seed tasks"
@@ -112,13 +105,8 @@ class Run:
                     f"{location} holds a run of another configuration (different: {changed}); "
                     "restore it or choose another --out"
                 )
-        elif root.exists() and not root.is_dir():
-            raise RunError(f"{location} is not a folder")
-        elif root.is_dir() and any(root.iterdir()):
+        elif next(objects.list(), None) is not None:
             raise RunError(f"{location} is not empty and not a run; choose another --out")
-        nearest = next(folder for folder in (root, *root.parents) if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise RunError(f"{location} cannot be written: no permission in {nearest}")
 
     @classmethod
     def prepare(cls, location: str, header: dict[str, Any], fingerprint: str) -> Run:
@@ -129,13 +117,20 @@ class Run:
         return cls.open(location) if run._json_or_none(_RUN) else run
 
     def create(self, seeds: list[SeedTask]) -> None:
-        """Make the folder a run, unless it is one; RunError where it cannot be written."""
-        table = pa.Table.from_pylist([asdict(seed) for seed in seeds])
-        try:
-            self.objects.put_if_absent(_RUN, _json(self.header))
-            claim_table(self.objects, "seeds.parquet", table)
-        except OSError as error:
-            raise RunError(f"{self.location} cannot be written: {error.strerror}") from error
+        """Make the place a run, unless it is one.
+
+        Raises StorageError where the store lets two writers both be the first: a run could be
+        damaged there.
+        """
+        header = _json(self.header)
+        # the same bytes again: harmless even where the store overwrites
+        if self.objects.put_if_absent(_RUN, header) and self.objects.put_if_absent(_RUN, header):
+            self.objects.delete(_RUN)
+            raise StorageError(
+                f"{self.location}: this store ignores the condition of conditional writes "
+                "(If-None-Match), which a run needs; use one that obeys it"
+            )
+        claim_table(self.objects, "seeds.parquet", pa.Table.from_pylist(list(map(asdict, seeds))))
 
     @property
     def exists(self) -> bool:
@@ -313,9 +308,11 @@ class Run:
 
     def _json_or_none(self, key: str) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = json.loads(self.objects.get(key))
+            data = self.objects.get(key)
         except KeyError:
             return None
+        try:
+            found: dict[str, Any] = json.loads(data)
         except ValueError as error:
             raise RunError(f"{self.location}/{key} is damaged: {error}") from error
         return found

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from ray_si.cli import app
-from ray_si.storage.objects import LocalObjects
+from ray_si.storage.objects import LocalObjects, _written
 
 
 def die() -> None:
@@ -27,7 +27,6 @@ def die() -> None:
 def kill_at_write(number: int, when: str) -> None:
     """Count this process's writes and deletions; the one of that number is the last."""
     lock, writes = threading.Lock(), [0]
-    temporary = LocalObjects._temporary
 
     def counted(name):
         original = getattr(LocalObjects, name)
@@ -39,7 +38,8 @@ def kill_at_write(number: int, when: str) -> None:
             if fatal and when == "before":
                 die()
             if fatal and when == "during" and name != "delete":
-                temporary(self, *arguments)
+                key, data = arguments
+                _written((self.root / key).parent, data).__enter__()
                 die()
             result = original(self, *arguments)
             if fatal:

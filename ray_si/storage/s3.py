@@ -1,0 +1,249 @@
+"""Named bytes under a prefix of a bucket, on Amazon S3 or anything that speaks its language.
+
+Endpoint, region, credentials and addressing come from where boto3 looks for them: the environment
+(AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION, AWS_PROFILE ...), ~/.aws, the machine's role. With an
+endpoint, addresses are path style unless ~/.aws/config says otherwise.
+
+Throttling, server errors, timeouts and cut connections are retried by botocore, with backoff and
+jitter; what it leaves to its callers is retried here. botocore sends a checksum with every write,
+which the store verifies, and verifies the one that the store sends with an object.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, BinaryIO, TypeVar
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import ClientError, FlexibleChecksumError
+
+from ray_si.errors import StorageError
+from ray_si.storage.objects import check_key
+from ray_si.storage.s3_errors import SILENCE, error_code, one_line, translated
+
+_ATTEMPTS = 10
+"""Tries of a request: a minute of backoff on average, before the store counts as lost."""
+_CHECK_ATTEMPTS = 5
+"""Tries of a request of `S3Objects.check`: some seconds of backoff."""
+_TIMEOUT_S = 60.0
+"""Seconds of silence after which a request is tried again."""
+_LARGE = 16 << 20
+"""Bytes of a part; larger objects than this are uploaded in parts, several at a time."""
+_LONGEST_PAUSE_S = 20.0
+
+_EXISTS = "PreconditionFailed", "412"
+_RACED = "ConditionalRequestConflict", "OperationAborted", "409"
+"""Another write or delete of the key was under way: whether it exists now is open."""
+_UNKNOWN = "NotImplemented", "501"
+_NO_UPLOAD = "NoSuchUpload"
+"""Completing or aborting an upload worked, but the answer was lost and the question repeated."""
+
+T = TypeVar("T")
+
+
+class _AgainError(Exception):
+    """Raised in an operation that is worth another try after ``error``."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class S3Objects:
+    """Objects under ``s3://bucket/prefix``; see `ray_si.storage.objects.Objects` for the methods.
+
+    ``timeout_s`` is the silence in seconds that is waited for. A process makes its connections when
+    it first needs them.
+    """
+
+    def __init__(self, location: str, *, timeout_s: float = _TIMEOUT_S) -> None:
+        self.bucket, _, prefix = location.removeprefix("s3://").rstrip("/").partition("/")
+        if not self.bucket:
+            raise StorageError(f"{location} names no bucket: write s3://bucket/prefix")
+        self.prefix = check_key(prefix) + "/" if prefix else ""
+        self._location = f"s3://{self.bucket}/{self.prefix}"
+        self._timeout_s = timeout_s
+
+    def check(self, *, write: bool) -> None:
+        """Raise StorageError unless the bucket answers and, with ``write``, takes objects.
+
+        Writing is tried with an upload that is begun and taken back, so that no object appears.
+        """
+        with translated(self._location, lost=StorageError):
+            client = _client(_CHECK_ATTEMPTS, self._timeout_s / 4)
+            client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+            if write:
+                name = self.prefix + "write-check"
+                upload = client.create_multipart_upload(Bucket=self.bucket, Key=name)
+                self._take_back(client, name, upload["UploadId"])
+
+    def get(self, key: str) -> bytes:
+        name = self._name(key)
+
+        def fetch(client: Any) -> bytes:
+            try:
+                answer = client.get_object(**name)
+            except client.exceptions.NoSuchKey as error:
+                raise KeyError(key) from error
+            try:
+                data: bytes = answer["Body"].read()
+            except (*SILENCE, FlexibleChecksumError) as error:
+                raise _AgainError(error) from error
+            return data
+
+        return self._persist(key, fetch)
+
+    def put(self, key: str, data: bytes | BinaryIO) -> None:
+        name = self._name(key)
+
+        def store(client: Any) -> None:
+            if isinstance(data, bytes) and len(data) <= _LARGE:
+                client.put_object(**name, Body=data)
+            else:
+                self._upload(client, name, data)
+
+        self._persist(key, store)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write a key unless it exists, in one request whatever its size (S3 allows 5 GiB).
+
+        When the answer to a write is lost, the repeated request meets the object that the first
+        one wrote. So each call leaves a mark of its own with the object, and looks for it there.
+        """
+        name = self._name(key)
+        mark = uuid.uuid4().hex
+
+        def store(client: Any) -> bool:
+            try:
+                client.put_object(**name, Body=data, IfNoneMatch="*", Metadata={"writer": mark})
+            except ClientError as error:
+                code = error_code(error)
+                if code in _EXISTS:
+                    return _writer(client, name) == mark
+                if code in _RACED:
+                    raise _AgainError(error) from error
+                if code in _UNKNOWN:
+                    raise StorageError(
+                        f"{self._location}: this store refuses conditional writes "
+                        "(If-None-Match), which a run needs; use one that has them"
+                    ) from error
+                raise
+            return True
+
+        return self._persist(key, store)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        check_key(prefix + "x")
+        with translated(self._location):
+            pages = (
+                _client(_ATTEMPTS, self._timeout_s)
+                .get_paginator("list_objects_v2")
+                .paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    key: str = item["Key"].removeprefix(self.prefix)
+                    if key and not key.endswith("/"):  # consoles mark folders like that
+                        yield key
+
+    def delete(self, key: str) -> None:
+        name = self._name(key)
+        self._persist(key, lambda client: client.delete_object(**name))
+
+    def sweep(self) -> None:
+        """Take back uploads in parts that were begun and never completed.
+
+        Where that is not allowed or not known, they are left to the bucket's own rules.
+        """
+        with translated(self._location):
+            client = _client(_ATTEMPTS, self._timeout_s)
+            try:
+                pages = client.get_paginator("list_multipart_uploads").paginate(
+                    Bucket=self.bucket, Prefix=self.prefix
+                )
+                for item in [item for page in pages for item in page.get("Uploads", ())]:
+                    self._take_back(client, item["Key"], item["UploadId"])
+            except ClientError as error:
+                if error_code(error) not in ("AccessDenied", *_UNKNOWN):
+                    raise
+
+    def _take_back(self, client: Any, name: str, upload: str) -> None:
+        try:
+            client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload)
+        except ClientError as error:
+            if error_code(error) != _NO_UPLOAD:  # taken back, and the answer was lost
+                raise
+
+    def _name(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
+
+    def _persist(self, key: str, operation: Callable[[Any], T]) -> T:
+        """The operation's result, tried again while it raises _AgainError; errors translated."""
+        with translated(self._location + key):
+            client = _client(_ATTEMPTS, self._timeout_s)
+            for attempt in itertools.count(1):
+                try:
+                    return operation(client)
+                except _AgainError as again:
+                    if attempt == _ATTEMPTS:
+                        raise again.error from None
+                time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, 2**attempt / 2)))
+            raise AssertionError("unreachable")
+
+    @staticmethod
+    def _upload(client: Any, name: dict[str, str], data: bytes | BinaryIO) -> None:
+        """Upload in parts, with botocore's checksum for each."""
+        stream = io.BytesIO(data) if isinstance(data, bytes) else data
+        start = stream.tell()
+        config = TransferConfig(
+            multipart_threshold=_LARGE, multipart_chunksize=_LARGE, max_concurrency=4
+        )
+        try:
+            client.upload_fileobj(stream, name["Bucket"], name["Key"], Config=config)
+        except ClientError as error:
+            if error_code(error) == _NO_UPLOAD:
+                stream.seek(start)
+                raise _AgainError(error) from error
+            raise
+
+
+def _writer(client: Any, name: dict[str, str]) -> str | None:
+    """The mark of the call that wrote an object."""
+    try:
+        mark: str | None = client.head_object(**name)["Metadata"].get("writer")
+    except ClientError as error:
+        if error_code(error) in ("404", "NoSuchKey"):  # deleted meanwhile
+            raise _AgainError(error) from error
+        raise
+    return mark
+
+
+@lru_cache(maxsize=8)
+def _client(attempts: int, timeout_s: float) -> Any:
+    """This process's client, which its threads share."""
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=min(10.0, timeout_s),
+        read_timeout=timeout_s,
+        max_pool_connections=32,
+        tcp_keepalive=True,
+    )
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except ValueError as error:
+        raise StorageError(
+            f"S3 cannot be used: {one_line(error)}; check AWS_ENDPOINT_URL_S3 and "
+            "AWS_DEFAULT_REGION"
+        ) from error
+
+
+os.register_at_fork(after_in_child=_client.cache_clear)  # a connection serves one process

@@ -1,0 +1,192 @@
+"""S3 when it is slow, forgetful, foreign or closed."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from ray_si.errors import StorageError, StorageLostError
+from ray_si.storage import s3
+from ray_si.storage.objects import open_objects
+from ray_si.storage.run import Run
+from ray_si.storage.s3 import S3Objects
+from ray_si.storage.seeds import load_seeds
+from tests.faults.flaky_s3 import FAULTS, FlakyS3
+
+
+@pytest.fixture
+def location(s3_environment):
+    return f"s3://runs/{uuid4().hex}/run"
+
+
+@pytest.fixture
+def through(s3_environment, s3_server):
+    """Starts a proxy in front of the server and points the environment at it."""
+    proxies = []
+
+    def start(**options):
+        proxies.append(FlakyS3(s3_server["AWS_ENDPOINT_URL"], **options).__enter__())
+        s3_environment(proxies[-1].url)
+        return proxies[-1]
+
+    yield start
+    for proxy in proxies:
+        proxy.__exit__()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Fewer tries and shorter pauses, where it is known that all fail."""
+    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "_CHECK_ATTEMPTS", 2)
+
+
+def test_everything_holds_while_a_tenth_of_the_calls_fails(location, through):
+    proxy = through(seed=3, hold_s=0.3)
+    objects = open_objects(location)
+    wins = []
+
+    def work(k):
+        objects.put(f"blocks/{k:03d}", str(k).encode() * 100)
+        wins.append(objects.put_if_absent(f"locks/{k // 4}", b"equal bytes"))
+        assert objects.get(f"blocks/{k:03d}") == str(k).encode() * 100
+        objects.put(f"blocks/{k:03d}", b"replaced")
+        objects.put(f"gone/{k}", b"")
+        objects.delete(f"gone/{k}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(80)))
+    assert sum(wins) == 20
+    assert list(objects.list("blocks/")) == [f"blocks/{k:03d}" for k in range(80)]
+    assert list(objects.list("gone/")) == []
+    assert all(objects.get(key) == b"replaced" for key in objects.list("blocks/"))
+    assert set(proxy.befell) >= set(FAULTS) - {"altered"}
+    assert proxy.befell.total() > 0.05 * proxy.requests.total()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_large_object_survives_every_fault(location, through, fault):
+    through(seed=5, share=0.3, faults=(fault,), hold_s=0.1)
+    data = os.urandom(1 << 20) * 40
+    objects = open_objects(location)
+    objects.put("large", data)
+    assert objects.get("large") == data
+
+
+def test_a_first_writer_whose_answer_is_lost_knows_that_it_won(location, through):
+    class FirstPutForgotten(FlakyS3):
+        def draw(self, method):
+            super().draw(method)
+            return "forgotten" if method == "PUT" and self.requests["PUT"] == 1 else None
+
+    proxy = through(share=0)
+    proxy.__class__ = FirstPutForgotten
+    objects = open_objects(location)
+    assert objects.put_if_absent("lock", b"equal bytes")
+    assert proxy.requests["PUT"] == 2
+    assert not objects.put_if_absent("lock", b"equal bytes")
+
+
+def test_an_altered_answer_is_noticed(location, through, quick):
+    open_objects(location).put("one", b"content")
+    through(share=1, faults=("altered",))
+    with pytest.raises(StorageError, match="is damaged: Expected checksum"):
+        open_objects(location).get("one")
+
+
+def test_silence_is_not_waited_for_beyond_the_timeout(location, through, quick):
+    through(share=1, faults=("timeout",), hold_s=20)
+    started = time.monotonic()
+    with pytest.raises(StorageLostError, match=r"does not answer \(ReadTimeoutError\)"):
+        S3Objects(location, timeout_s=0.3).get("one")
+    assert time.monotonic() - started < 10
+
+
+def test_a_store_that_fails_for_good_says_how_to_go_on(location, through, quick):
+    through(share=1, faults=("503",))
+    with pytest.raises(StorageLostError, match=r"SlowDown.* the same command goes on"):
+        open_objects(location).put("one", b"1")
+
+
+def test_a_write_that_raced_with_another_is_tried_again(location, through, quick):
+    through(share=0, answers={"PUT": (409, "ConditionalRequestConflict")})
+    with pytest.raises(StorageLostError, match="ConditionalRequestConflict"):
+        open_objects(location).put_if_absent("lock", b"")
+
+
+HEADER = {"config": {}, "identity": {}}
+
+
+def test_a_store_that_ignores_conditions_is_refused_and_left_empty(location, through):
+    through(share=0, drop_headers=frozenset({"if-none-match"}))
+    run = Run.prepare(location, HEADER, "fingerprint")
+    with pytest.raises(StorageError, match="ignores the condition"):
+        run.create(load_seeds("bundled")[0])
+    assert list(open_objects(location).list()) == []
+
+
+def test_a_store_that_refuses_conditions_is_named(location, through, quick):
+    through(share=0, answers={"PUT": (501, "NotImplemented")})
+    with pytest.raises(StorageError, match="refuses conditional writes"):
+        open_objects(location).put_if_absent("lock", b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "AccessDenied", "no permission; a run needs s3:ListBucket"),
+        (403, "InvalidAccessKeyId", "the credentials are refused"),
+        (403, "SignatureDoesNotMatch", "the credentials are refused"),
+        (400, "ExpiredToken", "the credentials have expired"),
+        (301, "PermanentRedirect", "another region; set AWS_DEFAULT_REGION"),
+        (403, "RequestTimeTooSkewed", "clock is wrong"),
+    ],
+)
+def test_a_refusal_says_what_to_do(location, through, quick, status, code, message):
+    through(share=0, answers=dict.fromkeys(("GET", "HEAD"), (status, code)))
+    with pytest.raises(StorageError, match=message) as caught:
+        Run.open(location)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_no_permission_to_write_is_found_before_anything_is_written(location, through):
+    through(share=0, answers={"POST": (403, "AccessDenied")})
+    with pytest.raises(StorageError, match="no permission"):
+        Run.prepare(location, HEADER, "fingerprint")
+
+
+def test_checking_leaves_no_upload_behind(location):
+    open_objects(location).check(write=True)
+    assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket="runs")
+
+
+def test_what_consoles_put_for_a_folder_is_no_content(location):
+    prefix = location.removeprefix("s3://runs/")
+    for key in (f"{prefix}/", f"{prefix}/data/"):
+        boto3.client("s3").put_object(Bucket="runs", Key=key)
+    Run.prepare(location, HEADER, "fingerprint").create(load_seeds("bundled")[0])
+
+
+def test_an_endpoint_is_asked_by_path(location, through):
+    proxy = through(share=0)
+    open_objects(location).put("one", b"1")
+    assert proxy.requests["PUT"] == 1
+
+
+@pytest.mark.parametrize("location", ["s3://", "s3:///run", "s3://b/../c", "s3://b//c"])
+def test_a_location_without_sense_is_refused(location):
+    with pytest.raises(StorageError):
+        open_objects(location)
+
+
+@pytest.mark.parametrize("url", ["localhost:9000", "ftp//x"])
+def test_an_endpoint_without_sense_is_named(location, s3_environment, url):
+    s3_environment(url)
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_S3"):
+        Run.open(location)
