@@ -70,7 +70,7 @@ class S3Objects:
         if not self.bucket:
             raise StorageError(f"{location} names no bucket: write s3://bucket/prefix")
         self.prefix = check_key(prefix) + "/" if prefix else ""
-        self._location = f"s3://{self.bucket}/{self.prefix}"
+        self._location = f"s3://{self.bucket}/{prefix}".rstrip("/")
         self._timeout_s = timeout_s
 
     def check(self, *, write: bool) -> None:
@@ -188,7 +188,7 @@ class S3Objects:
 
     def _persist(self, key: str, operation: Callable[[Any], T]) -> T:
         """The operation's result, tried again while it raises _AgainError; errors translated."""
-        with translated(self._location + key):
+        with translated(f"{self._location}/{key}"):
             client = _client(_ATTEMPTS, self._timeout_s)
             for attempt in itertools.count(1):
                 try:
