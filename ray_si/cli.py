@@ -39,7 +39,9 @@ app = typer.Typer(
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The run's YAML configuration.")]
-RunPath = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.")]
+RunPath = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder of a run, or s3://bucket/prefix.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeat for more."),
@@ -114,7 +116,9 @@ def main(
 )
 def build(
     config: ConfigPath,
-    out: Annotated[str, typer.Option("--out", metavar="RUN", help="Folder of the run.")],
+    out: Annotated[
+        str, typer.Option("--out", metavar="RUN", help="Folder of the run, or s3://bucket/prefix.")
+    ],
     set_: Overrides = None,
     address: Address = None,
     finish: Annotated[
@@ -167,7 +171,10 @@ def status(
 def export(
     run: RunPath,
     format_: Annotated[Format, typer.Option("--format", help="Layout of the rows.")],
-    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder to write into.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="DIR", help="Folder, or s3://bucket/prefix, to write into."),
+    ],
 ) -> None:
     """Write a finished run's rows as JSONL that fine-tuning libraries read."""
     with _errors():

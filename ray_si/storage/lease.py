@@ -121,9 +121,11 @@ class Lease:
             return 0, None
         number = int(Path(keys[-1]).stem)
         try:
-            record: dict[str, Any] = json.loads(self._objects.get(keys[-1]))
+            data = self._objects.get(keys[-1])
         except KeyError:  # succeeded in this moment
             return self._current()
+        try:
+            record: dict[str, Any] = json.loads(data)
         except ValueError as error:
             raise RunError(f"{self._location}/{keys[-1]} is damaged: delete it") from error
         return number, record

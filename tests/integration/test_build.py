@@ -203,7 +203,7 @@ def test_an_export_that_fails_leaves_nothing_half_written(finished, tmp_path):
     next((copy / "bootstrap/round-00001").glob("accepted-*.parquet")).unlink()
     with pytest.raises(RunError, match=r"accepted-00001\.parquet is missing"):
         export_jsonl(Run.open(str(copy)), str(tmp_path / "out"), "rows.jsonl", dict)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_another_configuration_is_refused_and_untouched(finished, replay_config):
