@@ -31,7 +31,7 @@ def cluster():
 class Builds:
     """Runs builds of one configuration in processes of their own."""
 
-    def __init__(self, address: str, folder: Path) -> None:
+    def __init__(self, address: str | None, folder: Path) -> None:
         self._address = address
         self.config = folder / "config.yaml"
         values = replay_values()
@@ -39,15 +39,15 @@ class Builds:
         values["generator"]["replicas"] = 2
         self.config.write_text(yaml.safe_dump(values))
 
-    def start(self, run: Path, fault: str = "{}") -> subprocess.Popen[str]:
+    def start(self, run: Path | str, fault: str = "{}") -> subprocess.Popen[str]:
         """A build of that run; see `tests.faults.driver` for faults."""
         command = [sys.executable, "-m", "tests.faults.driver", fault, "build", str(self.config)]
-        command += ["--out", str(run), "--address", self._address]
+        command += ["--out", str(run)] + (["--address", self._address] if self._address else [])
         return subprocess.Popen(
             command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
-    def finish(self, run: Path) -> None:
+    def finish(self, run: Path | str) -> None:
         """Build undisturbed, to the end."""
         process = self.start(run)
         output, _ = process.communicate(timeout=180)
