@@ -13,71 +13,22 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.config import RunConfig, Sampling
-from ray_si.dedup import Deduplicator, DedupResult
+from ray_si.dedup import Deduplicator
+from ray_si.distributed.decisions import COMPLETION_COLUMNS, decide_round, texts_of
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.serving import generate
 from ray_si.distributed.stages import concurrent_blocks, map_blocks
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import NoProgressError
 from ray_si.records import SeedTask
-from ray_si.self_instruct.filters import instruction_quality_reason, instruction_reason
-from ray_si.self_instruct.parsing import Candidate, parse_instructions
 from ray_si.self_instruct.prompts import instruction_prompt
 from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
-from ray_si.storage.export import MOST_SIMILAR
 from ray_si.storage.objects import open_objects
 from ray_si.storage.run import Run, block_key, round_folder
 from ray_si.storage.shards import ShardInfo, claim_table
 
 CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
 """The rows of a round in request order, and the blocks that they are stored in."""
-
-COMPLETION_COLUMNS = [
-    ("text", pa.string()),
-    ("finish_reason", pa.string()),
-    ("error", pa.string()),
-    ("prompt_tokens", pa.int64()),
-    ("completion_tokens", pa.int64()),
-    ("mean_logprob", pa.float64()),
-]
-"""What a raw block keeps of a `Completion`."""
-
-ACCEPTED = pa.schema(
-    [
-        ("id", pa.string()),
-        ("instruction", pa.string()),
-        ("round", pa.int64()),
-        ("request_id", pa.string()),
-        ("position", pa.int64()),
-        ("request_seed", pa.int64()),
-        ("classification_prompt", pa.bool_()),
-        ("demonstrations", pa.list_(pa.string())),
-        ("model", pa.string()),
-        ("revision", pa.string()),
-        ("mean_logprob", pa.float64()),
-        ("most_similar", MOST_SIMILAR),
-        ("mean_rouge", pa.float64()),
-        ("cosine", pa.float64()),
-        ("embedding", pa.list_(pa.float32())),
-    ]
-)
-"""An accepted instruction: where it came from, and how near earlier ones are.
-
-``cosine`` is the highest with any earlier one; ``most_similar`` and ``mean_rouge``, its mean
-ROUGE-L F with the whole pool, are null unless ``dedup.most_similar`` asks for them.
-"""
-
-REJECTED = pa.schema(
-    [
-        ("request_id", pa.string()),
-        ("position", pa.int64()),
-        ("text", pa.string()),
-        ("reason", pa.string()),
-        ("match", pa.string()),
-        ("score", pa.float64()),
-    ]
-)
-"""A candidate that was left out, and why."""
 
 
 def add_completions(table: pa.Table, completions: list[Completion]) -> pa.Table:
@@ -243,100 +194,19 @@ class Bootstrap:
 
     def _commit(self, round_: int, rows: list[dict[str, Any]], blocks: list[ShardInfo]) -> None:
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
-        candidates = [(row, item) for row in rows for item in self._candidates(row)]
-        usable = [(row, item) for row, item in candidates if item.reason is None]
-        result = self._gate.filter([item.text for _, item in usable])
-        rejected = [_rejection(row, item, item.reason) for row, item in candidates if item.reason]
-        rejected += [
-            _rejection(*usable[d.index], d.reason, d.match, d.score) for d in result.rejected
-        ]
         room = self._config.target_instructions - len(self._machine)
-        rejected += [_rejection(*usable[i], "target_reached") for i in result.accepted[room:]]
-        rejected.sort(key=lambda row: (row["request_id"], row["position"]))
-        accepted = self._accepted_table(round_, usable, result, room)
-        reasons = Counter(row["reason"] for row in rejected)
-        assert accepted.num_rows + len(rejected) == len(candidates), "a round lost candidates"
-        manifest = {
-            "round": round_,
-            "requests": len(rows),
-            "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
-            "completion_tokens": sum(row["completion_tokens"] for row in rows),
-            "candidates": len(candidates),
-            "accepted": accepted.num_rows,
-            "rejected": dict(sorted(reasons.items())),
-            "pool": self._seeds + len(self._machine) + accepted.num_rows,
-        }
-        refused = pa.Table.from_pylist(rejected, REJECTED)
-        self._run.commit_round(round_, blocks, accepted, refused, manifest)
+        accepted, rejected, manifest = decide_round(
+            self._config, round_, rows, room, lambda usable: self._gate.filter(texts_of(usable))
+        )
+        manifest["pool"] = self._seeds + len(self._machine) + accepted.num_rows
+        self._run.commit_round(round_, blocks, accepted, rejected, manifest)
         self._manifests.append(manifest)
         self._extend_pool(accepted)
-        share = 100 * accepted.num_rows / max(1, len(candidates))
+        candidates = manifest["candidates"]
+        share = 100 * accepted.num_rows / max(1, candidates)
         self._report(
-            f"round {round_}: {len(candidates)} candidates, "
-            f"{accepted.num_rows} accepted ({share:.0f} %)"
+            f"round {round_}: {candidates} candidates, {accepted.num_rows} accepted ({share:.0f} %)"
         )
-
-    def _candidates(self, row: dict[str, Any]) -> list[Candidate]:
-        options = self._config.bootstrap
-        if row["finish_reason"] == "error":
-            return [Candidate(0, row["error"] or "", "engine_error")]
-        items = parse_instructions(
-            row["text"],
-            row["finish_reason"],
-            drop=options.drop_unfinished,
-            sentence_case=options.sentence_case,
-        )
-        return [Candidate(i.position, i.text, i.reason or self._reason(i.text)) for i in items]
-
-    def _reason(self, text: str) -> str | None:
-        options = self._config.bootstrap
-        reason = instruction_reason(
-            text,
-            min_words=options.min_words,
-            max_words=options.max_words,
-            ascii_start=options.ascii_start,
-        )
-        if reason is None and options.quality_filters:
-            reason = instruction_quality_reason(text)
-        return reason
-
-    def _accepted_table(
-        self,
-        round_: int,
-        usable: list[tuple[dict[str, Any], Candidate]],
-        result: DedupResult,
-        room: int,
-    ) -> pa.Table:
-        generator = self._config.generator
-        accepted = []
-        for k, i in enumerate(result.accepted[:room]):
-            row, item = usable[i]
-            near = result.neighbours[k] if result.neighbours else None
-            cosine = None if result.cosines is None else float(result.cosines[k])
-            accepted.append(
-                {
-                    "id": f"{row['request_id']}-{item.position:02d}",
-                    "instruction": item.text,
-                    "round": round_,
-                    "request_id": row["request_id"],
-                    "position": item.position,
-                    "request_seed": row["seed"],
-                    "classification_prompt": row["classification_prompt"],
-                    "demonstrations": row["demonstrations"],
-                    "model": generator.model or generator.engine,
-                    "revision": generator.revision,
-                    "mean_logprob": row["mean_logprob"],
-                    "most_similar": near
-                    and [
-                        {"instruction": text, "rouge": score}
-                        for text, score in zip(near.texts, near.scores, strict=True)
-                    ],
-                    "mean_rouge": near and near.mean,
-                    "cosine": cosine,
-                    "embedding": None if result.embeddings is None else result.embeddings[k],
-                }
-            )
-        return pa.Table.from_pylist(accepted, ACCEPTED)
 
     # Keeping count -----------------------------------------------------------------------------
 
@@ -395,20 +265,3 @@ def _demonstration_texts(seeds: list[SeedTask], config: RunConfig) -> list[tuple
     every = [(seed.id, seed.instruction) for seed in seeds]
     short = [item for item in every if limit is None or len(item[1].split()) <= limit]
     return short if len(short) >= config.bootstrap.demonstrations else every
-
-
-def _rejection(
-    row: dict[str, Any],
-    item: Candidate,
-    reason: str | None,
-    match: str | None = None,
-    score: float | None = None,
-) -> dict[str, Any]:
-    return {
-        "request_id": row["request_id"],
-        "position": item.position,
-        "text": item.text,
-        "reason": reason,
-        "match": match,
-        "score": score,
-    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -11,12 +10,11 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.distributed.bootstrap import add_completions, add_info, take_info
 from ray_si.distributed.classify import classify_block
+from ray_si.distributed.decisions import instances_of
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.serving import generate
 from ray_si.distributed.stages import Stage, concurrent_blocks, map_blocks
 from ray_si.engines.base import Purpose, Request
-from ray_si.self_instruct.filters import filter_instances
-from ray_si.self_instruct.parsing import parse_instances
 from ray_si.self_instruct.prompts import instance_prompt
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.objects import open_objects
@@ -50,21 +48,15 @@ def write_instances_block(
     completions = generate(app, requests)
     kept, rejected = [], []
     for row, completion in zip(rows, completions, strict=True):
-        instances = parse_instances(
-            completion.text, completion.finish_reason, output_first=row["is_classification"]
-        )
-        filtered = filter_instances(
+        good, bad = instances_of(
+            config,
             row["instruction"],
-            instances,
-            limit=config.instances.max_per_instruction,
-            quality=config.instances.quality_filters,
-            is_classification=row["is_classification"],
+            row["is_classification"],
+            completion.text,
+            completion.finish_reason,
         )
-        kept.append([asdict(instance) for instance in filtered.kept])
-        rejected.append([asdict(i) | {"reason": reason} for i, reason in filtered.rejected])
-        if not instances:
-            reason = "engine_error" if completion.finish_reason == "error" else "no_instance"
-            rejected[-1].append({"input": "", "output": completion.text, "reason": reason})
+        kept.append(good)
+        rejected.append(bad)
     stored = add_completions(table, completions)
     stored = stored.append_column("instances", pa.array(kept, _KEPT))
     stored = stored.append_column("rejected", pa.array(rejected, _REJECTED))
