@@ -22,6 +22,7 @@ from ray_si.cli_output import (
     print_dedup_summary,
     print_status,
     print_summary,
+    print_verification,
 )
 from ray_si.config import load_config
 from ray_si.errors import RaySIError, UserError
@@ -163,6 +164,29 @@ def status(
             typer.echo(json.dumps(found, indent=2))
         else:
             print_status(run, found)
+
+
+@app.command(epilog="[b]Example[/b]\n\nray-si verify runs/quickstart")
+def verify(
+    run: RunPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check every promise about a run on its stored bytes; exit status 1 if one is broken.
+
+    Checksums and counts, ids, every candidate, demonstrations, the gate's decisions, instances,
+    training shards, and that nothing else lies there. An unfinished run is checked as far as it
+    goes.
+    """
+    with _errors():
+        from ray_si.distributed.verify import verify as verify_run
+
+        checks = verify_run(run)
+        if as_json:
+            typer.echo(json.dumps([check.as_dict() for check in checks], indent=2))
+        else:
+            print_verification(checks)
+        if not all(check.ok for check in checks):
+            raise typer.Exit(1)
 
 
 @app.command(

@@ -25,6 +25,7 @@ from rich.table import Table
 from ray_si.config import RunConfig
 from ray_si.distributed.progress import DedupProgress, Progress
 from ray_si.records import SeedTask
+from ray_si.storage.audit import Check
 from ray_si.storage.export import training_rows
 from ray_si.storage.run import Run
 
@@ -230,6 +231,19 @@ def print_dedup_summary(report: DedupReport) -> None:
     out.print(table)
     out.print(f"kept:     {report.out}", markup=False, highlight=False)
     out.print(f"rejected: {report.rejected_out}", markup=False, highlight=False)
+
+
+def print_verification(checks: list[Check]) -> None:
+    """The checks with their counts and notes, then "ok" or each finding on a line."""
+    out = console()
+    table = Table(show_header=False, box=None)
+    for check in checks:
+        mark = "[green]ok[/]" if check.ok else "[red]wrong[/]"
+        table.add_row(check.name, mark, str(check.count), escape("; ".join(check.notes)))
+    out.print(table)
+    findings = [finding for check in checks for finding in check.as_dict()["findings"]]
+    for finding in findings or ["ok"]:
+        out.print(finding, markup=False, highlight=False)
 
 
 def _cell(text: str, limit: int = 240) -> str:

@@ -5,6 +5,7 @@ RaySIError
 │   ├── ConfigError          an unknown key, an impossible value, an unreadable configuration
 │   ├── SeedError            seed tasks missing, malformed or duplicated
 │   ├── RunError             a run folder that is foreign, damaged, or of another configuration
+│   │   └── DamageError        a run whose header is not what was written
 │   ├── StorageError         a folder or bucket that is not there, or refuses what is asked of it
 │   ├── CorpusError          a file of texts that cannot be read, or its output not be written
 │   └── EngineError          an engine or model that is not there, or lacks its extra
@@ -36,6 +37,10 @@ class SeedError(UserError):
 
 class RunError(UserError):
     """A run folder that cannot be used."""
+
+
+class DamageError(RunError):
+    """A run whose header cannot be made sense of."""
 
 
 class StorageError(UserError):

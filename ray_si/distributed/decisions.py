@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
@@ -82,11 +83,46 @@ REJECTED = pa.schema(
 )
 """A candidate that was left out, and why."""
 
+_TEXTS = [("input", pa.string()), ("output", pa.string())]
+KEPT = pa.list_(pa.struct(_TEXTS))
+LEFT_OUT = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))
+
+WRITTEN = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("seed", pa.int64()),
+        ("is_classification", pa.bool_()),
+        ("classification_answer", pa.string()),
+        ("classification_margin", pa.float64()),
+        *COMPLETION_COLUMNS,
+        ("instances", KEPT),
+        ("rejected", LEFT_OUT),
+    ]
+)
+"""An instance block: instructions, what the model said of them, and what is kept of that."""
+
 Usable = Sequence[tuple[dict[str, Any], Candidate]]
 """Candidates that the filters let pass, each with the raw row it came from, in order."""
 
 Decide = Callable[[Usable], DedupResult]
 """The gate, asked about a round's usable candidates."""
+
+
+def embeddings_of(accepted: pa.Table) -> np.ndarray | None:
+    """The ``embedding`` column, float32, shape (n, dimension).
+
+    None where there are no rows, one has none, or they are no finite vectors of one width.
+    """
+    column = accepted["embedding"].combine_chunks()
+    if not len(column) or column.null_count:
+        return None
+    numbers: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    lengths = set(column.value_lengths().to_pylist())
+    if len(lengths) != 1 or not numbers.size or not np.isfinite(numbers).all():
+        return None
+    return numbers.reshape(len(column), numbers.size // len(column))
 
 
 def texts_of(usable: Usable) -> list[str]:
@@ -206,10 +242,16 @@ def _rejection(
     }
 
 
+NOT_ASKED = "not_asked"
+"""Finish reason of an instruction that `regate` accepted and no model has written instances for."""
+
+
 def instances_of(
     config: RunConfig, instruction: str, is_classification: bool, text: str, finish_reason: str
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The instances that one completion gives its instruction: kept, and rejected with reasons."""
+    if finish_reason == NOT_ASKED:
+        return [], [{"input": "", "output": "", "reason": NOT_ASKED}]
     instances = parse_instances(text, finish_reason, output_first=is_classification)
     filtered = filter_instances(
         instruction,

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.distributed.bootstrap import add_completions, add_info, take_info
 from ray_si.distributed.classify import classify_block
-from ray_si.distributed.decisions import instances_of
+from ray_si.distributed.decisions import KEPT, LEFT_OUT, instances_of
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.serving import generate
 from ray_si.distributed.stages import Stage, concurrent_blocks, map_blocks
@@ -20,10 +20,6 @@ from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.objects import open_objects
 from ray_si.storage.run import Run, block_key
 from ray_si.storage.shards import ShardInfo, claim_table
-
-_TEXTS = [("input", pa.string()), ("output", pa.string())]
-_KEPT = pa.list_(pa.struct(_TEXTS))
-_REJECTED = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))
 
 
 def write_instances_block(
@@ -58,8 +54,8 @@ def write_instances_block(
         kept.append(good)
         rejected.append(bad)
     stored = add_completions(table, completions)
-    stored = stored.append_column("instances", pa.array(kept, _KEPT))
-    stored = stored.append_column("rejected", pa.array(rejected, _REJECTED))
+    stored = stored.append_column("instances", pa.array(kept, KEPT))
+    stored = stored.append_column("rejected", pa.array(rejected, LEFT_OUT))
     key = block_key("instances", table["block"][0].as_py())
     stored, info = claim_table(open_objects(location), key, stored)
     slim = stored.select(["block", "id", "completion_tokens"])

@@ -82,19 +82,32 @@ def export_data(run: Run, format_: str, rows_per_shard: int) -> dict[str, Any]:
     manifest = run.instances()
     assert manifest is not None, "the instance phase is not complete"
     count = -(-manifest["instances"] // rows_per_shard)
-    suffixes = ("parquet", "jsonl") if format_ == "both" else (format_,)
     shards = []
-    rows = training_rows(run)
-    for index in range(count):
-        table = pa.Table.from_pylist(list(islice(rows, rows_per_shard)), ROWS)
-        shards += [asdict(run.write_shard(index, count, suffix, table)) for suffix in suffixes]
-    assert next(rows, None) is None, "there are more rows than the manifest says"
-    stats = _stats(run, manifest["instances"]) | {"shards": shards}
+    rows = 0
+    for index, table in enumerate(shard_tables(run, rows_per_shard)):
+        rows += table.num_rows
+        for suffix in suffixes(format_):
+            shards.append(asdict(run.write_shard(index, count, suffix, table)))
+    assert rows == manifest["instances"], "there are other rows than the manifest says"
+    stats = recount(run, rows) | {"shards": shards}
     run.commit_stats(stats)
     return stats
 
 
-def _stats(run: Run, rows: int) -> dict[str, Any]:
+def suffixes(format_: str) -> tuple[str, ...]:
+    """Suffixes of the shards that ``output.format`` asks for."""
+    return ("parquet", "jsonl") if format_ == "both" else (format_,)
+
+
+def shard_tables(run: Run, rows_per_shard: int) -> Iterator[pa.Table]:
+    """`training_rows` as the tables of `ROWS` that the shards hold, in order."""
+    rows = training_rows(run)
+    while part := list(islice(rows, rows_per_shard)):
+        yield pa.Table.from_pylist(part, ROWS)
+
+
+def recount(run: Run, rows: int) -> dict[str, Any]:
+    """The counts of stats.json, from manifests and instance blocks; ``rows`` are training rows."""
     manifests = run.rounds()
     rejected: Counter[str] = Counter()
     for manifest in manifests:

@@ -57,6 +57,9 @@ class Objects(Protocol):
     def list(self, prefix: str = "") -> Iterator[str]:
         """Every key that begins with ``prefix``, sorted, as they are needed."""
 
+    def temporaries(self) -> Iterator[str]:
+        """What writes in progress, or cut short, have left; no keys, and never listed as such."""
+
     def delete(self, key: str) -> None:
         """Remove a key if it exists."""
 
@@ -138,6 +141,10 @@ class LocalObjects:
     def list(self, prefix: str = "") -> Iterator[str]:
         folder = check_key(prefix + "x").rpartition("/")[0]
         yield from self._walk(folder + "/" if folder else "", prefix)
+
+    def temporaries(self) -> Iterator[str]:
+        for path in sorted(self.root.rglob(f"{_TEMPORARY}*")):
+            yield path.relative_to(self.root).as_posix()
 
     def delete(self, key: str) -> None:
         path = self.root / check_key(key)

@@ -21,21 +21,28 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ray_si import __version__
-from ray_si.errors import LeaseLostError, RunError, StorageError
+from ray_si.errors import DamageError, LeaseLostError, RunError, StorageError
 from ray_si.records import SeedTask
 from ray_si.storage.lease import Lease
 from ray_si.storage.objects import Objects, absolute, open_objects
-from ray_si.storage.shards import ShardInfo, claim_table, read_stored, read_table, write_table
+from ray_si.storage.shards import (
+    ShardInfo,
+    claim_table,
+    describe_table,
+    read_stored,
+    read_table,
+    write_table,
+)
 
 LAYOUT = 1
 """Number of this layout; a run of another one is refused."""
@@ -49,6 +56,11 @@ Manifest = dict[str, Any]
 def block_key(folder: str, block: int) -> str:
     """Key of one block of a folder (a round's, or "instances")."""
     return f"{folder}/block-{block:05d}.parquet"
+
+
+def shard_key(index: int, count: int, suffix: str) -> str:
+    """Key of one of ``count`` training shards; ``suffix`` is "parquet" or "jsonl"."""
+    return f"data/train-{index:05d}-of-{count:05d}.{suffix}"
 
 
 def round_folder(round_: int) -> str:
@@ -77,14 +89,14 @@ class Run:
         try:
             header = json.loads(data)
         except ValueError as error:
-            raise RunError(f"{location}/{_RUN} is damaged: {error}") from error
+            raise DamageError(f"{location}/{_RUN} is damaged: {error}") from error
         if not isinstance(header, dict) or "layout" not in header:
-            raise RunError(f"{location}/{_RUN} is damaged: it is not the header of a run")
+            raise DamageError(f"{location}/{_RUN} is damaged: it is not the header of a run")
         if header["layout"] != LAYOUT:
             raise RunError(f"{location} was written by another version of ray_si")
         missing = {"fingerprint", "config", "identity"} - header.keys()
         if missing:
-            raise RunError(f"{location}/{_RUN} is damaged: no {', '.join(sorted(missing))}")
+            raise DamageError(f"{location}/{_RUN} is damaged: no {', '.join(sorted(missing))}")
         return cls(location, objects, header)
 
     @classmethod
@@ -122,6 +134,8 @@ class Run:
         Raises StorageError where the store lets two writers both be the first: a run could be
         damaged there.
         """
+        table = pa.Table.from_pylist([asdict(seed) for seed in seeds])
+        self.header.setdefault("objects", [asdict(describe_table("seeds.parquet", table))])
         header = _json(self.header)
         # the same bytes again: harmless even where the store overwrites
         if self.objects.put_if_absent(_RUN, header) and self.objects.put_if_absent(_RUN, header):
@@ -130,7 +144,7 @@ class Run:
                 f"{self.location}: this store ignores the condition of conditional writes "
                 "(If-None-Match), which a run needs; use one that obeys it"
             )
-        claim_table(self.objects, "seeds.parquet", pa.Table.from_pylist(list(map(asdict, seeds))))
+        claim_table(self.objects, "seeds.parquet", table)
 
     @property
     def exists(self) -> bool:
@@ -163,8 +177,11 @@ class Run:
 
     def finished_blocks(self, folder: str) -> dict[int, str]:
         """Block number -> key of the blocks that stand in a folder."""
-        keys = list(self.objects.list(f"{folder}/block-"))
-        return {int(Path(key).stem.removeprefix("block-")): key for key in keys}
+        found = {}
+        for key in self.objects.list(f"{folder}/block-"):
+            if match := re.fullmatch(r"block-(\d{5,})\.parquet", key.rpartition("/")[2]):
+                found[int(match[1])] = key
+        return found
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet object of this run; RunError where it is missing or damaged."""
@@ -257,7 +274,7 @@ class Run:
 
     def write_shard(self, index: int, count: int, suffix: str, table: pa.Table) -> ShardInfo:
         """Write one training shard."""
-        return write_table(self.objects, f"data/train-{index:05d}-of-{count:05d}.{suffix}", table)
+        return write_table(self.objects, shard_key(index, count, suffix), table)
 
     def stats(self) -> dict[str, Any] | None:
         """What the finished run came to, without who wrote it; None while it isn't finished."""

@@ -17,7 +17,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, BinaryIO, TypeVar
 
@@ -159,22 +159,34 @@ class S3Objects:
         name = self._name(key)
         self._persist(key, lambda client: client.delete_object(**name))
 
-    def sweep(self) -> None:
-        """Take back uploads in parts that were begun and never completed.
+    def temporaries(self) -> Iterator[str]:
+        """Keys of uploads in parts that were begun and are not completed.
 
-        Where that is not allowed or not known, they are left to the bucket's own rules.
+        None where asking is not allowed or not known; they are left to the bucket's own rules then.
         """
         with translated(self._location):
+            for item in self._uploads(_client(_ATTEMPTS, self._timeout_s)):
+                yield item["Key"].removeprefix(self.prefix)
+
+    def sweep(self) -> None:
+        """Take back what `temporaries` names."""
+        with translated(self._location):
             client = _client(_ATTEMPTS, self._timeout_s)
-            try:
-                pages = client.get_paginator("list_multipart_uploads").paginate(
-                    Bucket=self.bucket, Prefix=self.prefix
-                )
-                for item in [item for page in pages for item in page.get("Uploads", ())]:
-                    self._take_back(client, item["Key"], item["UploadId"])
-            except ClientError as error:
-                if error_code(error) not in ("AccessDenied", *_UNKNOWN):
-                    raise
+            for item in self._uploads(client):
+                self._take_back(client, item["Key"], item["UploadId"])
+
+    def _uploads(self, client: Any) -> Sequence[dict[str, Any]]:
+        pages = client.get_paginator("list_multipart_uploads")
+        try:
+            return [
+                item
+                for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix)
+                for item in page.get("Uploads", ())
+            ]
+        except ClientError as error:
+            if error_code(error) not in ("AccessDenied", *_UNKNOWN):
+                raise
+            return []
 
     def _take_back(self, client: Any, name: str, upload: str) -> None:
         try:

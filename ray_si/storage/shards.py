@@ -27,9 +27,14 @@ def write_table(objects: Objects, key: str, table: pa.Table) -> ShardInfo:
 
     The bytes depend on the table and the pyarrow version only.
     """
-    data = _to_jsonl(table) if key.endswith(".jsonl") else _to_parquet(table)
+    data = to_bytes(key, table)
     objects.put(key, data)
     return _info(key, table.num_rows, data)
+
+
+def describe_table(key: str, table: pa.Table) -> ShardInfo:
+    """What a manifest says of a Parquet table once it is written; writes nothing."""
+    return _info(key, table.num_rows, _to_parquet(table))
 
 
 def claim_table(objects: Objects, key: str, table: pa.Table) -> tuple[pa.Table, ShardInfo]:
@@ -48,6 +53,11 @@ def read_stored(objects: Objects, key: str) -> tuple[pa.Table, ShardInfo]:
     data = objects.get(key)
     table = _from_parquet(data, None)
     return table, _info(key, table.num_rows, data)
+
+
+def to_bytes(key: str, table: pa.Table) -> bytes:
+    """What `write_table` writes."""
+    return _to_jsonl(table) if key.endswith(".jsonl") else _to_parquet(table)
 
 
 def read_table(objects: Objects, key: str, columns: list[str] | None = None) -> pa.Table:
