@@ -79,8 +79,9 @@ class Verification:
             for name, found in recount(self._run, rows).items():
                 stats.expect("stats.json", name, found, audit.stats.get(name))
         round_blocks = -(-config.bootstrap.prompts_per_round // config.bootstrap.block_size)
-        complete = audit.instances is not None and rounds.stopped is None
-        instance_blocks = -(-len(rounds.pool) // size) if complete else 0
+        instance_blocks = audit.instances["blocks"] if audit.instances else 0
+        if instance_blocks and rows is not None:
+            instance_blocks = -(-len(rounds.pool) // size)
         strays = audit.check_strays(round_blocks, instance_blocks)
         return [*checks, instances, shards, stats, strays]
 
@@ -121,7 +122,7 @@ class Verification:
         stored = self._run.finished_blocks("instances")
         expected = range(-(-len(pool) // size))
         kept = 0
-        sound = True
+        sound = manifest is None or stored.keys() <= set(expected)  # else they are strays
         for number in expected:
             if number not in stored:
                 if manifest:

@@ -225,7 +225,7 @@ class RoundAudit:
         if embeddings is None and kept:
             check.find(key, "has no sound embeddings")
             self._cosine_gate = None
-        elif self._cosine_gate and embeddings is not None:
+        elif self._cosine_gate is not None and embeddings is not None:
             self._check_embeddings(key, kept, embeddings)
         pool = set(self._texts)
         order = [*kept, *(row for row in left if row["reason"] in ("cosine", "target_reached"))]

@@ -89,7 +89,7 @@ class Audit:
         self.stats: Manifest | None = None
         self.damaged: set[str] = set()
         self.intact = True
-        self._named: dict[str, ShardInfo] = {}
+        self._named: dict[str, tuple[str, ShardInfo]] = {}  # key -> who says what of it
 
     # Manifests ---------------------------------------------------------------------------------
 
@@ -167,22 +167,23 @@ class Audit:
             elif not entry["key"].startswith(prefix) or ".." in entry["key"].split("/"):
                 self._lost(check, source, f"names {entry['key']}, which is not its own")
             else:
-                self._named[entry["key"]] = ShardInfo(**{name: entry[name] for name in _OBJECT})
+                said = ShardInfo(**{name: entry[name] for name in _OBJECT})
+                self._named[said.key] = (source, said)
 
     # Objects -----------------------------------------------------------------------------------
 
     def check_objects(self) -> Check:
         """Every named object is there, with the size, SHA-256 and rows that its manifest says."""
         check = Check("objects")
-        for said in self._named.values():
+        for source, said in self._named.values():
             check.count += 1
-            wrong = self._wrong_object(said)
+            wrong = self._wrong_object(said, source)
             if wrong:
                 check.find(said.key, wrong)
                 self.damaged.add(said.key)
         return check
 
-    def _wrong_object(self, said: ShardInfo) -> str | None:
+    def _wrong_object(self, said: ShardInfo, source: str) -> str | None:
         try:
             data = self.run.objects.get(said.key)
         except KeyError:
@@ -190,14 +191,14 @@ class Audit:
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         if len(data) != said.size:
-            return f"has {len(data)} bytes, not {said.size}"
+            return f"has {len(data)} bytes, not {said.size} as {source} says"
         if hashlib.sha256(data).hexdigest() != said.sha256:
-            return "has other content than was written (SHA-256)"
+            return f"has other content than {source} says (SHA-256)"
         try:
             rows = _rows(said.key, data)
         except (pa.ArrowException, OSError) as error:
             return f"cannot be read: {error}"
-        return None if rows == said.rows else f"has {rows} rows, not {said.rows}"
+        return None if rows == said.rows else f"has {rows} rows, not {said.rows} as {source} says"
 
     def table(
         self, key: str, schema: pa.Schema, check: Check, nullable: Collection[str] = ()

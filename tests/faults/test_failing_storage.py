@@ -16,9 +16,7 @@ from tests.integration.conftest import digests
 pytestmark = pytest.mark.slow
 
 
-def test_a_build_on_s3_whose_calls_often_fail(
-    undisturbed, s3_server, s3_environment, tmp_path
-):
+def test_a_build_on_s3_whose_calls_often_fail(undisturbed, s3_server, s3_environment, tmp_path):
     builds = Builds(None, tmp_path)  # a Ray of its own, whose workers meet the same trouble
     location = f"s3://runs/{uuid4().hex}"
     with FlakyS3(s3_server["AWS_ENDPOINT_URL"], seed=1, share=0.2) as proxy:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ray_si.config import parse_config
+from ray_si.distributed.builder import build
+
 TARGET = 100
 """Accepted instructions of a test build: some rounds, so that machine-written examples appear."""
 
@@ -34,3 +37,19 @@ def digests(location: Path, pattern: str = "data/*") -> dict[str, str]:
 @pytest.fixture
 def replay_config():
     return replay_values()
+
+
+@pytest.fixture(scope="session")
+def finished(ray_session, tmp_path_factory):
+    """A finished run of `replay_values`, to be left as it is, and the result of its build."""
+    location = tmp_path_factory.mktemp("build") / "run"
+    return location, build(parse_config(replay_values()), str(location))
+
+
+@pytest.fixture(scope="session")
+def finished_with_cosine(ray_session, tmp_path_factory):
+    """A finished run with both gates, tight enough to refuse some candidates by each."""
+    location = tmp_path_factory.mktemp("cosine") / "run"
+    values = replay_values()
+    values["dedup"] = {"cosine": 0.6, "most_similar": 3}
+    return location, build(parse_config(values), str(location))

@@ -18,15 +18,9 @@ from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, S
 from ray_si.storage.export import export_jsonl
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
-from tests.integration.conftest import TARGET, digests, replay_values
+from tests.integration.conftest import TARGET, digests
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-@pytest.fixture(scope="module")
-def finished(ray_session, tmp_path_factory):
-    location = tmp_path_factory.mktemp("build") / "run"
-    return location, build(parse_config(replay_values()), str(location))
 
 
 def _accepted(location: Path) -> list[dict]:
