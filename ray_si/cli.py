@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from ray_si.cli_output import (
     console,
     print_check,
     print_dedup_summary,
+    print_regated,
     print_status,
     print_summary,
     print_verification,
@@ -187,6 +189,57 @@ def verify(
             print_verification(checks)
         if not all(check.ok for check in checks):
             raise typer.Exit(1)
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\nray-si regate runs/mine --rouge 0.6 --to runs/stricter\n\n"
+    "ray-si regate runs/mine --rouge 0.8 --cosine off --to runs/looser --open"
+)
+def regate(
+    run: RunPath,
+    to: Annotated[str, typer.Option("--to", metavar="RUN2", help="Folder of the new run.")],
+    rouge: Annotated[
+        float | None, typer.Option(help="Highest ROUGE-L F \\[default: the run's].")
+    ] = None,
+    cosine: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER|off", help="Highest cosine \\[default: the run's]."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="reference|unicode", help="What ROUGE-L compares."),
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(help="Instructions to accept at most \\[default: the run's].")
+    ] = None,
+    open_: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Leave RUN2 open for `ray-si build`, which writes missing instances."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Take a finished run's decisions anew, with other thresholds and no model.
+
+    The stored candidates are parsed, filtered and gated again, and RUN2 is a run like any other.
+    What other thresholds would have prompted cannot be replayed: the candidates stay those of RUN.
+    Instances are kept with their instructions; instructions newly accepted have no rows. A cosine
+    gate needs embeddings, which a run stores for what it accepted only: where a decision lacks
+    one, nothing is written and --cosine off is the way.
+    """
+    with _errors():
+        from ray_si.distributed.regate import regate as regate_run
+
+        given = {"rouge": rouge, "cosine": cosine, "tokenizer": tokenizer}
+        dedup: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if cosine == "off":
+            dedup["cosine"] = None
+        result = regate_run(run, to, dedup, target=target, open_=open_)
+        if as_json:
+            typer.echo(json.dumps(asdict(result), indent=2))
+        else:
+            print_regated(run, to, result)
 
 
 @app.command(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ray_si.distributed.dedup_files import DedupReport
+    from ray_si.distributed.regate import Regated
 
 _LINE_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal."""
@@ -244,6 +245,28 @@ def print_verification(checks: list[Check]) -> None:
     findings = [finding for check in checks for finding in check.as_dict()["findings"]]
     for finding in findings or ["ok"]:
         out.print(finding, markup=False, highlight=False)
+
+
+def print_regated(source: str, location: str, result: Regated) -> None:
+    """What `ray-si regate` came to, and how to go on."""
+    lines = [
+        f"{result.accepted} instructions accepted in {location}: {result.kept} as in {source}, "
+        f"{result.not_asked} new; {result.dropped} of {source} dropped"
+    ]
+    if result.stats is None:
+        lines.append(
+            f"{location} is left open: `ray-si build` with the run's configuration and the new "
+            "thresholds goes on from there"
+        )
+    else:
+        lines.append(f"{result.stats['rows']} training rows: {location}/data")
+        if result.not_asked:
+            lines.append(
+                f"{result.not_asked} new instructions have no instances, and so no rows; with "
+                "--open they are left for `ray-si build` to write"
+            )
+    for line in lines:
+        console().print(line, markup=False, highlight=False)
 
 
 def _cell(text: str, limit: int = 240) -> str:

@@ -13,6 +13,7 @@ import pytest
 from ray_si.storage.run import Run
 from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
 
+VERBS = ("build", "check", "status", "verify", "regate", "export", "dedup")
 REPLAY = """
 target_instructions: 60
 generator: {engine: replay, model: null, cpus: 0.5}
@@ -30,7 +31,7 @@ def config(tmp_path):
 
 def test_help_shows_every_verb_and_examples():
     text = ray_si("--help").stdout
-    assert all(verb in text for verb in ("build", "check", "status", "export", "dedup"))
+    assert all(verb in text for verb in VERBS)
     assert "ray-si build configs/quickstart.yaml" in ray_si("build", "--help").stdout
 
 
@@ -45,6 +46,8 @@ def test_check_says_what_it_found(config):
     [
         (["check", "absent.yaml"], "absent.yaml: No such file"),
         (["status", "absent"], "absent is not a run"),
+        (["verify", "absent"], "absent is not a run"),
+        (["regate", "absent", "--to", "run"], "absent is not a run"),
         (["export", "absent", "--format", "alpaca", "--to", "x"], "absent is not a run"),
         (["build", "absent.yaml", "--out", "run"], "absent.yaml: No such file"),
     ],
@@ -110,6 +113,9 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
     assert process.returncode == 130
     assert "The same command goes on from there." in errors
     assert "Traceback" not in errors, errors
+    verified = ray_si("verify", run)
+    assert verified.returncode == 0, verified.stdout
+    assert "unfinished" in verified.stdout
     kept = {path: path.read_bytes() for path in run.glob("bootstrap/round-00000/*")}
     assert json.loads(ray_si("status", run, "--json").stdout)["phase"] == "bootstrap"
 
@@ -121,6 +127,20 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
     assert (status["phase"], status["accepted"]) == ("done", 60)
     assert "Sample rows" in done.stdout
     assert f"{run}/data" in done.stdout
+
+    checks = json.loads(ray_si("verify", run, "--json").stdout)
+    assert {"check", "ok", "count", "findings", "notes"} == set(checks[0])
+    assert all(check["ok"] for check in checks)
+
+    regated = tmp_path / "regated"
+    done = ray_si("regate", run, "--rouge", "0.5", "--to", regated)
+    assert done.returncode == 0, done.stderr
+    assert "dropped" in done.stdout
+    assert ray_si("verify", regated).stdout.splitlines()[-1] == "ok"
+    (regated / "stray").write_text("x")
+    damaged = ray_si("verify", regated)
+    assert damaged.returncode == 1
+    assert damaged.stdout.splitlines()[-1] == "stray: is named by nothing"
 
     uninterrupted = tmp_path / "other"
     assert ray_si("build", config, "--out", uninterrupted).returncode == 0

@@ -34,6 +34,9 @@ COMPLETION_COLUMNS = [
 ]
 """What a raw block keeps of a `Completion`."""
 
+COMPLETION_NULLABLE = {"error", "mean_logprob"}
+"""Those of them that may be null."""
+
 RAW = pa.schema(
     [
         ("block", pa.int64()),

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import pyarrow as pa
 
 from ray_si.config import RunConfig, parse_config
-from ray_si.distributed.decisions import NOT_ASKED, WRITTEN, instances_of
+from ray_si.distributed.decisions import COMPLETION_NULLABLE, NOT_ASKED, WRITTEN, instances_of
 from ray_si.distributed.verify_rounds import RoundAudit
 from ray_si.errors import ConfigError, DamageError, RunError
 from ray_si.self_instruct.sampling import derive_seed
@@ -19,7 +19,7 @@ from ray_si.storage.run import Run, shard_key
 from ray_si.storage.shards import read_table, to_bytes
 
 _SEEDS = pa.schema([("id", pa.string()), ("instruction", pa.string())])
-_MAY_BE_NULL = {"classification_answer", "classification_margin", "error", "mean_logprob"}
+_MAY_BE_NULL = COMPLETION_NULLABLE | {"classification_answer", "classification_margin"}
 
 
 def verify(location: str) -> list[Check]:

@@ -13,6 +13,7 @@ from ray_si.dedup import Deduplicator
 from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.decisions import (
     ACCEPTED,
+    COMPLETION_NULLABLE,
     RAW,
     REJECTED,
     candidates_of,
@@ -21,7 +22,7 @@ from ray_si.distributed.decisions import (
 )
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
-from ray_si.storage.run import block_key, round_folder
+from ray_si.storage.run import block_key, part_key, round_folder
 
 Rows = list[dict[str, Any]]
 
@@ -92,7 +93,8 @@ class RoundAudit:
         )
         if self.stopped is not None:
             return
-        accepted, rejected = f"{folder}/accepted.parquet", f"{folder}/rejected.parquet"
+        self._parts = {name: part_key(said, name) for name in ("accepted", "rejected")}
+        accepted, rejected = self._parts["accepted"], self._parts["rejected"]
         tables = (
             self._audit.table(accepted, ACCEPTED, self._candidates, _OF_ACCEPTED),
             self._audit.table(rejected, REJECTED, self._candidates, ("match", "score")),
@@ -123,7 +125,7 @@ class RoundAudit:
         complete = True
         for block, start in enumerate(range(0, total, size)):
             key = block_key(round_folder(round_), block)
-            table = self._audit.table(key, RAW, check, ("error", "mean_logprob"))
+            table = self._audit.table(key, RAW, check, COMPLETION_NULLABLE)
             if table is None:
                 complete = False
                 continue
@@ -145,8 +147,8 @@ class RoundAudit:
         check = self._candidates
         decided: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {}
         for key, rows, text in (
-            (f"{folder}/accepted.parquet", kept, "instruction"),
-            (f"{folder}/rejected.parquet", left, "text"),
+            (self._parts["accepted"], kept, "instruction"),
+            (self._parts["rejected"], left, "text"),
         ):
             places = [_place(row) for row in rows]
             if places != sorted(places):
@@ -195,20 +197,20 @@ class RoundAudit:
             if row["reason"] == "rouge":
                 if (row["match"], row["score"]) != (duplicate.match, duplicate.score):
                     said = f'{row["score"]} with "{row["match"]}"'
-                    check.find(f"{folder}/rejected.parquet", f"{_name(row)} has {near}, not {said}")
+                    check.find(self._parts["rejected"], f"{_name(row)} has {near}, not {said}")
             else:
                 name = "rejected" if row["reason"] else "accepted"
-                check.find(f"{folder}/{name}.parquet", f"{_name(row)} is too close: {near}")
+                check.find(self._parts[name], f"{_name(row)} is too close: {near}")
         for k, i in enumerate(result.accepted):
             row = ask[i]
             if row["reason"] == "rouge":
-                check.find(f"{folder}/rejected.parquet", f"{_name(row)} is close to nothing")
+                check.find(self._parts["rejected"], f"{_name(row)} is close to nothing")
             elif row["reason"] is None and result.neighbours:
                 similar = result.neighbours[k]
                 named = [(item["instruction"], item["rouge"]) for item in row["most_similar"] or ()]
                 found = list(zip(similar.texts, similar.scores, strict=True))
                 if (named, row["mean_rouge"]) != (found, similar.mean):
-                    check.find(f"{folder}/accepted.parquet", f"{_name(row)} has other neighbours")
+                    check.find(self._parts["accepted"], f"{_name(row)} has other neighbours")
 
     def _check_cosine(
         self, folder: str, kept: Rows, left: Rows, embeddings: np.ndarray | None
@@ -218,9 +220,9 @@ class RoundAudit:
         if limit is None:
             for row in left:
                 if row["reason"] == "cosine":
-                    check.find(f"{folder}/rejected.parquet", f"{_name(row)} needs a cosine gate")
+                    check.find(self._parts["rejected"], f"{_name(row)} needs a cosine gate")
             return
-        key = f"{folder}/accepted.parquet"
+        key = self._parts["accepted"]
         check.count += len(kept)
         if embeddings is None and kept:
             check.find(key, "has no sound embeddings")
@@ -234,7 +236,7 @@ class RoundAudit:
                 pool.add(row["instruction"] if "instruction" in row else row["text"])
                 continue
             check.count += 1
-            where = f"{folder}/rejected.parquet"
+            where = self._parts["rejected"]
             score = row["score"]
             if row["match"] not in pool:
                 check.find(where, f"{_name(row)} matches what was not in the pool by then")
@@ -265,7 +267,7 @@ class RoundAudit:
                 self._cosine.find(key, f"{_name(kept[i])} says cosine {said}, found {least}")
 
     def _extend_pool(self, round_: int, kept: Rows, left: Rows) -> None:
-        key = f"{round_folder(round_)}/accepted.parquet"
+        key = self._parts["accepted"]
         for row in kept:
             if row["id"] != _name(row) or row["round"] != round_:
                 self._candidates.find(key, f"{row['id']} has another id or round than its request")

@@ -18,9 +18,10 @@ from ray_si.storage.shards import ShardInfo, read_table
 LIMIT = 20
 """Findings that a check spells out; more are counted."""
 
-_OWN_KEYS = {"run.json", "seeds.parquet", "lease.json", "stats.json", "instances/manifest.json"}
+_OWN_KEYS = {"run.json", "seeds.parquet", "stats.json", "instances/manifest.json"}
+_LEASE = "lease/"
 _IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/(.+)")
-_DECISIONS = ("accepted.parquet", "rejected.parquet")
+_DECISIONS = ("accepted", "rejected")
 
 _COUNTS = ("requests", "prompt_tokens", "completion_tokens", "candidates", "accepted")
 _ROUND: dict[str, type] = dict.fromkeys(("round", *_COUNTS), int)
@@ -132,7 +133,7 @@ class Audit:
             return
         self._name(check, key, manifest["objects"], f"{folder}/")
         for name in _DECISIONS:
-            if f"{folder}/{name}" not in self._named:
+            if not any(named.startswith(f"{folder}/{name}-") for named in self._named):
                 self._lost(check, key, f"does not name {name}")
         if self.intact:
             self.rounds.append(manifest)
@@ -237,7 +238,7 @@ class Audit:
         blocks = {block_key("instances", number) for number in range(instance_blocks)}
         for key in (*self.keys, *self._temporaries()):
             check.count += 1
-            if key in self._named or key in _OWN_KEYS or key in blocks:
+            if key in self._named or key in _OWN_KEYS or key in blocks or key.startswith(_LEASE):
                 continue
             if self._is_of_a_round(key, round_blocks) or (not self.intact and _is_begun(key)):
                 continue
@@ -263,7 +264,7 @@ class Audit:
 
 
 _BEGUN = re.compile(
-    r"bootstrap/round-\d{5,}/(block-\d{5,}|accepted|rejected|manifest)\.(parquet|json)"
+    r"bootstrap/round-\d{5,}/((block|accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
     r"|instances/block-\d{5,}\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
     r"|(.+/)?\.tmp-[^/]*"
 )

@@ -142,8 +142,8 @@ def test_a_manifest_that_is_none_is_found(copy, content):
     [
         "seeds.parquet",
         "bootstrap/round-00000/block-00001.parquet",
-        "bootstrap/round-00001/accepted.parquet",
-        "bootstrap/round-00001/rejected.parquet",
+        "bootstrap/round-00001/accepted-00001.parquet",
+        "bootstrap/round-00001/rejected-00001.parquet",
         "bootstrap/round-00001/manifest.json",
         "bootstrap/round-00002/manifest.json",
         "instances/block-00002.parquet",
@@ -211,8 +211,8 @@ def test_a_manifest_names_only_what_is_its_own(copy, key):
     assert "bootstrap/round-00000/manifest.json" in named(copy)
 
 
-ACCEPTED = "bootstrap/round-00001/accepted.parquet"
-REJECTED = "bootstrap/round-00001/rejected.parquet"
+ACCEPTED = "bootstrap/round-00001/accepted-00001.parquet"
+REJECTED = "bootstrap/round-00001/rejected-00001.parquet"
 BLOCK = "instances/block-00001.parquet"
 RAW = "bootstrap/round-00001/block-00000.parquet"
 SHARD = "data/train-00000-of-00004.parquet"
@@ -257,7 +257,7 @@ def test_changed_rows_are_found_though_their_checksum_fits(copy, key, change, ch
 
 
 def test_a_rejection_that_the_gate_would_not_repeat_is_found(copy):
-    for key in sorted(copy.glob("bootstrap/round-*/rejected.parquet")):
+    for key in sorted(copy.glob("bootstrap/round-*/rejected-*.parquet")):
         rows = pq.read_table(key).to_pylist()
         at = [i for i, row in enumerate(rows) if row["reason"] == "rouge"]
         if at:
@@ -274,7 +274,7 @@ def test_a_rejection_that_the_gate_would_not_repeat_is_found(copy):
     [({"match": "Another text."}, "not in the pool"), ({"score": 0.5}, "not above 0.6")],
 )
 def test_a_rejection_by_cosine_that_cannot_be_is_found(copy_with_cosine, change, message):
-    for path in sorted(copy_with_cosine.glob("bootstrap/round-*/rejected.parquet")):
+    for path in sorted(copy_with_cosine.glob("bootstrap/round-*/rejected-*.parquet")):
         rows = pq.read_table(path).to_pylist()
         at = [i for i, row in enumerate(rows) if row["reason"] == "cosine"]
         if at:

@@ -1,0 +1,297 @@
+"""The gate's decisions taken anew, with other thresholds, from what a finished run has stored.
+
+What another pool would have prompted cannot be replayed: the candidates are those of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ray_si import __version__
+from ray_si.config import RunConfig, parse_config
+from ray_si.dedup import Deduplicator, DedupResult
+from ray_si.distributed.decisions import (
+    ACCEPTED,
+    COMPLETION_NULLABLE,
+    NOT_ASKED,
+    RAW,
+    WRITTEN,
+    Usable,
+    decide_round,
+    instances_of,
+    texts_of,
+)
+from ray_si.distributed.stored_cosines import Former, StoredCosines
+from ray_si.errors import RunError
+from ray_si.records import Instance, SeedTask
+from ray_si.self_instruct.sampling import derive_seed
+from ray_si.storage.audit import Audit, Check
+from ray_si.storage.export import export_data
+from ray_si.storage.run import Run, block_key, part_key, round_folder
+from ray_si.storage.shards import ShardInfo, write_table
+
+
+@dataclass(frozen=True)
+class Regated:
+    """What `regate` came to, in instructions.
+
+    ``accepted`` now, of which ``kept`` were accepted before and ``not_asked`` are new and have no
+    instances; ``dropped`` were accepted before. ``rounds`` of the run were needed; ``stats`` is
+    what stats.json says, None where the run was left open.
+    """
+
+    accepted: int
+    kept: int
+    not_asked: int
+    dropped: int
+    rounds: int
+    stats: dict[str, Any] | None
+
+
+def regate(
+    location: str, to: str, dedup: dict[str, Any], *, target: int | None = None, open_: bool = False
+) -> Regated:
+    """Write the run at ``location`` to ``to`` as other thresholds would have it.
+
+    ``dedup`` are values of that section of the configuration (rouge, cosine, tokenizer), ``target``
+    another target_instructions; the rest is the run's own. Parsing and filters are repeated, too.
+    Instances are kept with their instructions; instructions newly accepted have none, unless the
+    run is left ``open_``: a build then writes their blocks. With the same thresholds every shard is
+    the same.
+
+    No model is used, so cosines are known only as far as embeddings are stored. Raises RunError
+    before anything is written: where the run is unfinished or damaged, ``to`` is in use, or a
+    decision would need an embedding that is not stored; ConfigError for impossible values.
+    """
+    run = Run.open(location)
+    if run.stats() is None:
+        raise RunError(f"{location} is not finished: run `ray-si build` on it again first")
+    source = _Source(run)
+    values = run.header["config"]
+    values = values | {"dedup": values["dedup"] | dedup}
+    if target is not None:
+        values |= {"target_instructions": target}
+    old, config = parse_config(run.header["config"]), parse_config(values)
+    _check_cosine(location, old, config)
+    digest = run.header["seeds_sha256"]
+    header = {
+        "ray_si": __version__,
+        "config": config.model_dump(mode="json"),
+        "identity": config.identity(),
+        "seeds_sha256": digest,
+        "regated_from": {
+            "fingerprint": run.header["fingerprint"],
+            "target_instructions": old.target_instructions,
+            "dedup": old.dedup.model_dump(mode="json"),
+        },
+    }
+    new = Run.prepare(to, header, config.fingerprint(digest))
+    if list(new.objects.list("run.json")):
+        raise RunError(f"{to} is a run already; choose another --to")
+    if config.dedup.cosine is not None:
+        for _ in _rounds(source, config, old):  # raises where a decision cannot be taken
+            pass
+    return _write(source, new, config, old, open_)
+
+
+def _check_cosine(location: str, old: RunConfig, new: RunConfig) -> None:
+    if new.dedup.cosine is None:
+        return
+    if old.dedup.cosine is None:
+        raise RunError(f"{location} has no embeddings, as it had no cosine gate: use --cosine off")
+    if old.dedup.embedding_index != "Flat":
+        raise RunError(
+            f"{location} had the approximate index {old.dedup.embedding_index}, whose decisions "
+            "cannot be repeated from stored rows: use --cosine off"
+        )
+
+
+class _Source:
+    """A finished run, read with checks: RunError, with the first finding, where it is damaged."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._audit = Audit(run)
+        for check in (self._audit.check_manifests(), self._audit.check_objects()):
+            self._refuse(check)
+        self.rounds = len(self._audit.rounds)
+        self.seeds = [
+            SeedTask(**row | {"instances": tuple(Instance(**item) for item in row["instances"])})
+            for row in run.read("seeds.parquet").to_pylist()
+        ]
+
+    def _refuse(self, check: Check) -> None:
+        if not check.ok:
+            raise RunError(
+                f"{self.run.location} is damaged ({check.findings[0]}); `ray-si verify` says more"
+            )
+
+    def _table(self, key: str, schema: pa.Schema, nullable: set[str]) -> pa.Table:
+        check = Check(key)
+        table = self._audit.table(key, schema, check, nullable)
+        self._refuse(check)
+        assert table is not None
+        return table
+
+    def blocks(self, round_: int) -> list[str]:
+        """Keys of a round's raw blocks, in order."""
+        return [key for _, key in sorted(self.run.finished_blocks(round_folder(round_)).items())]
+
+    def raw(self, round_: int) -> list[dict[str, Any]]:
+        """A round's raw rows by request id."""
+        tables = [self._table(key, RAW, COMPLETION_NULLABLE) for key in self.blocks(round_)]
+        rows = [row for table in tables for row in table.to_pylist()]
+        return sorted(rows, key=lambda row: row["request_id"])
+
+    def former(self, round_: int) -> Former:
+        """What was decided in a round."""
+        manifest = self._audit.rounds[round_]
+        accepted, rejected = (part_key(manifest, name) for name in ("accepted", "rejected"))
+        return Former(self.run.read(accepted), self.run.read(rejected))
+
+    def written(self) -> Iterator[dict[str, Any]]:
+        """The instance rows, in pool order."""
+        for _, key in sorted(self.run.finished_blocks("instances").items()):
+            nullable = COMPLETION_NULLABLE | {"classification_answer", "classification_margin"}
+            yield from self._table(key, WRITTEN, nullable).to_pylist()
+
+
+def _rounds(
+    source: _Source, config: RunConfig, old: RunConfig
+) -> Iterator[tuple[pa.Table, pa.Table, dict[str, Any], Former]]:
+    """Accepted and rejected rows, manifest and former decisions, until the target is reached."""
+    dedup = config.dedup
+    gate = Deduplicator(
+        dedup.rouge, dedup.cosine, tokenizer=dedup.tokenizer, most_similar=dedup.most_similar
+    )
+    texts = [seed.instruction for seed in source.seeds]
+    cosines = None
+    if dedup.cosine is None:
+        gate.add(texts)
+    else:
+        every = (source.former(round_) for round_ in range(source.rounds))
+        cosines = StoredCosines(every, dedup.cosine, same_limit=dedup.cosine == old.dedup.cosine)
+        gate.add(texts, cosines.of_texts(texts))
+    room = config.target_instructions
+    for round_ in range(source.rounds):
+        if room <= 0:
+            return
+        former = source.former(round_)
+
+        def decide(usable: Usable, former: Former = former, room: int = room) -> DedupResult:
+            if cosines is None:
+                return gate.filter(texts_of(usable))
+            return cosines.filter(gate, usable, former, room)
+
+        decided = decide_round(config, round_, source.raw(round_), room, decide)
+        if cosines is not None and cosines.undecided:
+            raise RunError(
+                f"{source.run.location} lacks embeddings for decisions like that on "
+                f"{cosines.undecided[0]}: use --cosine off"
+            )
+        accepted, rejected, manifest = decided
+        room -= accepted.num_rows
+        known = [] if cosines is None else cosines.known(accepted, former)
+        yield _carried_over(accepted, former, known), rejected, manifest, former
+
+
+def _carried_over(accepted: pa.Table, former: Former, cosines: list[float | None]) -> pa.Table:
+    """Accepted rows with the embeddings that are stored, and the cosines that are known."""
+    embeddings = [former.embeddings.get(id_) for id_ in accepted["id"].to_pylist()]
+    values = {"cosine": cosines or [None] * len(embeddings), "embedding": embeddings}
+    for name, column in values.items():
+        place = ACCEPTED.get_field_index(name)
+        kind = ACCEPTED.field(name).type
+        accepted = accepted.set_column(place, name, pa.array(column, kind))
+    return accepted
+
+
+def _write(source: _Source, new: Run, config: RunConfig, old: RunConfig, open_: bool) -> Regated:
+    new.create(source.seeds)
+    with new.held():
+        return _write_phases(source, new, config, old, open_)
+
+
+def _write_phases(
+    source: _Source, new: Run, config: RunConfig, old: RunConfig, open_: bool
+) -> Regated:
+    before = 0
+    pool: list[tuple[str, str]] = []
+    for round_, (accepted, rejected, manifest, former) in enumerate(_rounds(source, config, old)):
+        infos = []
+        for key in source.blocks(round_):
+            new.objects.put(key, source.run.objects.get(key))
+            infos.append(new.read_stored(key)[1])
+        texts = accepted["instruction"].to_pylist()
+        pool += zip(accepted["id"].to_pylist(), texts, strict=True)
+        manifest["pool"] = len(source.seeds) + len(pool)
+        new.commit_round(round_, infos, accepted, rejected, manifest)
+        before += len(former.accepted)
+    instances = kept = 0
+    blocks: list[ShardInfo] = []
+    for number, rows in enumerate(_instance_blocks(source, config, pool)):
+        asked = sum(row["finish_reason"] != NOT_ASKED for row in rows)
+        kept += asked
+        instances += sum(len(row["instances"]) for row in rows)
+        if asked == len(rows) or not open_:
+            table = pa.Table.from_pylist(rows, WRITTEN)
+            blocks.append(write_table(new.objects, block_key("instances", number), table))
+    stats = None
+    if not open_:
+        counts = {"blocks": len(blocks), "instructions": len(pool), "instances": instances}
+        new.commit_instances(blocks, counts)
+        stats = export_data(new, config.output.format, config.output.rows_per_shard)
+    return Regated(
+        accepted=len(pool),
+        kept=kept,
+        not_asked=len(pool) - kept,
+        dropped=before - kept,
+        rounds=len(new.rounds()),
+        stats=stats,
+    )
+
+
+def _instance_blocks(
+    source: _Source, config: RunConfig, pool: list[tuple[str, str]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of `WRITTEN` for the pool, block by block: the stored ones, or that none was asked for.
+
+    Both pools are in the order of the candidates, so one pass over the stored rows is enough.
+    """
+    ids = {id_ for id_, _ in pool}
+    stored = (row for row in source.written() if row["id"] in ids)
+    upcoming = next(stored, None)
+    size = config.instances.block_size
+    for start in range(0, len(pool), size):
+        block = start // size
+        rows = []
+        for index, (id_, text) in enumerate(pool[start : start + size], start):
+            if upcoming is not None and upcoming["id"] == id_:
+                rows.append(upcoming | {"block": block})
+                upcoming = next(stored, None)
+            else:
+                seed = derive_seed(config.seed, "instances", 0, index)
+                rows.append(_not_asked(config, block, id_, text, seed))
+        yield rows
+    assert upcoming is None, "instances of a kept instruction were lost"
+
+
+def _not_asked(config: RunConfig, block: int, id_: str, text: str, seed: int) -> dict[str, Any]:
+    kept, rejected = instances_of(config, text, False, "", NOT_ASKED)
+    return {
+        "block": block,
+        "id": id_,
+        "instruction": text,
+        "seed": seed,
+        "is_classification": False,
+        "text": "",
+        "finish_reason": NOT_ASKED,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "instances": kept,
+        "rejected": rejected,
+    }
