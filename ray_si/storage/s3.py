@@ -25,6 +25,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError, FlexibleChecksumError
+from botocore.parsers import ResponseParserError
 
 from ray_si.errors import StorageError
 from ray_si.storage.objects import check_key
@@ -84,7 +85,8 @@ class S3Objects:
             if write:
                 name = self.prefix + "write-check"
                 upload = client.create_multipart_upload(Bucket=self.bucket, Key=name)
-                self._take_back(client, name, upload["UploadId"])
+                if "UploadId" in upload:  # else the answer was cut short, and `sweep` finds it
+                    self._take_back(client, name, upload["UploadId"])
 
     def get(self, key: str) -> bytes:
         name = self._name(key)
@@ -94,6 +96,10 @@ class S3Objects:
                 answer = client.get_object(**name)
             except client.exceptions.NoSuchKey as error:
                 raise KeyError(key) from error
+            except ClientError as error:
+                if error_code(error) == "404":  # cut before it said of what
+                    raise _AgainError(error) from error
+                raise
             try:
                 data: bytes = answer["Body"].read()
             except (*SILENCE, FlexibleChecksumError) as error:
@@ -143,17 +149,23 @@ class S3Objects:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         check_key(prefix + "x")
-        with translated(self._location):
-            pages = (
-                _client(_ATTEMPTS, self._timeout_s)
-                .get_paginator("list_objects_v2")
-                .paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    key: str = item["Key"].removeprefix(self.prefix)
-                    if key and not key.endswith("/"):  # consoles mark folders like that
-                        yield key
+        place: dict[str, Any] = {"Bucket": self.bucket, "Prefix": self.prefix + prefix}
+        more = True
+        while more:
+
+            def fetch(client: Any) -> dict[str, Any]:
+                page: dict[str, Any] = client.list_objects_v2(**place)
+                if "IsTruncated" not in page:  # botocore takes an answer cut to nothing for one
+                    raise _AgainError(ResponseParserError("a listing was cut short"))
+                return page
+
+            page = self._persist(prefix, fetch)
+            for item in page.get("Contents", ()):
+                key: str = item["Key"].removeprefix(self.prefix)
+                if key and not key.endswith("/"):  # consoles mark folders like that
+                    yield key
+            more = page["IsTruncated"]
+            place["ContinuationToken"] = page.get("NextContinuationToken")
 
     def delete(self, key: str) -> None:
         name = self._name(key)
@@ -221,8 +233,8 @@ class S3Objects:
         )
         try:
             client.upload_fileobj(stream, name["Bucket"], name["Key"], Config=config)
-        except ClientError as error:
-            if error_code(error) == _NO_UPLOAD:
+        except (ClientError, KeyError) as error:  # KeyError: of an answer without an upload id
+            if isinstance(error, KeyError) or error_code(error) == _NO_UPLOAD:
                 stream.seek(start)
                 raise _AgainError(error) from error
             raise

@@ -19,12 +19,12 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-FAULTS = ("500", "503", "cut", "timeout", "forgotten", "half", "altered")
+FAULTS = ("500", "503", "cut", "timeout", "forgotten", "half", "headers", "altered")
 """What happens instead of an answer.
 
 500 and 503 (SlowDown) answer so; cut closes the connection; timeout is silent for ``hold_s``, then
-closes it. None of these reaches the store. forgotten does, and the answer is lost; half sends the
-first half of the answer's body; altered flips a bit of it, where a checksum goes with it.
+closes it. None of these reaches the store. forgotten does, and the answer is lost; half sends half
+of the answer's body, headers nothing of it; altered flips a bit of it, where a checksum goes along.
 """
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(
         self, status: int, headers: list[tuple[str, str]], answer: bytes, fault: str | None
     ) -> None:
-        if fault == "forgotten" or (fault == "half" and self.command == "HEAD"):
+        if fault == "forgotten" or (fault in ("half", "headers") and self.command == "HEAD"):
             self.close_connection = True
             return
         names = {name.lower() for name, _ in headers}
@@ -155,8 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", length if self.command == "HEAD" else str(len(answer)))
         self.end_headers()
-        if fault == "half":
-            answer = answer[: len(answer) // 2]
+        if fault in ("half", "headers"):
+            answer = answer[: len(answer) // 2] if fault == "half" else b""
             self.close_connection = True
         if self.command != "HEAD":
             self.wfile.write(answer)

@@ -78,6 +78,19 @@ def test_a_large_object_survives_every_fault(location, through, fault):
     assert objects.get("large") == data
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_there_and_what_is_not_is_told_right_through_every_fault(location, through, fault):
+    through(seed=6, share=0.3, faults=(fault,), hold_s=0.1)
+    objects = open_objects(location)
+    for k in range(4):
+        objects.put(f"blocks/{k}", b"")
+    for _ in range(3):
+        assert list(objects.list("blocks/")) == [f"blocks/{k}" for k in range(4)]
+        objects.check(write=True)
+        with pytest.raises(KeyError):
+            objects.get("absent")
+
+
 def test_a_first_writer_whose_answer_is_lost_knows_that_it_won(location, through):
     class FirstPutForgotten(FlakyS3):
         def draw(self, method):
@@ -162,9 +175,23 @@ def test_no_permission_to_write_is_found_before_anything_is_written(location, th
         Run.prepare(location, HEADER, "fingerprint")
 
 
+def uploads(prefix):
+    answer = boto3.client("s3").list_multipart_uploads(Bucket="runs", Prefix=prefix)
+    return [upload["Key"] for upload in answer.get("Uploads", ())]
+
+
 def test_checking_leaves_no_upload_behind(location):
     open_objects(location).check(write=True)
-    assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket="runs")
+    assert uploads(location.removeprefix("s3://runs/")) == []
+
+
+def test_sweeping_takes_back_what_was_begun_and_nothing_of_others(location):
+    prefix = location.removeprefix("s3://runs/")
+    for key in (f"{prefix}/data/big", f"{prefix}-2/data/big"):
+        boto3.client("s3").create_multipart_upload(Bucket="runs", Key=key)
+    assert len(uploads(prefix)) == 2
+    open_objects(location).sweep()
+    assert uploads(prefix) == [f"{prefix}-2/data/big"]
 
 
 def test_what_consoles_put_for_a_folder_is_no_content(location):
