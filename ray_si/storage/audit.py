@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_si.storage.run import Manifest, Run, block_key, round_folder
+from ray_si.storage.run import Manifest, Run, block_key, round_folder, seal
 from ray_si.storage.shards import ShardInfo, read_table
 
 LIMIT = 20
@@ -152,6 +152,9 @@ class Audit:
             self._lost(check, key, f"is damaged: {wrong}")
             return None
         manifest: Manifest = found
+        if manifest != seal(manifest):
+            self._lost(check, key, "has other content than its own SHA-256 says")
+            return None
         return manifest
 
     def _lost(self, check: Check, key: str, what: str) -> None:

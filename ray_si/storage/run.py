@@ -19,6 +19,7 @@ manifest names doesn't count.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -51,6 +52,9 @@ _RUN, _STATS = "run.json", "stats.json"
 _INSTANCES = "instances/manifest.json"
 
 Manifest = dict[str, Any]
+
+_SIGNATURE = ("fencing", "versions", "sha256")
+"""What every manifest has besides its own content."""
 
 
 def block_key(folder: str, block: int) -> str:
@@ -170,7 +174,7 @@ class Run:
         assert self._lease is not None, "the run's lease is not held"
         self._lease.check()
         manifest = manifest | {"fencing": self._lease.number, "versions": _versions()}
-        if not self.objects.put_if_absent(key, _json(manifest)):
+        if not self.objects.put_if_absent(key, _json(seal(manifest))):
             raise LeaseLostError(f"{self.location}/{key} was written by another driver meanwhile")
 
     # Blocks ------------------------------------------------------------------------------------
@@ -279,7 +283,7 @@ class Run:
     def stats(self) -> dict[str, Any] | None:
         """What the finished run came to, without who wrote it; None while it isn't finished."""
         stats = self._json_or_none(_STATS)
-        return stats and {k: v for k, v in stats.items() if k not in ("fencing", "versions")}
+        return stats and {k: v for k, v in stats.items() if k not in _SIGNATURE}
 
     def commit_stats(self, stats: dict[str, Any]) -> None:
         """Declare the run complete. Raises LeaseLostError."""
@@ -333,6 +337,12 @@ class Run:
         except ValueError as error:
             raise RunError(f"{self.location}/{key} is damaged: {error}") from error
         return found
+
+
+def seal(manifest: Manifest) -> Manifest:
+    """The manifest with the SHA-256, hex, of all the rest of it, anew if it had one."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return rest | {"sha256": hashlib.sha256(_json(rest)).hexdigest()}
 
 
 def part_key(manifest: Manifest, name: str) -> str:
