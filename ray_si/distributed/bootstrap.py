@@ -165,9 +165,13 @@ class Bootstrap:
     def _complete_round(self, round_: int, abandon: threading.Event) -> CompleteRound:
         """Answer what a round still lacks; all its rows in request order, and their blocks."""
         folder = round_folder(round_)
-        finished = self._run.finished_blocks(folder)
         requests = self._requests(round_)
-        stored = [self._run.read_stored(key) for key in finished.values()]
+        finished = {
+            number: block
+            for number, key in self._run.finished_blocks(folder).items()
+            if (block := self._run.sound_block(key))
+        }
+        stored = list(finished.values())
         size = self._config.bootstrap.block_size
         missing = [
             requests.slice(start, size)

@@ -111,9 +111,9 @@ class Instances:
         """
         if key is None:
             return None
-        table, info = self._run.read_stored(key)
-        if table["id"].equals(block["id"]):
-            return table, info
+        stored = self._run.sound_block(key)
+        if stored is None or stored[0]["id"].equals(block["id"]):
+            return stored
         self._run.objects.delete(key)
         return None
 

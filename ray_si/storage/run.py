@@ -197,6 +197,18 @@ class Run:
         with self._reading(key):
             return read_stored(self.objects, key)
 
+    def sound_block(self, key: str) -> tuple[pa.Table, ShardInfo] | None:
+        """A block that no manifest names yet, as `read_stored` has it.
+
+        None where requests of it failed for good, a replica's every time, say: then it is deleted,
+        so that a resumed run asks them again.
+        """
+        table, info = self.read_stored(key)
+        if "error" not in table["finish_reason"].to_pylist():
+            return table, info
+        self.objects.delete(key)
+        return None
+
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
         try:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -165,6 +166,23 @@ def test_a_run_cut_short_anywhere_ends_with_the_same_bytes(finished, tmp_path, l
         for folder in copy.glob("bootstrap/round-*"):
             if int(folder.name[-5:]) > first:
                 shutil.rmtree(folder)
+    config = parse_config(json.loads((copy / "run.json").read_text())["config"])
+    assert build(config, str(copy)).stats == result.stats
+    assert digests(copy) == digests(location)
+
+
+def test_requests_that_failed_are_asked_again_on_resume(finished, tmp_path):
+    location, result = finished
+    copy = tmp_path / "run"
+    shutil.copytree(location, copy)
+    shutil.rmtree(copy / "data")
+    last = sorted(copy.glob("bootstrap/round-*"))[-1]
+    for name in ("stats.json", "instances/manifest.json", f"bootstrap/{last.name}/manifest.json"):
+        (copy / name).unlink()
+    for path in (last / "block-00000.parquet", copy / "instances/block-00001.parquet"):
+        rows = pq.read_table(path).to_pylist()
+        rows[1] |= {"finish_reason": "error", "error": "ActorDiedError", "text": ""}
+        pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
     config = parse_config(json.loads((copy / "run.json").read_text())["config"])
     assert build(config, str(copy)).stats == result.stats
     assert digests(copy) == digests(location)
