@@ -27,6 +27,8 @@ its peak memory is its own; making the texts is never timed, tokenising them alw
   in common have F = 0.7. A candidate is refused if the index returns anything. Recall and precision
   are against the exact decisions. One thread; up to 1,000,000, where it takes gigabytes.
 
+``similar`` is the exhaustive search for the ten nearest texts and the mean similarity, at 52,000.
+
 ``filter`` gates new texts from an empty pool on, each against all accepted before it, in batches of
 10,000. ``sharded`` filters batches of 10,000 against a pool, by one `Deduplicator` in this process
 and by one and two shards on a local Ray; decisions have to be equal. Overhead is the additional
@@ -69,7 +71,7 @@ PAIRS_AT_ONCE = 1 << 28
 ORIGINAL_POOL, ORIGINAL_CANDIDATES = 52_000, 3
 MINHASH_POOL, MINHASH_PERMUTATIONS, MINHASH_THRESHOLDS = 1_000_000, 128, (0.7, 0.54)
 SHARDS, SHARDED_BATCHES = (1, 2), 3
-PARTS = ("search", "filter", "sharded")
+PARTS = ("search", "filter", "similar", "sharded")
 PACKAGES = ("numpy", "numba", "rapidfuzz", "rouge-score", "datasketch", "ray")
 
 console = Console(stderr=True)
@@ -304,6 +306,26 @@ def filtering(n: int) -> dict[str, Any]:
     }
 
 
+def similar(pool: int, seconds: float) -> dict[str, Any]:
+    """`RougeIndex.most_similar`, which compares with every text."""
+    from ray_si.dedup import RougeIndex
+
+    index = RougeIndex(threshold=THRESHOLD)
+    for start in range(0, pool, BATCH):
+        index.add(batch_at(start, min(BATCH, pool - start)))
+    index.most_similar(batch_at(pool, 2))
+    took, queries = 0.0, 0
+    while took < seconds:
+        took += timed(index.most_similar, batch_at(pool + queries, 64))[1]
+        queries += 64
+    return {
+        "pool": pool,
+        "candidates_per_second": queries / took,
+        "nanoseconds_per_pair": took / queries / pool * 1e9,
+        "queries": queries,
+    }
+
+
 def batches(pool: int, shards: int) -> tuple[dict[str, Any], list[list[int]]]:
     """Batches against a pool, by the single gate (``shards`` 0) or the sharded one.
 
@@ -435,6 +457,9 @@ def main() -> None:
     if "filter" in parts:
         report["filter"] = fresh(filtering, options.pool or FILTERED)
         keep(table("filter from an empty pool", {"exact": report["filter"]}))
+    if "similar" in parts:
+        report["similar"] = fresh(similar, options.pool or POOLS[0], options.seconds)
+        keep(table("ten nearest and mean similarity", {"exact": report["similar"]}))
     if "sharded" in parts:
         if importlib.util.find_spec("ray_si.distributed.gate") is None:
             console.log("sharded: skipped, there is no ray_si.distributed.gate")

@@ -66,7 +66,7 @@ class Batch:
             chunk = self._encoded.take(indices)
             ids, lcs, totals = (part[indices] for part in by_rouge)
             refused_by_pool = ids >= 0
-            earlier_ids, earlier_lcs, earlier_totals = self._index.best(chunk)
+            earlier_ids, earlier_lcs, earlier_totals = self._index.best_encoded(chunk)
             nearer = earlier_lcs * totals > lcs * earlier_totals
             ids = np.where(nearer, earlier_ids + pool_size, ids)
             lcs = np.where(nearer, earlier_lcs, lcs)

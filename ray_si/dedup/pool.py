@@ -66,7 +66,7 @@ class LocalPool:
 
     def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
         """See `Pool`."""
-        return self._rouge.best(self._rouge.encode(texts, grow=False))
+        return self._rouge.best(texts)
 
     def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Pool`."""

@@ -5,6 +5,7 @@ ROUGE-L F = 2·LCS/(m+n) for texts of m and n tokens (Lin 2004, with beta = 1).
 
 from __future__ import annotations
 
+import threading
 from fractions import Fraction
 from typing import Any
 
@@ -37,6 +38,7 @@ class Threshold:
             raise ValueError(f"threshold must lie in (0, 1], not {threshold}")
         self.fraction = Fraction(str(threshold))
         self.longest = 0
+        self._growing = threading.Lock()  # readers may go on with smaller tables, which stay true
         self.cover(64)
 
     @property
@@ -46,9 +48,12 @@ class Threshold:
 
     def cover(self, longest: int) -> None:
         """Extend the tables to pairs of texts with up to this many tokens each."""
-        if longest <= self.longest:
-            return
-        self.longest = longest = longest + longest // 4
+        with self._growing:
+            if longest > self.longest:
+                self._extend(longest + longest // 4)
+
+    def _extend(self, longest: int) -> None:
+        self.longest = longest
         p, q = self.fraction.numerator, self.fraction.denominator
         totals = range(2 * longest + 2)
         if q < 1 << 40:

@@ -14,12 +14,12 @@ from ray_si.dedup import index_file
 from ray_si.dedup.rouge import Threshold, signatures
 from ray_si.dedup.segment import Best, Segment, all_lcs, scan
 from ray_si.dedup.tokens import Tokenizer
-from ray_si.dedup.vocabulary import Encoded, Vocabulary
+from ray_si.dedup.vocabulary import Encoded, Vocabulary, check_strings
 
 _TAIL = 1024
 """Texts kept without postings: comparing all their signatures takes about a microsecond."""
 
-_SLICE = 512
+_SLICE = 1024
 """Queries a thread takes at a time."""
 
 _MEAN_UNIT = 1 << 40
@@ -104,7 +104,7 @@ class RougeIndex:
     # Adding ------------------------------------------------------------------------------------
 
     def encode(self, texts: Sequence[str], *, grow: bool = True) -> Encoded:
-        """Token ids for `add_encoded`, `best` and `similar`.
+        """Token ids for `add_encoded`, `best_encoded` and `similar`.
 
         Words never seen before become part of the vocabulary with ``grow`` (as `add_encoded`
         needs), and match nothing otherwise. Raises TypeError naming the first item that is no
@@ -159,30 +159,34 @@ class RougeIndex:
         Returns scores (float64, 0 where there is none) and ids (int64, -1), both of shape (n,).
         Raises TypeError naming the first item that is no string.
         """
-        ids, lcs, totals = self.best(self.encode(texts, grow=False))
+        ids, lcs, totals = self.best(texts)
         return 2 * lcs / totals, ids
 
-    def best(self, queries: Encoded) -> Best:
-        """`search` for encoded texts, as ids, LCS lengths and summed token counts (1 for none)."""
+    def best(self, texts: Sequence[str]) -> Best:
+        """`search`, as ids, LCS lengths and summed token counts (1 where there is no match)."""
+        check_strings(texts)
+        starts = range(0, len(texts), _SLICE)
+        parts = [texts[start : start + _SLICE] for start in starts]
+
+        def find(part: Sequence[str]) -> Best:
+            return self.best_encoded(self.encode(part, grow=False))
+
+        if len(parts) <= 1 or self._threads == 1:
+            found = list(map(find, parts))
+        else:
+            with ThreadPoolExecutor(self._threads) as threads:
+                found = list(threads.map(find, parts))
+        ids, lcs, totals = zip(no_match(0), *found, strict=True)
+        return np.concatenate(ids), np.concatenate(lcs), np.concatenate(totals)
+
+    def best_encoded(self, queries: Encoded) -> Best:
+        """`best` for encoded texts, on the calling thread."""
         self._cover(queries)
         found = no_match(len(queries))
-        parts = [
-            slice(start, min(start + _SLICE, len(queries)))
-            for start in range(0, len(queries), _SLICE)
-        ]
-        if len(parts) == 1 or self._threads == 1:
-            for part in parts:
-                self._search(queries, part, found)
-        elif parts:
-            with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(lambda part: self._search(queries, part, found), parts))
-        return found
-
-    def _search(self, queries: Encoded, part: slice, best: Best) -> None:
         for segment in self._segments:
-            segment.search(queries, part, self.threshold, best)
-        sealed = self._sealed
-        scan(queries, part, self.threshold, self._tail, self._tail_bits, sealed, best)
+            segment.search(queries, self.threshold, found)
+        scan(queries, self.threshold, self._tail, self._tail_bits, self._sealed, found)
+        return found
 
     def most_similar(self, texts: Sequence[str], k: int = 10) -> list[Similar]:
         """The k nearest texts of each, whatever their score, and the sum of all scores.

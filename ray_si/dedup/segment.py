@@ -67,11 +67,11 @@ class Segment:
         positions[self._by_length] = np.arange(len(self), dtype=np.int32)
         return Encoded(self._tokens, self._offsets).take(positions)
 
-    def search(self, queries: Encoded, part: slice, threshold: Threshold, best: Best) -> None:
-        """Improve ``best`` for the queries of this part, whose ids are of the same vocabulary."""
-        longest = int(queries.lengths[part].max(initial=0))
+    def search(self, queries: Encoded, threshold: Threshold, best: Best) -> None:
+        """Improve ``best`` for the queries, whose token ids are of the same vocabulary."""
+        longest = int(queries.lengths.max(initial=0))
         _search(
-            queries.tokens, queries.offsets, part.start, part.stop,
+            queries.tokens, queries.offsets,
             threshold.need, threshold.reach, threshold.shortest,
             self._tokens, self._offsets, self._by_length, self.first_id, self._longest,
             self._ranks, self._starts, self._texts, self._signatures, self._keys,
@@ -81,7 +81,6 @@ class Segment:
 
 def scan(
     queries: Encoded,
-    part: slice,
     threshold: Threshold,
     texts: Encoded,
     bits: np.ndarray,
@@ -93,7 +92,7 @@ def scan(
     Texts with ids ``first_id``, ``first_id + 1``, ...
     """
     _scan(
-        queries.tokens, queries.offsets, part.start, part.stop,
+        queries.tokens, queries.offsets,
         threshold.need, threshold.shortest, texts.tokens, texts.offsets, bits, first_id, *best,
     )  # fmt: skip
 
@@ -260,7 +259,7 @@ def _overlap(left: Any, right: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _search(
-    q_tokens: Any, q_offsets: Any, begin: Any, end: Any,
+    q_tokens: Any, q_offsets: Any,
     need: Any, reach: Any, shortest: Any,
     tokens: Any, offsets: Any, by_length: Any, first_id: Any, longest: Any,
     ranks: Any, starts: Any, texts: Any, bits: Any, keys: Any, seen: Any,
@@ -268,10 +267,10 @@ def _search(
 ) -> None:  # fmt: skip
     table, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
     room = 0
-    for q in range(begin, end):
+    for q in range(len(q_offsets) - 1):
         room = max(room, q_offsets[q + 1] - q_offsets[q])
     row = np.empty(room, np.int32)
-    for q in range(begin, end):
+    for q in range(len(q_offsets) - 1):
         query = q_tokens[q_offsets[q] : q_offsets[q + 1]]
         m = len(query)
         shortest_match = shortest[m]
@@ -344,12 +343,12 @@ def _most_missing(m: Any, need: Any, shortest: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _scan(
-    q_tokens: Any, q_offsets: Any, begin: Any, end: Any, need: Any, shortest: Any,
+    q_tokens: Any, q_offsets: Any, need: Any, shortest: Any,
     tokens: Any, offsets: Any, bits: Any, first_id: Any,
     best_ids: Any, best_lcs: Any, best_totals: Any,
 ) -> None:  # fmt: skip
     keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
-    for q in range(begin, end):
+    for q in range(len(q_offsets) - 1):
         query = q_tokens[q_offsets[q] : q_offsets[q + 1]]
         m, own, loaded = len(query), signature(query), False
         most = _most_missing(m, need, shortest)

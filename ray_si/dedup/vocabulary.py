@@ -80,6 +80,7 @@ class Vocabulary:
 
         Raises TypeError naming the first item that is no string; nothing is added then.
         """
+        check_strings(texts)
         return Encoded.concatenate(
             [self._encode(*to_bytes(piece, self.tokenizer), grow) for piece in _pieces(texts)]
         )
@@ -128,11 +129,16 @@ class Vocabulary:
             _rehash(self._hashes[:size], self._table)
 
 
-def _pieces(texts: Sequence[str]) -> list[Sequence[str]]:
-    pieces, start, characters = [], 0, 0
+def check_strings(texts: Sequence[str]) -> None:
+    """Raise TypeError naming the first item that is no string."""
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}] is not a string but {type(text).__name__}")
+
+
+def _pieces(texts: Sequence[str]) -> list[Sequence[str]]:
+    pieces, start, characters = [], 0, 0
+    for i, text in enumerate(texts):
         characters += len(text)
         if i + 1 - start >= _PIECE_TEXTS or characters >= _PIECE_CHARACTERS:
             pieces.append(texts[start : i + 1])
