@@ -28,11 +28,13 @@ its peak memory is its own; making the texts is never timed, tokenising them alw
   are against the exact decisions. One thread; up to 1,000,000, where it takes gigabytes.
 
 ``similar`` is the exhaustive search for the ten nearest texts and the mean similarity, at 52,000.
+``profile`` counts what a search at 1,000,000 reads: lists, entries, texts.
 
 ``filter`` gates new texts from an empty pool on, each against all accepted before it, in batches of
 10,000. ``sharded`` filters batches of 10,000 against a pool, by one `Deduplicator` in this process
 and by one and two shards on a local Ray; decisions have to be equal. Overhead is the additional
-time per candidate relative to the first.
+time per candidate relative to the first. Every shard looks at every candidate, so splitting the
+pool itself costs something: that is measured with the same shards as objects of this process.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
@@ -49,8 +52,9 @@ import platform
 import re
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -71,7 +75,9 @@ PAIRS_AT_ONCE = 1 << 28
 ORIGINAL_POOL, ORIGINAL_CANDIDATES = 52_000, 3
 MINHASH_POOL, MINHASH_PERMUTATIONS, MINHASH_THRESHOLDS = 1_000_000, 128, (0.7, 0.54)
 SHARDS, SHARDED_BATCHES = (1, 2), 3
-PARTS = ("search", "filter", "similar", "sharded")
+PARTS = ("search", "filter", "similar", "profile", "sharded")
+PROFILED = 1000
+"""Queries whose work is counted."""
 PACKAGES = ("numpy", "numba", "rapidfuzz", "rouge-score", "datasketch", "ray")
 
 console = Console(stderr=True)
@@ -326,7 +332,82 @@ def similar(pool: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def batches(pool: int, shards: int) -> tuple[dict[str, Any], list[list[int]]]:
+def profile(pool: int) -> dict[str, Any]:
+    """What a search reads, on average over some queries: the steps of `segment._search` in NumPy.
+
+    Of one segment, with the threshold alone: matches found on the way make the search read less.
+    """
+    from ray_si.dedup import RougeIndex
+
+    index = RougeIndex(threshold=THRESHOLD)
+    index.add(batch_at(0, pool))
+    (segment,) = index._segments
+    need, shortest = index.threshold.need, index.threshold.shortest
+    queries = index.encode(batch_at(pool, PROFILED), grow=False)
+    counts: Counter[str] = Counter()
+    for start, end in itertools.pairwise(queries.offsets):
+        m = end - start
+        ranks = segment._ranks[[token for token in queries.tokens[start:end] if token >= 0]]
+        row = np.sort(ranks[ranks >= 0])
+        known = queries.tokens[start:end]
+        known = np.unique(known[known >= 0])
+        own = np.bitwise_or.reduce(bits_of(known[segment._ranks[known] >= 0]), initial=0)
+        for k, rank in enumerate(row):
+            part = slice(segment._starts[rank], segment._starts[rank + 1])
+            n, place = segment._keys[part] >> 8, segment._keys[part] & 255
+            required = need[m + n]
+            fits = (n >= shortest[m]) & (required <= len(row) - k) & (place + required <= n)
+            if (k > 0 and rank == row[k - 1]) or not fits.any():
+                continue
+            bits = segment._signatures[part]
+            missing = np.bitwise_count(own & ~bits) <= len(row) - required
+            extra = np.bitwise_count(bits & ~own) <= n - required
+            counts["lists"] += 1
+            counts["runs"] += len(np.unique(n[fits]))
+            counts["entries_in_these_lists"] += len(n)
+            counts["entries_read"] += int(fits.sum())
+            counts["pass_first_signature_test"] += int((fits & missing).sum())
+            counts["texts_compared"] += int((fits & missing & extra).sum())
+    return {"pool": pool, **{name: count / PROFILED for name, count in counts.items()}}
+
+
+def bits_of(tokens: np.ndarray) -> np.ndarray:
+    """`rouge.token_bit` in NumPy."""
+    return np.uint64(1) << (
+        (tokens.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(58)
+    )
+
+
+def split_in_this_process(shards: int) -> Any:
+    """The sharded gate without actors: its shards are objects here, a thread each.
+
+    What it takes beyond the single gate is the price of splitting the pool, since every shard has
+    to look at every candidate; what actors take beyond it is the price of Ray.
+    """
+    import ray
+
+    from ray_si.distributed.gate import Shard, ShardedDeduplicator, ShardedPool
+
+    threads = ThreadPoolExecutor(shards)
+
+    class Pool(ShardedPool):
+        def _start(self, number: int, count: int) -> Any:
+            return Shard(number, count, self._options)
+
+        def _ask(self, method: str, *arguments: Any) -> list[Any]:
+            values = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in arguments]
+            return list(threads.map(lambda shard: getattr(shard, method)(*values), self._shards))
+
+        def close(self) -> None:
+            threads.shutdown()
+
+    from ray_si.distributed import gate
+
+    gate.ShardedPool = Pool
+    return ShardedDeduplicator(shards=shards, rouge=THRESHOLD, cosine=None)
+
+
+def batches(pool: int, shards: int, actors: bool = True) -> tuple[dict[str, Any], list[list[int]]]:
     """Batches against a pool, by the single gate (``shards`` 0) or the sharded one.
 
     The first batch warms up and is not counted. Also returns what was accepted of each.
@@ -341,7 +422,11 @@ def batches(pool: int, shards: int) -> tuple[dict[str, Any], list[list[int]]]:
         ray.init(
             num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False, logging_level=40
         )
-        opened = ShardedDeduplicator(shards=shards, rouge=THRESHOLD, cosine=None)
+        opened = (
+            ShardedDeduplicator(shards=shards, rouge=THRESHOLD, cosine=None)
+            if actors
+            else split_in_this_process(shards)
+        )
     else:
         opened = contextlib.nullcontext(Deduplicator(rouge=THRESHOLD, cosine=None))
     with opened as gate:
@@ -367,12 +452,19 @@ def sharded(pool: int) -> dict[str, Any]:
     """The single gate and the sharded ones."""
     single, accepted = fresh(batches, pool, 0)
     entries = {"single": single}
+    split = {1: single}
     for shards in SHARDS:
-        numbers, sharded_accepted = fresh(batches, pool, shards)
-        if sharded_accepted != accepted:
-            raise RuntimeError(f"{shards} shards decide otherwise than the single gate")
-        numbers["overhead"] = numbers["batch_seconds"] / single["batch_seconds"] - 1
-        entries[f"{shards} shards"] = numbers
+        for actors in (False, True) if shards > 1 else (True,):
+            numbers, sharded_accepted = fresh(batches, pool, shards, actors)
+            if sharded_accepted != accepted:
+                raise RuntimeError(f"{shards} shards decide otherwise than the single gate")
+            numbers["overhead"] = numbers["batch_seconds"] / single["batch_seconds"] - 1
+            if actors:
+                base = split[shards]["batch_seconds"]
+                numbers["overhead_beyond_the_split"] = numbers["batch_seconds"] / base - 1
+                entries[f"{shards} shards"] = numbers
+            else:
+                split[shards] = entries[f"{shards} parts, no actors"] = numbers
     return entries
 
 
@@ -460,6 +552,9 @@ def main() -> None:
     if "similar" in parts:
         report["similar"] = fresh(similar, options.pool or POOLS[0], options.seconds)
         keep(table("ten nearest and mean similarity", {"exact": report["similar"]}))
+    if "profile" in parts:
+        report["profile"] = fresh(profile, options.pool or FILTERED)
+        keep(table("what a search reads, a query", {"exact": report["profile"]}))
     if "sharded" in parts:
         if importlib.util.find_spec("ray_si.distributed.gate") is None:
             console.log("sharded: skipped, there is no ray_si.distributed.gate")

@@ -19,6 +19,9 @@ from ray_si.dedup.vocabulary import Encoded, Vocabulary, check_strings
 _TAIL = 1024
 """Texts kept without postings: comparing all their signatures takes about a microsecond."""
 
+_RATIO = 2
+"""Least size of a segment relative to the next: more makes fewer segments, merged more often."""
+
 _SLICE = 1024
 """Queries a thread takes at a time."""
 
@@ -62,7 +65,7 @@ class RougeIndex:
     Exact: F = 2·LCS/(m+n) on tokens, compared with the threshold in integers, for texts of any
     length. Incremental: the last texts added are scanned as they are; from some thousand on they
     become a segment of their own, and segments are merged when they are of similar size, so each
-    text is indexed again about log2(n / 1024) times in all. Not for several threads at once;
+    text is indexed again some log2(n / 1024) times in all. Not for several threads at once;
     `search` uses ``threads`` of its own (default: the cores this process may use).
 
     Raises ValueError for a threshold outside (0, 1] or an unknown tokenizer.
@@ -128,10 +131,10 @@ class RougeIndex:
             self._seal()
 
     def _seal(self) -> None:
-        """Give the tail postings, together with the segments before it that are no larger."""
+        """Give the tail postings, together with segments before it of up to `_RATIO` its size."""
         parts = [self._tail]
         self._tail, self._tail_bits = Encoded.concatenate([]), np.zeros(0, np.uint64)
-        while self._segments and len(self._segments[-1]) <= sum(map(len, parts)):
+        while self._segments and len(self._segments[-1]) <= _RATIO * sum(map(len, parts)):
             parts.insert(0, self._segments.pop().encoded())
         encoded = Encoded.concatenate(parts)
         del parts
