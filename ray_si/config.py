@@ -208,7 +208,7 @@ class Dedup(_Section):
     """FAISS factory string of the cosine gate; all but Flat are approximate."""
     most_similar: int = Field(0, ge=0, le=1000)
     """Nearest earlier instructions kept with each accepted one, and its mean ROUGE-L with the whole
-    pool; compares it with the whole pool, about 60 ns a pair and core. 0 is off."""
+    pool, with which it is compared for that (cost: benchmarks/gate.json). 0 is off."""
     shards: int = Field(1, ge=1)
     """Parts of the pool, each searched by an actor of its own; 1 is searched by the driver."""
 

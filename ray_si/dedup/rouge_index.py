@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -194,7 +193,7 @@ class RougeIndex:
     def most_similar(self, texts: Sequence[str], k: int = 10) -> list[Similar]:
         """The k nearest texts of each, whatever their score, and the sum of all scores.
 
-        Compares with every text: about 60 ns a pair of 15 tokens and thread.
+        Compares with every text; benchmarks/gate.json says what that costs.
         """
         return self.similar(self.encode(texts, grow=False), k)
 
@@ -248,7 +247,9 @@ def similar_to(query: np.ndarray, pool: Encoded, k: int, first_id: int = 0) -> S
     lcs = all_lcs(query, pool).astype(np.int64)
     totals = np.maximum(pool.lengths + len(query), 1)
     scores = 2 * lcs / totals
-    nearest = heapq.nsmallest(k, range(len(scores)), key=lambda i: (-scores[i], i))
+    least = np.partition(scores, -k)[-k] if k < len(scores) else 0.0
+    candidates = np.flatnonzero(scores >= least)
+    nearest = candidates[np.argsort(-scores[candidates], kind="stable")][:k].tolist()
     rounded = (2 * lcs * _MEAN_UNIT + totals // 2) // totals
     return Similar(
         [first_id + i for i in nearest], [float(scores[i]) for i in nearest], int(rounded.sum())
