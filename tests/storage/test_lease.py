@@ -106,6 +106,20 @@ def test_a_store_that_fails_for_a_while_does_not_cost_the_lease(store, monkeypat
         lease.check()
 
 
+@pytest.mark.parametrize("jump_s", [-86_400, 86_400])
+def test_a_clock_that_jumps_frees_no_lease_and_holds_up_none(store, monkeypatch, jump_s):
+    now = time.time
+    with take(store) as first:
+        first._record["machine"] = "elsewhere"
+        store.put("lease/00001.json", first._data())
+        monkeypatch.setattr(time, "time", lambda: now() + jump_s)
+        with pytest.raises(RunError, match="is being written"):
+            take(store).__enter__()
+        first.check()
+    with take(store) as second:
+        assert second.number == 2
+
+
 def test_a_lease_is_renewed_for_as_long_as_it_is_held(store):
     with take(store) as lease:
         time.sleep(2 * TTL)
