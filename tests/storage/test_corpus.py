@@ -16,6 +16,7 @@ from ray_si.errors import CorpusError
 from ray_si.storage.corpus import open_corpus
 from ray_si.storage.corpus_writer import open_writer
 from ray_si.storage.files import locate, staged
+from tests.faults.flaky_s3 import FlakyS3
 
 LINES = [
     b'{"text": "a",  "n": 1}\n',
@@ -219,23 +220,25 @@ def test_an_error_before_the_end_leaves_s3_as_it_was(s3, error):
     assert not s3.list_multipart_uploads(Bucket="data").get("Uploads")
 
 
-def test_an_interrupt_during_an_upload_leaves_nothing(s3):
-    over = threading.Event()
+def test_an_interrupt_during_an_upload_leaves_nothing(s3, s3_server, monkeypatch):
+    with FlakyS3(s3_server["AWS_ENDPOINT_URL"], share=0) as proxy:  # counts, and is slow enough
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        over = threading.Event()
 
-    def interrupt():
-        while not over.is_set():
-            if s3.list_multipart_uploads(Bucket="data").get("Uploads"):
-                _thread.interrupt_main()
-                return
+        def interrupt():
+            while not over.wait(0.001):
+                if proxy.requests["PUT"]:  # the first of ten parts
+                    _thread.interrupt_main()
+                    return
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            stage(["s3://data/a.jsonl"], b"x" * (96 << 20))
-    finally:
-        over.set()
-        thread.join()
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                stage(["s3://data/a.jsonl"], b"x" * (96 << 20))
+        finally:
+            over.set()
+            thread.join()
     assert "Contents" not in s3.list_objects_v2(Bucket="data")
     assert not s3.list_multipart_uploads(Bucket="data").get("Uploads")
 
