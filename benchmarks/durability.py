@@ -27,7 +27,8 @@ import pyarrow as pa
 
 from ray_si import build
 from ray_si.config import RunConfig, parse_config
-from ray_si.distributed.bootstrap import ACCEPTED, REJECTED, Bootstrap
+from ray_si.distributed.bootstrap import Bootstrap
+from ray_si.distributed.decisions import ACCEPTED, REJECTED
 from ray_si.distributed.gate import open_gate
 from ray_si.distributed.progress import Reporter
 from ray_si.storage.run import Run
@@ -65,7 +66,7 @@ def overhead() -> dict[str, Any]:
     for _ in range(REPEATS + 1):  # the first of each warms up and is not counted
         for name, parent in folders.items():
             with tempfile.TemporaryDirectory(dir=parent) as folder:
-                took = build(config(2000), f"{folder}/run").seconds
+                took = build(config(800), f"{folder}/run").seconds
             seconds[name].append(took["bootstrap"] + took["instances"])
     ray.shutdown()
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
