@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import gzip
+import signal
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -221,6 +222,8 @@ def test_an_error_before_the_end_leaves_s3_as_it_was(s3, error):
 
 
 def test_an_interrupt_during_an_upload_leaves_nothing(s3, s3_server, monkeypatch):
+    # where the tests run in the background of a shell, interrupts are ignored otherwise
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with FlakyS3(s3_server["AWS_ENDPOINT_URL"], share=0) as proxy:  # counts, and is slow enough
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         over = threading.Event()
@@ -239,6 +242,7 @@ def test_an_interrupt_during_an_upload_leaves_nothing(s3, s3_server, monkeypatch
         finally:
             over.set()
             thread.join()
+            signal.signal(signal.SIGINT, before)
     assert "Contents" not in s3.list_objects_v2(Bucket="data")
     assert not s3.list_multipart_uploads(Bucket="data").get("Uploads")
 
