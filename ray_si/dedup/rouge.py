@@ -65,10 +65,6 @@ class Threshold:
         self.shortest = _shortest(self.need, longest)
         self.prefix = n - self.need[n + self.shortest] + 1
 
-    def exceeds(self, lcs: int, total: int) -> bool:
-        """Whether 2·LCS/(m+n) lies above the threshold; ``total`` is m+n."""
-        return 2 * int(lcs) * self.fraction.denominator > self.fraction.numerator * int(total)
-
 
 @njit(cache=True, nogil=True)
 def _shortest(need: Any, longest: Any) -> Any:

@@ -254,11 +254,6 @@ class Run:
         for manifest in self.rounds():
             yield self.read(part_key(manifest, "accepted"), columns)
 
-    def rejected(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Rejected candidates of the committed rounds, a table each."""
-        for manifest in self.rounds():
-            yield self.read(part_key(manifest, "rejected"), columns)
-
     def discard_unnamed(self) -> None:
         """Delete what no manifest names: rounds begun ahead, and parts of interrupted commits."""
         manifests = [*self.rounds(), *filter(None, [self.instances()])]
