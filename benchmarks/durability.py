@@ -26,7 +26,8 @@ import corpus
 import pyarrow as pa
 
 from ray_si import build
-from ray_si.config import RunConfig, parse_config
+from ray_si.config import RunConfig
+from ray_si.config_file import parse_config
 from ray_si.distributed.bootstrap import Bootstrap
 from ray_si.distributed.decisions import ACCEPTED, REJECTED
 from ray_si.distributed.gate import open_gate

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from ray_si import build, load_config
-from ray_si.config import parse_config
+from ray_si.config_file import parse_config
 
 HERE = Path(__file__).parent
 REPLAY = {

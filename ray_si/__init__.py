@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray_si.config import RunConfig, load_config
+    from ray_si.config import RunConfig
+    from ray_si.config_file import load_config
     from ray_si.dedup import Deduplicator
     from ray_si.distributed.builder import BuildResult, build, check
     from ray_si.distributed.dedup_files import DedupReport, dedup_files
@@ -29,7 +30,7 @@ _HOMES = {
     "build": "ray_si.distributed.builder",
     "check": "ray_si.distributed.builder",
     "dedup_files": "ray_si.distributed.dedup_files",
-    "load_config": "ray_si.config",
+    "load_config": "ray_si.config_file",
 }
 
 __all__ = [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_si.config import RunConfig, load_config, parse_config
+from ray_si.config import RunConfig
+from ray_si.config_file import load_config, parse_config
 from ray_si.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si import __version__
-from ray_si.config import RunConfig, parse_config
+from ray_si.config import RunConfig
+from ray_si.config_file import parse_config
 from ray_si.dedup import Deduplicator, DedupResult
 from ray_si.distributed.decisions import (
     ACCEPTED,

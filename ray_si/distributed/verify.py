@@ -8,7 +8,8 @@ from itertools import zip_longest
 
 import pyarrow as pa
 
-from ray_si.config import RunConfig, parse_config
+from ray_si.config import RunConfig
+from ray_si.config_file import parse_config
 from ray_si.distributed.decisions import COMPLETION_NULLABLE, NOT_ASKED, WRITTEN, instances_of
 from ray_si.distributed.verify_rounds import RoundAudit
 from ray_si.errors import ConfigError, DamageError, RunError

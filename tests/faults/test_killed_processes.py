@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from ray_si.config import parse_config
+from ray_si.config_file import parse_config
 from ray_si.distributed.builder import build
 from tests.integration.conftest import digests, replay_values
 

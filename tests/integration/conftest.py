@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_si.config import parse_config
+from ray_si.config_file import parse_config
 from ray_si.distributed.builder import build
 
 TARGET = 100

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_si.config import parse_config
+from ray_si.config_file import parse_config
 from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.builder import build
 from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError

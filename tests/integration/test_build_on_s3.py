@@ -11,7 +11,7 @@ import pyarrow.dataset
 import pytest
 from pyarrow import fs
 
-from ray_si.config import parse_config
+from ray_si.config_file import parse_config
 from ray_si.distributed.builder import build
 from ray_si.errors import StorageError
 from ray_si.storage.export import export_jsonl

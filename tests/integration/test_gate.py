@@ -11,7 +11,7 @@ import pytest
 import ray
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from ray_si.config import parse_config
+from ray_si.config_file import parse_config
 from ray_si.dedup import Deduplicator
 from ray_si.distributed.builder import build
 from ray_si.distributed.gate import ShardedDeduplicator

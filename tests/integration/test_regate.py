@@ -7,7 +7,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from ray_si.config import parse_config
+from ray_si.config_file import parse_config
 from ray_si.dedup import Deduplicator
 from ray_si.distributed.builder import build
 from ray_si.distributed.decisions import candidates_of

@@ -1,0 +1,83 @@
+"""What all verbs share: the application, argument types, and how errors and interrupts end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from ray_si.cli.output import console
+from ray_si.errors import RaySIError, UserError
+
+app = typer.Typer(
+    help="Build instruction-tuning datasets the Self-Instruct way, on a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The run's YAML configuration.")]
+RunPath = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder of a run, or s3://bucket/prefix.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeat for more."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to use; without it $RAY_ADDRESS, else Ray starts on this machine."
+    ),
+]
+
+
+@contextmanager
+def errors_as_exits() -> Iterator[None]:
+    """One line and an exit status for what went wrong: 2 for the user's to mend, 1 otherwise."""
+    try:
+        yield
+    except UserError as error:
+        console(error=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    except RaySIError as error:
+        console(error=True).print(f"{error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def interruptible(consequence: str) -> Iterator[None]:
+    """SIGTERM as Ctrl-C; both end with what that means, and the usual exit statuses.
+
+    The process then leaves without Python's own farewell, which would wait for rounds begun ahead,
+    and Ray, once closed, may never let go of those. A second signal does not wait for Ray either.
+    """
+    status = 0
+
+    def leave() -> None:
+        console(error=True).print(f"stopped; {consequence}", markup=False, highlight=False)
+        sys.stdout.flush()
+        os._exit(status or 128 + signal.SIGTERM)
+
+    def stop(number: int, frame: Any) -> None:
+        nonlocal status
+        if status:
+            leave()
+        status = 128 + number
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        leave()  # SystemExit: Ray's own SIGTERM handler, which is up while `ray.init` runs
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,93 @@
+"""Configurations from YAML and the command line, with errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ray_si.config import RunConfig
+from ray_si.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML configuration and apply dotted overrides such as ``generator.replicas=2``.
+
+    Values of overrides are YAML. A relative ``seeds`` path is taken from the working directory
+    or, if there is none, from the configuration's folder. Raises ConfigError naming the key.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date like 2024-13-45
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is empty or not a mapping of keys to values")
+    for override in overrides:
+        _apply(values, override)
+    config = parse_config(values, str(path))
+    beside = path.parent / config.seeds
+    if config.seeds != "bundled" and not Path(config.seeds).exists() and beside.exists():
+        config = config.model_copy(update={"seeds": str(beside)})
+    return config
+
+
+def parse_config(values: dict[str, Any], source: str = "configuration") -> RunConfig:
+    """Check nested values; ConfigError lists every wrong key in one line."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_problem(dict(item)) for item in error.errors())
+        raise ConfigError(f"{source}: {problems}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write key=value, as in generator.replicas=2")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"--set {override}: {_one_line(error)}") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = values.get(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a section")
+        values[parent] = dict(child)  # a copy, since a YAML alias may stand for it elsewhere too
+        values = values[parent]
+    values[last] = value
+
+
+def _problem(error: dict[str, Any]) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] != "extra_forbidden":
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    known = _known_keys()
+    siblings = [name for name in known if name.split(".")[:-1] == location[:-1]]
+    same_name = [name for name in known if name.split(".")[-1] == location[-1]]
+    longer = [name for name in siblings if location[-1] in name.split(".")[-1]]
+    close = difflib.get_close_matches(key, siblings or known, n=1, cutoff=0.5)
+    near = same_name or close or longer
+    hint = f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(siblings)})"
+    return f"there is no key {key}{hint}"
+
+
+def _known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
