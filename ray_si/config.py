@@ -1,4 +1,4 @@
-"""A run's configuration: YAML, checked as a whole before anything starts."""
+"""A run's configuration, checked as a whole before anything starts."""
 
 from __future__ import annotations
 
@@ -86,11 +86,15 @@ class Generator(_Section):
     prompt_style: Literal["completion", "chat"] = "completion"
     """Few-shot text for base models, chat turns for instruct models."""
     replicas: int = Field(1, ge=1)
-    """Serve replicas."""
+    """Serve replicas; with ``max_replicas``, the fewest."""
+    max_replicas: int | None = Field(None, ge=1)
+    """Serve adds replicas up to so many while requests wait, and takes idle ones away."""
     cpus: float = Field(1.0, ge=0)
     """Processor cores reserved for a replica."""
     gpus: float = Field(0.0, ge=0)
     """GPUs reserved for a replica."""
+    accelerator: str | None = None
+    """Kind of GPU that a replica must have, as Ray names it: A100, H100, L4 ..."""
     threads: int | None = Field(None, ge=1)
     """Torch threads of a replica; none leaves it to torch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -101,10 +105,25 @@ class Generator(_Section):
     """Most requests that a replica answers at once."""
     batch_tokens: int = Field(32768, ge=256)
     """Most prompt and completion tokens in a batch, padding included."""
+    request_timeout_s: float | None = Field(None, gt=0)
+    """A request that takes longer on its replica becomes an error row; none waits."""
     sampling: SamplingByPurpose = SamplingByPurpose()
     """Sampling parameters by purpose."""
     replay: ReplayOptions = ReplayOptions()
     """Options of the replay engine."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Generator:
+        if self.engine != "replay" and not self.model:
+            raise ValueError("model is needed unless engine is replay")
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError("max_replicas is less than replicas")
+        return self
+
+    @property
+    def slots(self) -> int:
+        """Requests that all replicas can answer at once, at most."""
+        return (self.max_replicas or self.replicas) * self.max_batch
 
     def engine_options(self) -> dict[str, Any]:
         """Keyword arguments of the engine, model aside."""
@@ -232,6 +251,8 @@ class RunConfig(_Section):
     seeds: str = "bundled"
     """Path of seed tasks in the paper's JSONL schema, or "bundled"."""
     generator: Generator = Generator()
+    instance_generator: Generator | None = None
+    """Another model for classification and instances, hosted beside; none: the same one."""
     embedder: EmbedderSection = EmbedderSection()
     bootstrap: Bootstrap = Bootstrap()
     classification: Classification = Classification()
@@ -239,11 +260,16 @@ class RunConfig(_Section):
     dedup: Dedup = Dedup()
     output: Output = Output()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> RunConfig:
-        if self.generator.engine != "replay" and not self.generator.model:
-            raise ValueError("generator.model is needed unless generator.engine is replay")
-        return self
+    @property
+    def instances_by(self) -> Generator:
+        """The generator that classifies instructions and writes their instances."""
+        return self.instance_generator or self.generator
+
+    @property
+    def generators(self) -> dict[str, Generator]:
+        """Every generator that is hosted, by the section's name."""
+        sections = {"generator": self.generator, "instance_generator": self.instance_generator}
+        return {name: section for name, section in sections.items() if section}
 
     def identity(self) -> dict[str, Any]:
         """The part that results depend on: without what only places or paces the work.
@@ -254,9 +280,11 @@ class RunConfig(_Section):
         del values["seeds"]
         for section, names in _PLACEMENT.items():
             for name in names:
-                del values[section][name]
-        for name in ("latency_s", "latency_sigma"):
-            del values["generator"]["replay"][name]
+                if values[section]:
+                    del values[section][name]
+        for section in self.generators:
+            for name in ("latency_s", "latency_sigma"):
+                del values[section]["replay"][name]
         return values
 
     def fingerprint(self, seeds_sha256: str) -> str:
@@ -265,8 +293,13 @@ class RunConfig(_Section):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+_HOSTING = (
+    *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),
+    *("threads", "max_batch", "batch_tokens"),
+)
 _PLACEMENT = {
-    "generator": ("replicas", "cpus", "gpus", "threads", "max_batch", "batch_tokens"),
+    "generator": _HOSTING,
+    "instance_generator": _HOSTING,
     "embedder": ("cpus", "gpus"),
     "dedup": ("shards",),
 }

@@ -63,7 +63,7 @@ def test_wrong_paths_are_one_line(tmp_path, arguments, message):
         ("target=5", "did you mean target_instructions?"),
         ("dedup.rouge=7", "dedup.rouge"),
         ("seeds=absent.jsonl", "no seed tasks at absent.jsonl"),
-        ("generator.engine=transformers", "generator.model is needed"),
+        ("generator.engine=transformers", "generator: model is needed"),
         ("nonsense", "key=value"),
     ],
 )

@@ -47,7 +47,7 @@ def test_paper_yaml_has_the_papers_numbers():
         ({"generator": {"engine": "gpt"}}, "'transformers' or 'replay'"),
         ({"bootstrap": {"machine_demonstrations": 9}}, "more than demonstrations"),
         ({"bootstrap": {"min_words": 9, "max_words": 8}}, "more than max_words"),
-        ({"generator": {"model": None}}, "generator.model is needed"),
+        ({"generator": {"model": None}}, "generator: model is needed"),
         ({"seed": 1, "output": "parquet"}, "output"),
         ({"target_instructions": True}, "target_instructions: true and false"),
         ({"dedup": {"cosine": True}}, "dedup.cosine: true and false"),

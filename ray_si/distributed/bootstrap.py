@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,16 +16,14 @@ from ray_si.config import RunConfig, Sampling
 from ray_si.dedup import Deduplicator
 from ray_si.distributed.decisions import COMPLETION_COLUMNS, decide_round, texts_of
 from ray_si.distributed.progress import Progress, Reporter
-from ray_si.distributed.serving import generate
-from ray_si.distributed.stages import concurrent_blocks, map_blocks
+from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import NoProgressError
 from ray_si.records import SeedTask
 from ray_si.self_instruct.prompts import instruction_prompt
 from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
-from ray_si.storage.objects import open_objects
-from ray_si.storage.run import Run, block_key, round_folder
-from ray_si.storage.shards import ShardInfo, claim_table
+from ray_si.storage.run import Run, round_folder
+from ray_si.storage.shards import ShardInfo
 
 CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
 """The rows of a round in request order, and the blocks that they are stored in."""
@@ -39,27 +37,25 @@ def add_completions(table: pa.Table, completions: list[Completion]) -> pa.Table:
     return table
 
 
-def complete_block(
-    table: pa.Table, *, app: str, location: str, folder: str, sampling: Sampling
-) -> pa.Table:
-    """Answer one block of instruction prompts and write it to the run. Runs in a Ray task."""
-    requests = [
-        Request(json.loads(row["prompt"]), sampling.params(tuple(row["stop"])), row["seed"])
-        for row in table.to_pylist()
-    ]
-    completed = add_completions(table.drop_columns(["prompt", "stop"]), generate(app, requests))
-    key = block_key(folder, completed["block"][0].as_py())
-    return add_info(*claim_table(open_objects(location), key, completed))
+@dataclass(frozen=True)
+class CompleteRequests:
+    """Instruction prompts to completions: the work of a round's tasks, see `Work`."""
 
+    folder: str
+    sampling: Sampling
 
-def add_info(table: pa.Table, info: ShardInfo) -> pa.Table:
-    """The table with a column that says how it is stored, for the manifest."""
-    return table.append_column("stored", pa.array([asdict(info)] * table.num_rows))
+    async def answer(self, row: dict[str, Any], ask: Ask) -> Completion:
+        """Ask one prompt."""
+        params = self.sampling.params(tuple(row["stop"]))
+        return await ask(Request(json.loads(row["prompt"]), params, row["seed"]))
 
+    def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
+        """A raw block."""
+        return add_completions(block.drop_columns(["prompt", "stop"]), answers)
 
-def take_info(table: pa.Table) -> tuple[pa.Table, ShardInfo]:
-    """The inverse of `add_info`."""
-    return table.drop_columns(["stored"]), ShardInfo(**table["stored"][0].as_py())
+    def summary(self, stored: pa.Table) -> pa.Table:
+        """All of it: the driver decides on it."""
+        return stored
 
 
 class Bootstrap:
@@ -75,10 +71,10 @@ class Bootstrap:
         run: Run,
         seeds: list[SeedTask],
         gate: Deduplicator,
-        app: str,
+        generators: Generators,
         reporter: Reporter,
     ) -> None:
-        self._config, self._run, self._app = config, run, app
+        self._config, self._run, self._generators = config, run, generators
         self._gate, self._reporter = gate, reporter
         self._human = _demonstration_texts(seeds, config)
         self._human_classification = _demonstration_texts(
@@ -178,18 +174,9 @@ class Bootstrap:
             for start in range(0, requests.num_rows, size)
             if start // size not in finished
         ]
-        arguments = {
-            "app": self._app,
-            "location": self._run.location,
-            "folder": folder,
-            "sampling": self._config.generator.sampling.instructions,
-        }
-        concurrency = concurrent_blocks(self._config, size, self._config.bootstrap.lookahead + 1)
-        for table in map_blocks(
-            missing, [(complete_block, arguments)], concurrency=concurrency, stop=abandon
-        ):
-            self._reporter.add_tokens(sum(table["completion_tokens"].to_pylist()))
-            stored.append(take_info(table))
+        work = CompleteRequests(folder, self._config.generator.sampling.instructions)
+        task = Task(work, self._generators, self._run.location, order=(round_,))
+        stored += write_blocks(missing, task, parallel_phases=True, stop=abandon)
         rows = [row for table, _ in stored for row in table.to_pylist()]
         rows.sort(key=lambda row: row["request_id"])
         return rows, sorted((info for _, info in stored), key=lambda info: info.key)

@@ -36,9 +36,8 @@ def check(config: RunConfig) -> tuple[list[SeedTask], str]:
     Raises SeedError, EngineError or ConfigError. Loads no model and starts no Ray.
     """
     seeds, digest = load_seeds(config.seeds)
-    registry.check(
-        config.generator.engine, config.generator.model, config.generator.engine_options()
-    )
+    for generator in config.generators.values():
+        registry.check(generator.engine, generator.model, generator.engine_options())
     if config.dedup.cosine is not None:
         registry.check_model(config.embedder.model)
     needed = config.bootstrap.demonstrations - config.bootstrap.machine_demonstrations
@@ -137,11 +136,11 @@ def _write(
         hold()
         if bootstrap_left:
             gate = stack.enter_context(open_gate(config, run, seeds, serving.encode))
-            phase = Bootstrap(config, run, seeds, gate, serving.generator_app, reporter)
+            phase = Bootstrap(config, run, seeds, gate, serving.generators, reporter)
             with _clock(seconds, "bootstrap"):
                 phase.run()
         with _clock(seconds, "instances"):
-            Instances(config, run, serving.generator_app, reporter).run()
+            Instances(config, run, serving.generators, reporter).run()
 
 
 @contextmanager

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
+from dataclasses import dataclass
 
 from ray_si.config import RunConfig
-from ray_si.distributed.serving import generate
+from ray_si.distributed.stages import Ask
 from ray_si.engines.base import Completion, Request
 from ray_si.self_instruct.parsing import parse_classification
 from ray_si.self_instruct.prompts import LABELS, classification_prompt
 
 
-def classify_block(table: pa.Table, *, app: str, config: RunConfig) -> pa.Table:
-    """Add what the model says of each instruction. Runs in a Ray task.
+@dataclass(frozen=True)
+class Classified:
+    """What the model says of an instruction.
 
-    ``is_classification``; ``classification_answer``, the label or text it came from; and
-    ``classification_margin``, log-probability of yes minus that of no where labels were scored.
-    An answer that says neither, or an engine's error, counts as no, as in the original code.
+    ``answer`` is the label or text it came from; ``margin`` the log-probability of yes minus that
+    of no, where labels were scored. An answer that says neither, or an engine's error, counts as
+    no, as in the original code.
     """
-    style = config.generator.prompt_style
+
+    is_classification: bool
+    answer: str
+    margin: float | None
+
+
+async def classify(instruction: str, seed: int, config: RunConfig, ask: Ask) -> Classified:
+    """Ask whether an instruction is a classification task."""
+    generator = config.instances_by
+    style = generator.prompt_style
+    prompt = classification_prompt(instruction, style=style)
+    params = generator.sampling.classification.params(prompt.stop)
     labels = LABELS[style] if config.classification.method == "labels" else ()
-    requests = []
-    for row in table.to_pylist():
-        prompt = classification_prompt(row["instruction"], style=style)
-        params = config.generator.sampling.classification.params(prompt.stop)
-        requests.append(Request(prompt.prompt, params, row["seed"], "classification", labels))
-    completions = generate(app, requests)
-    threshold = config.classification.threshold
-    columns = {
-        "is_classification": pa.array([_is_yes(c, threshold) for c in completions], pa.bool_()),
-        "classification_answer": pa.array([c.error or c.text for c in completions], pa.string()),
-        "classification_margin": pa.array([_margin(c) for c in completions], pa.float64()),
-    }
-    for name, values in columns.items():
-        table = table.append_column(name, values)
-    return table
-
-
-def _is_yes(completion: Completion, threshold: float) -> bool:
+    completion = await ask(Request(prompt.prompt, params, seed, "classification", labels))
     margin = _margin(completion)
-    return bool(parse_classification(completion.text)) if margin is None else margin > threshold
+    if margin is None:
+        is_yes = bool(parse_classification(completion.text))
+    else:
+        is_yes = margin > config.classification.threshold
+    return Classified(is_yes, completion.error or completion.text, margin)
 
 
 def _margin(completion: Completion) -> float | None:

@@ -3,71 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from ray_si.config import RunConfig
-from ray_si.distributed.bootstrap import add_completions, add_info, take_info
-from ray_si.distributed.classify import classify_block
+from ray_si.distributed.bootstrap import add_completions
+from ray_si.distributed.classify import Classified, classify
 from ray_si.distributed.decisions import KEPT, LEFT_OUT, instances_of
 from ray_si.distributed.progress import Progress, Reporter
-from ray_si.distributed.serving import generate
-from ray_si.distributed.stages import Stage, concurrent_blocks, map_blocks
-from ray_si.engines.base import Purpose, Request
+from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
+from ray_si.engines.base import Completion, Purpose, Request
 from ray_si.self_instruct.prompts import instance_prompt
 from ray_si.self_instruct.sampling import derive_seed
-from ray_si.storage.objects import open_objects
-from ray_si.storage.run import Run, block_key
-from ray_si.storage.shards import ShardInfo, claim_table
+from ray_si.storage.run import Run
+from ray_si.storage.shards import ShardInfo
+
+_LAST = (1 << 40,)
+"""Order of instance requests where a replica has others too: after those of any round."""
 
 
-def write_instances_block(
-    table: pa.Table, *, app: str, location: str, config: RunConfig
-) -> pa.Table:
-    """Write, parse and filter the instances of one block, and store it. Runs in a Ray task.
+@dataclass(frozen=True)
+class WriteInstances:
+    """Instructions to instances, each classified first: the work of the tasks, see `Work`."""
 
-    Returns slim rows: block, id, number of instances kept, completion tokens.
-    """
-    rows = table.to_pylist()
-    requests = []
-    for row in rows:
-        output_first = row["is_classification"]
+    config: RunConfig
+    folder: str = "instances"
+
+    async def answer(self, row: dict[str, Any], ask: Ask) -> tuple[Classified, Completion]:
+        """Classify one instruction, then have its instances written."""
+        classified = await classify(row["instruction"], row["seed"], self.config, ask)
         prompt = instance_prompt(
             row["instruction"],
-            style=config.generator.prompt_style,
-            output_first=output_first,
+            style=self.config.instances_by.prompt_style,
+            output_first=classified.is_classification,
         )
-        purpose: Purpose = "output_first" if output_first else "input_first"
-        params = getattr(config.generator.sampling, purpose).params(prompt.stop)
-        requests.append(Request(prompt.prompt, params, row["seed"], purpose))
-    completions = generate(app, requests)
-    kept, rejected = [], []
-    for row, completion in zip(rows, completions, strict=True):
-        good, bad = instances_of(
-            config,
-            row["instruction"],
-            row["is_classification"],
-            completion.text,
-            completion.finish_reason,
-        )
-        kept.append(good)
-        rejected.append(bad)
-    stored = add_completions(table, completions)
-    stored = stored.append_column("instances", pa.array(kept, KEPT))
-    stored = stored.append_column("rejected", pa.array(rejected, LEFT_OUT))
-    key = block_key("instances", table["block"][0].as_py())
-    stored, info = claim_table(open_objects(location), key, stored)
-    slim = stored.select(["block", "id", "completion_tokens"])
-    counts = [len(instances) for instances in stored["instances"].to_pylist()]
-    return add_info(slim.append_column("kept", pa.array(counts, pa.int64())), info)
+        purpose: Purpose = "output_first" if classified.is_classification else "input_first"
+        params = getattr(self.config.instances_by.sampling, purpose).params(prompt.stop)
+        return classified, await ask(Request(prompt.prompt, params, row["seed"], purpose))
+
+    def complete(self, block: pa.Table, answers: list[tuple[Classified, Completion]]) -> pa.Table:
+        """An instance block: what was answered, parsed and filtered."""
+        kept, rejected = [], []
+        for instruction, (classified, completion) in zip(
+            block["instruction"].to_pylist(), answers, strict=True
+        ):
+            good, bad = instances_of(
+                self.config,
+                instruction,
+                classified.is_classification,
+                completion.text,
+                completion.finish_reason,
+            )
+            kept.append(good)
+            rejected.append(bad)
+        every = [classified for classified, _ in answers]
+        columns = {
+            "is_classification": pa.array([c.is_classification for c in every], pa.bool_()),
+            "classification_answer": pa.array([c.answer for c in every], pa.string()),
+            "classification_margin": pa.array([c.margin for c in every], pa.float64()),
+        }
+        for name, values in columns.items():
+            block = block.append_column(name, values)
+        block = add_completions(block, [completion for _, completion in answers])
+        block = block.append_column("instances", pa.array(kept, KEPT))
+        return block.append_column("rejected", pa.array(rejected, LEFT_OUT))
+
+    def summary(self, stored: pa.Table) -> pa.Table:
+        """How many instances each instruction has."""
+        counts = [len(instances) for instances in stored["instances"].to_pylist()]
+        return pa.table({"block": stored["block"], "kept": pa.array(counts, pa.int64())})
 
 
 class Instances:
     """Runs phases 2 and 3 over the accepted instructions that have no block yet."""
 
-    def __init__(self, config: RunConfig, run: Run, app: str, reporter: Reporter) -> None:
-        self._config, self._run, self._app, self._reporter = config, run, app, reporter
+    def __init__(
+        self, config: RunConfig, run: Run, generators: Generators, reporter: Reporter
+    ) -> None:
+        self._config, self._run = config, run
+        self._generators, self._reporter = generators, reporter
 
     def run(self) -> None:
         """Write the missing blocks, then the manifest."""
@@ -85,19 +101,12 @@ class Instances:
                 instances += sum(map(len, stored[0]["instances"].to_pylist()))
                 infos.append(stored[1])
         total = sum(block.num_rows for block in blocks)
-        arguments: dict[str, Any] = {"app": self._app, "config": self._config}
-        stages: list[tuple[Stage, dict[str, Any]]] = [
-            (classify_block, arguments),
-            (write_instances_block, arguments | {"location": self._run.location}),
-        ]
-        concurrency = concurrent_blocks(self._config, self._config.instances.block_size, 1)
+        task = Task(WriteInstances(self._config), self._generators, self._run.location, order=_LAST)
         self._reporter.report(Progress("instances", done, total, instances=instances))
-        for written in map_blocks(missing, stages, concurrency=concurrency):
-            table, info = take_info(written)
+        for table, info in write_blocks(missing, task, parallel_phases=False):
             infos.append(info)
             done += table.num_rows
             instances += sum(table["kept"].to_pylist())
-            self._reporter.add_tokens(sum(table["completion_tokens"].to_pylist()))
             self._reporter.report(Progress("instances", done, total, instances=instances))
         infos.sort(key=lambda info: info.key)
         self._run.commit_instances(

@@ -1,86 +1,255 @@
-"""Ray Data adapters: durable blocks through chained maps, rows in = rows out."""
+"""Ray Data adapters: durable blocks, many to a task, rows in = rows out."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import itertools
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import ray.data
 
 from ray_si import errors
-from ray_si.config import RunConfig
+from ray_si.distributed.client import Client
+from ray_si.distributed.replicas import Order
+from ray_si.engines.base import Completion, Purpose, Request
 from ray_si.errors import GenerationError, RaySIError
-
-Stage = Callable[..., pa.Table]
-"""One block's rows in, as many rows out; runs in a Ray task."""
+from ray_si.storage.objects import open_objects
+from ray_si.storage.run import block_key
+from ray_si.storage.shards import ShardInfo, claim_table, read_stored
 
 _ERROR = "ray_si_error"
-"""Column of the row that stands for a block whose stage raised an error of ours."""
+"""Column of the row that stands for a task that raised an error of ours."""
+
+_IN_FLIGHT = 1.5
+"""Requests on their way for each slot: a replica should find its next one waiting. Not many more,
+since what waits on a replica is lost with it."""
+
+_SLOTS_A_TASK = 256
+"""Slots that one process keeps busy without effort (see benchmarks/serving.json)."""
+
+_WINDOWS = 8
+"""Rows of a task, in windows, where there is a choice: enough that its end hardly counts."""
+
+Ask = Callable[[Request], Awaitable[Completion]]
+
+T = TypeVar("T")
 
 
-def map_blocks(
+@dataclass(frozen=True)
+class Generators:
+    """The applications of a run: which one answers a purpose, and how many slots each has."""
+
+    apps: dict[Purpose, str]
+    slots: dict[str, int]
+
+    @property
+    def tasks(self) -> int:
+        """Processes that it takes to keep every slot busy."""
+        return max(1, -(-sum(self.slots.values()) // _SLOTS_A_TASK))
+
+    def windows(self) -> dict[str, int]:
+        """Requests that one of `tasks` processes may have on their way, by application."""
+        return {
+            app: max(1, round(_IN_FLIGHT * slots / self.tasks)) for app, slots in self.slots.items()
+        }
+
+
+class Work(Protocol):
+    """What becomes of durable blocks, row by row; it travels to the task that does it."""
+
+    @property
+    def folder(self) -> str:
+        """Of the run, in which the blocks are stored."""
+
+    async def answer(self, row: dict[str, Any], ask: Ask) -> Any:
+        """What the model says to one row. Called concurrently."""
+
+    def complete(self, block: pa.Table, answers: list[Any]) -> pa.Table:
+        """The block as it is stored, with as many rows; not called on the event loop."""
+
+    def summary(self, stored: pa.Table) -> pa.Table:
+        """What the driver needs of a stored block, ``block`` among its columns, all rows."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A `Work` with where it asks and stores."""
+
+    work: Work
+    generators: Generators
+    location: str
+    order: Order
+
+
+def write_blocks(
     blocks: list[pa.Table],
-    stages: list[tuple[Stage, dict[str, Any]]],
+    task: Task,
     *,
-    concurrency: int,
+    parallel_phases: bool,
     stop: threading.Event | None = None,
-) -> Iterator[pa.Table]:
-    """Run every block through the stages (function, keyword arguments), yielding as they finish.
+) -> Iterator[tuple[pa.Table, ShardInfo]]:
+    """Answer and store every block; yields each one's summary, and how it is stored.
 
-    There is no barrier between blocks, and their order is not kept. Setting ``stop`` ends the
-    iteration after the next block; what is running by then is dropped. Raises GenerationError when
-    a block comes back with another number of rows than it had, or doesn't come back, and whatever
-    error of ours a stage raises.
+    The blocks go to Ray tasks, several to each, whose rows are answered with no barrier between
+    blocks; each block is stored as soon as its rows are there, by whoever comes first. Their order
+    is not kept. With ``parallel_phases`` other calls of this function fill the slots that the last
+    rows of a task leave idle, so the blocks are dealt to as few tasks as keep the slots busy.
+    Setting ``stop`` ends the iteration after the next task; what is running by then is dropped.
+
+    Raises GenerationError when a block comes back with another number of rows than it had, or
+    doesn't come back, and whatever error of ours the work raises.
     """
     if not blocks:
         return
+    parts, concurrency = _deal(blocks, task.generators, parallel_phases)
     # from_arrow would start a task that wants a whole CPU, which the replicas may have taken
-    dataset: Any = ray.data.from_blocks(blocks)
-    tasks = ray.data.TaskPoolStrategy(min(concurrency, len(blocks)))
-    for stage, kwargs in stages:
-        dataset = dataset.map_batches(
-            _guarded,
-            fn_kwargs={"stage": stage, "kwargs": kwargs},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=0,  # they only wait for replicas, which may have taken every core
-            compute=tasks,
-        )
+    dataset: Any = ray.data.from_blocks(parts)
+    dataset = dataset.map_batches(
+        _guarded,
+        fn_kwargs={"task": task},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,  # they only wait for replicas, which may have taken every core
+        compute=ray.data.TaskPoolStrategy(concurrency),
+    )
     expected = {block["block"][0].as_py(): block.num_rows for block in blocks}
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         if _ERROR in table.column_names:
             name, message = table[_ERROR][0].as_py()
             raise getattr(errors, name)(message)
-        block = table["block"][0].as_py()
-        if expected.pop(block, None) != table.num_rows:
-            raise GenerationError(f"block {block} came back with {table.num_rows} rows")
-        yield table
+        for block, part in split_blocks(table):
+            if expected.pop(block, None) != part.num_rows:
+                raise GenerationError(f"block {block} came back with {part.num_rows} rows")
+            info = ShardInfo(**part["stored"][0].as_py())
+            yield part.drop_columns(["stored"]), info
         if stop and stop.is_set():
             return
     if expected:
         raise GenerationError(f"blocks {sorted(expected)} did not come back")
 
 
-def _guarded(table: pa.Table, *, stage: Stage, kwargs: dict[str, Any]) -> pa.Table:
-    """The stage's rows, or a row with the error of ours that it raised.
+def split_blocks(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """The durable blocks that lie one after another in a table, with their numbers."""
+    numbers = table["block"].to_pylist()
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[start]:
+            yield numbers[start], table.slice(start, end - start)
+            start = end
+
+
+def _deal(
+    blocks: list[pa.Table], generators: Generators, parallel_phases: bool
+) -> tuple[list[pa.Table], int]:
+    """Parts of consecutive blocks, one for each Ray task, and how many tasks run at once."""
+    concurrency, count = generators.tasks, generators.tasks
+    if not parallel_phases:  # then one more task works while the last rows of another are awaited
+        concurrency += 1
+        window = sum(generators.windows().values())
+        rows = sum(block.num_rows for block in blocks)
+        count = max(concurrency, round(rows / (_WINDOWS * window)))
+    count = min(count, len(blocks))
+    bounds = [i * len(blocks) // count for i in range(count + 1)]
+    parts = [
+        pa.concat_tables(blocks[start:end]).combine_chunks()
+        for start, end in itertools.pairwise(bounds)
+    ]
+    return parts, min(concurrency, count)
+
+
+# In the task ---------------------------------------------------------------------------------
+
+
+def _guarded(table: pa.Table, *, task: Task) -> pa.Table:
+    """The task's rows, or a row with the error of ours that it raised.
 
     Raised in a task, it would reach the driver as its traceback in an error of Ray Data's.
     """
-    if _ERROR in table.column_names:
-        return table
     try:
-        return stage(table, **kwargs)
+        return asyncio.run_coroutine_threadsafe(_run(table, task), _loop()).result()
     except RaySIError as error:
         return pa.table({_ERROR: [[type(error).__name__, str(error)]]})
 
 
-def concurrent_blocks(config: RunConfig, block_size: int, pipelines: int) -> int:
-    """Tasks to run at once so that each pipeline's share of the replicas' slots is used twice over.
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The one event loop of this worker process, in a thread of its own, as Serve wants it."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
+    return loop
 
-    Twice, because a replica should find its next batch waiting; not more, because far more calls
-    in flight than slots slow Serve down.
-    """
-    slots = 2 * config.generator.replicas * config.generator.max_batch
-    return max(1, -(-slots // (block_size * pipelines)))
+
+async def _run(table: pa.Table, task: Task) -> pa.Table:
+    """Answer and store the blocks of a table; their summaries, each row with a ``stored``."""
+    windows = task.generators.windows()
+    clients = {app: Client(app, window, task.order) for app, window in windows.items()}
+    apps = task.generators.apps
+    room = asyncio.Semaphore(2 * sum(windows.values()))
+    started: list[asyncio.Task[Any]] = []
+
+    def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        started.append(asyncio.create_task(work))
+        return started[-1]
+
+    def ask(request: Request) -> Awaitable[Completion]:
+        return clients[apps[request.purpose]].ask(request)
+
+    async def answer(row: dict[str, Any]) -> Any:
+        try:
+            return await task.work.answer(row, ask)
+        finally:
+            room.release()
+
+    async def finish(block: pa.Table, answers: list[asyncio.Task[Any]]) -> pa.Table:
+        return await asyncio.to_thread(_store, task, block, await asyncio.gather(*answers))
+
+    blocks: list[asyncio.Task[pa.Table]] = []
+    async with AsyncExitStack() as stack:
+        for client in clients.values():
+            await stack.enter_async_context(client.watched())
+        try:
+            finished = await asyncio.to_thread(_finished, task)
+            for number, block in split_blocks(table):
+                if _key(task, number) in finished:
+                    blocks.append(start(asyncio.to_thread(_stored, task, number)))
+                    continue
+                answers = []
+                for row in block.to_pylist():
+                    await room.acquire()
+                    answers.append(start(answer(row)))
+                blocks.append(start(finish(block, answers)))
+            return pa.concat_tables(await asyncio.gather(*blocks))
+        finally:
+            for each in started:
+                each.cancel()
+
+
+def _finished(task: Task) -> set[str]:
+    """Blocks that stand already: those of this very task, if its first worker died."""
+    return set(open_objects(task.location).list(f"{task.work.folder}/block-"))
+
+
+def _stored(task: Task, number: int) -> pa.Table:
+    return _summary(task, *read_stored(open_objects(task.location), _key(task, number)))
+
+
+def _store(task: Task, block: pa.Table, answers: list[Any]) -> pa.Table:
+    complete = task.work.complete(block, answers)
+    key = _key(task, block["block"][0].as_py())
+    return _summary(task, *claim_table(open_objects(task.location), key, complete))
+
+
+def _key(task: Task, number: int) -> str:
+    return block_key(task.work.folder, number)
+
+
+def _summary(task: Task, stored: pa.Table, info: ShardInfo) -> pa.Table:
+    """What goes to the driver; row by row, since Ray Data knows only rows."""
+    summary = task.work.summary(stored)
+    return summary.append_column("stored", pa.array([asdict(info)] * summary.num_rows))

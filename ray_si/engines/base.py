@@ -61,9 +61,16 @@ class Engine(Protocol):
     """Writes completions; called concurrently from one event loop.
 
     A request that cannot be answered (too long a prompt, say) comes back as a Completion with
-    finish_reason "error"; exceptions are for the replica's own death.
+    finish_reason "error"; what `generate` raises is taken for a passing trouble, and the request
+    is made again. ``slots`` requests are answered at a time; ``capacity`` is how many the engine
+    can make use of, more than that where it sorts those that wait into batches.
     """
 
     scores_labels: bool
+    slots: int
+    capacity: int
 
     async def generate(self, request: Request) -> Completion: ...
+
+    def check_health(self) -> None:
+        """Raise when this process has to be replaced; called now and then."""

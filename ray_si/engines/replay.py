@@ -48,18 +48,22 @@ class ReplayEngine:
     ) -> None:
         self._recording = load_recording(recording) if recording else None
         self._latency_s, self._latency_sigma = latency_s, latency_sigma
-        self._slots = asyncio.Semaphore(slots)
+        self.slots = self.capacity = slots
+        self._free = asyncio.Semaphore(slots)
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`."""
         key = request_key(request.prompt, request.seed)
         if self._latency_s:
-            async with self._slots:
+            async with self._free:
                 spread = math.exp(self._latency_sigma * random.Random(f"{key}/latency").gauss(0, 1))
                 await asyncio.sleep(self._latency_s * spread)
         if self._recording is not None:
             return self._recorded(request)
         return write_answer(request, random.Random(key))
+
+    def check_health(self) -> None:
+        """Nothing here can break."""
 
     def _recorded(self, request: Request) -> Completion:
         assert self._recording is not None

@@ -92,7 +92,10 @@ class TransformersEngine:
         # instruct models bring defaults of their own, such as a repetition penalty: only ours count
         self._model.generation_config = GenerationConfig(eos_token_id=sorted(self._end) or None)
         self._context = getattr(self._model.config, "max_position_embeddings", None) or 1 << 20
-        self._max_batch, self._batch_tokens = max_batch, batch_tokens
+        self._batch_tokens = batch_tokens
+        self.slots = max_batch
+        self.capacity = 2 * max_batch  # a batch is chosen from what waits while another is written
+        self._broken: str | None = None
         self._prefix: tuple[list[int], DynamicCache] | None = None
         self._arrivals: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="transformers-engine", daemon=True).start()
@@ -152,7 +155,7 @@ class TransformersEngine:
         widest = 0
         for waiting in pending:
             width = max(widest, waiting.tokens)
-            fits = len(batch) < self._max_batch and width * (len(batch) + 1) <= self._batch_tokens
+            fits = len(batch) < self.slots and width * (len(batch) + 1) <= self._batch_tokens
             if (waiting.request.purpose, waiting.request.labels) == kind and (fits or not batch):
                 batch.append(waiting)
                 widest = width

@@ -1,0 +1,90 @@
+"""How busy replicas are and what they have written: counted by each, gathered by one actor."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_si.engines.base import Completion, Request
+
+
+@dataclass
+class Usage:
+    """What replicas have done since they started, and what they are doing.
+
+    ``busy_s`` is in slot-seconds, out of ``open_s``: slots times seconds. ``running`` requests are
+    being answered, ``waiting`` ones are queued on a replica. The counters go by purpose; tokens are
+    those of answered requests, ``failed`` counts requests that ended as an error row.
+    """
+
+    replicas: int = 0
+    slots: int = 0
+    running: int = 0
+    waiting: int = 0
+    busy_s: float = 0.0
+    open_s: float = 0.0
+    requests: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: Counter[str] = field(default_factory=Counter)
+    completion_tokens: Counter[str] = field(default_factory=Counter)
+
+    def count(self, request: Request, completion: Completion) -> None:
+        """Add one answered request."""
+        self.requests[request.purpose] += 1
+        self.failed[request.purpose] += completion.finish_reason == "error"
+        self.prompt_tokens[request.purpose] += completion.prompt_tokens
+        self.completion_tokens[request.purpose] += completion.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def utilisation_since(self, earlier: Usage) -> float | None:
+        """Share of the slots' time that was used between two moments; None where none passed."""
+        open_s = self.open_s - earlier.open_s
+        return (self.busy_s - earlier.busy_s) / open_s if open_s > 0 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            name: dict(sorted(value.items())) if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
+
+
+class BusyClock:
+    """Integrates busy slots over time into a `Usage`."""
+
+    def __init__(self, slots: int) -> None:
+        self.usage = Usage(replicas=1, slots=slots)
+        self._since = time.monotonic()
+
+    def change(self, running: int, waiting: int) -> None:
+        """Note a new state; the time until now went by in the old one."""
+        now = time.monotonic()
+        elapsed, self._since = now - self._since, now
+        self.usage.busy_s += elapsed * min(self.usage.running, self.usage.slots)
+        self.usage.open_s += elapsed * self.usage.slots
+        self.usage.running, self.usage.waiting = running, waiting
+
+
+class Meter:
+    """The latest `Usage` of every replica, by an id of its own. A Ray actor."""
+
+    def __init__(self) -> None:
+        self._usage: dict[str, tuple[float, Usage]] = {}
+
+    def report(self, replica: str, usage: Usage) -> None:
+        """Replace what is known of one replica."""
+        self._usage[replica] = (time.monotonic(), usage)
+
+    def total(self, silent_s: float = 5.0) -> Usage:
+        """The sum; replicas silent for so long no longer count as there, what they did does."""
+        total = Usage()
+        for at, usage in self._usage.values():
+            if time.monotonic() - at > silent_s:
+                gone = {"replicas": 0, "slots": 0, "running": 0, "waiting": 0}
+                usage = Usage(**(vars(usage) | gone))
+            total += usage
+        return total
