@@ -126,6 +126,8 @@ class BuildDisplay(_Display):
         elapsed = max(now - since, 1e-6)
         if progress.tokens > tokens:
             parts.append(f"{(progress.tokens - tokens) / elapsed:.0f} tokens/s")
+        if progress.utilisation is not None:
+            parts.append(f"{100 * progress.utilisation:.0f} % busy")
         if progress.done > done:
             left = (progress.total - progress.done) * elapsed / (progress.done - done)
             parts.append(f"about {left:.0f} s left")
@@ -179,11 +181,19 @@ def print_check(config: RunConfig, seeds: list[SeedTask], digest: str) -> None:
 def print_status(location: str, status: dict[str, Any]) -> None:
     """The keys of `Run.status` as a table."""
     table = Table(title=location, show_header=False, title_justify="left")
-    for key, value in status.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{reason} {count}" for reason, count in value.items()) or "-"
-        table.add_row(key, str(value))
+    live = status.get("live", {})
+    for key, value in {k: v for k, v in status.items() if k != "live"}.items():
+        table.add_row(key, _counts(value))
+    table.add_section()
+    for key, value in live.items():
+        table.add_row(key.replace("_", " "), _counts(value))
     console().print(table)
+
+
+def _counts(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {count}" for name, count in value.items()) or "-"
 
 
 def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float]) -> None:

@@ -21,6 +21,9 @@ from ray_si.storage.export import export_data
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
 
+_WORKERS = 4
+"""Worker processes to start while the models are loaded; more come when they are needed."""
+
 
 @dataclass(frozen=True)
 class BuildResult:
@@ -112,6 +115,8 @@ def _write(
     from ray_si.distributed.gate import open_gate
     from ray_si.distributed.instances import Instances
     from ray_si.distributed.serving import Serving
+    from ray_si.distributed.stages import start_workers
+    from ray_si.distributed.watch import Watcher
 
     reporter = Reporter(listen)
     accepted = sum(manifest["accepted"] for manifest in run.rounds())
@@ -123,17 +128,19 @@ def _write(
         with _clock(seconds, "ray"):
             is_ours = stack.enter_context(connect(address))
         reporter.report(Progress("start", note="loading the models"))
+        serving = Serving(
+            config,
+            f"ray_si-{run.header['fingerprint'][:8]}",
+            embedder=bootstrap_left and config.dedup.cosine is not None,
+            may_grow=not is_ours,
+        )
+        workers = start_workers(min(_WORKERS, serving.generators.tasks + 1))
         with _clock(seconds, "models"):
-            serving = stack.enter_context(
-                Serving(
-                    config,
-                    f"ray_si-{run.header['fingerprint'][:8]}",
-                    embedder=bootstrap_left and config.dedup.cosine is not None,
-                    may_grow=not is_ours,
-                )
-            )
+            stack.enter_context(serving)
+        del workers
         run.create(seeds)
         hold()
+        stack.enter_context(Watcher(serving, reporter, run))
         if bootstrap_left:
             gate = stack.enter_context(open_gate(config, run, seeds, serving.encode))
             phase = Bootstrap(config, run, seeds, gate, serving.generators, reporter)

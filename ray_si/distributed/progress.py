@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from ray_si.distributed.usage import Usage
+
+RECENT_S = 10.0
+"""Seconds over which the current load is taken."""
 
 Phase = Literal["start", "bootstrap", "instances", "export", "done"]
 
@@ -15,16 +22,24 @@ class Progress:
     """A moment of a build.
 
     ``done`` of ``total`` are accepted instructions (bootstrap) or instructions with their instances
-    written (instances). Tokens count this process's work only, not what a resume found on disk.
+    written (instances). ``usage`` is what the replicas have done for this build, not what a resume
+    found on disk; ``utilisation`` the share of their slots' time that was used in the last
+    `RECENT_S` seconds, None while nothing is known.
     """
 
     phase: Phase
     done: int = 0
     total: int = 0
     candidates: int = 0
-    tokens: int = 0
     instances: int = 0
     note: str = ""
+    usage: Usage = field(default_factory=Usage)
+    utilisation: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens of all purposes."""
+        return self.usage.completion_tokens.total()
 
 
 @dataclass(frozen=True)
@@ -49,18 +64,30 @@ class Reporter:
     def __init__(self, listen: Callable[[Progress], None]) -> None:
         self._listen = listen
         self._lock = threading.Lock()
-        self._tokens = 0
-        self._last = Progress("start")
+        self.began = time.monotonic()
+        self.last = Progress("start")
+        self._recent = deque([(self.began, Usage())])
 
     def report(self, progress: Progress) -> None:
-        """Take a new state; its tokens are filled in here."""
+        """Take a new state; what the replicas do is filled in here."""
         with self._lock:
-            self._last = Progress(**(vars(progress) | {"tokens": self._tokens}))
-            self._listen(self._last)
+            last = self.last
+            self.last = replace(progress, usage=last.usage, utilisation=last.utilisation)
+            self._listen(self.last)
 
-    def add_tokens(self, tokens: int) -> None:
-        """Count completion tokens."""
+    def see(self, usage: Usage) -> None:
+        """Take what the replicas have done by now."""
         with self._lock:
-            self._tokens += tokens
-            self._last = Progress(**(vars(self._last) | {"tokens": self._tokens, "note": ""}))
-            self._listen(self._last)
+            now = time.monotonic()
+            self._recent.append((now, usage))
+            while len(self._recent) > 2 and self._recent[1][0] <= now - RECENT_S:
+                self._recent.popleft()
+            share = usage.utilisation_since(self._recent[0][1])
+            self.last = replace(self.last, usage=usage, utilisation=share, note="")
+            self._listen(self.last)
+
+    def tokens_per_second(self) -> float:
+        """Completion tokens a second in the last `RECENT_S` seconds."""
+        (since, before), (now, after) = self._recent[0], self._recent[-1]
+        tokens = after.completion_tokens.total() - before.completion_tokens.total()
+        return tokens / max(now - since, 1e-6)

@@ -6,12 +6,14 @@ import asyncio
 import functools
 import itertools
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+import ray
 import ray.data
 
 from ray_si import errors
@@ -161,6 +163,21 @@ def _deal(
         for start, end in itertools.pairwise(bounds)
     ]
     return parts, min(concurrency, count)
+
+
+def start_workers(count: int) -> list[Any]:
+    """Have so many worker processes started, since that takes seconds; keep what it returns.
+
+    For use before the replicas are there, to which it does no harm.
+    """
+    there = ray.remote(num_cpus=0)(_be_there)
+    return [there.remote() for _ in range(count)]
+
+
+def _be_there() -> None:
+    """What a worker needs is imported by now; the sleep lets each of several get its own."""
+    _loop()
+    time.sleep(1)
 
 
 # In the task ---------------------------------------------------------------------------------

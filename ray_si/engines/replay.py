@@ -53,14 +53,13 @@ class ReplayEngine:
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`."""
-        key = request_key(request.prompt, request.seed)
         if self._latency_s:
+            median, sigma = self._latency_s, self._latency_sigma
             async with self._free:
-                spread = math.exp(self._latency_sigma * random.Random(f"{key}/latency").gauss(0, 1))
-                await asyncio.sleep(self._latency_s * spread)
+                await asyncio.sleep(latency(request.prompt, request.seed, median, sigma))
         if self._recording is not None:
             return self._recorded(request)
-        return write_answer(request, random.Random(key))
+        return write_answer(request, random.Random(request_key(request.prompt, request.seed)))
 
     def check_health(self) -> None:
         """Nothing here can break."""
@@ -82,6 +81,12 @@ class ReplayEngine:
             completion_tokens=len(text.split()),
             label_logprobs=labels,
         )
+
+
+def latency(prompt: Prompt, seed: int, median_s: float, sigma: float) -> float:
+    """Seconds that a request takes: log-normal, a function of the request."""
+    draw = random.Random(f"{request_key(prompt, seed)}/latency")
+    return median_s * math.exp(sigma * draw.gauss(0, 1))
 
 
 def request_key(prompt: Prompt, seed: int | None) -> str:

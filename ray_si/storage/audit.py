@@ -269,7 +269,7 @@ class Audit:
 _BEGUN = re.compile(
     r"bootstrap/round-\d{5,}/((block|accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
     r"|instances/block-\d{5,}\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
-    r"|(.+/)?\.tmp-[^/]*"
+    r"|(.+/)?\.tmp-[^/]*|live\.json"
 )
 
 

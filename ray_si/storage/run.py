@@ -11,6 +11,7 @@
     instances/block-00000.parquet ...  manifest.json
     data/train-00000-of-00002.parquet ...
     stats.json                                        last of all: the run is complete
+    live.json                                         how a build is doing, while there is one
 
 A block is written by whoever comes first, and stays. Manifests are written once, name every part
 with its digest, and carry the fencing number of the lease under which they were written. What no
@@ -50,6 +51,9 @@ LAYOUT = 1
 
 _RUN, _STATS = "run.json", "stats.json"
 _INSTANCES = "instances/manifest.json"
+
+LIVE = "live.json"
+"""What a running build says of itself, for `Run.status`; nothing depends on it."""
 
 Manifest = dict[str, Any]
 
@@ -255,7 +259,8 @@ class Run:
             yield self.read(part_key(manifest, "accepted"), columns)
 
     def discard_unnamed(self) -> None:
-        """Delete what no manifest names: rounds begun ahead, and parts of interrupted commits."""
+        """Delete what no manifest names: rounds begun ahead, parts of interrupted commits."""
+        self.objects.delete(LIVE)
         manifests = [*self.rounds(), *filter(None, [self.instances()])]
         named = {part["key"] for manifest in manifests for part in manifest["objects"]}
         for folder in ("bootstrap/", "instances/"):
@@ -301,7 +306,8 @@ class Run:
 
         Keys: phase ("bootstrap", "instances", "export" or "done"), target, accepted, candidates,
         rejected (reason -> count), rounds, instructions_done (of phase 3), instances, rows
-        (training rows written), fingerprint.
+        (training rows written), fingerprint; and while it is being built, live: how the build is
+        doing, as `ray_si.distributed.watch.Watcher.live` has it.
         """
         rounds = self.rounds()
         rejected: Counter[str] = Counter()
@@ -321,6 +327,7 @@ class Run:
             phase = "export"
         elif accepted >= target or blocks:
             phase = "instances"
+        live = None if stats else self._json_or_none(LIVE)
         return {
             "phase": phase,
             "target": target,
@@ -332,6 +339,7 @@ class Run:
             "instances": sum(len(kept) for column in blocks for kept in column),
             "rows": stats["rows"] if stats else 0,
             "fingerprint": self.header["fingerprint"],
+            **({"live": live} if live else {}),
         }
 
     def _json_or_none(self, key: str) -> dict[str, Any] | None:

@@ -73,3 +73,23 @@ def test_a_killed_process_changes_nothing(undisturbed, tmp_path, marks):
         killer.join()
     assert killed
     assert digests(run) == undisturbed
+
+
+def test_a_replica_killed_every_few_seconds_changes_nothing(undisturbed, tmp_path):
+    killed, done = [], threading.Event()
+
+    def keep_killing() -> None:
+        while not done.wait(4):
+            for process in processes("ServeReplica", "GeneratorReplica")[:1]:
+                process.kill()
+                killed.append(process.pid)
+
+    killer = threading.Thread(target=keep_killing)
+    killer.start()
+    try:
+        build(parse_config(values(max_batch=4, replay={"latency_s": 1.0})), str(tmp_path / "run"))
+    finally:
+        done.set()
+        killer.join()
+    assert len(killed) >= 4
+    assert digests(tmp_path / "run") == undisturbed

@@ -299,3 +299,44 @@ def test_a_model_that_fails_on_its_replica_is_an_engine_error(tmp_path, replay_c
     with pytest.raises(EngineError, match="could not be loaded"):
         build(parse_config(replay_config), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_running_build_says_how_busy_its_replicas_are(tmp_path, replay_config):
+    run = tmp_path / "run"
+    replay_config["generator"] |= {"max_batch": 4, "replay": {"latency_s": 0.3}}
+    replay_config["target_instructions"] = 30
+    seen, shown = [], []
+
+    def listen(progress):
+        if progress.usage.replicas:
+            seen.append(progress)
+        if (run / "live.json").exists():
+            shown.append(Run.open(str(run)).status())
+
+    result = build(parse_config(replay_config), str(run), listen=listen)
+    assert max(progress.usage.running for progress in seen) == 4
+    assert 0.1 < max(progress.utilisation or 0 for progress in seen) <= 1
+    last = seen[-1].usage
+    written = result.stats["bootstrap_tokens"] + result.stats["instance_tokens"]
+    assert 0 < last.completion_tokens.total() <= written + 1000  # of a round begun ahead
+    live = [status["live"] for status in shown if "live" in status]
+    assert {"bootstrap"} <= {each["phase"] for each in live}
+    assert max(each["slots"] for each in live) == 4
+    assert "live" not in Run.open(str(run)).status()
+    assert not (run / "live.json").exists()
+
+
+def test_another_model_may_write_the_instances(finished, tmp_path, replay_config):
+    location, _ = finished
+    recording = tmp_path / "answers.jsonl"
+    recording.write_text(json.dumps({"prompt": "never asked", "completion": "x"}) + "\n")
+    replay_config["instance_generator"] = {
+        "engine": "replay",
+        "model": "second",
+        "cpus": 0.5,
+        "replay": {"recording": str(recording)},
+    }
+    result = build(parse_config(replay_config), str(tmp_path / "run"))
+    assert result.stats["instances_rejected"] == {"engine_error": TARGET}
+    mine, theirs = _accepted(tmp_path / "run"), _accepted(location)
+    assert [row["instruction"] for row in mine] == [row["instruction"] for row in theirs]

@@ -1,0 +1,367 @@
+"""How busy the replicas are: the whole pipeline on engines that behave like GPUs, and real ones.
+
+    python benchmarks/serving.py                    all parts that this machine can run; print
+    python benchmarks/serving.py --write            also write serving.json and serving.svg
+    python benchmarks/serving.py --only busy        one part: busy, rounds, calls, cpu
+
+busy    `replay` replicas of 64 slots, log-normal latency with a mean of 1 s: sum of the latencies
+        over slots and wall-clock, in steady state and with ramp-up and tail, gate included. How
+        near a tail can come to the ideal depends on the last latencies drawn, so the same requests
+        scheduled first come, first served, with nothing lost, stand beside it.
+rounds  the cost of one more round, its 50 requests included, which take no time.
+calls   latencies of 100 ms, where calls are the limit: requests a second of the pipeline, of a bare
+        loop of one request a call over a Serve handle, and of the pipeline's client without the
+        rest, on the same replicas.
+cpu     tokens/s of the transformers engine and of a plain float32 ``generate`` at batch 8 on the
+        same prompts with the bundled model, prefill included, and the memory of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import heapq
+import json
+import math
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ray_si.config_file import parse_config
+
+HERE = Path(__file__).parent
+SIGMA = 0.8
+REPLICAS, SLOTS = 4, 64
+
+
+def median(mean_s: float) -> float:
+    """Of a log-normal distribution with this mean and the deviation `SIGMA`."""
+    return mean_s * math.exp(-(SIGMA**2) / 2)
+
+
+def values(mean_s: float, prompts: int, rounds: int, **bootstrap: Any) -> dict[str, Any]:
+    """A build that ends after so many rounds, with the ROUGE-L gate."""
+    return {
+        "target_instructions": 10**9,
+        "generator": {
+            "engine": "replay",
+            "model": None,
+            "replicas": REPLICAS,
+            "max_batch": SLOTS,
+            "cpus": 0,
+            "replay": {"latency_s": median(mean_s), "latency_sigma": SIGMA if mean_s else 0},
+        },
+        "dedup": {"cosine": None},
+        "bootstrap": {
+            "prompts_per_round": prompts // rounds,
+            "block_size": 50,
+            "stall_rounds": rounds,  # and every round counts as stalled
+            "stall_acceptance": 0.9999,
+            **bootstrap,
+        },
+    }
+
+
+class Measured:
+    """One build's requests, their latencies, and what the replicas said of themselves."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        from ray_si.distributed import bootstrap
+        from ray_si.distributed.builder import build
+        from ray_si.engines.replay import latency
+        from ray_si.errors import NoProgressError
+
+        settings = parse_config(config)
+        replay = settings.generator.replay
+        self.latencies: list[float] = []
+        self.commits: list[float] = []
+        self.load: list[tuple[float, int]] = []
+        self.began = 0.0
+        original = bootstrap.Bootstrap._requests
+
+        def noted(phase: Any, round_: int) -> Any:
+            self.began = self.began or time.monotonic()
+            table = original(phase, round_)
+            if round_ < settings.bootstrap.stall_rounds:
+                for row in table.select(["prompt", "seed"]).to_pylist():
+                    prompt = json.loads(row["prompt"])
+                    took = latency(prompt, row["seed"], replay.latency_s, replay.latency_sigma)
+                    self.latencies.append(took)
+            return table
+
+        def listen(progress: Any) -> None:
+            now = time.monotonic()
+            if progress.note.startswith("round"):
+                self.commits.append(now - self.began)
+            elif self.began and progress.usage.replicas:
+                self.load.append((now - self.began, progress.usage.running))
+                self.finished = progress.usage.requests.total()
+
+        bootstrap.Bootstrap._requests = noted  # type: ignore[method-assign]
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                build(settings, f"{folder}/run", listen=listen)
+        except NoProgressError:
+            pass
+        finally:
+            bootstrap.Bootstrap._requests = original  # type: ignore[method-assign]
+        self.seconds = self.commits[settings.bootstrap.stall_rounds - 1]
+        self.latencies = self.latencies[
+            : settings.bootstrap.stall_rounds * settings.bootstrap.prompts_per_round
+        ]
+
+
+def scheduled(latencies: list[float], slots: int) -> float:
+    """Seconds for these requests, first come, first served, with nothing lost between them."""
+    free = [0.0] * slots
+    for took in latencies:
+        heapq.heapreplace(free, free[0] + took)
+    return max(free)
+
+
+def busy() -> dict[str, Any]:
+    """15,000 requests of a mean of 1 s on 256 slots."""
+    rounds, slots = 6, REPLICAS * SLOTS
+    measured = Measured(values(1.0, 15_000, rounds, lookahead=2))
+    ideal = sum(measured.latencies) / slots
+    # steady: from when all slots have been filled once until the last round's requests run out
+    steady = [(at, running) for at, running in measured.load if 3 < at < 0.8 * measured.seconds]
+    return {
+        "requests": len(measured.latencies),
+        "rounds": rounds,
+        "slots": slots,
+        "seconds": round(measured.seconds, 2),
+        "ideal_seconds": round(ideal, 2),
+        "first_come_seconds": round(scheduled(measured.latencies, slots), 2),
+        "of_ideal": round(ideal / measured.seconds, 3),
+        "of_first_come": round(scheduled(measured.latencies, slots) / measured.seconds, 3),
+        "steady_state": round(sum(min(n, slots) for _, n in steady) / len(steady) / slots, 3),
+        "load": [[round(at, 1), running] for at, running in measured.load],
+    }
+
+
+def rounds() -> dict[str, Any]:
+    """Rounds of 50 requests that take no time, one after another."""
+    count, skipped = 24, 4  # the first start worker processes
+    measured = Measured(values(0.0, 50 * count, count, lookahead=0))
+    first, last = measured.commits[skipped - 1], measured.commits[count - 1]
+    return {
+        "rounds": count - skipped,
+        "seconds_a_round": round((last - first) / (count - skipped), 3),
+    }
+
+
+def calls() -> dict[str, Any]:
+    """Requests a second at 100 ms."""
+    import ray
+    from ray import serve
+
+    from ray_si.config import RunConfig
+    from ray_si.distributed.client import Client
+    from ray_si.distributed.connect import connect
+    from ray_si.distributed.serving import Serving
+    from ray_si.engines.base import Request, SamplingParams
+    from ray_si.engines.replay import ReplayEngine
+
+    count, rounds = 12_000, 4
+    config: RunConfig = parse_config(values(0.1, count, rounds, lookahead=2))
+    requests = [
+        Request(f"{i}. " + "word " * 200, SamplingParams(), seed=i) for i in range(count // 2)
+    ]
+
+    options = config.generator.engine_options()
+
+    @serve.deployment(
+        num_replicas=REPLICAS, max_ongoing_requests=1 << 14, ray_actor_options={"num_cpus": 0}
+    )
+    class Bare:
+        def __init__(self) -> None:
+            self._engine = ReplayEngine(**options)
+
+        async def generate(self, request: Request) -> Any:
+            return await self._engine.generate(request)
+
+    async def bare() -> float:
+        handle = serve.get_app_handle("bare")
+        room = asyncio.Semaphore(round(1.5 * REPLICAS * SLOTS))
+
+        async def one(request: Request) -> None:
+            async with room:
+                await handle.generate.remote(request)
+
+        await handle.generate.remote(requests[0])
+        began = time.perf_counter()
+        await asyncio.gather(*map(one, requests))
+        return len(requests) / (time.perf_counter() - began)
+
+    async def client() -> float:
+        asking = Client(app, round(1.5 * REPLICAS * SLOTS), (0,))
+        began = time.perf_counter()
+        async with asking.watched():
+            await asyncio.gather(*map(asking.ask, requests))
+        return len(requests) / (time.perf_counter() - began)
+
+    with connect(None):
+        with Serving(config, "calls", embedder=False) as serving:
+            (app,) = serving.generators.slots
+            by_client = asyncio.run(client())
+        serve.run(Bare.bind(), name="bare", route_prefix=None)
+        by_handle = asyncio.run(bare())
+        serve.delete("bare")
+        pipeline = Measured(values(0.1, count, rounds, lookahead=2))
+        assert ray.is_initialized()
+    rate = count / pipeline.seconds
+    return {
+        "requests": count,
+        "handle_per_second": round(by_handle),
+        "client_per_second": round(by_client),
+        "pipeline_per_second": round(rate),
+        "pipeline_of_handle": round(rate / by_handle, 2),
+    }
+
+
+def prompts(count: int) -> list[str]:
+    """Instruction prompts as a build of the quick start renders them."""
+    from ray_si.self_instruct.prompts import instruction_prompt
+    from ray_si.storage.seeds import load_seeds
+
+    texts = [seed.instruction for seed in load_seeds("bundled")[0]]
+    draw = random.Random(0)
+    rendered = [
+        instruction_prompt(
+            draw.sample(texts, 8), style="completion", classification_only=False, new=4
+        ).prompt
+        for _ in range(count)
+    ]
+    assert all(isinstance(prompt, str) for prompt in rendered)
+    return rendered  # type: ignore[return-value]
+
+
+TOKENS = 64
+
+
+def plain(model: str, batch: int, texts: list[str]) -> dict[str, Any]:
+    """A plain float32 ``generate`` in batches."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 0}
+    end = tokenizer.eos_token_id
+    tokens = 0
+    began = time.perf_counter()
+    for start in range(0, len(texts), batch):
+        inputs = tokenizer(texts[start : start + batch], return_tensors="pt", padding=True)
+        written = loaded.generate(**inputs, **sampling, max_new_tokens=TOKENS, pad_token_id=end)
+        for row in written[:, inputs["input_ids"].shape[1] :].tolist():
+            tokens += row.index(end) + 1 if end in row else len(row)
+    return _result(tokens, began)
+
+
+def engine(model: str, batch: int, texts: list[str], **options: Any) -> dict[str, Any]:
+    """The transformers engine on the same prompts."""
+    from ray_si.engines.base import Request, SamplingParams
+    from ray_si.engines.transformers import TransformersEngine
+
+    made = TransformersEngine(model, max_batch=batch, batch_tokens=1 << 20, **options)
+    sampling = SamplingParams(TOKENS, temperature=0.7, top_p=0.8)
+    requests = [Request(text, sampling, seed) for seed, text in enumerate(texts)]
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*map(made.generate, requests))
+
+    began = time.perf_counter()
+    answers = asyncio.run(ask())
+    return _result(sum(answer.completion_tokens for answer in answers), began)
+
+
+def _result(tokens: int, began: float) -> dict[str, Any]:
+    seconds = time.perf_counter() - began
+    return {
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / seconds, 1),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def cpu() -> dict[str, Any]:
+    """Each in a process of its own, for the sake of their memory."""
+    found = {}
+    for name, arguments in {
+        "plain float32, batch 8": ("plain", 8, 64),
+        "engine, batch 32": ("engine", 32, 128),
+        "engine, batch 64": ("engine", 64, 128),
+    }.items():
+        command = [sys.executable, __file__, "--child", json.dumps(arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    base = found["plain float32, batch 8"]["tokens_per_second"]
+    best = max(row["tokens_per_second"] for row in found.values())
+    return {**found, "ratio": round(best / base, 2)}
+
+
+def child(which: str, batch: int, count: int) -> None:
+    """One measurement of `cpu`."""
+    from ray_si.engines import bundled
+
+    model = bundled.resolve("smollm2-135m-instruct")
+    print(json.dumps({"plain": plain, "engine": engine}[which](model, batch, prompts(count))))
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Busy slots over time, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "ray_si"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 3))
+    at, running = zip(*result["load"], strict=True)
+    axes.fill_between(at, [min(n, result["slots"]) for n in running], step="post", alpha=0.6)
+    axes.axhline(result["slots"], color="black", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="seconds", ylabel="busy slots", xlim=(0, None), ylim=(0, None))
+    axes.set_title(f"{result['requests']} requests in {result['rounds']} rounds", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+PARTS = {"busy": busy, "rounds": rounds, "calls": calls, "cpu": cpu}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; repeat for more")
+    parser.add_argument("--write", action="store_true", help="update serving.json and serving.svg")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(*json.loads(arguments.child))
+        return
+    path = HERE / "serving.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    for name in arguments.only or PARTS:
+        report[name] = PARTS[name]()
+        print(name, json.dumps({k: v for k, v in report[name].items() if k != "load"}, indent=2))
+    report["machine"] = machine
+    if arguments.write:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        if "busy" in report:
+            plot(report["busy"], HERE / "serving.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Looks at the replicas while a build runs: for the display, for `status`, for Prometheus."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from ray.exceptions import RayError
+from ray.util.metrics import Gauge
+
+from ray_si.distributed.progress import Progress, Reporter
+from ray_si.distributed.serving import Serving
+from ray_si.errors import RaySIError
+from ray_si.storage.run import LIVE, Run
+
+_LOOK_S = 1.0
+"""Seconds between looks at the replicas."""
+
+_WRITE_S = 5.0
+"""Seconds between writes of the run's live numbers."""
+
+logger = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Reports how busy the replicas are for as long as ``with`` lasts.
+
+    Each second to the reporter and as Ray metrics; every few seconds into the run's ``live.json``,
+    which is there only while a build runs (or after one was killed).
+    """
+
+    def __init__(self, serving: Serving, reporter: Reporter, run: Run) -> None:
+        self._serving, self._reporter, self._run = serving, reporter, run
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        try:
+            self._run.objects.delete(LIVE)
+        except (OSError, RaySIError) as problem:  # it says when it was written
+            logger.warning("%s could not be removed: %s", LIVE, problem)
+
+    def _watch(self) -> None:
+        names = ("accepted", "candidates", "target", "instances")
+        tags = ("run", "phase")
+        gauges = {name: Gauge(f"si_{name}", f"Of the run: {name}", tags) for name in names}
+        written = 0.0
+        while not self._ended.wait(_LOOK_S):
+            try:
+                self._reporter.see(self._serving.usage())
+            except RayError as error:  # the meter is being restarted
+                logger.debug("the replicas' usage is not known: %s", error)
+                continue
+            last = self._reporter.last
+            self._set(gauges, last)
+            if time.monotonic() - written >= _WRITE_S:
+                written = time.monotonic()
+                try:
+                    self._run.objects.put(LIVE, json.dumps(self.live(), indent=2).encode())
+                except (OSError, RaySIError) as problem:
+                    logger.warning("%s could not be written: %s", LIVE, problem)
+
+    def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:
+        values = {"candidates": last.candidates, "instances": last.instances}
+        if last.phase == "bootstrap":
+            values |= {"accepted": last.done, "target": last.total}
+        for name, value in values.items():
+            gauges[name].set(value, {"run": self._run.location, "phase": last.phase})
+
+    def live(self) -> dict[str, Any]:
+        """Numbers of this build so far, as ``ray-si status`` shows them.
+
+        Seconds count from its start. Tokens and seconds go to what this build accepted, rejected
+        candidates included in their cost.
+        """
+        last, usage = self._reporter.last, self._reporter.last.usage
+        seconds = time.monotonic() - self._reporter.began
+        return {
+            "at": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "phase": last.phase,
+            "done": last.done,
+            "total": last.total,
+            "seconds": round(seconds, 1),
+            "replicas": usage.replicas,
+            "slots": usage.slots,
+            "running": min(usage.running, usage.slots),
+            "waiting": usage.waiting + max(0, usage.running - usage.slots),
+            "utilisation": _rounded(last.utilisation),
+            "utilisation_overall": _rounded(usage.busy_s / usage.open_s if usage.open_s else None),
+            "tokens_per_second": round(self._reporter.tokens_per_second(), 1),
+            **{
+                name: dict(sorted(getattr(usage, name).items()))
+                for name in ("requests", "failed", "prompt_tokens", "completion_tokens")
+            },
+        }
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 3)
