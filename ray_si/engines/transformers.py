@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from ray_si.errors import EngineError
 
 _MIN_PREFIX = 32
 """Tokens that prompts must share before their keys and values are worth sharing."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -98,7 +101,13 @@ class TransformersEngine:
         self._broken: str | None = None
         self._prefix: tuple[list[int], DynamicCache] | None = None
         self._arrivals: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="transformers-engine", daemon=True).start()
+        self._worker = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
+        self._worker.start()
+
+    def check_health(self) -> None:
+        """Raises EngineError where this process can answer nothing any more; see `Engine`."""
+        if self._broken or not self._worker.is_alive():
+            raise EngineError(self._broken or "the thread that answers requests has died")
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`. Raises what torch raises (out of memory, say)."""
@@ -139,13 +148,29 @@ class TransformersEngine:
             batch, pending = self._next_batch(pending)
             try:
                 with torch.inference_mode():
-                    answers = (self._score if batch[0].request.labels else self._write)(batch)
+                    answers = self._answer(batch)
             except Exception as error:  # noqa: BLE001 - handed on; this thread has to live
+                if "CUDA error" in str(error):  # none of its kernels runs again in this process
+                    self._broken = str(error)
                 for waiting in batch:
                     waiting.fail(error)
                 continue
             for waiting, answer in zip(batch, answers, strict=True):
                 waiting.resolve(answer)
+
+    def _answer(self, batch: list[_Waiting]) -> list[Completion]:
+        """Answer a batch; in halves where it does not fit into memory."""
+        try:
+            return (self._score if batch[0].request.labels else self._write)(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        logger.warning("%d requests at once do not fit into memory: lower max_batch", len(batch))
+        self._prefix = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        return self._answer(batch[:middle]) + self._answer(batch[middle:])
 
     def _next_batch(self, pending: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
         """The oldest request and those that fit with it; the rest stay in order."""

@@ -82,6 +82,36 @@ def test_a_batch_gives_what_each_request_gives_alone(engine, sampling, prefix):
         assert done.mean_logprob == pytest.approx(alone.mean_logprob, abs=1e-3)
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_answered_in_parts(engine, monkeypatch):
+    sizes, original = [], engine._write
+
+    def write(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("out of memory")  # as a GPU would have it
+        return original(batch)
+
+    requests = [Request(PROMPTS[i % 3], SAMPLED, i) for i in range(6)]
+    expected = ask(engine, requests)
+    monkeypatch.setattr(engine, "_write", write)
+    assert [one.text for one in ask(engine, requests)] == [one.text for one in expected]
+    assert sizes[0] == 6
+    engine.check_health()
+
+
+def test_a_broken_gpu_makes_the_replica_be_replaced(engine, monkeypatch):
+    def write(batch):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    engine.check_health()
+    monkeypatch.setattr(engine, "_write", write)
+    monkeypatch.setattr(engine, "_broken", None)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        ask(engine, [Request(PROMPTS[0], GREEDY, 0)])
+    with pytest.raises(EngineError, match="device-side assert"):
+        engine.check_health()
+
+
 def test_seeds_decide_the_draw(engine):
     requests = [Request(PROMPTS[1], SAMPLED, seed) for seed in (1, 1, 2)]
     first, same, other = ask(engine, requests)
