@@ -57,8 +57,7 @@ class Watcher:
 
     def _watch(self) -> None:
         names = ("accepted", "candidates", "target", "instances")
-        tags = ("run", "phase")
-        gauges = {name: Gauge(f"si_{name}", f"Of the run: {name}", tags) for name in names}
+        gauges = {name: Gauge(f"si_{name}", f"Of the run: {name}", ("run",)) for name in names}
         written = 0.0
         while not self._ended.wait(_LOOK_S):
             try:
@@ -76,11 +75,11 @@ class Watcher:
                     logger.warning("%s could not be written: %s", LIVE, problem)
 
     def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:
-        values = {"candidates": last.candidates, "instances": last.instances}
+        values = {"instances": last.instances}
         if last.phase == "bootstrap":
-            values |= {"accepted": last.done, "target": last.total}
+            values = {"accepted": last.done, "target": last.total, "candidates": last.candidates}
         for name, value in values.items():
-            gauges[name].set(value, {"run": self._run.location, "phase": last.phase})
+            gauges[name].set(value, {"run": self._run.location})
 
     def live(self) -> dict[str, Any]:
         """Numbers of this build so far, as ``ray-si status`` shows them.
