@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def diversity(texts: list[str], vectors: np.ndarray | None) -> dict[str, float]:
     """Of accepted instructions, ``vectors`` normalized, shape (n, dimension)."""
     assert vectors is not None
     tokens = [tokenize(text) for text in texts]
-    pairs = [pair for words in tokens for pair in zip(words, words[1:], strict=False)]
+    pairs = [pair for words in tokens for pair in pairwise(words)]
     kernel = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
     values = np.linalg.eigvalsh(kernel / len(kernel))
     values = values[values > 1e-12]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from ray_si.config import RunConfig
 from ray_si.dedup import EmbeddingIndex, RougeIndex
 from ray_si.dedup.rouge import rouge_l
+from ray_si.dedup.tokens import Tokenizer, tokenize
 from ray_si.distributed.trial import Trial, Written
 from ray_si.errors import NoProgressError
 
@@ -125,9 +127,8 @@ def _compare(trial: Trial, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     if not n:
         return np.zeros(0, bool), near
     far = np.asarray(index.search(texts)[1]) < 0
-    for i in range(n):
-        for j in range(i):
-            near[i, j] = near[j, i] = rouge_l(texts[i], texts[j], dedup.tokenizer) > dedup.rouge
+    for i, j in np.argwhere(np.tril(_shared(texts, dedup.tokenizer) > dedup.rouge - 1e-3, -1)):
+        near[i, j] = near[j, i] = rouge_l(texts[i], texts[j], dedup.tokenizer) > dedup.rouge
     if trial.encode and dedup.cosine is not None:
         own = EmbeddingIndex.normalize(trial.encode(list(texts)))
         near |= own @ own.T > dedup.cosine
@@ -135,6 +136,25 @@ def _compare(trial: Trial, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray
         far &= (own @ known.T).max(axis=1) <= dedup.cosine
     np.fill_diagonal(near, False)
     return far, near
+
+
+def _shared(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
+    """2 o / (m + n) of each pair, o their common tokens in any order: at least their ROUGE-L F."""
+    columns: dict[tuple[str, int], int] = {}
+    tokens = [tokenize(text, tokenizer) for text in texts]
+    places = []
+    for words in tokens:
+        seen: Counter[str] = Counter()
+        own = []
+        for word in words:
+            own.append(columns.setdefault((word, seen[word]), len(columns)))
+            seen[word] += 1
+        places.append(own)
+    holds = np.zeros((len(texts), len(columns)), np.float32)
+    for row, own in enumerate(places):
+        holds[row, own] = 1
+    sizes = np.array([len(words) for words in tokens])
+    return np.asarray(2 * (holds @ holds.T) / np.maximum(1, sizes[:, None] + sizes[None, :]))
 
 
 def extrapolate(

@@ -11,6 +11,7 @@ from ray_si.records import Instance
 
 _NUMBER = re.compile(r"(?:^|\n)[ \t]*\d+(?:[ \t]?[.)][ \t]+|[．）、][ \t]*)")
 _NO_INPUT = re.compile(r"\W*(?:no ?input|none|n/?a)?\W*", re.IGNORECASE)
+_BLANK_LINE = re.compile(r"\n\s*\n")
 
 Drop = Literal["last", "all"]
 
@@ -83,12 +84,12 @@ def parse_joint(
 
     As `parse_instructions`, but items are told by the heading of their instruction, since outputs
     may hold numbered lists. A candidate without an output has no instance; an input that says that
-    there is none is empty.
+    there is none is empty. An output ends at a blank line, as in the prompt, but not in a ``chat``.
     """
     word = _patterns(headings)
     parts = word["item"].split(text)
     preamble = chat and len(parts) > 1 and bool(parts[0].strip())
-    items = [_task(part, word) for part in parts]
+    items = [_task(part, word, chat) for part in parts]
     return _numbered(text, items, finish_reason, drop, sentence_case, preamble)
 
 
@@ -117,13 +118,16 @@ def _numbered(
     return found
 
 
-def _task(text: str, word: dict[str, re.Pattern[str]]) -> Candidate:
+def _task(text: str, word: dict[str, re.Pattern[str]], chat: bool) -> Candidate:
     before, *after = word["output_line"].split(text, maxsplit=1)
     instruction, *given = word["input_line"].split(before, maxsplit=1)
     instance = None
-    if after and after[0].strip():
+    output = after[0].strip() if after else ""
+    if not chat:
+        output = _BLANK_LINE.split(output)[0]
+    if output:
         input_ = given[0].strip() if given else ""
-        instance = Instance("" if _NO_INPUT.fullmatch(input_) else input_, after[0].strip())
+        instance = Instance("" if _NO_INPUT.fullmatch(input_) else input_, output)
     return Candidate(0, " ".join(instruction.split()), None, instance)
 
 

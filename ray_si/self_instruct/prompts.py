@@ -112,6 +112,10 @@ def _render(templates: Templates, name: str, **values: object) -> str:
     return _IN_BRACES.sub(lambda found: str(values[found[1]]), text.strip())
 
 
+def _no_blank_lines(text: str) -> str:
+    return "\n".join(line for line in text.strip().splitlines() if line.strip())
+
+
 def _as_turn(text: str) -> Prompt:
     return [{"role": "user", "content": text.strip()}]
 
@@ -174,8 +178,8 @@ def _with_headings(task: Example, headings: Headings) -> str:
     lines = [f"{headings.instruction}: {_one_line(task.instruction)}"]
     if task.instance:
         if task.instance.input.strip():
-            lines.append(f"{headings.input}: {task.instance.input.strip()}")
-        lines.append(f"{headings.output}: {task.instance.output.strip()}")
+            lines.append(f"{headings.input}: {_no_blank_lines(task.instance.input)}")
+        lines.append(f"{headings.output}: {_no_blank_lines(task.instance.output)}")
     return "\n".join(lines)
 
 
