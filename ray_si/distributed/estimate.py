@@ -68,7 +68,7 @@ class Estimate:
     """What reaching ``target`` takes.
 
     ``acceptance`` and ``final_acceptance`` are accepted instructions a completion, over the sample
-    and where the target is reached; ``hours`` are the engine's, over all replicas; ``dollars`` is
+    and where the target is reached; ``hours`` are the engines', over all replicas; ``dollars`` is
     None without prices. ``notes`` say what to be careful about.
     """
 
@@ -195,14 +195,15 @@ def extrapolate(
             instances = sample.instance_tokens[chosen].mean(axis=0) * target
         prompt = completions * sample.prompt_tokens[half].mean() + instances[0]
         written = completions * sample.completion_tokens[half].mean() + instances[1]
-        busy = completions * sample.seconds[0] + target * sample.seconds[1]
+        busy = completions * sample.seconds[0] / config.generator.replicas
+        busy += target * sample.seconds[1] / config.instances_by.replicas
         values = {
             "acceptance": accepted / len(half),
             "final_acceptance": candidates * growth.rate(completions * candidates),
             "completions": completions,
             "prompt_tokens": prompt,
             "completion_tokens": written,
-            "hours": busy / 3600 / config.generator.replicas,
+            "hours": busy / 3600,
         }
         if prices:
             values["dollars"] = (prompt * prices[0] + written * prices[1]) / 1e6
@@ -291,7 +292,7 @@ def _notes(sample: Sample, config: RunConfig, never: float) -> list[str]:
     n = len(sample.completion_tokens)
     notes = [
         "later prompts also show machine-written examples, which this sample could not",
-        "hours are the engine's here, divided by generator.replicas; starting up is not in them",
+        "hours are the engine's here, divided by the replicas; starting up is not in them",
     ]
     if never:
         notes.append(

@@ -31,7 +31,7 @@ from ray_si.distributed.prompting import (
     instruction_request,
 )
 from ray_si.engines import registry
-from ray_si.engines.base import Completion, Request
+from ray_si.engines.base import Completion, Engine, Request
 from ray_si.records import Prompt
 from ray_si.self_instruct.sampling import derive_seed
 
@@ -113,11 +113,12 @@ class Trial:
             listen("loading the embedder")
             embedder = registry.embedder(config.embedder.model)
         self.encode = embedder.encode if embedder else None
-        generator = config.generator
-        listen(f"loading {generator.model or generator.engine}")
-        self._engine = registry.create(
-            generator.engine, generator.model, generator.engine_options()
-        )
+        self._engines = {section: self._load(section) for section in config.generators}
+
+    def _load(self, section: str) -> Engine:
+        generator = self.config.generators[section]
+        self._listen(f"loading {generator.model or generator.engine}")
+        return registry.create(generator.engine, generator.model, generator.engine_options())
 
     def ask(self, count: int, *, each_kind: bool = False) -> list[Asked]:
         """``count`` requests of the first rounds, in the order in which a build sends them.
@@ -202,10 +203,14 @@ class Trial:
         return written
 
     def answer(self, requests: list[Request]) -> list[Completion]:
-        """As many completions as requests, in order."""
+        """As many completions as requests, in order, by the engine that each is for."""
+        first = self._engines["generator"]
+        other = self._engines.get("instance_generator", first)
 
         async def together() -> list[Completion]:
-            return list(await asyncio.gather(*map(self._engine.generate, requests)))
+            by = (first if r.purpose in ("instructions", "joint") else other for r in requests)
+            answers = (e.generate(r) for e, r in zip(by, requests, strict=True))
+            return list(await asyncio.gather(*answers))
 
         started = time.perf_counter()
         completions = self._loop.run_until_complete(together())
