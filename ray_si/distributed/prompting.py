@@ -66,6 +66,7 @@ class Prompting:
         only = [source for source in human if source.classification]
         self._human = {False: self._short_ones(human), True: self._short_ones(only)}
         self._machine: list[Source] = []
+        self._usable: list[bool] = []
         self._sizes: list[int] = []
         self._embeddings: list[np.ndarray] = []
 
@@ -85,7 +86,9 @@ class Prompting:
         for row in accepted.select(self.columns[:4]).to_pylist():
             instance = row["instance"] and Instance(**row["instance"])
             example = Example(row["instruction"], instance)
-            self._machine.append(Source(row["id"], example, row["classification_prompt"]))
+            source = Source(row["id"], example, row["classification_prompt"])
+            self._machine.append(source)
+            self._usable.append(self._may_stand(source))
         self._sizes.append(len(self._machine))
         if self._diverse and accepted.num_rows:
             vectors = embeddings_of(accepted)
@@ -95,25 +98,30 @@ class Prompting:
     def asked(self, round_: int) -> list[Asked]:
         """Every request of a round, in order."""
         options = self._config.bootstrap
-        machine, clusters = self._seen(round_)
-        usable = [i for i, source in enumerate(machine) if self._may_stand(source)]
-        pools = {False: usable, True: [i for i in usable if machine[i].classification]}
+        size = self._seen(round_)
+        usable = [i for i in range(size) if self._usable[i]]
+        pools = {False: usable, True: [i for i in usable if self._machine[i].classification]}
+        clusters = self._clusters(round_, size)
         regions = {only: _regions(pool, clusters) for only, pool in pools.items()}
+        human = {only: _texts(sources) for only, sources in self._human.items()}
+        machine = {only: _texts([self._machine[i] for i in pool]) for only, pool in pools.items()}
         asked = []
         for index in range(options.prompts_per_round):
             only = self.is_classification_only(index)
-            human, pool = self._human[only], pools[only]
             seed = derive_seed(self._config.seed, "instructions", round_, index)
             drawn = sample_demonstrations(
-                [source.example.instruction for source in human],
-                [machine[i].example.instruction for i in pool],
+                human[only],
+                machine[only],
                 total=options.demonstrations,
                 machine_count=options.machine_demonstrations,
                 seed=seed,
                 regions=regions[only],
             )
             sources = [
-                human[d.index] if d.kind == "human" else machine[pool[d.index]] for d in drawn
+                self._human[only][d.index]
+                if d.kind == "human"
+                else self._machine[pools[only][d.index]]
+                for d in drawn
             ]
             asked.append(Asked(index, f"r{round_:05d}-{index:05d}", seed, only, sources))
         return asked
@@ -154,15 +162,17 @@ class Prompting:
             )
         return rows
 
-    def _seen(self, round_: int) -> tuple[list[Source], np.ndarray | None]:
-        """The machine-written tasks that a round may show, and their clusters where these count."""
+    def _seen(self, round_: int) -> int:
+        """How many machine-written tasks there are to a round."""
         seen = round_ - 1 - self._config.bootstrap.lookahead
-        size = self._sizes[seen] if seen >= 0 else 0
+        return self._sizes[seen] if seen >= 0 else 0
+
+    def _clusters(self, round_: int, size: int) -> np.ndarray | None:
+        """The clusters of the first ``size`` machine-written tasks, where these count."""
         if not (self._diverse and size):
-            return self._machine[:size], None
+            return None
         vectors = np.concatenate(self._embeddings)[:size]
-        seed = derive_seed(self._config.seed, "regions", round_, 0)
-        return self._machine[:size], cluster(vectors, seed)
+        return cluster(vectors, derive_seed(self._config.seed, "regions", round_, 0))
 
     def _of_seed(self, seed: SeedTask) -> Source:
         example = Example(seed.instruction, seed.instances[0] if self._joint else None)
@@ -183,6 +193,10 @@ class Prompting:
         """Those that may stand in prompts; all of them where the short ones are few."""
         short = [source for source in sources if self._may_stand(source)]
         return short if len(short) >= self._config.bootstrap.demonstrations else sources
+
+
+def _texts(sources: list[Source]) -> list[str]:
+    return [source.example.instruction for source in sources]
 
 
 def _regions(pool: list[int], clusters: np.ndarray | None) -> list[list[int]] | None:

@@ -62,10 +62,9 @@ def sample_demonstrations(
 
 
 def _from_regions(rng: random.Random, regions: Sequence[Sequence[int]], count: int) -> list[int]:
-    left = [region for region in regions if region]
     drawn: list[int] = []
     while len(drawn) < count:
+        left = [region for region in regions if any(i not in drawn for i in region)]
         for region in rng.sample(left, min(count - len(drawn), len(left))):
             drawn.append(rng.choice([i for i in region if i not in drawn]))
-        left = [region for region in left if not set(region) <= set(drawn)]
     return drawn
