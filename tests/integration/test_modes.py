@@ -51,7 +51,7 @@ def cut_short(location, to):
 def small(**bootstrap):
     values = replay_values()
     values["target_instructions"] = 60
-    values["bootstrap"] |= bootstrap
+    values["bootstrap"] |= {"lookahead": 0} | bootstrap  # so that some rounds see a pool
     return values
 
 
@@ -114,7 +114,14 @@ def test_a_joint_run_cut_short_ends_with_the_same_bytes(joint, tmp_path):
 def test_a_joint_run_is_regated_with_the_instances_of_new_instructions(joint, tmp_path):
     location, _, _ = joint
     result = regate(str(location), str(tmp_path / "run"), {"rouge": 0.6}, target=10_000)
-    assert 0 < result.not_asked < result.accepted - result.kept
+    before = {row["id"] for row in rows(location, "bootstrap/round-*/accepted-*")}
+    accepted = {row["id"]: row for row in rows(tmp_path / "run", "bootstrap/round-*/accepted-*")}
+    new = [r for r in rows(tmp_path / "run", "instances/block-*") if r["id"] not in before]
+    assert len(new) == result.accepted - result.kept > 0
+    for row in new:
+        came_along = accepted[row["id"]]["instance"] is not None
+        assert row["finish_reason"] == ("given" if came_along else "not_asked")
+    assert sum(row["finish_reason"] == "not_asked" for row in new) == result.not_asked
     assert not findings(tmp_path / "run")
 
 
