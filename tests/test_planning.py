@@ -173,3 +173,15 @@ def test_a_sample_that_accepts_nothing_says_so():
     )  # fmt: skip
     with pytest.raises(NoProgressError, match="ray-si preview"):
         extrapolate(sample, parse_config(REPLAY))
+
+
+def test_a_model_of_their_own_writes_the_instances(tmp_path):
+    recording = tmp_path / "answers.jsonl"
+    recording.write_text(json.dumps({"prompt": "never asked", "completion": "x"}) + "\n")
+    other = {"engine": "replay", "model": None, "replay": {"recording": str(recording)}}
+    trial = Trial(parse_config(REPLAY | {"instance_generator": other}))
+    decided = trial.decide(trial.ask(2))
+    assert len(decided.taken) > 4  # by the script
+    (written,) = trial.write(decided.taken[:1])
+    assert written.completion.error == "the recording has no answer to this request"
+    assert [item["reason"] for item in written.rejected] == ["engine_error"]
