@@ -15,7 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from ray_si.engines.base import SamplingParams
+from ray_si.engines.base import Purpose, SamplingParams
+from ray_si.self_instruct.filters import KEYWORDS, PROGRAM_OPENINGS
+from ray_si.self_instruct.parsing import Headings
+from ray_si.self_instruct.prompts import LABELS, templates_in_use
 
 
 class _Section(BaseModel):
@@ -58,6 +61,7 @@ class SamplingByPurpose(_Section):
     """One set of sampling parameters for each kind of request."""
 
     instructions: Sampling = Sampling(max_tokens=512, temperature=0.9, top_p=0.9)
+    joint: Sampling = Sampling(max_tokens=1024, temperature=0.9, top_p=0.9)
     classification: Sampling = Sampling(max_tokens=3, temperature=0.0)
     input_first: Sampling = Sampling(max_tokens=350, temperature=0.7, top_p=0.9)
     output_first: Sampling = Sampling(max_tokens=300, temperature=0.7, top_p=0.9)
@@ -147,12 +151,20 @@ class EmbedderSection(_Section):
 class Bootstrap(_Section):
     """Phase 1: new instructions, round by round."""
 
+    mode: Literal["instructions", "joint"] = "instructions"
+    """What a completion holds: instructions alone (the paper), or whole tasks with input and output
+    (Alpaca); then phases 2 and 3 ask the model only about those that came without an output."""
     demonstrations: int = Field(8, ge=1)
     """Examples in a prompt."""
     machine_demonstrations: int = Field(2, ge=0)
-    """How many of them are machine-written, once there are any."""
+    """How many of them are machine-written, once there are any; in classification-only prompts,
+    from earlier such prompts. In joint mode only tasks with an output can be."""
+    demonstration_sampling: Literal["uniform", "diverse"] = "uniform"
+    """Machine-written examples are drawn uniformly (the paper), or weighted toward thin regions of
+    the pool: clusters of its embeddings, by k-means in single precision, each equally likely. Needs
+    the cosine gate."""
     max_demonstration_words: int | None = Field(None, ge=4)
-    """Leave longer instructions out of prompts; none keeps all."""
+    """Leave longer ones (in joint mode, with input and output) out of prompts; none keeps all."""
     new_instructions: int = Field(8, ge=1)
     """How many a completion is asked for."""
     prompts_per_round: int = Field(64, ge=1)
@@ -168,7 +180,8 @@ class Bootstrap(_Section):
     sentence_case: bool = False
     """Lower-case all but the first letter (the paper)."""
     min_words: int = Field(4, ge=1)
-    """Shortest instruction, in words."""
+    """Shortest instruction, in words by white space; with dedup.tokenizer unicode, every letter of
+    a script written without spaces counts as a word."""
     max_words: int = Field(150, ge=1)
     """Longest instruction, in words."""
     ascii_start: bool = True
@@ -176,9 +189,11 @@ class Bootstrap(_Section):
     quality_filters: bool = False
     """Extra heuristics against small models' slips; English only, not in the paper."""
     stall_rounds: int = Field(5, ge=1)
-    """Stop when this many rounds in a row accept almost nothing."""
+    """This many rounds in a row that accept almost nothing are a plateau."""
     stall_acceptance: float = Field(0.01, ge=0, lt=1)
-    """Share of candidates below which a round counts as accepting almost nothing."""
+    """Share of candidates up to which a round counts as accepting almost nothing."""
+    on_stall: Literal["stop", "finish"] = "stop"
+    """At a plateau, stop with an error; or finish: end phase 1 and go on to the instances."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Bootstrap:
@@ -192,8 +207,9 @@ class Bootstrap(_Section):
 class Classification(_Section):
     """Phase 2: which instructions are classification tasks."""
 
-    method: Literal["labels", "text"] = "labels"
-    """Compare the log-probabilities of the two answers, or read a written one."""
+    method: Literal["labels", "text", "prompt"] = "labels"
+    """Compare the log-probabilities of the two answers, read a written one, or ask nothing: what a
+    classification-only prompt brought is one, and nothing else."""
     threshold: float = 0.0
     """Of labels: how much likelier (in log-probability) yes must be than no."""
 
@@ -232,6 +248,42 @@ class Dedup(_Section):
         return None if value is False else value  # YAML reads "off" as false
 
 
+class LanguageHeadings(_Section):
+    """Words before a colon in prompts and answers; the English ones are read as well."""
+
+    task: str = Field("Task", min_length=1)
+    instruction: str = Field("Instruction", min_length=1)
+    example: str = Field("Example", min_length=1)
+    input: str = Field("Input", min_length=1)
+    output: str = Field("Output", min_length=1)
+    label: str = Field("Class label", min_length=1)
+
+
+class Language(_Section):
+    """What depends on the dataset's language; the defaults are for English, from the paper."""
+
+    headings: LanguageHeadings = LanguageHeadings()
+    """As the templates have them."""
+    labels: tuple[str, str] | None = None
+    """The two answers to "is it a classification task?", yes first, as they follow the prompt (in
+    completion style with the space before them); none takes those of our templates."""
+    keywords: tuple[str, ...] = KEYWORDS
+    """Instructions with one of these words are refused; whole words, in any case."""
+    program_openings: tuple[str, ...] = PROGRAM_OPENINGS
+    """Instructions that begin so are refused."""
+
+    @field_validator("labels", "keywords", "program_openings")
+    @classmethod
+    def _not_empty(cls, texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if texts and not all(text.strip() for text in texts):
+            raise ValueError("an empty text is no value here")
+        return texts
+
+    def as_headings(self) -> Headings:
+        """As prompts and parsing take them."""
+        return Headings(**self.headings.model_dump())
+
+
 class Output(_Section):
     """Phase 4: the training rows."""
 
@@ -258,7 +310,36 @@ class RunConfig(_Section):
     classification: Classification = Classification()
     instances: Instances = Instances()
     dedup: Dedup = Dedup()
+    language: Language = Language()
+    prompts: dict[str, str] = Field(default_factory=dict, validate_default=True)
+    """Prompt templates by name, as in ray_si/self_instruct/templates; in YAML also a folder with
+    NAME.txt files. Ours stand in for those that are missing; held are those that the run uses."""
     output: Output = Output()
+
+    @field_validator("prompts")
+    @classmethod
+    def _all_in_use(cls, given: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        needed = {"generator", "instance_generator", "bootstrap", "classification"}
+        if not needed <= info.data.keys():
+            return given  # one of them is wrong, and said to be
+        generator, bootstrap = info.data["generator"], info.data["bootstrap"]
+        return templates_in_use(
+            given,
+            style=generator.prompt_style,
+            later_style=(info.data["instance_generator"] or generator).prompt_style,
+            joint=bootstrap.mode == "joint",
+            classification_share=bootstrap.classification_share,
+            ask_class=info.data["classification"].method != "prompt",
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.bootstrap.demonstration_sampling == "diverse" and self.dedup.cosine is None:
+            raise ValueError(
+                "bootstrap.demonstration_sampling diverse needs the cosine gate's embeddings: "
+                "set dedup.cosine"
+            )
+        return self
 
     @property
     def instances_by(self) -> Generator:
@@ -271,13 +352,26 @@ class RunConfig(_Section):
         sections = {"generator": self.generator, "instance_generator": self.instance_generator}
         return {name: section for name, section in sections.items() if section}
 
+    @property
+    def bootstrap_purpose(self) -> Purpose:
+        """What phase 1 asks for."""
+        return "joint" if self.bootstrap.mode == "joint" else "instructions"
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """The two answers of phase 2, yes first."""
+        return self.language.labels or LABELS[self.instances_by.prompt_style]
+
     def identity(self) -> dict[str, Any]:
         """The part that results depend on: without what only places or paces the work.
 
-        Nor the path of the seed tasks; what counts is their content.
+        Nor the path of the seed tasks; what counts is their content. Prompts by their SHA-256.
         """
         values = self.model_dump(mode="json")
         del values["seeds"]
+        values["prompts"] = {
+            name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
+        }
         for section, names in _PLACEMENT.items():
             for name in names:
                 if values[section]:

@@ -16,8 +16,9 @@ from ray_si.errors import ConfigError
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML configuration and apply dotted overrides such as ``generator.replicas=2``.
 
-    Values of overrides are YAML. A relative ``seeds`` path is taken from the working directory
-    or, if there is none, from the configuration's folder. Raises ConfigError naming the key.
+    Values of overrides are YAML. A relative ``seeds`` or ``prompts`` path is taken from the working
+    directory or, if there is none, from the configuration's folder. Raises ConfigError naming the
+    key.
     """
     path = Path(path)
     try:
@@ -30,6 +31,9 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise ConfigError(f"{path} is empty or not a mapping of keys to values")
     for override in overrides:
         _apply(values, override)
+    folder = values.get("prompts")
+    if isinstance(folder, str) and not Path(folder).exists() and (path.parent / folder).exists():
+        values["prompts"] = str(path.parent / folder)
     config = parse_config(values, str(path))
     beside = path.parent / config.seeds
     if config.seeds != "bundled" and not Path(config.seeds).exists() and beside.exists():
@@ -38,12 +42,34 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def parse_config(values: dict[str, Any], source: str = "configuration") -> RunConfig:
-    """Check nested values; ConfigError lists every wrong key in one line."""
+    """Check nested values; ConfigError lists every wrong key in one line.
+
+    ``prompts`` may name a folder of templates.
+    """
+    if isinstance(values.get("prompts"), str):
+        values = values | {"prompts": read_prompts(values["prompts"])}
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(_problem(dict(item)) for item in error.errors())
         raise ConfigError(f"{source}: {problems}") from error
+
+
+def read_prompts(folder: str) -> dict[str, str]:
+    """The prompt templates NAME.txt in a folder, by name; ConfigError where they cannot be read.
+
+    Hidden files and those that are no .txt (a README, say) are not looked at.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise ConfigError(f"prompts: there is no folder {folder}")
+    files = sorted(file for file in path.glob("*.txt") if not file.name.startswith("."))
+    if not files:
+        raise ConfigError(f"prompts: {folder} holds no .txt file")
+    try:
+        return {file.stem: file.read_text(encoding="utf-8-sig") for file in files}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompts: cannot read the templates in {folder}: {error}") from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from ray_si.storage.run import Run
 from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
 
-VERBS = ("build", "check", "status", "verify", "regate", "export", "dedup")
+VERBS = ("build", "check", "status", "verify", "regate", "preview", "estimate", "export", "dedup")
 REPLAY = """
 target_instructions: 60
 generator: {engine: replay, model: null, cpus: 0.5}

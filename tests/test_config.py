@@ -124,3 +124,87 @@ def test_an_override_of_one_section_leaves_its_yaml_aliases_alone(tmp_path):
     path.write_text("generator: {sampling: {input_first: &same {top_k: 5}, output_first: *same}}\n")
     sampling = load_config(path, ["generator.sampling.input_first.top_k=7"]).generator.sampling
     assert (sampling.input_first.top_k, sampling.output_first.top_k) == (7, 5)
+
+
+def _prompts(folder, **templates):
+    folder.mkdir(exist_ok=True)
+    for name, text in templates.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_folder_of_prompts_counts_by_content_not_by_path(tmp_path):
+    own = {"completion_input_first": "Tue dies: {instruction}"}
+    one, two = _prompts(tmp_path / "one", **own), _prompts(tmp_path / "two", **own)
+    (two / "README").write_text("not a template")
+    (tmp_path / "run.yaml").write_text("prompts: one\n")
+    first = load_config(tmp_path / "run.yaml")  # found beside the configuration
+    second = load_config(tmp_path / "run.yaml", [f"prompts={two}"])
+    assert first.prompts == second.prompts
+    assert first.prompts["completion_input_first"] == "Tue dies: {instruction}"
+    assert "Task:" in first.prompts["completion_output_first"]  # ours
+    assert first.fingerprint("x") == second.fingerprint("x") != RunConfig().fingerprint("x")
+    _prompts(one, completion_input_first="Tue das: {instruction}")
+    assert load_config(tmp_path / "run.yaml").fingerprint("x") != first.fingerprint("x")
+
+
+def test_a_stored_configuration_holds_its_prompts_and_reads_back_the_same():
+    config = parse_config({"generator": {"prompt_style": "chat"}})
+    stored = config.model_dump(mode="json")
+    assert set(stored["prompts"]) == {
+        f"chat_{kind}" for kind in ("instructions", "classification", "input_first", "output_first")
+    }
+    assert parse_config(stored) == config
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"completion_inputfirst": "{instruction}"}, "did you mean completion_input_first?"),
+        ({"completion_input_first": "{task}"}, "unknown placeholder {task}"),
+        ({"chat_instructions": "{new}"}, "lacks the placeholder {demonstrations}"),
+        ({}, "holds no .txt file"),
+    ],
+)
+def test_wrong_prompts_are_refused_in_one_line(tmp_path, files, message):
+    folder = _prompts(tmp_path / "prompts", **files)
+    for value in (str(folder), str(tmp_path / "absent")):
+        with pytest.raises(ConfigError) as caught:
+            parse_config({"prompts": value})
+        assert "\n" not in str(caught.value)
+        assert (message if value == str(folder) else "there is no folder") in str(caught.value)
+
+
+def test_prompts_that_are_no_text_are_refused(tmp_path):
+    folder = _prompts(tmp_path / "prompts")
+    (folder / "chat_joint.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot read the templates"):
+        parse_config({"prompts": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"bootstrap": {"demonstration_sampling": "diverse"}, "dedup": {"cosine": False}},
+            "needs the cosine gate",
+        ),
+        ({"language": {"keywords": ["a", " "]}}, "language.keywords: an empty text"),
+        ({"language": {"headings": {"input": ""}}}, "language.headings.input"),
+        ({"language": {"labels": ["Ja"]}}, "language.labels"),
+        ({"language": {"heading": {}}}, "did you mean language.headings?"),
+        ({"bootstrap": {"mode": "alpaca"}}, "'instructions' or 'joint'"),
+    ],
+)
+def test_wrong_ways_to_generate_are_named(values, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values)
+    assert message in str(caught.value)
+
+
+def test_the_german_example_has_templates_for_all_that_it_uses():
+    config = load_config(CONFIGS / "german.yaml")
+    ours = RunConfig.model_validate({"bootstrap": {"classification_share": 0.2}}).prompts
+    assert config.prompts.keys() == ours.keys()
+    assert all(config.prompts[name] != text for name, text in ours.items())
+    assert config.labels == (" Klassifikation", " Generierung")

@@ -18,7 +18,7 @@ ROOMS = {
     "dedup": set(),
     "engines": BASE,
     "storage": BASE,
-    "config": BASE | {"engines"},
+    "config": BASE | {"engines", "self_instruct"},
     "config_file": BASE | {"config"},
     "report": BASE | {"storage"},
     "training": BASE | {"storage"},

@@ -261,7 +261,7 @@ def print_regated(source: str, location: str, result: Regated) -> None:
     """What `ray-si regate` came to, and how to go on."""
     lines = [
         f"{result.accepted} instructions accepted in {location}: {result.kept} as in {source}, "
-        f"{result.not_asked} new; {result.dropped} of {source} dropped"
+        f"{result.accepted - result.kept} new; {result.dropped} of {source} dropped"
     ]
     if result.stats is None:
         lines.append(

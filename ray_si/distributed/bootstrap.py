@@ -12,16 +12,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_si.config import RunConfig, Sampling
+from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator
-from ray_si.distributed.decisions import COMPLETION_COLUMNS, decide_round, texts_of
+from ray_si.distributed.decisions import (
+    COMPLETION_COLUMNS,
+    decide_round,
+    is_plateau,
+    texts_of,
+)
 from ray_si.distributed.progress import Progress, Reporter
+from ray_si.distributed.prompting import Prompting, instruction_request
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
-from ray_si.engines.base import Completion, Request
+from ray_si.engines.base import Completion
 from ray_si.errors import NoProgressError
 from ray_si.records import SeedTask
-from ray_si.self_instruct.prompts import instruction_prompt
-from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
+from ray_si.self_instruct.prompts import RenderedPrompt
 from ray_si.storage.run import Run, round_folder
 from ray_si.storage.shards import ShardInfo
 
@@ -42,12 +47,12 @@ class CompleteRequests:
     """Instruction prompts to completions: the work of a round's tasks, see `Work`."""
 
     folder: str
-    sampling: Sampling
+    config: RunConfig
 
     async def answer(self, row: dict[str, Any], ask: Ask) -> Completion:
         """Ask one prompt."""
-        params = self.sampling.params(tuple(row["stop"]))
-        return await ask(Request(json.loads(row["prompt"]), params, row["seed"]))
+        prompt = RenderedPrompt(json.loads(row["prompt"]), tuple(row["stop"]))
+        return await ask(instruction_request(self.config, prompt, row["seed"]))
 
     def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
         """A raw block."""
@@ -59,10 +64,10 @@ class CompleteRequests:
 
 
 class Bootstrap:
-    """Runs rounds from where the run stands until its target is reached.
+    """Runs rounds from where the run stands until its target is reached, or a plateau.
 
-    Round r's machine-written demonstrations come from the pool at the end of round
-    r - 1 - lookahead, so what it asks does not depend on timing. Commits happen in round order.
+    Commits happen in round order; what a round asks depends on committed ones only: see
+    `Prompting`.
     """
 
     def __init__(
@@ -76,29 +81,25 @@ class Bootstrap:
     ) -> None:
         self._config, self._run, self._generators = config, run, generators
         self._gate, self._reporter = gate, reporter
-        self._human = _demonstration_texts(seeds, config)
-        self._human_classification = _demonstration_texts(
-            [seed for seed in seeds if seed.is_classification], config
-        )
         self._seeds = len(seeds)
-        self._machine: list[tuple[str, str]] = []
-        self._pool_sizes: list[int] = []
+        self._prompting = Prompting(config, seeds)
         self._manifests = run.rounds()
-        for table in run.accepted(["id", "instruction"]):
-            self._extend_pool(table)
+        for table in run.accepted(self._prompting.columns):
+            self._prompting.extend(table)
 
     def run(self) -> None:
-        """Commit rounds until the target is reached.
+        """Commit rounds until the target is reached, or a plateau with ``on_stall`` "finish".
 
-        Raises NoProgressError after too many rounds in a row that accepted almost nothing.
+        Raises NoProgressError at a plateau otherwise.
         """
         width = self._config.bootstrap.lookahead + 1
         in_flight: dict[int, Future[CompleteRound]] = {}
         abandon = threading.Event()
         self._report()
         try:
-            while len(self._machine) < self._config.target_instructions:
-                self._check_progress()
+            while self._prompting.accepted < self._config.target_instructions:
+                if self._is_plateau():
+                    break
                 current = len(self._manifests)
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
@@ -112,56 +113,14 @@ class Bootstrap:
         if round_ == current or not self._manifests:
             return True
         expected: int = self._manifests[-1]["accepted"] * (round_ - current)
-        return len(self._machine) + expected < self._config.target_instructions
+        return self._prompting.accepted + expected < self._config.target_instructions
 
     # Asking ------------------------------------------------------------------------------------
-
-    def _requests(self, round_: int) -> pa.Table:
-        """A row for every request of a round."""
-        bootstrap = self._config.bootstrap
-        seen = round_ - 1 - bootstrap.lookahead
-        machine = self._machine[: self._pool_sizes[seen]] if seen >= 0 else []
-        if bootstrap.max_demonstration_words:
-            limit = bootstrap.max_demonstration_words
-            machine = [item for item in machine if len(item[1].split()) <= limit]
-        texts = [text for _, text in machine]
-        rows = []
-        for index in range(bootstrap.prompts_per_round):
-            share = bootstrap.classification_share
-            only = int((index + 1) * share) > int(index * share)
-            human = self._human_classification if only else self._human
-            seed = derive_seed(self._config.seed, "instructions", round_, index)
-            demonstrations = sample_demonstrations(
-                [text for _, text in human],
-                [] if only else texts,
-                total=bootstrap.demonstrations,
-                machine_count=bootstrap.machine_demonstrations,
-                seed=seed,
-            )
-            prompt = instruction_prompt(
-                [demonstration.text for demonstration in demonstrations],
-                style=self._config.generator.prompt_style,
-                classification_only=only,
-                new=bootstrap.new_instructions,
-            )
-            sources = {"human": human, "machine": machine}
-            rows.append(
-                {
-                    "block": index // bootstrap.block_size,
-                    "request_id": f"r{round_:05d}-{index:05d}",
-                    "seed": seed,
-                    "classification_prompt": only,
-                    "demonstrations": [sources[d.kind][d.index][0] for d in demonstrations],
-                    "prompt": json.dumps(prompt.prompt),
-                    "stop": list(prompt.stop),
-                }
-            )
-        return pa.Table.from_pylist(rows)
 
     def _complete_round(self, round_: int, abandon: threading.Event) -> CompleteRound:
         """Answer what a round still lacks; all its rows in request order, and their blocks."""
         folder = round_folder(round_)
-        requests = self._requests(round_)
+        requests = pa.Table.from_pylist(self._prompting.rows(round_))
         finished = {
             number: block
             for number, key in self._run.finished_blocks(folder).items()
@@ -174,7 +133,7 @@ class Bootstrap:
             for start in range(0, requests.num_rows, size)
             if start // size not in finished
         ]
-        work = CompleteRequests(folder, self._config.generator.sampling.instructions)
+        work = CompleteRequests(folder, self._config)
         task = Task(work, self._generators, self._run.location, order=(round_,))
         stored += write_blocks(missing, task, parallel_phases=True, stop=abandon)
         rows = [row for table, _ in stored for row in table.to_pylist()]
@@ -185,14 +144,14 @@ class Bootstrap:
 
     def _commit(self, round_: int, rows: list[dict[str, Any]], blocks: list[ShardInfo]) -> None:
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
-        room = self._config.target_instructions - len(self._machine)
+        room = self._config.target_instructions - self._prompting.accepted
         accepted, rejected, manifest = decide_round(
             self._config, round_, rows, room, lambda usable: self._gate.filter(texts_of(usable))
         )
-        manifest["pool"] = self._seeds + len(self._machine) + accepted.num_rows
+        manifest["pool"] = self._seeds + self._prompting.accepted + accepted.num_rows
         self._run.commit_round(round_, blocks, accepted, rejected, manifest)
         self._manifests.append(manifest)
-        self._extend_pool(accepted)
+        self._prompting.extend(accepted)
         candidates = manifest["candidates"]
         share = 100 * accepted.num_rows / max(1, candidates)
         self._report(
@@ -201,34 +160,35 @@ class Bootstrap:
 
     # Keeping count -----------------------------------------------------------------------------
 
-    def _extend_pool(self, accepted: pa.Table) -> None:
-        texts = zip(accepted["id"].to_pylist(), accepted["instruction"].to_pylist(), strict=True)
-        self._machine.extend(texts)
-        self._pool_sizes.append(len(self._machine))
-
-    def _check_progress(self) -> None:
+    def _is_plateau(self) -> bool:
+        """Whether the run ends phase 1 here; NoProgressError where it may not."""
         options = self._config.bootstrap
+        if not is_plateau(self._manifests, options):
+            return False
         last = self._manifests[-options.stall_rounds :]
-        if len(last) == options.stall_rounds and all(
-            manifest["accepted"] <= options.stall_acceptance * manifest["candidates"]
-            for manifest in last
-        ):
-            reasons: Counter[str] = Counter()
-            for manifest in last:
-                reasons.update(manifest["rejected"])
-            common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+        reasons: Counter[str] = Counter()
+        for manifest in last:
+            reasons.update(manifest["rejected"])
+        common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+        said = (
+            f"the last {len(last)} rounds accepted almost nothing "
+            f"(rejected: {common or 'nothing'}). "
+            f"{self._prompting.accepted} of {self._config.target_instructions} instructions are "
+            "accepted"
+        )
+        if options.on_stall == "stop":
             raise NoProgressError(
-                f"stopped: the last {len(last)} rounds accepted almost nothing "
-                f"(rejected: {common or 'nothing'}). "
-                f"{len(self._machine)} of {self._config.target_instructions} instructions are "
-                "accepted and kept; add --finish to go on with these"
+                f"stopped: {said} and kept; add --finish, or set bootstrap.on_stall=finish from "
+                "the start, to go on with these"
             )
+        self._report(f"plateau: {said}; going on with these")
+        return True
 
     def _report(self, note: str = "") -> None:
         self._reporter.report(
             Progress(
                 "bootstrap",
-                done=len(self._machine),
+                done=self._prompting.accepted,
                 total=self._config.target_instructions,
                 candidates=sum(manifest["candidates"] for manifest in self._manifests),
                 note=note,
@@ -248,11 +208,3 @@ def _in_thread(function: Callable[..., CompleteRound], *arguments: Any) -> Futur
 
     threading.Thread(target=run, name="round", daemon=True).start()
     return future
-
-
-def _demonstration_texts(seeds: list[SeedTask], config: RunConfig) -> list[tuple[str, str]]:
-    """Ids and instructions that may stand in prompts; all of them where the short ones are few."""
-    limit = config.bootstrap.max_demonstration_words
-    every = [(seed.id, seed.instruction) for seed in seeds]
-    short = [item for item in every if limit is None or len(item[1].split()) <= limit]
-    return short if len(short) >= config.bootstrap.demonstrations else every

@@ -13,6 +13,7 @@ from typing import Any
 from ray_si import __version__
 from ray_si.config import RunConfig
 from ray_si.distributed.connect import connect
+from ray_si.distributed.decisions import is_plateau
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.engines import registry
 from ray_si.errors import ConfigError
@@ -119,8 +120,10 @@ def _write(
     from ray_si.distributed.watch import Watcher
 
     reporter = Reporter(listen)
-    accepted = sum(manifest["accepted"] for manifest in run.rounds())
-    bootstrap_left = accepted < config.target_instructions and not finish
+    rounds = run.rounds()
+    accepted = sum(manifest["accepted"] for manifest in rounds)
+    plateau = config.bootstrap.on_stall == "finish" and is_plateau(rounds, config.bootstrap)
+    bootstrap_left = accepted < config.target_instructions and not (finish or plateau)
     if bootstrap_left:  # compiling the gate once takes as long as starting Ray
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
     with ExitStack() as stack:

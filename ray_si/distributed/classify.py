@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ray_si.config import RunConfig
+from ray_si.distributed.decisions import answered_yes
+from ray_si.distributed.prompting import classification_request
 from ray_si.distributed.stages import Ask
-from ray_si.engines.base import Completion, Request
-from ray_si.self_instruct.parsing import parse_classification
-from ray_si.self_instruct.prompts import LABELS, classification_prompt
 
 
 @dataclass(frozen=True)
 class Classified:
-    """What the model says of an instruction.
+    """What an instruction is.
 
-    ``answer`` is the label or text it came from; ``margin`` the log-probability of yes minus that
-    of no, where labels were scored. An answer that says neither, or an engine's error, counts as
-    no, as in the original code.
+    ``answer`` is the label or text it came from, None where the model wasn't asked; ``margin`` the
+    log-probability of yes minus that of no, where labels were scored.
     """
 
     is_classification: bool
-    answer: str
-    margin: float | None
+    answer: str | None = None
+    margin: float | None = None
 
 
-async def classify(instruction: str, seed: int, config: RunConfig, ask: Ask) -> Classified:
-    """Ask whether an instruction is a classification task."""
-    generator = config.instances_by
-    style = generator.prompt_style
-    prompt = classification_prompt(instruction, style=style)
-    params = generator.sampling.classification.params(prompt.stop)
-    labels = LABELS[style] if config.classification.method == "labels" else ()
-    completion = await ask(Request(prompt.prompt, params, seed, "classification", labels))
-    margin = _margin(completion)
-    if margin is None:
-        is_yes = bool(parse_classification(completion.text))
-    else:
-        is_yes = margin > config.classification.threshold
+async def classify(row: dict[str, Any], config: RunConfig, ask: Ask) -> Classified:
+    """Ask whether an instruction is a classification task.
+
+    Not where it came with an instance, nor where ``classification.method`` is "prompt": then it is
+    what its prompt asked for.
+    """
+    if row["instance"] is not None or config.classification.method == "prompt":
+        return Classified(row["classification_prompt"])
+    completion = await ask(classification_request(config, row["instruction"], row["seed"]))
+    is_yes, margin = answered_yes(config, completion)
     return Classified(is_yes, completion.error or completion.text, margin)
-
-
-def _margin(completion: Completion) -> float | None:
-    scores = completion.label_logprobs
-    return None if scores is None else scores[0] - scores[1]

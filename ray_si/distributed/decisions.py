@@ -7,20 +7,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
 from ray_si.dedup import DedupResult
+from ray_si.engines.base import Completion
+from ray_si.records import Instance
 from ray_si.self_instruct.filters import (
     filter_instances,
     instruction_quality_reason,
     instruction_reason,
 )
-from ray_si.self_instruct.parsing import Candidate, parse_instances, parse_instructions
+from ray_si.self_instruct.parsing import (
+    Candidate,
+    parse_classification,
+    parse_instances,
+    parse_instructions,
+    parse_joint,
+)
 from ray_si.storage.export import MOST_SIMILAR
 from ray_si.storage.run import Manifest
 
@@ -49,6 +57,11 @@ RAW = pa.schema(
 )
 """A raw block: requests of a round and their completions."""
 
+_TEXTS = [("input", pa.string()), ("output", pa.string())]
+INSTANCE = pa.struct(_TEXTS)
+KEPT = pa.list_(INSTANCE)
+LEFT_OUT = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))
+
 ACCEPTED = pa.schema(
     [
         ("id", pa.string()),
@@ -66,10 +79,12 @@ ACCEPTED = pa.schema(
         ("mean_rouge", pa.float64()),
         ("cosine", pa.float64()),
         ("embedding", pa.list_(pa.float32())),
+        ("instance", INSTANCE),
     ]
 )
 """An accepted instruction: where it came from, and how near earlier ones are.
 
+``instance`` is what came with it in its completion (joint mode), else null.
 ``cosine`` is the highest with any earlier one; ``most_similar`` and ``mean_rouge``, its mean
 ROUGE-L F with the whole pool, are null unless ``dedup.most_similar`` asks for them.
 """
@@ -85,10 +100,6 @@ REJECTED = pa.schema(
     ]
 )
 """A candidate that was left out, and why."""
-
-_TEXTS = [("input", pa.string()), ("output", pa.string())]
-KEPT = pa.list_(pa.struct(_TEXTS))
-LEFT_OUT = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))
 
 WRITTEN = pa.schema(
     [
@@ -111,6 +122,21 @@ Usable = Sequence[tuple[dict[str, Any], Candidate]]
 
 Decide = Callable[[Usable], DedupResult]
 """The gate, asked about a round's usable candidates."""
+
+
+class Taken(NamedTuple):
+    """An accepted instruction, as far as the phases after the gate go by it."""
+
+    id: str
+    instruction: str
+    classification_prompt: bool
+    given: Instance | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Taken:
+        """From a row of `ACCEPTED`."""
+        given = row["instance"] and Instance(**row["instance"])
+        return cls(row["id"], row["instruction"], row["classification_prompt"], given)
 
 
 def embeddings_of(accepted: pa.Table) -> np.ndarray | None:
@@ -138,29 +164,47 @@ def instruction_id(request_id: str, position: int) -> str:
     return f"{request_id}-{position:02d}"
 
 
-def candidates_of(row: dict[str, Any], options: Bootstrap) -> list[Candidate]:
+def candidates_of(row: dict[str, Any], config: RunConfig) -> list[Candidate]:
     """The candidates of one raw row, those that the filters refuse included."""
     if row["finish_reason"] == "error":
         return [Candidate(0, row["error"] or "", "engine_error")]
-    items = parse_instructions(
-        row["text"],
-        row["finish_reason"],
-        drop=options.drop_unfinished,
-        sentence_case=options.sentence_case,
-    )
-    return [Candidate(i.position, i.text, i.reason or _reason(i.text, options)) for i in items]
+    options = config.bootstrap
+    how: dict[str, Any] = {
+        "drop": options.drop_unfinished,
+        "sentence_case": options.sentence_case,
+        "chat": config.generator.prompt_style == "chat",
+    }
+    if options.mode == "joint":
+        headings = config.language.as_headings()
+        items = parse_joint(row["text"], row["finish_reason"], headings=headings, **how)
+    else:
+        items = parse_instructions(row["text"], row["finish_reason"], **how)
+    return [replace(item, reason=item.reason or _reason(item.text, config)) for item in items]
 
 
-def _reason(text: str, options: Bootstrap) -> str | None:
+def _reason(text: str, config: RunConfig) -> str | None:
+    options, language = config.bootstrap, config.language
     reason = instruction_reason(
         text,
         min_words=options.min_words,
         max_words=options.max_words,
+        keywords=language.keywords,
+        program_openings=language.program_openings,
         ascii_start=options.ascii_start,
+        unspaced=config.dedup.tokenizer == "unicode",
     )
     if reason is None and options.quality_filters:
         reason = instruction_quality_reason(text)
     return reason
+
+
+def is_plateau(manifests: Sequence[Manifest], options: Bootstrap) -> bool:
+    """Whether the last rounds accepted almost nothing, as ``stall_rounds`` has it."""
+    last = manifests[-options.stall_rounds :]
+    return len(last) == options.stall_rounds and all(
+        manifest["accepted"] <= options.stall_acceptance * manifest["candidates"]
+        for manifest in last
+    )
 
 
 def decide_round(
@@ -170,8 +214,7 @@ def decide_round(
 
     What the gate accepts beyond ``room`` is rejected as "target_reached".
     """
-    options = config.bootstrap
-    candidates = [(row, item) for row in rows for item in candidates_of(row, options)]
+    candidates = [(row, item) for row in rows for item in candidates_of(row, config)]
     usable = [(row, item) for row, item in candidates if item.reason is None]
     result = decide(usable)
     rejected = [_rejection(row, item, item.reason) for row, item in candidates if item.reason]
@@ -223,6 +266,7 @@ def _accepted_table(
                 "mean_rouge": near and near.mean,
                 "cosine": cosine,
                 "embedding": None if result.embeddings is None else result.embeddings[k],
+                "instance": item.instance and asdict(item.instance),
             }
         )
     return pa.Table.from_pylist(accepted, ACCEPTED)
@@ -248,14 +292,43 @@ def _rejection(
 NOT_ASKED = "not_asked"
 """Finish reason of an instruction that `regate` accepted and no model has written instances for."""
 
+GIVEN = "given"
+"""Finish reason of an instruction whose instance came with it, so that none was asked for."""
+
+
+def answered_yes(config: RunConfig, completion: Completion) -> tuple[bool, float | None]:
+    """What phase 2's answer says, and log-probability of yes minus that of no, where scored.
+
+    An answer that says neither, or an engine's error, counts as no, as in the original code.
+    """
+    scores = completion.label_logprobs
+    if scores is None:
+        return bool(parse_classification(completion.text, config.labels)), None
+    margin = scores[0] - scores[1]
+    return margin > config.classification.threshold, margin
+
 
 def instances_of(
-    config: RunConfig, instruction: str, is_classification: bool, text: str, finish_reason: str
+    config: RunConfig,
+    instruction: str,
+    is_classification: bool,
+    text: str,
+    finish_reason: str,
+    given: Instance | None = None,
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The instances that one completion gives its instruction: kept, and rejected with reasons."""
+    """The instances that one completion gives its instruction: kept, and rejected with reasons.
+
+    ``given`` came with the instruction, and is all there is where the finish reason is `GIVEN`.
+    """
     if finish_reason == NOT_ASKED:
         return [], [{"input": "", "output": "", "reason": NOT_ASKED}]
-    instances = parse_instances(text, finish_reason, output_first=is_classification)
+    if finish_reason == GIVEN:
+        instances = [given] if given else []
+    else:
+        headings = config.language.as_headings()
+        instances = parse_instances(
+            text, finish_reason, output_first=is_classification, headings=headings
+        )
     filtered = filter_instances(
         instruction,
         instances,

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from ray_si.config import RunConfig
 from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.classify import Classified, classify
-from ray_si.distributed.decisions import KEPT, LEFT_OUT, instances_of
+from ray_si.distributed.decisions import GIVEN, INSTANCE, KEPT, LEFT_OUT, instances_of
 from ray_si.distributed.progress import Progress, Reporter
+from ray_si.distributed.prompting import instance_request
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
-from ray_si.engines.base import Completion, Purpose, Request
-from ray_si.self_instruct.prompts import instance_prompt
+from ray_si.engines.base import Completion
+from ray_si.records import Instance
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.run import Run
 from ray_si.storage.shards import ShardInfo
 
 _LAST = (1 << 40,)
 """Order of instance requests where a replica has others too: after those of any round."""
+
+_CAME_ALONG = Completion("", cast(Any, GIVEN))
+"""Stands for the answer where none was asked for."""
 
 
 @dataclass(frozen=True)
@@ -32,32 +36,30 @@ class WriteInstances:
     folder: str = "instances"
 
     async def answer(self, row: dict[str, Any], ask: Ask) -> tuple[Classified, Completion]:
-        """Classify one instruction, then have its instances written."""
-        classified = await classify(row["instruction"], row["seed"], self.config, ask)
-        prompt = instance_prompt(
-            row["instruction"],
-            style=self.config.instances_by.prompt_style,
-            output_first=classified.is_classification,
+        """Classify one instruction, then have its instances written, unless one came with it."""
+        classified = await classify(row, self.config, ask)
+        if row["instance"] is not None:
+            return classified, _CAME_ALONG
+        request = instance_request(
+            self.config, row["instruction"], classified.is_classification, row["seed"]
         )
-        purpose: Purpose = "output_first" if classified.is_classification else "input_first"
-        params = getattr(self.config.instances_by.sampling, purpose).params(prompt.stop)
-        return classified, await ask(Request(prompt.prompt, params, row["seed"], purpose))
+        return classified, await ask(request)
 
     def complete(self, block: pa.Table, answers: list[tuple[Classified, Completion]]) -> pa.Table:
         """An instance block: what was answered, parsed and filtered."""
         kept, rejected = [], []
-        for instruction, (classified, completion) in zip(
-            block["instruction"].to_pylist(), answers, strict=True
-        ):
+        for row, (classified, completion) in zip(block.to_pylist(), answers, strict=True):
             good, bad = instances_of(
                 self.config,
-                instruction,
+                row["instruction"],
                 classified.is_classification,
                 completion.text,
                 completion.finish_reason,
+                row["instance"] and Instance(**row["instance"]),
             )
             kept.append(good)
             rejected.append(bad)
+        block = block.drop_columns(["classification_prompt", "instance"])  # accepted rows have them
         every = [classified for classified, _ in answers]
         columns = {
             "is_classification": pa.array([c.is_classification for c in every], pa.bool_()),
@@ -129,16 +131,17 @@ class Instances:
     def _blocks(self) -> Iterator[pa.Table]:
         """Accepted instructions in pool order, cut into blocks of fixed size."""
         size = self._config.instances.block_size
-        tables = list(self._run.accepted(["id", "instruction"]))
-        ids = [id_ for table in tables for id_ in table["id"].to_pylist()]
-        texts = [text for table in tables for text in table["instruction"].to_pylist()]
-        for start in range(0, len(ids), size):
-            rows = range(start, min(start + size, len(ids)))
+        columns = ["id", "instruction", "classification_prompt", "instance"]
+        rows = [row for table in self._run.accepted(columns) for row in table.to_pylist()]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            values = {name: [row[name] for row in part] for name in columns[:3]}
+            seeds = range(start, start + len(part))
             yield pa.table(
                 {
-                    "block": pa.array([start // size] * len(rows), pa.int64()),
-                    "id": ids[start : rows.stop],
-                    "instruction": texts[start : rows.stop],
-                    "seed": [derive_seed(self._config.seed, "instances", 0, i) for i in rows],
+                    "block": pa.array([start // size] * len(part), pa.int64()),
+                    **values,
+                    "seed": [derive_seed(self._config.seed, "instances", 0, i) for i in seeds],
+                    "instance": pa.array([row["instance"] for row in part], INSTANCE),
                 }
             )

@@ -18,9 +18,11 @@ from ray_si.dedup import Deduplicator, DedupResult
 from ray_si.distributed.decisions import (
     ACCEPTED,
     COMPLETION_NULLABLE,
+    GIVEN,
     NOT_ASKED,
     RAW,
     WRITTEN,
+    Taken,
     Usable,
     decide_round,
     instances_of,
@@ -28,11 +30,11 @@ from ray_si.distributed.decisions import (
 )
 from ray_si.distributed.stored_cosines import Former, StoredCosines
 from ray_si.errors import RunError
-from ray_si.records import Instance, SeedTask
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
 from ray_si.storage.export import export_data
 from ray_si.storage.run import Run, block_key, part_key, round_folder
+from ray_si.storage.seeds import seeds_of
 from ray_si.storage.shards import ShardInfo, write_table
 
 
@@ -40,7 +42,7 @@ from ray_si.storage.shards import ShardInfo, write_table
 class Regated:
     """What `regate` came to, in instructions.
 
-    ``accepted`` now, of which ``kept`` were accepted before and ``not_asked`` are new and have no
+    ``accepted`` now, of which ``kept`` were accepted before; of the new ones ``not_asked`` have no
     instances; ``dropped`` were accepted before. ``rounds`` of the run were needed; ``stats`` is
     what stats.json says, None where the run was left open.
     """
@@ -120,10 +122,7 @@ class _Source:
         for check in (self._audit.check_manifests(), self._audit.check_objects()):
             self._refuse(check)
         self.rounds = len(self._audit.rounds)
-        self.seeds = [
-            SeedTask(**row | {"instances": tuple(Instance(**item) for item in row["instances"])})
-            for row in run.read("seeds.parquet").to_pylist()
-        ]
+        self.seeds = seeds_of(run.read("seeds.parquet"))
 
     def _refuse(self, check: Check) -> None:
         if not check.ok:
@@ -221,24 +220,24 @@ def _write_phases(
     source: _Source, new: Run, config: RunConfig, old: RunConfig, open_: bool
 ) -> Regated:
     before = 0
-    pool: list[tuple[str, str]] = []
+    pool: list[Taken] = []
     for round_, (accepted, rejected, manifest, former) in enumerate(_rounds(source, config, old)):
         infos = []
         for key in source.blocks(round_):
             new.objects.put(key, source.run.objects.get(key))
             infos.append(new.read_stored(key)[1])
-        texts = accepted["instruction"].to_pylist()
-        pool += zip(accepted["id"].to_pylist(), texts, strict=True)
+        pool += map(Taken.of, accepted.drop_columns(["embedding"]).to_pylist())
         manifest["pool"] = len(source.seeds) + len(pool)
         new.commit_round(round_, infos, accepted, rejected, manifest)
         before += len(former.accepted)
-    instances = kept = 0
+    instances = kept = not_asked = 0
     blocks: list[ShardInfo] = []
-    for number, rows in enumerate(_instance_blocks(source, config, pool)):
-        asked = sum(row["finish_reason"] != NOT_ASKED for row in rows)
-        kept += asked
+    for number, (rows, known) in enumerate(_instance_blocks(source, config, pool)):
+        lacking = sum(row["finish_reason"] == NOT_ASKED for row in rows)
+        kept += known
+        not_asked += lacking
         instances += sum(len(row["instances"]) for row in rows)
-        if asked == len(rows) or not open_:
+        if not lacking or not open_:
             table = pa.Table.from_pylist(rows, WRITTEN)
             blocks.append(write_table(new.objects, block_key("instances", number), table))
     stats = None
@@ -249,7 +248,7 @@ def _write_phases(
     return Regated(
         accepted=len(pool),
         kept=kept,
-        not_asked=len(pool) - kept,
+        not_asked=not_asked,
         dropped=before - kept,
         rounds=len(new.rounds()),
         stats=stats,
@@ -257,40 +256,49 @@ def _write_phases(
 
 
 def _instance_blocks(
-    source: _Source, config: RunConfig, pool: list[tuple[str, str]]
-) -> Iterator[list[dict[str, Any]]]:
+    source: _Source, config: RunConfig, pool: list[Taken]
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
     """Rows of `WRITTEN` for the pool, block by block: the stored ones, or that none was asked for.
+
+    With each block, how many of its rows are stored ones.
 
     Both pools are in the order of the candidates, so one pass over the stored rows is enough.
     """
-    ids = {id_ for id_, _ in pool}
+    ids = {taken.id for taken in pool}
     stored = (row for row in source.written() if row["id"] in ids)
     upcoming = next(stored, None)
     size = config.instances.block_size
     for start in range(0, len(pool), size):
         block = start // size
-        rows = []
-        for index, (id_, text) in enumerate(pool[start : start + size], start):
-            if upcoming is not None and upcoming["id"] == id_:
+        rows, known = [], 0
+        for index, taken in enumerate(pool[start : start + size], start):
+            if upcoming is not None and upcoming["id"] == taken.id:
                 rows.append(upcoming | {"block": block})
+                known += 1
                 upcoming = next(stored, None)
             else:
                 seed = derive_seed(config.seed, "instances", 0, index)
-                rows.append(_not_asked(config, block, id_, text, seed))
-        yield rows
+                rows.append(_not_asked(config, block, taken, seed))
+        yield rows, known
     assert upcoming is None, "instances of a kept instruction were lost"
 
 
-def _not_asked(config: RunConfig, block: int, id_: str, text: str, seed: int) -> dict[str, Any]:
-    kept, rejected = instances_of(config, text, False, "", NOT_ASKED)
+def _not_asked(config: RunConfig, block: int, taken: Taken, seed: int) -> dict[str, Any]:
+    """A row for an instruction newly accepted: with the instance that came with it, or none."""
+    reason = GIVEN if taken.given else NOT_ASKED
+    by_prompt = bool(taken.given) or config.classification.method == "prompt"
+    is_classification = by_prompt and taken.classification_prompt
+    kept, rejected = instances_of(
+        config, taken.instruction, is_classification, "", reason, taken.given
+    )
     return {
         "block": block,
-        "id": id_,
-        "instruction": text,
+        "id": taken.id,
+        "instruction": taken.instruction,
         "seed": seed,
-        "is_classification": False,
+        "is_classification": is_classification,
         "text": "",
-        "finish_reason": NOT_ASKED,
+        "finish_reason": reason,
         "prompt_tokens": 0,
         "completion_tokens": 0,
         "instances": kept,

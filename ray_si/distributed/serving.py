@@ -62,6 +62,7 @@ class Serving:
         return Generators(
             apps={
                 "instructions": first,
+                "joint": first,
                 "classification": other,
                 "input_first": other,
                 "output_first": other,

@@ -10,16 +10,23 @@ import pyarrow as pa
 
 from ray_si.config import RunConfig
 from ray_si.config_file import parse_config
-from ray_si.distributed.decisions import COMPLETION_NULLABLE, NOT_ASKED, WRITTEN, instances_of
+from ray_si.distributed.decisions import (
+    COMPLETION_NULLABLE,
+    GIVEN,
+    NOT_ASKED,
+    WRITTEN,
+    Taken,
+    instances_of,
+)
 from ray_si.distributed.verify_rounds import RoundAudit
 from ray_si.errors import ConfigError, DamageError, RunError
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
 from ray_si.storage.export import recount, shard_tables, suffixes
 from ray_si.storage.run import Run, shard_key
+from ray_si.storage.seeds import SEEDS, seeds_of
 from ray_si.storage.shards import read_table, to_bytes
 
-_SEEDS = pa.schema([("id", pa.string()), ("instruction", pa.string())])
 _MAY_BE_NULL = COMPLETION_NULLABLE | {"classification_answer", "classification_margin"}
 
 
@@ -54,10 +61,9 @@ class Verification:
             return [header]
         audit = self._audit
         checks = [header, audit.check_manifests(), audit.check_objects()]
-        seeds = audit.table("seeds.parquet", _SEEDS, header)
-        rounds = RoundAudit(
-            config, audit, [] if seeds is None else seeds.to_pylist(), self._regated
-        )
+        seeds = audit.table("seeds.parquet", SEEDS, header)
+        tasks = [] if seeds is None else seeds_of(seeds)
+        rounds = RoundAudit(config, audit, tasks, self._regated)
         if seeds is None:
             rounds.stopped = 0
         else:
@@ -111,9 +117,7 @@ class Verification:
 
     # Instances ---------------------------------------------------------------------------------
 
-    def _instances(
-        self, check: Check, config: RunConfig, pool: list[tuple[str, str]]
-    ) -> int | None:
+    def _instances(self, check: Check, config: RunConfig, pool: list[Taken]) -> int | None:
         """Check the blocks against the accepted instructions; the number of instances kept.
 
         None where a block is damaged or missing, or wrong in a way that others build on.
@@ -136,7 +140,7 @@ class Verification:
                 sound = False
                 continue
             part = pool[number * size : (number + 1) * size]
-            begins = table["id"].to_pylist() == [id_ for id_, _ in part[: table.num_rows]]
+            begins = table["id"].to_pylist() == [taken.id for taken in part[: table.num_rows]]
             if manifest is None and begins and table.num_rows < len(part):
                 check.notes.append(f"unfinished: {key} was cut short and will be written again")
                 continue
@@ -158,7 +162,7 @@ class Verification:
         key: str,
         number: int,
         table: pa.Table,
-        part: list[tuple[str, str]],
+        part: list[Taken],
     ) -> int:
         """Check one block's rows against its instructions; the number of instances kept."""
         start = number * config.instances.block_size
@@ -170,8 +174,8 @@ class Verification:
                 break
             kept += len(row["instances"])
             id_ = row["id"]
-            if (id_, row["instruction"]) != source:
-                check.find(key, f"row {k} is {id_}, where {source[0]} was accepted")
+            if (id_, row["instruction"]) != source[:2]:
+                check.find(key, f"row {k} is {id_}, where {source.id} was accepted")
             if row["block"] != number:
                 check.find(key, f"{id_} says block {row['block']}")
             seed = derive_seed(config.seed, "instances", 0, start + k)
@@ -179,7 +183,12 @@ class Verification:
                 check.find(key, f"{id_} has another seed than its place gives")
             if row["finish_reason"] == NOT_ASKED and not self._regated:
                 check.find(key, f"{id_} was never asked for")
+            if (row["finish_reason"] == GIVEN) != (source.given is not None):
+                check.find(key, f"{id_} was asked for an instance that it has, or has none")
             margin = row["classification_margin"]
+            not_asked = source.given or config.classification.method == "prompt"
+            if not_asked and row["is_classification"] != source.classification_prompt:
+                check.find(key, f"{id_} is not classified as its prompt asked for")
             if margin is not None:
                 answer = margin > config.classification.threshold
                 if answer != row["is_classification"]:
@@ -190,6 +199,7 @@ class Verification:
                 row["is_classification"],
                 row["text"],
                 row["finish_reason"],
+                source.given,
             )
             if found != (row["instances"], row["rejected"]):
                 check.find(key, f"{id_} has other instances than its completion gives")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator
@@ -16,10 +18,14 @@ from ray_si.distributed.decisions import (
     COMPLETION_NULLABLE,
     RAW,
     REJECTED,
+    Taken,
     candidates_of,
     embeddings_of,
     instruction_id,
 )
+from ray_si.distributed.prompting import Prompting
+from ray_si.records import SeedTask
+from ray_si.self_instruct.parsing import Candidate
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
 from ray_si.storage.run import block_key, part_key, round_folder
@@ -28,26 +34,37 @@ Rows = list[dict[str, Any]]
 
 _BY_THE_GATE = ("rouge", "cosine", "target_reached")
 _OF_ACCEPTED = {"mean_logprob", "revision", "most_similar", "mean_rouge", "cosine", "embedding"}
+_OF_ACCEPTED |= {"instance"}
 
 
 class RoundAudit:
     """Goes through the committed rounds in order, with a gate of its own beside them.
 
-    ``pool`` has the id and text of everything accepted so far. From a round on whose decisions
+    ``pool`` has everything accepted so far. From a round on whose decisions
     cannot be read, what depends on the pool is left out: ``stopped`` is its number then.
     """
 
-    def __init__(self, config: RunConfig, audit: Audit, seeds: Rows, regated: bool) -> None:
+    def __init__(
+        self, config: RunConfig, audit: Audit, seeds: list[SeedTask], regated: bool
+    ) -> None:
         self._config, self._audit, self._regated = config, audit, regated
-        self.pool: list[tuple[str, str]] = []
+        self.pool: list[Taken] = []
         self.stopped: int | None = None
         self._requests = Check("requests")
         self._candidates = Check("candidates")
         self._demonstrations = Check("demonstrations")
         self._rouge = Check("rouge gate")
         self._cosine = Check("cosine gate")
-        texts = [seed["instruction"] for seed in seeds]
-        self._seeds = {seed["id"] for seed in seeds}
+        texts = [seed.instruction for seed in seeds]
+        self._seeds = {seed.id for seed in seeds}
+        self._prompting: Prompting | None = None
+        if regated:
+            self._demonstrations.notes.append(
+                "regated: the pool that demonstrations were drawn from is that of another run, so "
+                "they are looked up only"
+            )
+        else:
+            self._prompting = Prompting(config, seeds)
         self._round_of: dict[str, int] = {}  # what may stand in later prompts, by id
         self._texts = set(texts)  # of the pool
         dedup = config.dedup
@@ -114,6 +131,7 @@ class RoundAudit:
         self._check_rouge(folder, kept, left)
         self._check_cosine(folder, kept, left, embeddings_of(tables[0]))
         self._extend_pool(round_, kept, left)
+        self._extend_prompting(round_, tables[0])
 
     # Requests and candidates -------------------------------------------------------------------
 
@@ -158,28 +176,54 @@ class RoundAudit:
                     check.find(key, f"{instruction_id(*place)} is there twice")
                 decided[place] = (key, row | {"text": row[text]})
         for row in raw:
-            for item in candidates_of(row, self._config.bootstrap):
+            for item in candidates_of(row, self._config):
                 check.count += 1
                 place = (row["request_id"], item.position)
                 if place not in decided:
                     check.find(folder, f"candidate {instruction_id(*place)} was lost")
                     continue
                 key, found = decided.pop(place)
-                wrong = _wrong_decision(row, item.text, item.reason, found)
+                wrong = _wrong_decision(row, item, found)
                 if wrong:
                     check.find(key, f"{instruction_id(*place)} {wrong}")
         for place, (key, _) in decided.items():
             check.find(key, f"{instruction_id(*place)} is no candidate of any completion")
 
     def _check_demonstrations(self, round_: int, raw: Rows) -> None:
-        latest = round_ - 1 - self._config.bootstrap.lookahead
+        """Drawn anew from the pool of their time; where that is unknown, at least part of it."""
+        folder, latest = round_folder(round_), round_ - 1 - self._config.bootstrap.lookahead
+        drawn = [] if self._prompting is None else self._prompting.asked(round_)
+        expected = {
+            asked.request_id: (
+                asked.classification_only,
+                [source.id for source in asked.demonstrations],
+            )
+            for asked in drawn
+        }
         for row in raw:
+            late = False
             for source in row["demonstrations"]:
                 self._demonstrations.count += 1
                 if source in self._seeds or self._round_of.get(source, latest + 1) <= latest:
                     continue
+                late = True
                 what = f"was prompted with {source}, which was not in the pool by then"
-                self._demonstrations.find(round_folder(round_), f"{row['request_id']} {what}")
+                self._demonstrations.find(folder, f"{row['request_id']} {what}")
+            found = (row["classification_prompt"], row["demonstrations"])
+            if not late and expected and found != expected[row["request_id"]]:
+                what = "was not prompted with what its seed draws from the pool of its time"
+                self._demonstrations.find(folder, f"{row['request_id']} {what}")
+
+    def _extend_prompting(self, round_: int, accepted: pa.Table) -> None:
+        """Later rounds draw from what this one accepted, unless that cannot be read."""
+        if self._prompting is None:
+            return
+        diverse = self._config.bootstrap.demonstration_sampling == "diverse"
+        if diverse and accepted.num_rows and embeddings_of(accepted) is None:
+            self._prompting = None
+            self._demonstrations.notes.append(f"looked up only after round {round_}: no embeddings")
+        else:
+            self._prompting.extend(accepted)
 
     # The gate ----------------------------------------------------------------------------------
 
@@ -271,7 +315,7 @@ class RoundAudit:
         for row in kept:
             if row["id"] != _name(row) or row["round"] != round_:
                 self._candidates.find(key, f"{row['id']} has another id or round than its request")
-            self.pool.append((row["id"], row["instruction"]))
+            self.pool.append(Taken.of(row))
             self._texts.add(row["instruction"])
             self._round_of[row["id"]] = round_
         if self._regated:  # its prompts came from the pool of another run
@@ -291,11 +335,10 @@ def _name(row: dict[str, Any]) -> str:
     return instruction_id(*_place(row))
 
 
-def _wrong_decision(
-    raw: dict[str, Any], text: str, reason: str | None, found: dict[str, Any]
-) -> str | None:
+def _wrong_decision(raw: dict[str, Any], item: Candidate, found: dict[str, Any]) -> str | None:
     """What of a decided row does not follow from its completion."""
-    if found["text"] != text:
+    reason = item.reason
+    if found["text"] != item.text:
         return "has another text than its completion"
     said = found.get("reason")
     if reason is not None and said != reason:
@@ -304,6 +347,7 @@ def _wrong_decision(
         return f"was rejected as {said}, which it is not"
     if said is None:
         for name, value in (
+            ("instance", item.instance and asdict(item.instance)),
             ("request_seed", raw["seed"]),
             ("classification_prompt", raw["classification_prompt"]),
             ("demonstrations", raw["demonstrations"]),

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from ray_si.records import Prompt
 
-Purpose = Literal["instructions", "classification", "input_first", "output_first"]
+Purpose = Literal["instructions", "joint", "classification", "input_first", "output_first"]
 """What a request is for; also the keys of ``generator.sampling`` in the configuration."""
 
 

@@ -116,6 +116,7 @@ def write_answer(request: Request, rng: random.Random) -> Completion:
     """One scripted completion; ``rng`` is seeded from the request by the caller."""
     text, finish = {
         "instructions": _instructions,
+        "joint": _joint,
         "classification": _classification,
         "input_first": _input_first,
         "output_first": _output_first,
@@ -163,8 +164,31 @@ def _instructions(request: Request, rng: random.Random) -> Answer:
     return text, "stop"
 
 
+def _joint(request: Request, rng: random.Random) -> Answer:
+    numbers = re.findall(r"^(\d+)\. \w+:", _text(request.prompt), re.MULTILINE)
+    first = int(numbers[-1]) if numbers else 1
+    slip = rng.random()
+    if slip < 0.02:
+        return "", "stop"
+    items = []
+    for _ in range(rng.randint(2, 5)):
+        lines, inner = [_task(rng)], rng.random()
+        if inner < 0.5:
+            lines.append(f"Input: {_sentence(rng)}")
+        if inner > 0.1:  # else the output is forgotten
+            lines.append(f"Output: {_sentence(rng)}")
+        items.append("\n".join(lines))
+    text = f" {items[0]}" + "".join(
+        f"\n\n{first + i}. Instruction: {item}" for i, item in enumerate(items[1:], 1)
+    )
+    return (text[: -rng.randint(5, 20)], "length") if slip > 0.9 else (text, "stop")
+
+
 def _asked(request: Request) -> str:
-    return str(re.findall(r"^Task: (.*)$", _text(request.prompt), re.MULTILINE)[-1])
+    """The last line that has a text after a heading, in whatever language; else the last line."""
+    text = _text(request.prompt).strip()
+    headed = re.findall(r"^\w+: (.*\S.*)$", text, re.MULTILINE)
+    return str(headed[-1] if headed else text.splitlines()[-1])
 
 
 def _classification(request: Request, rng: random.Random) -> Answer:

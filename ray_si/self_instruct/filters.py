@@ -6,6 +6,9 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+
+import regex
 
 from ray_si.records import Instance
 
@@ -25,6 +28,11 @@ KEYWORDS = (
     "go to",
 )
 """Words that ask for what a language model cannot see or do (paper's code)."""
+
+PROGRAM_OPENINGS = ("Write a program",)
+"""How instructions begin that ask for whole programs (paper's code)."""
+
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 
 _OPENINGS = frozenset(
     """
@@ -58,27 +66,52 @@ _SCAFFOLD = re.compile(r"\b(?:task|input|output|example ?\d*|class label|instruc
 _PLACEHOLDER = re.compile(r"\[[^\]\d]{2,40}\]|<[a-z _]{2,30}>|_{3,}", re.IGNORECASE)
 
 
+def count_words(text: str, *, unspaced: bool = False) -> int:
+    """Words by white space; with ``unspaced`` every letter of a script written without spaces (Han,
+    kana, Thai, Lao, Khmer, Burmese) counts as one."""
+    letters = len(_UNSPACED.findall(text)) if unspaced else 0
+    if not letters:
+        return len(text.split())
+    others = _UNSPACED.sub(" ", text).split()
+    return letters + sum(any(letter.isalnum() for letter in word) for word in others)
+
+
+@cache
+def _any_of(keywords: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds the keywords as whole words; in a script without spaces, wherever they stand."""
+
+    def bounded(word: str) -> str:
+        before = "" if _UNSPACED.match(word[0]) else r"\b"
+        after = "" if _UNSPACED.match(word[-1]) else r"\b"
+        return f"{before}{re.escape(word)}{after}"
+
+    return re.compile("|".join(map(bounded, keywords)), re.IGNORECASE)
+
+
 def instruction_reason(
     text: str,
     *,
     min_words: int = 4,
     max_words: int = 150,
     keywords: Sequence[str] = KEYWORDS,
+    program_openings: Sequence[str] = PROGRAM_OPENINGS,
     ascii_start: bool = True,
+    unspaced: bool = False,
 ) -> str | None:
     """Why the paper's heuristics refuse an instruction, or None.
 
-    Codes: too_short, too_long (words by white space), keyword, write_a_program,
-    leading_punctuation, leading_non_ascii (only with ``ascii_start``).
+    Codes: too_short, too_long (words as `count_words` has them), keyword, write_a_program (begins
+    with one of ``program_openings``), leading_punctuation, leading_non_ascii (only with
+    ``ascii_start``).
     """
-    words = len(text.split())
+    words = count_words(text, unspaced=unspaced)
     if words < min_words:
         return "too_short"
     if words > max_words:
         return "too_long"
-    if keywords and re.search(rf"\b(?:{'|'.join(map(re.escape, keywords))})\b", text, re.I):
+    if keywords and _any_of(tuple(keywords)).search(text):
         return "keyword"
-    if text.startswith("Write a program"):
+    if text.startswith(tuple(program_openings)):
         return "write_a_program"
     if text[0] in string.punctuation:
         return "leading_punctuation"

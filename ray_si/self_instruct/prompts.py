@@ -1,19 +1,46 @@
-"""Renders the few-shot prompts in templates/, completion style and chat style."""
+"""Renders the few-shot prompts: those in templates/, or a run's own, completion and chat style."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, get_args
 
-from ray_si.records import Prompt
+from ray_si.records import Instance, Prompt
+from ray_si.self_instruct.parsing import ENGLISH, Headings
 
 Style = Literal["completion", "chat"]
 
 LABELS = {"completion": (" classification", " generation"), "chat": ("Yes", "No")}
 """The continuations that are scored for "is it classification?", yes first."""
+
+_LIST = frozenset({"demonstrations", "new", "first", "last"})
+_ONE = frozenset({"instruction"})
+_PLACEHOLDERS = {
+    "instructions": _LIST,
+    "instructions_classification": _LIST,
+    "joint": _LIST,
+    "joint_classification": _LIST,
+    "classification": _ONE,
+    "input_first": _ONE,
+    "output_first": _ONE,
+}
+"""Kind of template -> what it may hold in braces."""
+
+_NEEDED = {"demonstrations", "instruction"}
+_IN_BRACES = re.compile(r"\{(\w+)\}")
+
+TEMPLATES = tuple(f"{style}_{kind}" for style in get_args(Style) for kind in _PLACEHOLDERS)
+"""Names of all templates."""
+
+Templates = Mapping[str, str]
+"""Template texts by name; ours stand in for those that are missing."""
+
+_OURS: Templates = {}
 
 
 @dataclass(frozen=True)
@@ -24,9 +51,69 @@ class RenderedPrompt:
     stop: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Example:
+    """A task as it stands in a prompt; without an instance it is an instruction alone."""
+
+    instruction: str
+    instance: Instance | None = None
+
+
 @cache
-def _template(name: str) -> str:
+def our_template(name: str) -> str:
+    """The text of one of `TEMPLATES` as it comes with ray_si."""
     return files(__package__).joinpath("templates", f"{name}.txt").read_text(encoding="utf-8")
+
+
+def templates_in_use(
+    given: Templates,
+    *,
+    style: Style,
+    later_style: Style | None = None,
+    joint: bool = False,
+    classification_share: float = 0.0,
+    ask_class: bool = True,
+) -> dict[str, str]:
+    """The templates that a run renders, by name: its own where ``given``, else ours.
+
+    ``later_style`` is that of phases 2 and 3, where it is another. ``ask_class`` says whether the
+    model is asked which instructions are classification tasks. Raises ValueError for a name that is
+    none of `TEMPLATES`, an empty text, an unknown placeholder or a missing one.
+    """
+    for name, text in given.items():
+        _check(name, text)
+    first = "joint" if joint else "instructions"
+    names = [f"{style}_{first}"] if classification_share < 1 else []
+    names += [f"{style}_{first}_classification"] if classification_share > 0 else []
+    later = ["classification"] if ask_class else []
+    names += [f"{later_style or style}_{kind}" for kind in (*later, "input_first", "output_first")]
+    return {name: given.get(name) or our_template(name) for name in names}
+
+
+def _check(name: str, text: str) -> None:
+    if name not in TEMPLATES:
+        near = difflib.get_close_matches(name, TEMPLATES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TEMPLATES)}"
+        raise ValueError(f"there is no template {name} ({hint})")
+    if not text.strip():
+        raise ValueError(f"the template {name} is empty")
+    known = _PLACEHOLDERS[name.partition("_")[2]]
+    found = set(_IN_BRACES.findall(text))
+    for placeholder in sorted(found - known):
+        names = ", ".join(f"{{{name}}}" for name in sorted(known))
+        raise ValueError(f"{name} has an unknown placeholder {{{placeholder}}}; it knows {names}")
+    for placeholder in _NEEDED & known - found:
+        raise ValueError(f"{name} lacks the placeholder {{{placeholder}}}")
+
+
+def _render(templates: Templates, name: str, **values: object) -> str:
+    text = templates.get(name) or our_template(name)
+    # in one pass, since what is put in may hold braces itself
+    return _IN_BRACES.sub(lambda found: str(values[found[1]]), text.strip())
+
+
+def _no_blank_lines(text: str) -> str:
+    return "\n".join(line for line in text.strip().splitlines() if line.strip())
 
 
 def _as_turn(text: str) -> Prompt:
@@ -43,32 +130,75 @@ def instruction_prompt(
     style: Style,
     classification_only: bool = False,
     new: int = 8,
+    templates: Templates = _OURS,
 ) -> RenderedPrompt:
     """Ask for ``new`` further instructions after the numbered demonstrations.
 
     Completion style ends with the next number, so the completion begins with its text; it stops
     where the number after the last wanted one would begin. Chat style asks in words.
     """
-    kind = "instructions_classification" if classification_only else "instructions"
     numbered = "\n".join(f"{i}. {_one_line(text)}" for i, text in enumerate(demonstrations, 1))
+    kind = "instructions_classification" if classification_only else "instructions"
     first, last = len(demonstrations) + 1, len(demonstrations) + new
-    text = _template(f"{style}_{kind}").strip()
-    text = text.replace("{new}", str(new)).replace("{first}", str(first))
-    text = text.replace("{last}", str(last)).replace("{demonstrations}", numbered)
+    values = {"demonstrations": numbered, "new": new, "first": first, "last": last}
+    text = _render(templates, f"{style}_{kind}", **values)
     if style == "chat":
         return RenderedPrompt(_as_turn(text), (f"\n{last + 1}.",))
     return RenderedPrompt(f"{text}\n{first}.", ("\n\n", f"\n{last + 1}.", f"\n{last + 1} ."))
 
 
-def classification_prompt(instruction: str, *, style: Style) -> RenderedPrompt:
+def joint_prompt(
+    demonstrations: Sequence[Example],
+    *,
+    style: Style,
+    classification_only: bool = False,
+    new: int = 8,
+    templates: Templates = _OURS,
+    headings: Headings = ENGLISH,
+) -> RenderedPrompt:
+    """Ask for ``new`` further tasks, each with instruction, input and output, in one completion.
+
+    As Alpaca did (github.com/tatsu-lab/stanford_alpaca), in a form of our own. Completion style
+    ends with the next number and the heading of its instruction.
+    """
+    numbered = "\n\n".join(
+        f"{i}. {_with_headings(task, headings)}" for i, task in enumerate(demonstrations, 1)
+    )
+    kind = "joint_classification" if classification_only else "joint"
+    first, last = len(demonstrations) + 1, len(demonstrations) + new
+    values = {"demonstrations": numbered, "new": new, "first": first, "last": last}
+    text = _render(templates, f"{style}_{kind}", **values)
+    stop = (f"\n{last + 1}. {headings.instruction}:",)
+    if style == "chat":
+        return RenderedPrompt(_as_turn(text), stop)
+    return RenderedPrompt(f"{text}\n\n{first}. {headings.instruction}:", stop)
+
+
+def _with_headings(task: Example, headings: Headings) -> str:
+    lines = [f"{headings.instruction}: {_one_line(task.instruction)}"]
+    if task.instance:
+        if task.instance.input.strip():
+            lines.append(f"{headings.input}: {_no_blank_lines(task.instance.input)}")
+        lines.append(f"{headings.output}: {_no_blank_lines(task.instance.output)}")
+    return "\n".join(lines)
+
+
+def classification_prompt(
+    instruction: str, *, style: Style, templates: Templates = _OURS, headings: Headings = ENGLISH
+) -> RenderedPrompt:
     """Ask whether the instruction is a classification task; one of `LABELS` begins the answer."""
-    text = _template(f"{style}_classification").strip()
-    text = text.replace("{instruction}", _one_line(instruction))
-    return RenderedPrompt(_as_turn(text) if style == "chat" else text, ("\n", "Task:"))
+    text = _render(templates, f"{style}_classification", instruction=_one_line(instruction))
+    stop = ("\n", *_each("{}:", headings))
+    return RenderedPrompt(_as_turn(text) if style == "chat" else text, stop)
 
 
 def instance_prompt(
-    instruction: str, *, style: Style, output_first: bool = False
+    instruction: str,
+    *,
+    style: Style,
+    output_first: bool = False,
+    templates: Templates = _OURS,
+    headings: Headings = ENGLISH,
 ) -> RenderedPrompt:
     """Ask for instances of the instruction.
 
@@ -76,8 +206,14 @@ def instance_prompt(
     writes a class label and then an input for it, because models asked for inputs first write
     inputs of one label only (paper, section 2.2).
     """
-    text = _template(f"{style}_{'output_first' if output_first else 'input_first'}").strip()
-    text = text.replace("{instruction}", _one_line(instruction))
+    name = f"{style}_{'output_first' if output_first else 'input_first'}"
+    text = _render(templates, name, instruction=_one_line(instruction))
     if style == "chat":
         return RenderedPrompt(_as_turn(text), ())
-    return RenderedPrompt(text + "\n", ("\nTask:", "\n\nTask", "\n\n\n"))
+    stop = (*_each("\n{}:", headings), *_each("\n\n{}", headings), "\n\n\n")
+    return RenderedPrompt(text + "\n", stop)
+
+
+def _each(pattern: str, headings: Headings) -> list[str]:
+    """The pattern with the heading of a task, in English and in the run's language."""
+    return [pattern.format(word) for word in dict.fromkeys((ENGLISH.task, headings.task))]

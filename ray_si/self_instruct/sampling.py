@@ -37,16 +37,34 @@ def sample_demonstrations(
     total: int = 8,
     machine_count: int = 2,
     seed: int,
+    regions: Sequence[Sequence[int]] | None = None,
 ) -> list[Demonstration]:
     """Draw ``total`` distinct demonstrations, ``machine_count`` of them machine-written, shuffled.
 
     While the machine pool has fewer than ``machine_count`` texts, it gives what it has and human
     ones fill the rest (paper, section 2.2). Where ``human`` is too short, fewer come back.
+
+    Machine-written ones are drawn uniformly, as in the paper. With ``regions``, a partition of
+    their indices, each has a weight inversely proportional to the size of its region: regions are
+    drawn uniformly, no region twice before all have been, then one of the region's texts.
     """
     rng = random.Random(seed)
-    from_machine = rng.sample(range(len(machine)), min(machine_count, len(machine)))
+    count = min(machine_count, len(machine))
+    if regions is None:
+        from_machine = rng.sample(range(len(machine)), count)
+    else:
+        from_machine = _from_regions(rng, regions, count)
     from_human = rng.sample(range(len(human)), min(total - len(from_machine), len(human)))
     chosen = [Demonstration("machine", machine[i], i) for i in from_machine]
     chosen += [Demonstration("human", human[i], i) for i in from_human]
     rng.shuffle(chosen)
     return chosen
+
+
+def _from_regions(rng: random.Random, regions: Sequence[Sequence[int]], count: int) -> list[int]:
+    drawn: list[int] = []
+    while len(drawn) < count:
+        left = [region for region in regions if any(i not in drawn for i in region)]
+        for region in rng.sample(left, min(count - len(drawn), len(left))):
+            drawn.append(rng.choice([i for i in region if i not in drawn]))
+    return drawn

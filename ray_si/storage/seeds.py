@@ -8,8 +8,32 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ray_si.errors import SeedError
 from ray_si.records import Instance, SeedTask
+
+SEEDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("name", pa.string()),
+        ("instruction", pa.string()),
+        (
+            "instances",
+            pa.list_(pa.struct([("input", pa.string()), ("output", pa.string())])),
+        ),
+        ("is_classification", pa.bool_()),
+    ]
+)
+"""Seed tasks as a run stores them."""
+
+
+def seeds_of(table: pa.Table) -> list[SeedTask]:
+    """The seed tasks of a table of `SEEDS`."""
+    return [
+        SeedTask(**row | {"instances": tuple(Instance(**item) for item in row["instances"])})
+        for row in table.to_pylist()
+    ]
 
 
 def load_seeds(path: str) -> tuple[list[SeedTask], str]:

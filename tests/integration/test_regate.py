@@ -55,12 +55,12 @@ def test_decisions_are_those_of_the_gate_on_the_stored_candidates(finished, tmp_
     result = regate(str(location), str(run), {"rouge": rouge}, target=target)
     gate = Deduplicator(rouge, None)
     gate.add([seed.instruction for seed in load_seeds("bundled")[0]])
-    options = parse_config(Run.open(str(location)).header["config"]).bootstrap
+    config = parse_config(Run.open(str(location)).header["config"])
     texts = [
         item.text
         for path in sorted(location.glob("bootstrap/round-*/block-*"))
         for row in pq.read_table(path).to_pylist()
-        for item in candidates_of(row, options)
+        for item in candidates_of(row, config)
         if item.reason is None
     ]
     expected = [texts[i] for i in gate.filter(texts).accepted]

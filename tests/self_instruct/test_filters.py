@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 from ray_si.records import Instance
 from ray_si.self_instruct.filters import (
     KEYWORDS,
+    count_words,
     filter_instances,
     instance_quality_reason,
     instance_reason,
@@ -162,3 +163,42 @@ def test_every_instance_is_kept_or_rejected_once(instances, limit):
     together = filtered.kept + [instance for instance, _ in filtered.rejected]
     assert sorted(map(repr, together)) == sorted(map(repr, instances))
     assert all(instance_reason(instance) is None for instance in filtered.kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Name a long river.", 4),
+        ("a - b", 3),
+        ("写一首诗。", 4),
+        ("用 Python 写一首诗。", 6),
+        ("บอก", 3),
+    ],
+)
+def test_letters_of_scripts_without_spaces_count_as_words(text, words):
+    assert count_words(text, unspaced=True) == words
+    assert count_words(text) == len(text.split())
+
+
+def test_a_short_text_without_spaces_is_long_enough_where_letters_count():
+    text = "写一首关于秋天的诗。"
+    assert instruction_reason(text, ascii_start=False) == "too_short"
+    assert instruction_reason(text, ascii_start=False, unspaced=True) is None
+
+
+def test_keywords_of_other_languages():
+    german = ("Bild", "zeichne")
+    assert instruction_reason("Beschreibe das Bild genau.", keywords=german) == "keyword"
+    assert instruction_reason("Beschreibe die Bildung genau.", keywords=german) is None
+    assert instruction_reason("Draw a map of it.", keywords=german) is None
+    text = "请描述这张图片的内容。"
+    reason = instruction_reason(text, keywords=("图片",), ascii_start=False, unspaced=True)
+    assert reason == "keyword"
+
+
+def test_openings_that_ask_for_programs_are_those_of_the_language():
+    openings = ("Schreibe ein Programm",)
+    text = "Schreibe ein Programm, das sortiert."
+    assert instruction_reason(text, program_openings=openings) == "write_a_program"
+    text = "Write a program that sorts."
+    assert instruction_reason(text, program_openings=openings) is None

@@ -8,9 +8,11 @@ from hypothesis import given, strategies as st
 from ray_si.records import Instance
 from ray_si.self_instruct.parsing import (
     Candidate,
+    Headings,
     parse_classification,
     parse_instances,
     parse_instructions,
+    parse_joint,
 )
 
 LIST = " Name a river.\n10. Tell a\n joke.\n11. Sort th"
@@ -126,3 +128,93 @@ def test_no_text_makes_a_parser_raise(text, finish):
         for instance in parse_instances(text, finish, output_first=output_first):
             assert instance.input == instance.input.strip()
             assert instance.output == instance.output.strip()
+
+
+GERMAN = Headings("Aufgabe", "Anweisung", "Beispiel", "Eingabe", "Ausgabe", "Klasse")
+JOINT = (
+    " Sort the list.\nInput: 3, 1\nOutput: 1. one\n2. three\n\nThat was it.\n\n"
+    "10. Instruction: Name a river.\nInput: <noinput>\nOutput: Nile\n\n"
+    "11. Instruction: Greet me."
+)
+
+
+def test_joint_items_are_told_by_their_heading_and_end_at_a_blank_line():
+    found = parse_joint(JOINT, "stop")
+    assert [item.text for item in found] == ["Sort the list.", "Name a river.", "Greet me."]
+    assert [item.instance for item in found] == [
+        Instance("3, 1", "1. one\n2. three"),
+        Instance("", "Nile"),
+        None,
+    ]
+    assert [item.position for item in found] == [0, 1, 2]
+
+
+def test_joint_answers_in_a_chat_may_have_a_preamble_paragraphs_and_emphasis():
+    text = "Sure! Here they are:\n\n1. **Instruction:** Name it.\n**Input:** a\n**Output:** b\n\nc"
+    first, second = parse_joint(text, "stop", chat=True)
+    assert first.reason == "preamble"
+    assert (second.text, second.instance) == ("Name it.", Instance("a", "b\n\nc"))
+
+
+def test_an_unfinished_joint_item_is_dropped_whole():
+    assert [c.reason for c in parse_joint(JOINT, "length")] == [None, None, "unfinished"]
+    assert parse_joint(" \n", "stop") == [Candidate(0, " \n", "empty_completion")]
+
+
+def test_a_chats_preamble_and_farewell_are_no_tasks():
+    text = "Here are two tasks:\n\n9. Name a river.\n10. Tell a\njoke.\n\nLet me know!"
+    found = parse_instructions(text, "stop", chat=True)
+    assert [(c.text, c.reason) for c in found] == [
+        ("Here are two tasks:", "preamble"),
+        ("Name a river.", None),
+        ("Tell a joke.", None),
+    ]
+    assert [c.reason for c in parse_instructions("Name a river.", "stop", chat=True)] == [None]
+
+
+def test_numbers_of_other_scripts_split_without_a_space():
+    text = " 写一首关于秋天的诗。\n2、翻译这个句子。\n3．列出三条河流。"
+    assert [c.text for c in parse_instructions(text, "stop")] == [
+        "写一首关于秋天的诗。",
+        "翻译这个句子。",
+        "列出三条河流。",
+    ]
+
+
+def test_headings_of_another_language_are_read_beside_the_english_ones():
+    text = "Beispiel 1\nEingabe: a\nAusgabe: b\nExample 2\nOutput: c"
+    found = parse_instances(text, "stop", output_first=False, headings=GERMAN)
+    assert found == [Instance("a", "b"), Instance("", "c")]
+    text = "Klasse: Positiv\nEingabe: Gut!\nClass label: Negativ\nSchade."
+    found = parse_instances(text, "stop", output_first=True, headings=GERMAN)
+    assert found == [Instance("Gut!", "Positiv"), Instance("Schade.", "Negativ")]
+    assert parse_instances(text, "stop", output_first=True) == [Instance("Schade.", "Negativ")]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" Klassifikation", True),
+        ("generierung.", False),
+        ("Klassifikationen", None),
+        (" No", False),
+    ],
+)
+def test_answers_in_another_language(text, answer):
+    assert parse_classification(text, (" Klassifikation", " Generierung")) is answer
+
+
+@given(
+    st.lists(
+        st.sampled_from(["1. Instruction:", "\nInput:", "\nOutput:", "\n\n", " ", "2. ", "none"])
+        | st.text(max_size=4),
+        max_size=20,
+    ).map("".join),
+    st.booleans(),
+)
+def test_joint_parsing_never_raises_and_gives_every_item_a_place(text, chat):
+    found = parse_joint(text, "stop", chat=chat)
+    assert [item.position for item in found] == list(range(len(found))) != []
+    for item in found:
+        assert item.reason == "empty_completion" or item.text == " ".join(item.text.split()) != ""
+        assert item.instance is None or item.instance.output

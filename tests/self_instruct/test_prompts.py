@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from ray_si.records import Instance
+from ray_si.self_instruct.parsing import Headings, parse_joint
 from ray_si.self_instruct.prompts import (
+    TEMPLATES,
+    Example,
     classification_prompt,
     instance_prompt,
     instruction_prompt,
+    joint_prompt,
+    our_template,
+    templates_in_use,
 )
 
 DEMONSTRATIONS = ["Name a river.", "Tell a {first} joke\nabout cats."]
@@ -55,3 +64,67 @@ def test_output_first_asks_for_the_label_before_the_input():
     text = instance_prompt("Sort it.", style="completion", output_first=True).prompt
     assert text.index("Class label:") < text.index("Input:")
     assert "Class label:" not in instance_prompt("Sort it.", style="completion").prompt
+
+
+TASKS = [
+    Example("Name a\nriver.", Instance("", "The Nile.")),
+    Example("Sort the words.", Instance("b\n\na", "1. a\n\n2. b")),
+]
+
+
+def test_joint_demonstrations_are_whole_tasks_and_the_next_instruction_begins():
+    made = joint_prompt(TASKS, style="completion", new=2)
+    assert made.prompt.endswith(
+        "\n\n1. Instruction: Name a river.\nOutput: The Nile."
+        "\n\n2. Instruction: Sort the words.\nInput: b\na\nOutput: 1. a\n2. b"
+        "\n\n3. Instruction:"
+    )
+    assert made.stop == ("\n5. Instruction:",)
+
+
+@pytest.mark.parametrize("headings", [Headings(), Headings(instruction="Aufgabe", input="Ein")])
+def test_what_a_joint_prompt_shows_can_be_parsed_back(headings):
+    prompt = joint_prompt(TASKS, style="completion", headings=headings).prompt
+    shown = prompt[prompt.index("1. ") : prompt.rindex("3. ")]
+    found = parse_joint(shown, "stop", headings=headings)
+    assert [item.text for item in found] == ["Name a river.", "Sort the words."]
+    assert found[0].instance == Instance("", "The Nile.")
+    assert found[1].instance == Instance("b\na", "1. a\n2. b")
+
+
+def test_a_runs_own_template_stands_in_for_ours_and_the_rest_stays():
+    own = {"completion_classification": "Was ist {instruction}?"}
+    assert classification_prompt("x {new} y", style="completion", templates=own).prompt == (
+        "Was ist x {new} y?"
+    )
+    other = instance_prompt("x", style="completion", templates=own)
+    assert other == instance_prompt("x", style="completion")
+
+
+def test_completions_stop_at_a_heading_in_either_language():
+    stop = instance_prompt("x", style="completion", headings=Headings(task="Aufgabe")).stop
+    assert {"\nTask:", "\nAufgabe:"} <= set(stop)
+
+
+def test_every_template_of_ours_is_valid_and_only_those_in_use_are_taken():
+    ours = {name: our_template(name) for name in TEMPLATES}
+    used = templates_in_use(ours, style="chat", joint=True, classification_share=1, ask_class=False)
+    assert set(used) == {"chat_joint_classification", "chat_input_first", "chat_output_first"}
+    both = templates_in_use({}, style="completion", classification_share=0.5)
+    assert {"completion_instructions", "completion_instructions_classification"} <= set(both)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("completion_instruction", "{demonstrations}", "did you mean completion_instructions?"),
+        ("thesis", "x", "there is no template thesis"),
+        ("chat_input_first", "Do it.", "lacks the placeholder {instruction}"),
+        ("chat_joint", "{demonstrations} {wanted}", "unknown placeholder {wanted}"),
+        ("chat_input_first", "{instruction} {new}", "unknown placeholder {new}"),
+        ("chat_input_first", " \n", "is empty"),
+    ],
+)
+def test_a_wrong_template_is_named(name, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        templates_in_use({name: text}, style="chat")

@@ -59,3 +59,22 @@ def test_derived_seeds_do_not_repeat_and_fit_63_bits():
 
 def test_derived_seeds_are_fixed_for_ever():
     assert derive_seed(0, "instructions", 0, 0) == 3089615567322360591
+
+
+@given(st.integers(0, 2**62), st.integers(1, 5), st.integers(1, 8))
+def test_regions_are_drawn_without_repetition_before_all_were(seed, regions, count):
+    groups = [[i for i in range(20) if i % regions == r] for r in range(regions)]
+    chosen = sample_demonstrations(HUMAN, MACHINE, seed=seed, machine_count=count, regions=groups)
+    drawn = [d.index for d in chosen if d.kind == "machine"]
+    assert len(drawn) == len(set(drawn)) == count
+    assert len({i % regions for i in drawn}) == min(count, regions)
+
+
+def test_a_text_weighs_the_less_the_larger_its_region():
+    groups = [[0], list(range(1, 20))]
+    counts = [0] * 20
+    for seed in range(3000):
+        for d in sample_demonstrations([], MACHINE, machine_count=1, seed=seed, regions=groups):
+            counts[d.index] += 1
+    assert 1400 < counts[0] < 1600
+    assert all(40 < count < 120 for count in counts[1:])

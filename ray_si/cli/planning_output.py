@@ -1,0 +1,133 @@
+"""What preview and estimate show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import isinf
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ray_si.cli.output import console
+from ray_si.records import Prompt
+
+if TYPE_CHECKING:
+    from ray_si.distributed.estimate import Estimate, Range
+    from ray_si.distributed.trial import Answered, Line, Written
+
+
+def print_preview(answered: list[Answered], written: list[Written], seconds: float) -> None:
+    """Prompts, completions, and what became of each line."""
+    out = console()
+    for number, item in enumerate(answered, 1):
+        kind = ", classification tasks only" if item.classification_only else ""
+        out.rule(Text(f"prompt {number} of {len(answered)} ({item.request_id}{kind})"))
+        _panel(out, "prompt", _as_text(item.prompt), "dim")
+        done = item.completion
+        title = f"completion: {done.completion_tokens} tokens, ended by {done.finish_reason}"
+        _panel(out, title, done.error or done.text, "red" if done.error else "")
+        table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for line in item.lines:
+            table.add_row(_decision(line), _said(line))
+        out.print(table)
+    for one in written:
+        _print_written(out, one)
+    lines = [line for item in answered for line in item.lines]
+    reasons = Counter(line.reason for line in lines if line.reason)
+    refused = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    kept = len(lines) - sum(reasons.values())
+    out.rule()
+    summary = f"{len(lines)} candidates: {kept} kept, {len(lines) - kept} refused"
+    out.print(f"{summary}{f' ({refused})' if refused else ''}", markup=False, highlight=False)
+    if written:
+        good = sum(bool(one.kept) for one in written)
+        text = f"{good} of {len(written)} instructions got a valid instance"
+        out.print(text, markup=False, highlight=False)
+    text = f"{seconds:.0f} s; nothing was written"
+    out.print(text, style="dim", markup=False, highlight=False)
+
+
+def print_estimate(found: Estimate) -> None:
+    """The ranges as a table, then what to be careful about."""
+    out = console()
+    title = f"{found.target} instructions, estimated from {found.sample} completions"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("")
+    for name in ("5 %", "median", "95 %"):
+        table.add_column(name, justify="right")
+    for name, range_, form in (
+        ("accepted a completion, at first", found.acceptance, "{:.2f}"),
+        ("accepted a completion, at the end", found.final_acceptance, "{:.2f}"),
+        ("completions for instructions", found.completions, "{:,.0f}"),
+        ("prompt tokens", found.prompt_tokens, "{:,.0f}"),
+        ("completion tokens", found.completion_tokens, "{:,.0f}"),
+        ("hours", found.hours, "{:.3g}"),
+        ("dollars", found.dollars, "{:,.2f}"),
+    ):
+        _add_range(table, name, range_, form)
+    out.print(table)
+    for note in found.notes:
+        out.print(f"- {note}", markup=False, highlight=False)
+
+
+def _add_range(table: Table, name: str, range_: Range | None, form: str) -> None:
+    if range_ is not None:
+        values = (range_.low, range_.mid, range_.high)
+        table.add_row(name, *("never" if isinf(v) else form.format(v) for v in values))
+
+
+def _print_written(out: Console, item: Written) -> None:
+    kind = "classification task" if item.is_classification else "generation task"
+    out.rule(Text(f"instances: {item.instruction}", overflow="ellipsis"))
+    if item.classification is None:
+        asked = f"{kind} (not asked)"
+    else:
+        asked = f"{kind} (answered: {item.classification.text.strip()})"
+    out.print(asked, style="dim", markup=False, highlight=False)
+    if item.completion is None:
+        out.print("came with its instruction", style="dim", markup=False, highlight=False)
+    else:
+        _panel(out, "completion", item.completion.error or item.completion.text, "")
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in ("", "input", "output"):
+        table.add_column(name, overflow="fold")
+    for instance in item.kept:
+        table.add_row(Text("kept", "green"), _plain(instance["input"]), _plain(instance["output"]))
+    for instance in item.rejected:
+        reason = Text(instance["reason"], "red")
+        table.add_row(reason, _plain(instance["input"]), _plain(instance["output"]))
+    out.print(table)
+
+
+def _decision(line: Line) -> Text:
+    return Text("kept", "green") if line.reason is None else Text(line.reason, "red")
+
+
+def _said(line: Line) -> Text:
+    text = _plain(line.text)
+    if line.match is not None:
+        score = "" if line.score is None else f"{line.score:.2f} "
+        text.append(f"\n{score}with: ", "dim").append(_plain(line.match))
+    return text
+
+
+def _panel(out: Console, title: str, text: str, style: str) -> None:
+    out.print(Panel(_plain(text), title=Text(title), title_align="left", border_style=style or ""))
+
+
+def _as_text(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in prompt)
+
+
+def _plain(text: str) -> Text:
+    """Model output as it is, without what would steer a terminal."""
+    visible = (c if c.isprintable() or c == "\n" else " " if c == "\t" else "�" for c in text)
+    return Text("".join(visible))
