@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.config import RunConfig, Sampling
-from ray_si.dedup import Deduplicator
+from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.distributed.decisions import COMPLETION_COLUMNS, decide_round, texts_of
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
@@ -70,7 +70,7 @@ class Bootstrap:
         config: RunConfig,
         run: Run,
         seeds: list[SeedTask],
-        gate: Deduplicator,
+        gate: Deduplicator | GuardedGate,
         generators: Generators,
         reporter: Reporter,
     ) -> None:

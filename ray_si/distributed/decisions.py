@@ -14,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
-from ray_si.dedup import DedupResult
+from ray_si.dedup import CONTAMINATED, DedupResult, Duplicate, Forbidden
+from ray_si.records import Instance
 from ray_si.self_instruct.filters import (
     filter_instances,
     instruction_quality_reason,
     instruction_reason,
 )
 from ray_si.self_instruct.parsing import Candidate, parse_instances, parse_instructions
+from ray_si.storage.evaluation import texts_of_instance
 from ray_si.storage.export import MOST_SIMILAR
 from ray_si.storage.run import Manifest
 
@@ -82,13 +84,15 @@ REJECTED = pa.schema(
         ("reason", pa.string()),
         ("match", pa.string()),
         ("score", pa.float64()),
+        ("source", pa.string()),
     ]
 )
-"""A candidate that was left out, and why."""
+"""A candidate that was left out, and why; ``source`` is the evaluation set that the match is of."""
 
 _TEXTS = [("input", pa.string()), ("output", pa.string())]
 KEPT = pa.list_(pa.struct(_TEXTS))
-LEFT_OUT = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))
+_WHY = [("match", pa.string()), ("score", pa.float64()), ("source", pa.string())]
+LEFT_OUT = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string()), *_WHY]))
 
 WRITTEN = pa.schema(
     [
@@ -175,7 +179,9 @@ def decide_round(
     usable = [(row, item) for row, item in candidates if item.reason is None]
     result = decide(usable)
     rejected = [_rejection(row, item, item.reason) for row, item in candidates if item.reason]
-    rejected += [_rejection(*usable[d.index], d.reason, d.match, d.score) for d in result.rejected]
+    rejected += [
+        _rejection(*usable[d.index], d.reason, d.match, d.score, d.source) for d in result.rejected
+    ]
     rejected += [_rejection(*usable[i], "target_reached") for i in result.accepted[room:]]
     rejected.sort(key=lambda row: (row["request_id"], row["position"]))
     accepted = _accepted_table(config, round_, usable, result, room)
@@ -189,6 +195,7 @@ def decide_round(
         "candidates": len(candidates),
         "accepted": accepted.num_rows,
         "rejected": dict(sorted(reasons.items())),
+        "contaminated": contaminated_by(rejected),
     }
     return accepted, pa.Table.from_pylist(rejected, REJECTED), manifest
 
@@ -234,6 +241,7 @@ def _rejection(
     reason: str | None,
     match: str | None = None,
     score: float | None = None,
+    source: str | None = None,
 ) -> dict[str, Any]:
     return {
         "request_id": row["request_id"],
@@ -242,7 +250,14 @@ def _rejection(
         "reason": reason,
         "match": match,
         "score": score,
+        "source": source,
     }
+
+
+def contaminated_by(rejected: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many of the rejected rows resemble something in which evaluation set."""
+    counts = Counter(row["source"] for row in rejected if row["reason"] == CONTAMINATED)
+    return dict(sorted(counts.items()))
 
 
 NOT_ASKED = "not_asked"
@@ -250,12 +265,21 @@ NOT_ASKED = "not_asked"
 
 
 def instances_of(
-    config: RunConfig, instruction: str, is_classification: bool, text: str, finish_reason: str
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The instances that one completion gives its instruction: kept, and rejected with reasons."""
+    config: RunConfig,
+    instruction: str,
+    is_classification: bool,
+    text: str,
+    finish_reason: str,
+    forbidden: Forbidden | None = None,
+) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """The instances that one completion gives its instruction: kept, and rejected with reasons.
+
+    What resembles a ``forbidden`` text, by ROUGE-L, is left out before the filters see it.
+    """
     if finish_reason == NOT_ASKED:
-        return [], [{"input": "", "output": "", "reason": NOT_ASKED}]
-    instances = parse_instances(text, finish_reason, output_first=is_classification)
+        return [], [_left_out("", "", NOT_ASKED)]
+    parsed = parse_instances(text, finish_reason, output_first=is_classification)
+    instances, rejected = _uncontaminated(instruction, parsed, forbidden)
     filtered = filter_instances(
         instruction,
         instances,
@@ -263,8 +287,40 @@ def instances_of(
         quality=config.instances.quality_filters,
         is_classification=is_classification,
     )
-    rejected = [asdict(instance) | {"reason": reason} for instance, reason in filtered.rejected]
-    if not instances:
+    rejected += [_left_out(one.input, one.output, reason) for one, reason in filtered.rejected]
+    if not parsed:
         reason = "engine_error" if finish_reason == "error" else "no_instance"
-        rejected.append({"input": "", "output": text, "reason": reason})
+        rejected.append(_left_out("", text, reason))
     return [asdict(instance) for instance in filtered.kept], rejected
+
+
+def _uncontaminated(
+    instruction: str, parsed: list[Instance], forbidden: Forbidden | None
+) -> tuple[list[Instance], list[dict[str, Any]]]:
+    """The instances that resemble nothing forbidden, and rows of `LEFT_OUT` for the others."""
+    if forbidden is None:
+        return parsed, []
+    texts = [texts_of_instance(instruction, instance.input) for instance in parsed]
+    owner = [i for i, part in enumerate(texts) for _ in part]
+    nearest: dict[int, Duplicate] = {}
+    for match in forbidden.find([text for part in texts for text in part]):
+        i = owner[match.index]
+        if i not in nearest or match.score > nearest[i].score:
+            nearest[i] = match
+    rejected = [
+        _left_out(parsed[i].input, parsed[i].output, m.reason, m.match, m.score, m.source)
+        for i, m in nearest.items()
+    ]
+    return [instance for i, instance in enumerate(parsed) if i not in nearest], rejected
+
+
+def _left_out(
+    input_: str,
+    output: str,
+    reason: str,
+    match: str | None = None,
+    score: float | None = None,
+    source: str | None = None,
+) -> dict[str, Any]:
+    row = {"input": input_, "output": output, "reason": reason}
+    return row | {"match": match, "score": score, "source": source}

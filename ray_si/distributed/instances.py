@@ -12,6 +12,7 @@ from ray_si.config import RunConfig
 from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.classify import Classified, classify
 from ray_si.distributed.decisions import KEPT, LEFT_OUT, instances_of
+from ray_si.distributed.decontaminate import forbidden_of
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
 from ray_si.engines.base import Completion, Purpose, Request
@@ -26,9 +27,13 @@ _LAST = (1 << 40,)
 
 @dataclass(frozen=True)
 class WriteInstances:
-    """Instructions to instances, each classified first: the work of the tasks, see `Work`."""
+    """Instructions to instances, each classified first: the work of the tasks, see `Work`.
+
+    ``location`` is the run's, for what it is decontaminated against.
+    """
 
     config: RunConfig
+    location: str
     folder: str = "instances"
 
     async def answer(self, row: dict[str, Any], ask: Ask) -> tuple[Classified, Completion]:
@@ -45,6 +50,7 @@ class WriteInstances:
 
     def complete(self, block: pa.Table, answers: list[tuple[Classified, Completion]]) -> pa.Table:
         """An instance block: what was answered, parsed and filtered."""
+        forbidden = forbidden_of(self.config, self.location)
         kept, rejected = [], []
         for instruction, (classified, completion) in zip(
             block["instruction"].to_pylist(), answers, strict=True
@@ -55,6 +61,7 @@ class WriteInstances:
                 classified.is_classification,
                 completion.text,
                 completion.finish_reason,
+                forbidden,
             )
             kept.append(good)
             rejected.append(bad)
@@ -101,7 +108,8 @@ class Instances:
                 instances += sum(map(len, stored[0]["instances"].to_pylist()))
                 infos.append(stored[1])
         total = sum(block.num_rows for block in blocks)
-        task = Task(WriteInstances(self._config), self._generators, self._run.location, order=_LAST)
+        work = WriteInstances(self._config, self._run.location)
+        task = Task(work, self._generators, self._run.location, order=_LAST)
         self._reporter.report(Progress("instances", done, total, instances=instances))
         for table, info in write_blocks(missing, task, parallel_phases=False):
             infos.append(info)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ray_si.config import RunConfig
-from ray_si.dedup import Deduplicator
+from ray_si.dedup import CONTAMINATED, Deduplicator
 from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.decisions import (
     ACCEPTED,
@@ -17,16 +17,20 @@ from ray_si.distributed.decisions import (
     RAW,
     REJECTED,
     candidates_of,
+    contaminated_by,
     embeddings_of,
     instruction_id,
 )
+from ray_si.distributed.decontaminate import forbidden
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
+from ray_si.storage.evaluation import EvaluationSet
 from ray_si.storage.run import block_key, part_key, round_folder
 
 Rows = list[dict[str, Any]]
 
-_BY_THE_GATE = ("rouge", "cosine", "target_reached")
+_BY_THE_GATE = (CONTAMINATED, "rouge", "cosine", "target_reached")
+_OF_REJECTED = {"match", "score", "source"}
 _OF_ACCEPTED = {"mean_logprob", "revision", "most_similar", "mean_rouge", "cosine", "embedding"}
 
 
@@ -37,13 +41,21 @@ class RoundAudit:
     cannot be read, what depends on the pool is left out: ``stopped`` is its number then.
     """
 
-    def __init__(self, config: RunConfig, audit: Audit, seeds: Rows, regated: bool) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        audit: Audit,
+        seeds: Rows,
+        sets: list[EvaluationSet],
+        regated: bool,
+    ) -> None:
         self._config, self._audit, self._regated = config, audit, regated
         self.pool: list[tuple[str, str]] = []
         self.stopped: int | None = None
         self._requests = Check("requests")
         self._candidates = Check("candidates")
         self._demonstrations = Check("demonstrations")
+        self._sets = Check("evaluation sets")
         self._rouge = Check("rouge gate")
         self._cosine = Check("cosine gate")
         texts = [seed["instruction"] for seed in seeds]
@@ -51,6 +63,14 @@ class RoundAudit:
         self._round_of: dict[str, int] = {}  # what may stand in later prompts, by id
         self._texts = set(texts)  # of the pool
         dedup = config.dedup
+        self._forbidden = forbidden(config, sets)
+        self._forbidden_texts = {(one.name, text) for one in sets for text in one.texts}
+        if not sets:
+            self._sets.notes.append("the run has none")
+        elif dedup.cosine is not None:
+            self._sets.notes.append(
+                "their embeddings are not stored: cosines with them are not computed again"
+            )
         self._gate = Deduplicator(
             dedup.rouge, None, tokenizer=dedup.tokenizer, most_similar=dedup.most_similar
         )
@@ -74,7 +94,13 @@ class RoundAudit:
         """Check every committed round."""
         for round_ in range(len(self._audit.rounds)):
             self._check(round_)
-        checks = [self._candidates, self._demonstrations, self._rouge, self._cosine]
+        checks = [
+            self._candidates,
+            self._demonstrations,
+            self._sets,
+            self._rouge,
+            self._cosine,
+        ]
         if self.stopped is not None:
             for check in checks:
                 check.notes.append(f"not checked from round {self.stopped} on, which is damaged")
@@ -97,7 +123,7 @@ class RoundAudit:
         accepted, rejected = self._parts["accepted"], self._parts["rejected"]
         tables = (
             self._audit.table(accepted, ACCEPTED, self._candidates, _OF_ACCEPTED),
-            self._audit.table(rejected, REJECTED, self._candidates, ("match", "score")),
+            self._audit.table(rejected, REJECTED, self._candidates, _OF_REJECTED),
         )
         if tables[0] is None or tables[1] is None:
             self.stopped = round_
@@ -107,10 +133,14 @@ class RoundAudit:
         reasons = Counter(row["reason"] for row in left)
         self._candidates.expect(manifest, "accepted", len(kept), said["accepted"])
         self._candidates.expect(manifest, "rejected", dict(reasons), said["rejected"])
+        self._candidates.expect(
+            manifest, "contaminated", contaminated_by(left), said["contaminated"]
+        )
         self._candidates.expect(manifest, "candidates", len(kept) + len(left), said["candidates"])
         if raw is not None:
             self._check_candidates(folder, raw, kept, left)
             self._check_demonstrations(round_, raw)
+        self._check_sets(kept, left)
         self._check_rouge(folder, kept, left)
         self._check_cosine(folder, kept, left, embeddings_of(tables[0]))
         self._extend_pool(round_, kept, left)
@@ -180,6 +210,38 @@ class RoundAudit:
                     continue
                 what = f"was prompted with {source}, which was not in the pool by then"
                 self._demonstrations.find(round_folder(round_), f"{row['request_id']} {what}")
+
+    # Evaluation sets ---------------------------------------------------------------------------
+
+    def _check_sets(self, kept: Rows, left: Rows) -> None:
+        """Hold everything that came to the gate against the sets again."""
+        check = self._sets
+        ask = [row | {"text": row["instruction"], "reason": None} for row in kept]
+        ask += [row for row in left if row["reason"] in _BY_THE_GATE]
+        ask.sort(key=_place)
+        if self._forbidden_texts:
+            check.count += len(ask)
+        close = {match.index: match for match in self._forbidden.find([row["text"] for row in ask])}
+        for i, row in enumerate(ask):
+            where = self._parts["rejected" if row["reason"] else "accepted"]
+            match = close.get(i)
+            if row["reason"] != CONTAMINATED:
+                if match:
+                    near = f'ROUGE-L {match.score:.4f} with "{match.match}"'
+                    check.find(where, f"{_name(row)} is too close to {match.source}: {near}")
+            elif match:
+                said = (row["match"], row["score"], row["source"])
+                if said != (match.match, match.score, match.source):
+                    check.find(where, f"{_name(row)} matches {match.source} otherwise than it says")
+            else:
+                self._check_contaminated_by_cosine(where, row)
+
+    def _check_contaminated_by_cosine(self, where: str, row: dict[str, Any]) -> None:
+        limit, score = self._config.dedup.cosine, row["score"]
+        if (row["source"], row["match"]) not in self._forbidden_texts:
+            self._sets.find(where, f"{_name(row)} matches what is in no evaluation set")
+        elif limit is None or score is None or not limit < score <= 1 + 1e-5:
+            self._sets.find(where, f"{_name(row)} is close to nothing in {row['source']}")
 
     # The gate ----------------------------------------------------------------------------------
 

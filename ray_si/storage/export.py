@@ -113,6 +113,7 @@ def recount(run: Run, rows: int) -> dict[str, Any]:
     for manifest in manifests:
         rejected.update(manifest["rejected"])
     instances_rejected: Counter[str] = Counter()
+    contaminated: list[dict[str, Any]] = []
     classification = with_instance = instructions = tokens = 0
     for block in run.instance_blocks():
         for row in block.to_pylist():
@@ -121,6 +122,7 @@ def recount(run: Run, rows: int) -> dict[str, Any]:
             with_instance += bool(row["instances"])
             tokens += row["completion_tokens"]
             instances_rejected.update(item["reason"] for item in row["rejected"])
+            contaminated += [i for i in row["rejected"] if i["reason"] == "contaminated"]
     return {
         "rounds": len(manifests),
         "requests": sum(manifest["requests"] for manifest in manifests),
@@ -131,6 +133,7 @@ def recount(run: Run, rows: int) -> dict[str, Any]:
         "with_instance": with_instance,
         "rows": rows,
         "instances_rejected": dict(sorted(instances_rejected.items())),
+        "contaminated": run.contaminated(manifests, contaminated),
         "bootstrap_tokens": sum(manifest["completion_tokens"] for manifest in manifests),
         "instance_tokens": tokens,
     }
