@@ -12,6 +12,7 @@ from ray_si.cli.common import app
 # imported for the verbs that they register, in the order in which --help lists them
 # isort: off
 from ray_si.cli import runs  # noqa: F401
+from ray_si.cli import exports  # noqa: F401
 from ray_si.cli import data  # noqa: F401
 # isort: on
 

@@ -164,6 +164,26 @@ class DedupDisplay(_Display):
         )
 
 
+class ExportDisplay(_Display):
+    """Shows how many rows of an export are done."""
+
+    _columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_line = time.monotonic()  # a short export prints no progress
+
+    def listen(self, done: int, total: int) -> None:
+        """Take a new state."""
+        note = "writing" if done == total else "rows"
+        if self._bars is None:
+            self._line(f"{done}/{total} rows", now=False)
+            return
+        if self._task is None:
+            self._task = self._bars.add_task(note, total=total)
+        self._bars.update(self._task, completed=done, description=note)
+
+
 def print_check(config: RunConfig, inputs: Inputs) -> None:
     """What `ray-si check` found."""
     out = console()
