@@ -5,7 +5,7 @@
 A run with made-up rows of some 480 bytes is written without Ray, then exported on the cores this
 process may use, to the disk that holds temporary files. Rates are in MB (10^6 bytes) of JSON lines
 a second, whatever the kind; the best of three, since other work on the machine only ever slows one
-down. ``encoding`` is one core on rows as `ray_si.storage.training_files` encodes them, by encoder
+down. ``encoding`` is one core on rows as `ray_si.storage.training_lines` encodes them, by encoder
 and by how many rows are encoded at once: more of them than fit into the processor's cache cost
 five times as much.
 """
@@ -32,7 +32,8 @@ from ray_si.storage.export import export_data
 from ray_si.storage.run import Run, block_key
 from ray_si.storage.seeds import load_seeds
 from ray_si.storage.shards import write_table
-from ray_si.storage.training_files import Options, encoder, write_training_files
+from ray_si.storage.training_files import Options, write_training_files
+from ray_si.storage.training_lines import encoder
 
 REPEATS = 3
 ROWS_PER_SHARD = 50_000

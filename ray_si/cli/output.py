@@ -165,9 +165,9 @@ class DedupDisplay(_Display):
 
 
 class ExportDisplay(_Display):
-    """Shows how many rows of an export are done."""
+    """Shows how much of an export is done."""
 
-    _columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    _columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,9 +175,9 @@ class ExportDisplay(_Display):
 
     def listen(self, done: int, total: int) -> None:
         """Take a new state."""
-        note = "writing" if done == total else "rows"
+        note = "putting in place" if done == total else "writing"
         if self._bars is None:
-            self._line(f"{done}/{total} rows", now=False)
+            self._line(f"{100 * done / total:.0f} % {note}", now=False)
             return
         if self._task is None:
             self._task = self._bars.add_task(note, total=total)

@@ -257,7 +257,7 @@ def _rejection(
 def contaminated_by(rejected: Sequence[dict[str, Any]]) -> dict[str, int]:
     """How many of the rejected rows resemble something in which evaluation set."""
     counts = Counter(row["source"] for row in rejected if row["reason"] == CONTAMINATED)
-    return dict(sorted(counts.items()))
+    return dict(sorted(counts.items(), key=str))
 
 
 NOT_ASKED = "not_asked"

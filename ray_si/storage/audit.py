@@ -129,9 +129,10 @@ class Audit:
         if manifest is None:
             return
         check.expect(key, "round", round_, manifest["round"])
-        if not all(isinstance(count, int) for count in manifest["rejected"].values()):
-            self._lost(check, key, "says rejected, but not in numbers")
-            return
+        for name in ("rejected", "contaminated"):
+            if not all(isinstance(count, int) for count in manifest[name].values()):
+                self._lost(check, key, f"says {name}, but not in numbers")
+                return
         self._name(check, key, manifest["objects"], f"{folder}/")
         for name in _DECISIONS:
             if not any(named.startswith(f"{folder}/{name}-") for named in self._named):

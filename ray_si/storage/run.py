@@ -370,15 +370,15 @@ class Run:
 
         ``left_out`` are rejected instances of any kind.
         """
-        named = self.header.get("decontaminate", [])
-        counts = {one["name"]: {"instructions": 0, "instances": 0} for one in named}
+        instructions: Counter[str] = Counter()
         for manifest in rounds:
-            for name, count in manifest.get("contaminated", {}).items():
-                counts[name]["instructions"] += count
-        for item in left_out:
-            if item["reason"] == "contaminated":
-                counts[item["source"]]["instances"] += 1
-        return counts
+            instructions.update(manifest.get("contaminated", {}))
+        instances = Counter(i["source"] for i in left_out if i["reason"] == "contaminated")
+        named = [one["name"] for one in self.header.get("decontaminate", [])]
+        return {
+            name: {"instructions": instructions[name], "instances": instances[name]}
+            for name in dict.fromkeys([*named, *instructions, *instances])
+        }
 
     def _json_or_none(self, key: str) -> dict[str, Any] | None:
         try:

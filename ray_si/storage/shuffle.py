@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-_BUFFER = 1 << 20
+_BUFFER = 1 << 18
 """Bytes of a bucket that are written at once."""
 
 

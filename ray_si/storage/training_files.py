@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ray_si.errors import ConfigError, RunError, StorageError, StorageLostError
-from ray_si.storage.export import ROWS
+from ray_si.errors import ConfigError, StorageError, StorageLostError
 from ray_si.storage.objects import Objects, open_objects
 from ray_si.storage.run import Run
 from ray_si.storage.shard_files import KINDS, ShardFiles, Written
-from ray_si.storage.shards import ShardInfo, from_bytes
-from ray_si.storage.shuffle import Shuffle, row_numbers
+from ray_si.storage.shuffle import Shuffle
+from ray_si.storage.training_lines import Layout, Source, encoded_rows, schema_of
 
-_CHUNK = 500
-"""Rows that are encoded at once: few enough to stay in the processor's cache."""
 _BUCKET = 64 << 20
 """Bytes of lines in a bucket of the shuffle, about."""
 _MOST_BUCKETS = 256
-
-
-class Layout(Protocol):
-    """What a row looks like; see `ray_si.self_instruct.formats.Layout`."""
-
-    @property
-    def columns(self) -> tuple[str, ...]: ...
-
-    @property
-    def rows(
-        self,
-    ) -> Callable[[Mapping[str, Sequence[Any]], Sequence[int]], Iterator[dict[str, Any]]]: ...
 
 
 @dataclass(frozen=True)
@@ -104,92 +86,35 @@ def write_training_files(
     The same run, layout and options give the same bytes. All is written aside first, in ``to`` or,
     for S3, in the folder for temporary files, and then put in place, the manifest last: rows, size
     and SHA-256 of every file, the options, and ``description``. After an error nothing of it is
-    left; a folder without its manifest is not finished. ``listen`` hears of rows done and in all.
+    left; a folder without its manifest is not finished. ``listen`` hears of rows done and in all;
+    to shuffle each is done twice.
 
     Raises RunError where the run isn't finished or is damaged; StorageError where ``to`` cannot be
     written or holds such files already and ``overwrite`` isn't set; ConfigError where there are too
     few instructions to set aside; StorageLostError where there is no room.
     """
-    source = _Source(run)
+    source = Source(run)
     target = open_objects(to)
     target.check(write=True)
     present = _present(target, options.name)
     if present and not options.overwrite:
+        state = "already" if options.manifest in present else "of an export that was not finished"
         raise StorageError(
-            f"{to} holds {present[0]} already; choose another --to or --name, or add --overwrite"
+            f"{to} holds {present[0]} {state}; choose another --to or --name, or add --overwrite"
         )
-    limit = source.validation_limit(options)
+    limit = 0
+    if options.validation is not None:
+        limit = source.hash_limit(options.seed, options.validation)
     with target.scratch() as scratch, _room_in(scratch):
         splits = _write(source, scratch, layout, options, limit, listen)
         return _publish(target, present, splits, options, _manifest(run, options, description))
-
-
-# Reading ---------------------------------------------------------------------------------------
-
-
-class _Source:
-    """A finished run's shards, each read whole and checked against its digest."""
-
-    def __init__(self, run: Run) -> None:
-        stats = run.stats()
-        if stats is None:
-            raise RunError(f"{run.location} is not finished: run `ray-si build` on it again first")
-        infos = [ShardInfo(**entry) for entry in stats["shards"]]
-        parquet = [info for info in infos if info.key.endswith(".parquet")]
-        self._run, self._shards = run, parquet or infos
-        self.rows = sum(info.rows for info in self._shards)
-
-    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The shards in order; the next is read meanwhile."""
-        with ThreadPoolExecutor(1) as reader:
-            upcoming = [reader.submit(self._read, info, columns) for info in self._shards[:1]]
-            for info in [*self._shards[1:], None]:
-                if not upcoming:
-                    return
-                table = upcoming.pop().result()
-                if info is not None:
-                    upcoming.append(reader.submit(self._read, info, columns))
-                yield table
-
-    def _read(self, info: ShardInfo, columns: Sequence[str]) -> pa.Table:
-        where = f"{self._run.location}/{info.key}"
-        try:
-            data = self._run.objects.get(info.key)
-        except KeyError as error:
-            raise RunError(f"{self._run.location} is damaged: {info.key} is missing") from error
-        if hashlib.sha256(data).hexdigest() != info.sha256:
-            raise RunError(f"{where} is damaged: it has other content than stats.json says")
-        return from_bytes(info.key, data, list(columns), ROWS)
-
-    def validation_limit(self, options: Options) -> int:
-        """Instructions whose hash is below this are set aside; 0 where there is no such split."""
-        if options.validation is None:
-            return 0
-        hashes = sorted(
-            _hash(options.seed, id_)
-            for table in self.tables(["instruction_id"])
-            for id_ in table["instruction_id"].unique().to_pylist()
-        )
-        hashes = sorted(set(hashes))  # of an instruction whose rows lie in two shards
-        wanted = options.validation
-        count = max(1, round(wanted * len(hashes))) if isinstance(wanted, float) else wanted
-        if count >= len(hashes):
-            raise ConfigError(
-                f"validation would take all: the run has {len(hashes)} instructions with rows"
-            )
-        return hashes[count]
-
-
-def _hash(seed: int, instruction_id: str) -> int:
-    digest = hashlib.blake2b(f"{seed}/{instruction_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
 
 
 # Writing ---------------------------------------------------------------------------------------
 
 
 def _write(
-    source: _Source,
+    source: Source,
     scratch: Path,
     layout: Layout,
     options: Options,
@@ -198,7 +123,7 @@ def _write(
 ) -> dict[str, list[Written]]:
     """The shards of each split, in the scratch folder."""
     names = ["train", "validation"] if limit else ["train"]
-    schema = _schema(layout)
+    schema = schema_of(layout)
     with ExitStack() as stack:
         files = {
             name: stack.enter_context(
@@ -213,8 +138,8 @@ def _write(
             for name in names
         }
         shuffles: dict[str, Shuffle] = {}
-        done = 0
-        for lines, numbers, held_out in _lines(source, layout, options, limit):
+        done, total = 0, source.rows * (2 if options.shuffle else 1)
+        for lines, numbers, held_out in encoded_rows(source, layout, options.seed, limit):
             if options.shuffle and not shuffles:
                 expected = source.rows * sum(map(len, lines)) / max(len(lines), 1)
                 buckets = min(_MOST_BUCKETS, 1 + int(expected / _BUCKET))
@@ -229,70 +154,13 @@ def _write(
                 else:
                     files[name].add(part)
             done += len(lines)
-            listen(done, source.rows)
+            listen(done, total)
         for name, shuffle in shuffles.items():
             for part in shuffle.sorted():
                 files[name].add(part)
+                done += len(part)
+                listen(done, total)
         return {name: files[name].finish() for name in names}
-
-
-def _lines(
-    source: _Source, layout: Layout, options: Options, limit: int
-) -> Iterator[tuple[list[bytes], np.ndarray, np.ndarray]]:
-    """Encoded rows in pool order, some at a time; their numbers for the shuffle; the held out."""
-    columns = list(dict.fromkeys([*layout.columns, *(["instruction_id"] if limit else [])]))
-    encode = encoder(layout.columns)
-    start = 0
-    for table in source.tables(columns):
-        for chunk in table.to_batches(max_chunksize=_CHUNK):
-            count = chunk.num_rows
-            values = {name: chunk.column(name).to_pylist() for name in columns}
-            choices = row_numbers(options.seed, "layout", start, count).tolist()
-            lines = [encode(row) for row in layout.rows(values, choices)]
-            assert len(lines) == count, "a layout lost rows"
-            held_out = np.zeros(count, bool)
-            if limit:
-                ids = values["instruction_id"]
-                low = {id_: _hash(options.seed, id_) < limit for id_ in dict.fromkeys(ids)}
-                held_out = np.array([low[id_] for id_ in ids])
-            yield lines, row_numbers(options.seed, "shuffle", start, count), held_out
-            start += count
-
-
-def encoder(columns: Sequence[str]) -> Callable[[dict[str, Any]], bytes]:
-    """A row -> a line of JSON, UTF-8, with its end; the same bytes whether orjson is there or not.
-
-    orjson is five times as fast (benchmarks/export.json) but writes some floating-point numbers
-    otherwise, so rows that may have any are left to the standard library.
-    """
-    if not any(pa.types.is_floating(kind) for name in columns for kind in _leaves(name)):
-        try:
-            import orjson
-        except ImportError:
-            pass
-        else:
-            dumps, option = orjson.dumps, orjson.OPT_APPEND_NEWLINE
-            return lambda row: dumps(row, option=option)
-    text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-    return lambda row: text(row).encode() + b"\n"
-
-
-def _leaves(column: str) -> list[pa.DataType]:
-    kind = ROWS.field(column).type
-    if pa.types.is_list(kind):
-        kind = kind.value_type
-    return [field.type for field in kind] if pa.types.is_struct(kind) else [kind]
-
-
-def _schema(layout: Layout) -> pa.Schema:
-    """The Arrow schema of the rows: that of an example."""
-    example = {
-        "most_similar": [{"instruction": "", "rouge": 0.5}],
-        "demonstrations": [""],
-    }
-    simple = {pa.string(): "", pa.int64(): 0, pa.float64(): 0.5, pa.bool_(): False}
-    values = {name: [example.get(name, simple.get(ROWS.field(name).type))] for name in ROWS.names}
-    return pa.Table.from_pylist(list(layout.rows(values, [0]))).schema
 
 
 # Putting in place ------------------------------------------------------------------------------

@@ -188,6 +188,17 @@ def test_verify_finds_what_does_not_follow_from_the_sets(planted, tmp_path, forg
     assert any(finding.startswith(key) for _, finding in findings(copy)), findings(copy)
 
 
+@pytest.mark.parametrize("key", ["run.json", "decontaminate.parquet"])
+def test_a_flipped_byte_where_the_sets_are_named_and_kept_is_found(planted, tmp_path, key):
+    copy = tmp_path / "run"
+    shutil.copytree(planted[0], copy)
+    data = (copy / key).read_bytes()
+    start = data.index(b'"decontaminate": [') if key == "run.json" else 0
+    for place in range(start, len(data), 1 + (len(data) - start) // 25):
+        (copy / key).write_bytes(data[:place] + bytes([data[place] ^ 0x15]) + data[place + 1 :])
+        assert any(key in finding for _, finding in findings(copy)), place
+
+
 def test_regate_holds_the_candidates_against_the_sets_too(planted, tmp_path):
     location, _, _, _, (by_rouge, by_cosine, _) = planted
     regate(str(location), str(tmp_path / "same"), {})

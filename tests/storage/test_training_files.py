@@ -19,7 +19,8 @@ from ray_si.storage import training_files
 from ray_si.storage.export import ROWS, training_rows
 from ray_si.storage.objects import LocalObjects, open_objects
 from ray_si.storage.run import Run
-from ray_si.storage.training_files import Options, encoder, write_training_files
+from ray_si.storage.training_files import Options, write_training_files
+from ray_si.storage.training_lines import encoder
 from tests.command import ENVIRONMENT
 from tests.storage.finished import finished_run
 
@@ -160,6 +161,15 @@ def test_an_export_is_not_replaced_unless_asked_to(run, location):
     )
 
 
+def test_what_an_interrupted_export_left_is_told_from_a_finished_one(run, tmp_path):
+    export(run, tmp_path)
+    (tmp_path / "_rows.manifest").unlink()
+    with pytest.raises(StorageError, match="of an export that was not finished"):
+        export(run, tmp_path)
+    export(run, tmp_path, overwrite=True)
+    assert (tmp_path / "_rows.manifest").exists()
+
+
 @pytest.mark.parametrize("damage", [b"", b"x" * 4000, None])
 def test_a_damaged_run_is_named_and_nothing_written(tmp_path, run, damage):
     copy = tmp_path / "run"
@@ -229,11 +239,12 @@ def test_killed_it_leaves_nothing_that_looks_like_an_export(run, tmp_path):
     assert len(read(tmp_path / "out", ["rows.jsonl"])) == run.stats()["rows"]
 
 
-def test_progress_is_told_to_the_end(run, tmp_path):
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_progress_is_told_to_the_end(run, tmp_path, shuffle):
     heard = []
-    options = Options("rows")
+    options = Options("rows", shuffle=shuffle)
     write_training_files(run, str(tmp_path), IDS, options, {}, lambda *now: heard.append(now))
-    rows = run.stats()["rows"]
+    rows = run.stats()["rows"] * (2 if shuffle else 1)
     assert heard[-1] == (rows, rows)
     assert heard == sorted(heard)
 
