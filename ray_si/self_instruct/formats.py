@@ -109,8 +109,12 @@ def _alpaca(columns: Columns, numbers: Sequence[int]) -> Iterator[Row]:
 
 def _messages(columns: Columns, numbers: Sequence[int]) -> Iterator[Row]:
     for prompt, output in zip(_prompts(columns), columns["output"], strict=True):
-        user, assistant = {"role": "user", "content": prompt}, {"role": "assistant"}
-        yield {"messages": [user, assistant | {"content": output}]}
+        yield {
+            "messages": [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": output},
+            ]
+        }
 
 
 def _conversations(columns: Columns, numbers: Sequence[int]) -> Iterator[Row]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 _BLOCK = 4 << 20
 """Bytes of lines that are compressed at once, each block by itself."""
-_GROUP = 64 << 20
+_GROUP = 32 << 20
 """Bytes of lines that become a row group of Parquet."""
 _GZIP_LEVEL = 4
 """Four times as fast as gzip's own 6, for files 6 % larger."""

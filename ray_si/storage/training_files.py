@@ -19,9 +19,9 @@ from ray_si.storage.shard_files import KINDS, ShardFiles, Written
 from ray_si.storage.shuffle import Shuffle
 from ray_si.storage.training_lines import Layout, Source, encoded_rows, schema_of
 
-_BUCKET = 64 << 20
+_BUCKET = 16 << 20
 """Bytes of lines in a bucket of the shuffle, about."""
-_MOST_BUCKETS = 256
+_MOST_BUCKETS = 512
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ def write_training_files(
         raise StorageError(
             f"{to} holds {present[0]} {state}; choose another --to or --name, or add --overwrite"
         )
-    limit = 0
+    held_out: set[str] = set()
     if options.validation is not None:
-        limit = source.hash_limit(options.seed, options.validation)
+        held_out = source.hold_out(options.seed, options.validation)
     with target.scratch() as scratch, _room_in(scratch):
-        splits = _write(source, scratch, layout, options, limit, listen)
+        splits = _write(source, scratch, layout, options, held_out, listen)
         return _publish(target, present, splits, options, _manifest(run, options, description))
 
 
@@ -118,11 +118,11 @@ def _write(
     scratch: Path,
     layout: Layout,
     options: Options,
-    limit: int,
+    held_out: set[str],
     listen: Callable[[int, int], None],
 ) -> dict[str, list[Written]]:
     """The shards of each split, in the scratch folder."""
-    names = ["train", "validation"] if limit else ["train"]
+    names = ["train", "validation"] if held_out else ["train"]
     schema = schema_of(layout)
     with ExitStack() as stack:
         files = {
@@ -139,12 +139,12 @@ def _write(
         }
         shuffles: dict[str, Shuffle] = {}
         done, total = 0, source.rows * (2 if options.shuffle else 1)
-        for lines, numbers, held_out in encoded_rows(source, layout, options.seed, limit):
+        for lines, numbers, aside in encoded_rows(source, layout, options.seed, held_out):
             if options.shuffle and not shuffles:
                 expected = source.rows * sum(map(len, lines)) / max(len(lines), 1)
                 buckets = min(_MOST_BUCKETS, 1 + int(expected / _BUCKET))
                 shuffles = {n: Shuffle(scratch / f"{n}-shuffle", buckets) for n in names}
-            for name, mask in (("train", ~held_out), ("validation", held_out)):
+            for name, mask in (("train", ~aside), ("validation", aside)):
                 if not mask.any():
                     continue
                 every = mask.all()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,22 +68,22 @@ class Source:
             raise RunError(f"{where} is damaged: it has other content than stats.json says")
         return from_bytes(info.key, data, list(columns), ROWS)
 
-    def hash_limit(self, seed: int, held_out: float | int) -> int:
-        """The instructions to hold out, a share or a number, are those with a hash below this.
+    def hold_out(self, seed: int, part: float | int) -> set[str]:
+        """Ids of the instructions to hold out, a share or a number: those of the smallest hashes.
 
         ConfigError where that would be all of them.
         """
         every = {
-            _hash(seed, id_)
+            id_: _hash(seed, id_)
             for table in self.tables(["instruction_id"])
             for id_ in table["instruction_id"].unique().to_pylist()
         }
-        count = max(1, round(held_out * len(every))) if isinstance(held_out, float) else held_out
+        count = max(1, round(part * len(every))) if isinstance(part, float) else part
         if count >= len(every):
             raise ConfigError(
                 f"validation would take all: the run has {len(every)} instructions with rows"
             )
-        return sorted(every)[count]
+        return set(heapq.nsmallest(count, every, key=lambda id_: (every[id_], id_)))
 
 
 def _hash(seed: int, instruction_id: str) -> int:
@@ -90,30 +92,31 @@ def _hash(seed: int, instruction_id: str) -> int:
 
 
 def encoded_rows(
-    source: Source, layout: Layout, seed: int, limit: int
+    source: Source, layout: Layout, seed: int, held_out: set[str]
 ) -> Iterator[tuple[list[bytes], np.ndarray, np.ndarray]]:
     """Lines of JSON in pool order, some at a time, each with its end.
 
-    With them their numbers for a shuffle (uint64), and which are held out: those of instructions
-    with a hash below ``limit``; both of shape (lines,).
+    With them their numbers for a shuffle (uint64), and which are of instructions ``held_out``
+    (bool), both of shape (lines,).
     """
-    columns = list(dict.fromkeys([*layout.columns, *(["instruction_id"] if limit else [])]))
+    columns = list(dict.fromkeys([*layout.columns, *(["instruction_id"] if held_out else [])]))
     encode = encoder(layout.columns)
-    start = 0
+    before = 0
     for table in source.tables(columns):
+        order = row_numbers(seed, "shuffle", before, table.num_rows)
+        choices = row_numbers(seed, "layout", before, table.num_rows)
+        before += table.num_rows
+        start = 0
         for chunk in table.to_batches(max_chunksize=_CHUNK):
-            count = chunk.num_rows
+            end = start + chunk.num_rows
             values = {name: chunk.column(name).to_pylist() for name in columns}
-            choices = row_numbers(seed, "layout", start, count).tolist()
-            lines = [encode(row) for row in layout.rows(values, choices)]
-            assert len(lines) == count, "a layout lost rows"
-            held_out = np.zeros(count, bool)
-            if limit:
-                ids = values["instruction_id"]
-                low = {id_: _hash(seed, id_) < limit for id_ in dict.fromkeys(ids)}
-                held_out = np.array([low[id_] for id_ in ids])
-            yield lines, row_numbers(seed, "shuffle", start, count), held_out
-            start += count
+            lines = [encode(row) for row in layout.rows(values, choices[start:end].tolist())]
+            assert len(lines) == chunk.num_rows, "a layout lost rows"
+            mask = np.zeros(len(lines), bool)
+            if held_out:
+                mask[:] = [id_ in held_out for id_ in values["instruction_id"]]
+            yield lines, order[start:end], mask
+            start = end
 
 
 def encoder(columns: Sequence[str]) -> Callable[[dict[str, Any]], bytes]:
@@ -128,8 +131,7 @@ def encoder(columns: Sequence[str]) -> Callable[[dict[str, Any]], bytes]:
         except ImportError:
             pass
         else:
-            dumps, option = orjson.dumps, orjson.OPT_APPEND_NEWLINE
-            return lambda row: dumps(row, option=option)
+            return partial(orjson.dumps, option=orjson.OPT_APPEND_NEWLINE)
     text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     return lambda row: text(row).encode() + b"\n"
 
