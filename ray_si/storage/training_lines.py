@@ -47,6 +47,7 @@ class Source:
         parquet = [info for info in infos if info.key.endswith(".parquet")]
         self._run, self._shards = run, parquet or infos
         self.rows = sum(info.rows for info in self._shards)
+        self.instructions: int = stats["with_instance"]
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The shards in order; the next is read meanwhile."""
@@ -73,17 +74,22 @@ class Source:
 
         ConfigError where that would be all of them.
         """
-        every = {
-            id_: _hash(seed, id_)
-            for table in self.tables(["instruction_id"])
-            for id_ in table["instruction_id"].unique().to_pylist()
-        }
-        count = max(1, round(part * len(every))) if isinstance(part, float) else part
-        if count >= len(every):
+        count = max(1, round(part * self.instructions)) if isinstance(part, float) else part
+        if count >= self.instructions:
             raise ConfigError(
-                f"validation would take all: the run has {len(every)} instructions with rows"
+                f"validation would take all: the run has {self.instructions} instructions with rows"
             )
-        return set(heapq.nsmallest(count, every, key=lambda id_: (every[id_], id_)))
+        hashes = ((_hash(seed, id_), id_) for id_ in self._instruction_ids())
+        return {id_ for _, id_ in heapq.nsmallest(count, hashes)}
+
+    def _instruction_ids(self) -> Iterator[str]:
+        """Each once: the rows of one follow each other, in the next shard too."""
+        last = None
+        for table in self.tables(["instruction_id"]):
+            for id_ in table["instruction_id"].unique().to_pylist():
+                if id_ != last:
+                    yield id_
+                last = id_
 
 
 def _hash(seed: int, instruction_id: str) -> int:
