@@ -2,12 +2,13 @@
 
     python benchmarks/export.py [--write] [--gigabytes 1]
 
-A run with made-up rows of some 480 bytes is written without Ray, then exported on the cores this
+A run with made-up rows of some 400 bytes is written without Ray, then exported on the cores this
 process may use, to the disk that holds temporary files. Rates are in MB (10^6 bytes) of JSON lines
 a second, whatever the kind; the best of three, since other work on the machine only ever slows one
-down. ``encoding`` is one core on rows as `ray_si.storage.training_lines` encodes them, by encoder
-and by how many rows are encoded at once: more of them than fit into the processor's cache cost
-five times as much.
+down. ``load_average_before`` says how much of that there was, and ``processor_seconds`` what an
+export costs in spite of it. ``encoding`` is one core on rows as `ray_si.storage.training_lines`
+encodes them, by encoder and by how many rows are encoded at once: where they do not fit into the
+processor's cache it takes twice as long.
 """
 
 from __future__ import annotations
@@ -171,6 +172,7 @@ def main() -> None:
                 "python": platform.python_version(),
                 "pyarrow": pa.__version__,
             },
+            "load_average_before": round(os.getloadavg()[0], 1),
             "rows": run.stats()["rows"],  # type: ignore[index]
             "encoding_mb_per_s_of_one_core": encoding(run),
             "export": exports(run, folder),
