@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import (
@@ -302,6 +303,9 @@ class RunConfig(_Section):
     """Accepted instructions to reach."""
     seeds: str = "bundled"
     """Path of seed tasks in the paper's JSONL schema, or "bundled"."""
+    decontaminate: tuple[str, ...] = ()
+    """Evaluation sets that nothing accepted may resemble, by the measures of ``dedup``: paths, or
+    s3:// addresses; what they may hold, see `ray_si.storage.evaluation`."""
     generator: Generator = Generator()
     instance_generator: Generator | None = None
     """Another model for classification and instances, hosted beside; none: the same one."""
@@ -341,6 +345,11 @@ class RunConfig(_Section):
             )
         return self
 
+    @field_validator("decontaminate", mode="before")
+    @classmethod
+    def _one_path(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
     @property
     def instances_by(self) -> Generator:
         """The generator that classifies instructions and writes their instances."""
@@ -365,10 +374,11 @@ class RunConfig(_Section):
     def identity(self) -> dict[str, Any]:
         """The part that results depend on: without what only places or paces the work.
 
-        Nor the path of the seed tasks; what counts is their content. Prompts by their SHA-256.
+        Nor the paths of the seed tasks and evaluation sets; what counts is their content. Prompts
+        by their SHA-256.
         """
         values = self.model_dump(mode="json")
-        del values["seeds"]
+        del values["seeds"], values["decontaminate"]
         values["prompts"] = {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
         }
@@ -381,10 +391,17 @@ class RunConfig(_Section):
                 del values[section]["replay"][name]
         return values
 
-    def fingerprint(self, seeds_sha256: str) -> str:
-        """SHA-256, hex, over `identity` and the content of the seed tasks."""
-        text = json.dumps([self.identity(), seeds_sha256], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def fingerprint(self, seeds_sha256: str, sets_sha256: Sequence[str] = ()) -> str:
+        """SHA-256, hex, over `identity` and the content of seed tasks and evaluation sets."""
+        return fingerprint_of(self.identity(), seeds_sha256, sets_sha256)
+
+
+def fingerprint_of(
+    identity: dict[str, Any], seeds_sha256: str | None, sets_sha256: Sequence[str]
+) -> str:
+    """See `RunConfig.fingerprint`."""
+    parts = [identity, seeds_sha256, *([list(sets_sha256)] if sets_sha256 else [])]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 _HOSTING = (

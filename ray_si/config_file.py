@@ -16,9 +16,9 @@ from ray_si.errors import ConfigError
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML configuration and apply dotted overrides such as ``generator.replicas=2``.
 
-    Values of overrides are YAML. A relative ``seeds`` or ``prompts`` path is taken from the working
-    directory or, if there is none, from the configuration's folder. Raises ConfigError naming the
-    key.
+    Values of overrides are YAML. Relative paths of ``seeds``, ``decontaminate`` and ``prompts`` are
+    taken from the working directory or, if there is nothing, from the configuration's folder.
+    Raises ConfigError naming the key.
     """
     path = Path(path)
     try:
@@ -35,10 +35,14 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     if isinstance(folder, str) and not Path(folder).exists() and (path.parent / folder).exists():
         values["prompts"] = str(path.parent / folder)
     config = parse_config(values, str(path))
-    beside = path.parent / config.seeds
-    if config.seeds != "bundled" and not Path(config.seeds).exists() and beside.exists():
-        config = config.model_copy(update={"seeds": str(beside)})
-    return config
+    found = {"decontaminate": tuple(_found(name, path.parent) for name in config.decontaminate)}
+    seeds = config.seeds if config.seeds == "bundled" else _found(config.seeds, path.parent)
+    return config.model_copy(update={"seeds": seeds, **found})
+
+
+def _found(name: str, folder: Path) -> str:
+    beside = folder / name
+    return str(beside) if not Path(name).exists() and beside.exists() else name
 
 
 def parse_config(values: dict[str, Any], source: str = "configuration") -> RunConfig:

@@ -105,6 +105,30 @@ def test_seeds_are_found_beside_the_configuration(tmp_path):
     assert load_config(tmp_path / "run.yaml").seeds == str(tmp_path / "mine.jsonl")
 
 
+def test_evaluation_sets_are_found_beside_the_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.jsonl").write_text("{}")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "beside.jsonl").write_text("{}")
+    path = tmp_path / "deep" / "run.yaml"
+    path.write_text("decontaminate: [here.jsonl, beside.jsonl, absent.jsonl, s3://data/x.jsonl]\n")
+    assert load_config("deep/run.yaml").decontaminate == (
+        "here.jsonl",
+        "deep/beside.jsonl",
+        "absent.jsonl",
+        "s3://data/x.jsonl",
+    )
+    assert load_config(path, ["decontaminate=one.jsonl"]).decontaminate == ("one.jsonl",)
+
+
+def test_the_fingerprint_takes_evaluation_sets_by_content_and_order():
+    base = parse_config({"decontaminate": ["a.jsonl", "b.jsonl"]})
+    moved = parse_config({"decontaminate": ["c.jsonl", "d.jsonl"]})
+    assert base.fingerprint("seeds", ["1", "2"]) == moved.fingerprint("seeds", ["1", "2"])
+    found = {base.fingerprint("seeds", sets) for sets in ([], ["1"], ["1", "2"], ["2", "1"])}
+    assert len(found) == 4
+
+
 def test_the_fingerprint_ignores_placement_and_nothing_else():
     base = RunConfig().fingerprint("seeds")
     placed = parse_config(

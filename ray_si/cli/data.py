@@ -1,42 +1,13 @@
-"""Verbs about rows: export, dedup."""
+"""Verbs about rows: dedup."""
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ray_si.cli.common import Address, RunPath, app, errors_as_exits, interruptible
-from ray_si.cli.output import DedupDisplay, console, print_dedup_summary
-from ray_si.self_instruct.formats import FORMATS, to_row
-
-Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
-
-
-@app.command(
-    epilog="[b]Example[/b]\n\nray-si export runs/quickstart --format messages --to train_data"
-)
-def export(
-    run: RunPath,
-    format_: Annotated[Format, typer.Option("--format", help="Layout of the rows.")],
-    to: Annotated[
-        str,
-        typer.Option("--to", metavar="DIR", help="Folder, or s3://bucket/prefix, to write into."),
-    ],
-) -> None:
-    """Write a finished run's rows as JSONL that fine-tuning libraries read."""
-    with errors_as_exits():
-        from ray_si.records import Instance
-        from ray_si.storage.export import export_jsonl
-        from ray_si.storage.run import Run
-
-        def convert(row: dict[str, Any]) -> dict[str, Any]:
-            return to_row(row["instruction"], Instance(row["input"], row["output"]), format_.value)
-
-        name = f"{format_.value}.jsonl"
-        count = export_jsonl(Run.open(run), to, name, convert)
-        console().print(f"{count} rows written to {to}/{name}", markup=False, highlight=False)
+from ray_si.cli.common import Address, app, errors_as_exits, interruptible
+from ray_si.cli.output import DedupDisplay, print_dedup_summary
 
 
 @app.command(

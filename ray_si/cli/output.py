@@ -24,7 +24,6 @@ from rich.table import Table
 
 from ray_si.config import RunConfig
 from ray_si.distributed.progress import DedupProgress, Progress
-from ray_si.records import SeedTask
 from ray_si.storage.audit import Check
 from ray_si.storage.export import training_rows
 from ray_si.storage.run import Run
@@ -32,6 +31,7 @@ from ray_si.storage.run import Run
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ray_si.distributed.builder import Inputs
     from ray_si.distributed.dedup_files import DedupReport
     from ray_si.distributed.regate import Regated
 
@@ -164,15 +164,37 @@ class DedupDisplay(_Display):
         )
 
 
-def print_check(config: RunConfig, seeds: list[SeedTask], digest: str) -> None:
+class ExportDisplay(_Display):
+    """Shows how much of an export is done."""
+
+    _columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_line = time.monotonic()  # a short export prints no progress
+
+    def listen(self, done: int, total: int) -> None:
+        """Take a new state."""
+        note = "putting in place" if done == total else "writing"
+        if self._bars is None:
+            self._line(f"{100 * done / total:.0f} % {note}", now=False)
+            return
+        if self._task is None:
+            self._task = self._bars.add_task(note, total=total)
+        self._bars.update(self._task, completed=done, description=note)
+
+
+def print_check(config: RunConfig, inputs: Inputs) -> None:
     """What `ray-si check` found."""
     out = console()
-    classification = sum(seed.is_classification for seed in seeds)
+    classification = sum(seed.is_classification for seed in inputs.seeds)
     generator = config.generator
+    sets = "".join(f"{one.name} ({len(one.texts)} texts), " for one in inputs.sets)
     out.print(
-        f"ok: {len(seeds)} seed tasks ({classification} classification), "
+        f"ok: {len(inputs.seeds)} seed tasks ({classification} classification), "
+        f"{'decontaminated against ' + sets if sets else ''}"
         f"{generator.engine} {generator.model or ''} x {generator.replicas}, "
-        f"target {config.target_instructions}; fingerprint {config.fingerprint(digest)[:12]}",
+        f"target {config.target_instructions}; fingerprint {inputs.fingerprint(config)[:12]}",
         markup=False,
         highlight=False,
     )
@@ -183,7 +205,8 @@ def print_status(location: str, status: dict[str, Any]) -> None:
     table = Table(title=location, show_header=False, title_justify="left")
     live = status.get("live", {})
     for key, value in {k: v for k, v in status.items() if k != "live"}.items():
-        table.add_row(key, _counts(value))
+        text = _by_set(value) if key == "contaminated" else _counts(value)
+        table.add_row(key, escape(text))
     table.add_section()
     for key, value in live.items():
         table.add_row(key.replace("_", " "), _counts(value))
@@ -205,6 +228,8 @@ def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float
         reasons = sorted(stats[name].items(), key=lambda item: -item[1])
         text = ", ".join(f"{reason} {count}" for reason, count in reasons)
         table.add_row(name.replace("_", " "), text or "-")
+    if stats["contaminated"]:
+        table.add_row("contaminated", escape(_by_set(stats["contaminated"])))
     table.add_row("classification tasks", str(stats["classification"]))
     table.add_row("with a valid instance", str(stats["with_instance"]))
     table.add_row("training rows", str(stats["rows"]))
@@ -226,6 +251,15 @@ def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float
     )
     if sys.stdout.isatty():
         out.print(f"next: ray-si export {location} --format messages --to train_data", markup=False)
+
+
+def _by_set(contaminated: dict[str, dict[str, int]]) -> str:
+    """As `Run.contaminated` counts."""
+    parts = (
+        f"{name}: {counts['instructions']} instructions, {counts['instances']} instances"
+        for name, counts in contaminated.items()
+    )
+    return "; ".join(parts) or "-"
 
 
 def print_dedup_summary(report: DedupReport) -> None:

@@ -65,8 +65,7 @@ def check(config: ConfigPath, set_: Overrides = None) -> None:
         from ray_si.distributed import builder
 
         settings = load_config(config, set_ or [])
-        seeds, digest = builder.check(settings)
-        print_check(settings, seeds, digest)
+        print_check(settings, builder.check(settings))
 
 
 @app.command(epilog="[b]Example[/b]\n\nray-si status runs/quickstart --json")

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.config import RunConfig
-from ray_si.dedup import Deduplicator
+from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.distributed.decisions import (
     COMPLETION_COLUMNS,
     decide_round,
@@ -75,7 +75,7 @@ class Bootstrap:
         config: RunConfig,
         run: Run,
         seeds: list[SeedTask],
-        gate: Deduplicator,
+        gate: Deduplicator | GuardedGate,
         generators: Generators,
         reporter: Reporter,
     ) -> None:

@@ -14,10 +14,12 @@ from ray_si import __version__
 from ray_si.config import RunConfig
 from ray_si.distributed.connect import connect
 from ray_si.distributed.decisions import is_plateau
+from ray_si.distributed.decontaminate import checked_sets, seeds_alike
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.engines import registry
 from ray_si.errors import ConfigError
 from ray_si.records import SeedTask
+from ray_si.storage.evaluation import EvaluationSet
 from ray_si.storage.export import export_data
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
@@ -34,10 +36,23 @@ class BuildResult:
     seconds: dict[str, float]
 
 
-def check(config: RunConfig) -> tuple[list[SeedTask], str]:
-    """Everything that can be known before the first token; returns the seeds and their SHA-256.
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads besides its configuration."""
 
-    Raises SeedError, EngineError or ConfigError. Loads no model and starts no Ray.
+    seeds: list[SeedTask]
+    seeds_sha256: str
+    sets: list[EvaluationSet]
+
+    def fingerprint(self, config: RunConfig) -> str:
+        """See `RunConfig.fingerprint`."""
+        return config.fingerprint(self.seeds_sha256, [one.sha256 for one in self.sets])
+
+
+def check(config: RunConfig) -> Inputs:
+    """Everything that can be known before the first token; returns what was read for it.
+
+    Raises SeedError, CorpusError, EngineError or ConfigError. Loads no model and starts no Ray.
     """
     seeds, digest = load_seeds(config.seeds)
     for generator in config.generators.values():
@@ -51,7 +66,7 @@ def check(config: RunConfig) -> tuple[list[SeedTask], str]:
         raise ConfigError(
             "bootstrap.classification_share needs seed tasks with is_classification true"
         )
-    return seeds, digest
+    return Inputs(seeds, digest, checked_sets(config))
 
 
 def build(
@@ -70,14 +85,18 @@ def build(
     called again, it goes on. Raises UserError before anything is written, NoProgressError,
     GenerationError.
     """
-    seeds, digest = check(config)
-    header = {
+    inputs = check(config)
+    header: dict[str, Any] = {
         "ray_si": __version__,
         "config": config.model_dump(mode="json"),
         "identity": config.identity(),
-        "seeds_sha256": digest,
+        "seeds_sha256": inputs.seeds_sha256,
     }
-    run = Run.prepare(location, header, config.fingerprint(digest))
+    if inputs.sets:
+        header["decontaminate"] = [
+            {"name": one.name, "sha256": one.sha256, "texts": len(one.texts)} for one in inputs.sets
+        ]
+    run = Run.prepare(location, header, inputs.fingerprint(config))
     seconds: dict[str, float] = {}
     stats = run.stats()
     if stats is None:
@@ -87,7 +106,7 @@ def build(
                 hold()
             if run.instances() is None:
                 with _clock(seconds, "total"):
-                    _write(config, run, seeds, address, listen, finish, seconds, hold)
+                    _write(config, run, inputs, address, listen, finish, seconds, hold)
             with _clock(seconds, "export"):
                 run.discard_unnamed()
                 stats = export_data(run, config.output.format, config.output.rows_per_shard)
@@ -103,7 +122,7 @@ def _hold(stack: ExitStack, run: Run, listen: Callable[[Progress], None]) -> Non
 def _write(
     config: RunConfig,
     run: Run,
-    seeds: list[SeedTask],
+    inputs: Inputs,
     address: str | None,
     listen: Callable[[Progress], None],
     finish: bool,
@@ -141,16 +160,27 @@ def _write(
         with _clock(seconds, "models"):
             stack.enter_context(serving)
         del workers
-        run.create(seeds)
+        run.create(inputs.seeds, inputs.sets)
         hold()
         stack.enter_context(Watcher(serving, reporter, run))
         if bootstrap_left:
-            gate = stack.enter_context(open_gate(config, run, seeds, serving.encode))
-            phase = Bootstrap(config, run, seeds, gate, serving.generators, reporter)
+            if inputs.sets:
+                _announce(config, inputs, reporter)
+            gate = stack.enter_context(open_gate(config, run, inputs.seeds, serving.encode))
+            phase = Bootstrap(config, run, inputs.seeds, gate, serving.generators, reporter)
             with _clock(seconds, "bootstrap"):
                 phase.run()
         with _clock(seconds, "instances"):
             Instances(config, run, serving.generators, reporter).run()
+
+
+def _announce(config: RunConfig, inputs: Inputs, reporter: Reporter) -> None:
+    """Say what the run is held against, and if that begins with its own seed tasks."""
+    alike = seeds_alike(config, inputs.seeds, inputs.sets)
+    count = sum(len(one.texts) for one in inputs.sets)
+    for note in (alike, f"reading {count} evaluation texts"):
+        if note:
+            reporter.report(Progress("start", note=note))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
-from ray_si.dedup import DedupResult
+from ray_si.dedup import CONTAMINATED, DedupResult, Duplicate, Forbidden
 from ray_si.engines.base import Completion
 from ray_si.records import Instance
 from ray_si.self_instruct.filters import (
@@ -29,6 +29,7 @@ from ray_si.self_instruct.parsing import (
     parse_instructions,
     parse_joint,
 )
+from ray_si.storage.evaluation import texts_of_instance
 from ray_si.storage.export import MOST_SIMILAR
 from ray_si.storage.run import Manifest
 
@@ -60,7 +61,8 @@ RAW = pa.schema(
 _TEXTS = [("input", pa.string()), ("output", pa.string())]
 INSTANCE = pa.struct(_TEXTS)
 KEPT = pa.list_(INSTANCE)
-LEFT_OUT = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))
+_WHY = [("match", pa.string()), ("score", pa.float64()), ("source", pa.string())]
+LEFT_OUT = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string()), *_WHY]))
 
 ACCEPTED = pa.schema(
     [
@@ -97,9 +99,10 @@ REJECTED = pa.schema(
         ("reason", pa.string()),
         ("match", pa.string()),
         ("score", pa.float64()),
+        ("source", pa.string()),
     ]
 )
-"""A candidate that was left out, and why."""
+"""A candidate that was left out, and why; ``source`` is the evaluation set that the match is of."""
 
 WRITTEN = pa.schema(
     [
@@ -218,7 +221,9 @@ def decide_round(
     usable = [(row, item) for row, item in candidates if item.reason is None]
     result = decide(usable)
     rejected = [_rejection(row, item, item.reason) for row, item in candidates if item.reason]
-    rejected += [_rejection(*usable[d.index], d.reason, d.match, d.score) for d in result.rejected]
+    rejected += [
+        _rejection(*usable[d.index], d.reason, d.match, d.score, d.source) for d in result.rejected
+    ]
     rejected += [_rejection(*usable[i], "target_reached") for i in result.accepted[room:]]
     rejected.sort(key=lambda row: (row["request_id"], row["position"]))
     accepted = _accepted_table(config, round_, usable, result, room)
@@ -232,6 +237,7 @@ def decide_round(
         "candidates": len(candidates),
         "accepted": accepted.num_rows,
         "rejected": dict(sorted(reasons.items())),
+        "contaminated": contaminated_by(rejected),
     }
     return accepted, pa.Table.from_pylist(rejected, REJECTED), manifest
 
@@ -278,6 +284,7 @@ def _rejection(
     reason: str | None,
     match: str | None = None,
     score: float | None = None,
+    source: str | None = None,
 ) -> dict[str, Any]:
     return {
         "request_id": row["request_id"],
@@ -286,7 +293,14 @@ def _rejection(
         "reason": reason,
         "match": match,
         "score": score,
+        "source": source,
     }
+
+
+def contaminated_by(rejected: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many of the rejected rows resemble something in which evaluation set."""
+    counts = Counter(row["source"] for row in rejected if row["reason"] == CONTAMINATED)
+    return dict(sorted(counts.items(), key=str))
 
 
 NOT_ASKED = "not_asked"
@@ -315,20 +329,23 @@ def instances_of(
     text: str,
     finish_reason: str,
     given: Instance | None = None,
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    forbidden: Forbidden | None = None,
+) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
     """The instances that one completion gives its instruction: kept, and rejected with reasons.
 
     ``given`` came with the instruction, and is all there is where the finish reason is `GIVEN`.
+    What resembles a ``forbidden`` text, by ROUGE-L, is left out before the filters see it.
     """
     if finish_reason == NOT_ASKED:
-        return [], [{"input": "", "output": "", "reason": NOT_ASKED}]
+        return [], [_left_out("", "", NOT_ASKED)]
     if finish_reason == GIVEN:
-        instances = [given] if given else []
+        parsed = [given] if given else []
     else:
         headings = config.language.as_headings()
-        instances = parse_instances(
+        parsed = parse_instances(
             text, finish_reason, output_first=is_classification, headings=headings
         )
+    instances, rejected = _uncontaminated(instruction, parsed, forbidden)
     filtered = filter_instances(
         instruction,
         instances,
@@ -336,8 +353,40 @@ def instances_of(
         quality=config.instances.quality_filters,
         is_classification=is_classification,
     )
-    rejected = [asdict(instance) | {"reason": reason} for instance, reason in filtered.rejected]
-    if not instances:
+    rejected += [_left_out(one.input, one.output, reason) for one, reason in filtered.rejected]
+    if not parsed:
         reason = "engine_error" if finish_reason == "error" else "no_instance"
-        rejected.append({"input": "", "output": text, "reason": reason})
+        rejected.append(_left_out("", text, reason))
     return [asdict(instance) for instance in filtered.kept], rejected
+
+
+def _uncontaminated(
+    instruction: str, parsed: list[Instance], forbidden: Forbidden | None
+) -> tuple[list[Instance], list[dict[str, Any]]]:
+    """The instances that resemble nothing forbidden, and rows of `LEFT_OUT` for the others."""
+    if forbidden is None:
+        return parsed, []
+    texts = [texts_of_instance(instruction, instance.input) for instance in parsed]
+    owner = [i for i, part in enumerate(texts) for _ in part]
+    nearest: dict[int, Duplicate] = {}
+    for match in forbidden.find([text for part in texts for text in part]):
+        i = owner[match.index]
+        if i not in nearest or match.score > nearest[i].score:
+            nearest[i] = match
+    rejected = [
+        _left_out(parsed[i].input, parsed[i].output, m.reason, m.match, m.score, m.source)
+        for i, m in nearest.items()
+    ]
+    return [instance for i, instance in enumerate(parsed) if i not in nearest], rejected
+
+
+def _left_out(
+    input_: str,
+    output: str,
+    reason: str,
+    match: str | None = None,
+    score: float | None = None,
+    source: str | None = None,
+) -> dict[str, Any]:
+    row = {"input": input_, "output": output, "reason": reason}
+    return row | {"match": match, "score": score, "source": source}

@@ -14,12 +14,13 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from ray_si.config import RunConfig
-from ray_si.dedup import Deduplicator, EmbeddingIndex, RougeIndex, Similar
+from ray_si.dedup import Deduplicator, EmbeddingIndex, GuardedGate, RougeIndex, Similar
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.pool import LocalPool
 from ray_si.dedup.rouge_index import no_match
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
+from ray_si.distributed.decontaminate import forbidden
 from ray_si.errors import GateError
 from ray_si.records import SeedTask
 from ray_si.storage.run import Run
@@ -237,8 +238,11 @@ class ShardedDeduplicator(Deduplicator):
 @contextmanager
 def open_gate(
     config: RunConfig, run: Run, seeds: list[SeedTask], encode: Encoder
-) -> Iterator[Deduplicator]:
-    """The gate with the run's pool in it: the seeds, and what its rounds accepted so far."""
+) -> Iterator[Deduplicator | GuardedGate]:
+    """The gate with the run's pool in it: the seeds, and what its rounds accepted so far.
+
+    Evaluation sets stand in front of it, in this process however many shards the pool has.
+    """
     options = config.dedup
     texts = [seed.instruction for seed in seeds]
     human: Batch = (texts, None if options.cosine is None else encode(texts))
@@ -261,7 +265,12 @@ def open_gate(
         )
         for batch in restore():
             gate.add(*batch)
-        yield gate
+        if config.decontaminate:
+            encoder = None if options.cosine is None else encode
+            sets = forbidden(config, run.evaluation_sets(), encoder)
+            yield GuardedGate(sets, gate.filter, encoder)
+        else:
+            yield gate
 
 
 def _committed(human: Batch, location: str) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from ray_si.config import RunConfig
 from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.classify import Classified, classify
 from ray_si.distributed.decisions import GIVEN, INSTANCE, KEPT, LEFT_OUT, instances_of
+from ray_si.distributed.decontaminate import forbidden_of
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.prompting import instance_request
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
@@ -30,9 +31,13 @@ _CAME_ALONG = Completion("", cast(Any, GIVEN))
 
 @dataclass(frozen=True)
 class WriteInstances:
-    """Instructions to instances, each classified first: the work of the tasks, see `Work`."""
+    """Instructions to instances, each classified first: the work of the tasks, see `Work`.
+
+    ``location`` is the run's, for what it is decontaminated against.
+    """
 
     config: RunConfig
+    location: str
     folder: str = "instances"
 
     async def answer(self, row: dict[str, Any], ask: Ask) -> tuple[Classified, Completion]:
@@ -47,6 +52,7 @@ class WriteInstances:
 
     def complete(self, block: pa.Table, answers: list[tuple[Classified, Completion]]) -> pa.Table:
         """An instance block: what was answered, parsed and filtered."""
+        forbidden = forbidden_of(self.config, self.location)
         kept, rejected = [], []
         for row, (classified, completion) in zip(block.to_pylist(), answers, strict=True):
             good, bad = instances_of(
@@ -56,6 +62,7 @@ class WriteInstances:
                 completion.text,
                 completion.finish_reason,
                 row["instance"] and Instance(**row["instance"]),
+                forbidden,
             )
             kept.append(good)
             rejected.append(bad)
@@ -103,7 +110,8 @@ class Instances:
                 instances += sum(map(len, stored[0]["instances"].to_pylist()))
                 infos.append(stored[1])
         total = sum(block.num_rows for block in blocks)
-        task = Task(WriteInstances(self._config), self._generators, self._run.location, order=_LAST)
+        work = WriteInstances(self._config, self._run.location)
+        task = Task(work, self._generators, self._run.location, order=_LAST)
         self._reporter.report(Progress("instances", done, total, instances=instances))
         for table, info in write_blocks(missing, task, parallel_phases=False):
             infos.append(info)

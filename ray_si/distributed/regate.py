@@ -14,7 +14,15 @@ import pyarrow as pa
 from ray_si import __version__
 from ray_si.config import RunConfig
 from ray_si.config_file import parse_config
-from ray_si.dedup import Deduplicator, DedupResult
+from ray_si.dedup import (
+    CONTAMINATED,
+    Deduplicator,
+    DedupResult,
+    Duplicate,
+    Forbidden,
+    decide_rest,
+)
+from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.decisions import (
     ACCEPTED,
     COMPLETION_NULLABLE,
@@ -26,8 +34,10 @@ from ray_si.distributed.decisions import (
     Usable,
     decide_round,
     instances_of,
+    instruction_id,
     texts_of,
 )
+from ray_si.distributed.decontaminate import forbidden
 from ray_si.distributed.stored_cosines import Former, StoredCosines
 from ray_si.errors import RunError
 from ray_si.self_instruct.sampling import derive_seed
@@ -86,13 +96,15 @@ def regate(
         "config": config.model_dump(mode="json"),
         "identity": config.identity(),
         "seeds_sha256": digest,
+        **({"decontaminate": run.header["decontaminate"]} if source.sets else {}),
         "regated_from": {
             "fingerprint": run.header["fingerprint"],
             "target_instructions": old.target_instructions,
             "dedup": old.dedup.model_dump(mode="json"),
         },
     }
-    new = Run.prepare(to, header, config.fingerprint(digest))
+    sets_sha256 = [one.sha256 for one in source.sets]
+    new = Run.prepare(to, header, config.fingerprint(digest, sets_sha256))
     if list(new.objects.list("run.json")):
         raise RunError(f"{to} is a run already; choose another --to")
     if config.dedup.cosine is not None:
@@ -106,6 +118,11 @@ def _check_cosine(location: str, old: RunConfig, new: RunConfig) -> None:
         return
     if old.dedup.cosine is None:
         raise RunError(f"{location} has no embeddings, as it had no cosine gate: use --cosine off")
+    if old.decontaminate and new.dedup.cosine < old.dedup.cosine:
+        raise RunError(
+            f"{location} keeps no cosines with its evaluation sets, so a lower --cosine cannot be "
+            "decided: use --cosine off"
+        )
     if old.dedup.embedding_index != "Flat":
         raise RunError(
             f"{location} had the approximate index {old.dedup.embedding_index}, whose decisions "
@@ -123,6 +140,7 @@ class _Source:
             self._refuse(check)
         self.rounds = len(self._audit.rounds)
         self.seeds = seeds_of(run.read("seeds.parquet"))
+        self.sets = run.evaluation_sets()
 
     def _refuse(self, check: Check) -> None:
         if not check.ok:
@@ -176,6 +194,7 @@ def _rounds(
         every = (source.former(round_) for round_ in range(source.rounds))
         cosines = StoredCosines(every, dedup.cosine, same_limit=dedup.cosine == old.dedup.cosine)
         gate.add(texts, cosines.of_texts(texts))
+    sets = forbidden(config, source.sets)
     room = config.target_instructions
     for round_ in range(source.rounds):
         if room <= 0:
@@ -183,9 +202,16 @@ def _rounds(
         former = source.former(round_)
 
         def decide(usable: Usable, former: Former = former, room: int = room) -> DedupResult:
-            if cosines is None:
-                return gate.filter(texts_of(usable))
-            return cosines.filter(gate, usable, former, room)
+            def gated(indices: list[int]) -> DedupResult:
+                rest = [usable[i] for i in indices]
+                if cosines is None:
+                    return gate.filter(texts_of(rest))
+                return cosines.filter(gate, rest, former, room)
+
+            refused = sets.find(texts_of(usable))
+            if cosines is not None:
+                refused = _with_cosines(refused, usable, former, config, old)
+            return decide_rest(len(usable), refused, gated)
 
         decided = decide_round(config, round_, source.raw(round_), room, decide)
         if cosines is not None and cosines.undecided:
@@ -197,6 +223,23 @@ def _rounds(
         room -= accepted.num_rows
         known = [] if cosines is None else cosines.known(accepted, former)
         yield _carried_over(accepted, former, known), rejected, manifest, former
+
+
+def _with_cosines(
+    by_rouge: list[Duplicate], usable: Usable, former: Former, config: RunConfig, old: RunConfig
+) -> list[Duplicate]:
+    """What resembles an evaluation set, by ROUGE-L now or by its cosine as it is stored."""
+    found = {duplicate.index: duplicate for duplicate in by_rouge}
+    limit = config.dedup.cosine
+    assert limit is not None
+    for i, (raw, item) in enumerate(usable):
+        row = former.rejected.get(instruction_id(raw["request_id"], item.position))
+        if i in found or row is None or row["reason"] != CONTAMINATED:
+            continue
+        by_cosine = rouge_l(row["text"], row["match"], old.dedup.tokenizer) <= old.dedup.rouge
+        if by_cosine and row["score"] > limit:
+            found[i] = Duplicate(i, CONTAMINATED, -1, row["match"], row["score"], row["source"])
+    return [found[i] for i in sorted(found)]
 
 
 def _carried_over(accepted: pa.Table, former: Former, cosines: list[float | None]) -> pa.Table:
@@ -211,7 +254,7 @@ def _carried_over(accepted: pa.Table, former: Former, cosines: list[float | None
 
 
 def _write(source: _Source, new: Run, config: RunConfig, old: RunConfig, open_: bool) -> Regated:
-    new.create(source.seeds)
+    new.create(source.seeds, source.sets)
     with new.held():
         return _write_phases(source, new, config, old, open_)
 
@@ -267,29 +310,48 @@ def _instance_blocks(
     ids = {taken.id for taken in pool}
     stored = (row for row in source.written() if row["id"] in ids)
     upcoming = next(stored, None)
+    sets = forbidden(config, source.sets) if source.sets else None
     size = config.instances.block_size
     for start in range(0, len(pool), size):
         block = start // size
         rows, known = [], 0
         for index, taken in enumerate(pool[start : start + size], start):
             if upcoming is not None and upcoming["id"] == taken.id:
-                rows.append(upcoming | {"block": block})
+                rows.append(_retaken(config, upcoming, taken, sets) | {"block": block})
                 known += 1
                 upcoming = next(stored, None)
             else:
                 seed = derive_seed(config.seed, "instances", 0, index)
-                rows.append(_not_asked(config, block, taken, seed))
+                rows.append(_not_asked(config, block, taken, seed, sets))
         yield rows, known
     assert upcoming is None, "instances of a kept instruction were lost"
 
 
-def _not_asked(config: RunConfig, block: int, taken: Taken, seed: int) -> dict[str, Any]:
+def _retaken(
+    config: RunConfig, row: dict[str, Any], taken: Taken, sets: Forbidden | None
+) -> dict[str, Any]:
+    """A stored row with its instances decided anew: evaluation sets go by the new threshold."""
+    kept, rejected = instances_of(
+        config,
+        row["instruction"],
+        row["is_classification"],
+        row["text"],
+        row["finish_reason"],
+        taken.given,
+        sets,
+    )
+    return row | {"instances": kept, "rejected": rejected}
+
+
+def _not_asked(
+    config: RunConfig, block: int, taken: Taken, seed: int, sets: Forbidden | None
+) -> dict[str, Any]:
     """A row for an instruction newly accepted: with the instance that came with it, or none."""
     reason = GIVEN if taken.given else NOT_ASKED
     by_prompt = bool(taken.given) or config.classification.method == "prompt"
     is_classification = by_prompt and taken.classification_prompt
     kept, rejected = instances_of(
-        config, taken.instruction, is_classification, "", reason, taken.given
+        config, taken.instruction, is_classification, "", reason, taken.given, sets
     )
     return {
         "block": block,

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.config import RunConfig
-from ray_si.dedup import Deduplicator, DedupResult
+from ray_si.dedup import Deduplicator, DedupResult, GuardedGate
 from ray_si.distributed.builder import check
 from ray_si.distributed.decisions import (
     ACCEPTED,
@@ -23,6 +23,7 @@ from ray_si.distributed.decisions import (
     instances_of,
     texts_of,
 )
+from ray_si.distributed.decontaminate import forbidden
 from ray_si.distributed.prompting import (
     Asked,
     Prompting,
@@ -103,7 +104,9 @@ class Trial:
 
     def __init__(self, config: RunConfig, listen: Listen = lambda note: None) -> None:
         self.config = config
-        self.seeds, _ = check(config)
+        inputs = check(config)
+        self.seeds = inputs.seeds
+        self._sets = inputs.sets
         self._listen = listen
         self.engine_seconds = 0.0
         self._loop = asyncio.new_event_loop()
@@ -189,12 +192,13 @@ class Trial:
             i: instance_request(config, taken[i].instruction, classes[i], seeds[i]) for i in lacking
         }
         completions = dict(zip(asked, self.answer(list(asked.values())), strict=True))
+        sets = forbidden(config, self._sets) if self._sets else None
         written = []
         for i, item in enumerate(taken):
             done = completions.get(i)
             text, reason = (done.text, done.finish_reason) if done else ("", GIVEN)
             kept, rejected = instances_of(
-                config, item.instruction, classes[i], text, reason, item.given
+                config, item.instruction, classes[i], text, reason, item.given, sets
             )
             prompt = asked[i].prompt if i in asked else None
             written.append(
@@ -217,8 +221,8 @@ class Trial:
         self.engine_seconds += time.perf_counter() - started
         return completions
 
-    def gate(self) -> Deduplicator:
-        """A gate with the seed tasks in it."""
+    def gate(self) -> Deduplicator | GuardedGate:
+        """A gate with the seed tasks in it, behind the evaluation sets."""
         dedup = self.config.dedup
         made = Deduplicator(
             dedup.rouge,
@@ -228,7 +232,11 @@ class Trial:
             embedding_index=dedup.embedding_index,
         )
         made.add([seed.instruction for seed in self.seeds])
-        return made
+        if not self._sets:
+            return made
+        return GuardedGate(
+            forbidden(self.config, self._sets, self.encode), made.filter, self.encode
+        )
 
 
 def raw_row(asked: Asked, completion: Completion) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from itertools import zip_longest
 
 import pyarrow as pa
 
-from ray_si.config import RunConfig
+from ray_si.config import RunConfig, fingerprint_of
 from ray_si.config_file import parse_config
 from ray_si.distributed.decisions import (
     COMPLETION_NULLABLE,
@@ -18,10 +16,12 @@ from ray_si.distributed.decisions import (
     Taken,
     instances_of,
 )
+from ray_si.distributed.decontaminate import forbidden
 from ray_si.distributed.verify_rounds import RoundAudit
 from ray_si.errors import ConfigError, DamageError, RunError
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
+from ray_si.storage.evaluation import TABLE, EvaluationSet, from_table
 from ray_si.storage.export import recount, shard_tables, suffixes
 from ray_si.storage.run import Run, shard_key
 from ray_si.storage.seeds import SEEDS, seeds_of
@@ -63,10 +63,12 @@ class Verification:
         checks = [header, audit.check_manifests(), audit.check_objects()]
         seeds = audit.table("seeds.parquet", SEEDS, header)
         tasks = [] if seeds is None else seeds_of(seeds)
-        rounds = RoundAudit(config, audit, tasks, self._regated)
-        if seeds is None:
+        sets = self._sets(header, config)
+        self._forbidden = forbidden(config, sets) if sets else None
+        rounds = RoundAudit(config, audit, tasks, sets or [], self._regated)
+        if seeds is None or sets is None:
             rounds.stopped = 0
-        else:
+        if seeds is not None:
             self._unique(header, seeds["id"].to_pylist())
         checks += rounds.run()
         instances, shards, stats = Check("instances"), Check("shards"), Check("stats")
@@ -105,10 +107,30 @@ class Verification:
             return None
         if config.identity() != header["identity"]:
             check.find("run.json", "its identity is not that of its configuration")
-        text = json.dumps([header["identity"], header.get("seeds_sha256")], sort_keys=True)
-        if hashlib.sha256(text.encode()).hexdigest() != header["fingerprint"]:
-            check.find("run.json", "its fingerprint is not that of its identity and seed tasks")
+        sets = [one.get("sha256", "") for one in header.get("decontaminate", ())]
+        expected = fingerprint_of(header["identity"], header.get("seeds_sha256"), sets)
+        if expected != header["fingerprint"]:
+            check.find("run.json", "its fingerprint is not that of its identity and inputs")
+        if len(sets) != len(config.decontaminate):
+            check.find("run.json", "it names other evaluation sets than its configuration")
         return config
+
+    def _sets(self, check: Check, config: RunConfig) -> list[EvaluationSet] | None:
+        """The evaluation sets as they are stored, if they are what the header says; else None."""
+        said = self._run.header.get("decontaminate", [])
+        if not said and not config.decontaminate:
+            return []
+        key = "decontaminate.parquet"
+        table = self._audit.table(key, TABLE, check)
+        if table is None:
+            return None
+        sets = from_table(table)
+        check.count += len(sets)
+        found = [{"name": s.name, "sha256": s.sha256, "texts": len(s.texts)} for s in sets]
+        if found != said:
+            check.find(key, "holds other evaluation sets than run.json says")
+            return None
+        return sets
 
     def _unique(self, check: Check, ids: list[str]) -> None:
         check.count += len(ids)
@@ -200,6 +222,7 @@ class Verification:
                 row["text"],
                 row["finish_reason"],
                 source.given,
+                self._forbidden,
             )
             if found != (row["instances"], row["rejected"]):
                 check.find(key, f"{id_} has other instances than its completion gives")

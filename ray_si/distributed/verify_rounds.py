@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_si.config import RunConfig
-from ray_si.dedup import Deduplicator
+from ray_si.dedup import CONTAMINATED, Deduplicator
 from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.decisions import (
     ACCEPTED,
@@ -20,19 +20,23 @@ from ray_si.distributed.decisions import (
     REJECTED,
     Taken,
     candidates_of,
+    contaminated_by,
     embeddings_of,
     instruction_id,
 )
+from ray_si.distributed.decontaminate import forbidden
 from ray_si.distributed.prompting import Prompting
 from ray_si.records import SeedTask
 from ray_si.self_instruct.parsing import Candidate
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
+from ray_si.storage.evaluation import EvaluationSet
 from ray_si.storage.run import block_key, part_key, round_folder
 
 Rows = list[dict[str, Any]]
 
-_BY_THE_GATE = ("rouge", "cosine", "target_reached")
+_BY_THE_GATE = (CONTAMINATED, "rouge", "cosine", "target_reached")
+_OF_REJECTED = {"match", "score", "source"}
 _OF_ACCEPTED = {"mean_logprob", "revision", "most_similar", "mean_rouge", "cosine", "embedding"}
 _OF_ACCEPTED |= {"instance"}
 
@@ -45,7 +49,12 @@ class RoundAudit:
     """
 
     def __init__(
-        self, config: RunConfig, audit: Audit, seeds: list[SeedTask], regated: bool
+        self,
+        config: RunConfig,
+        audit: Audit,
+        seeds: list[SeedTask],
+        sets: list[EvaluationSet],
+        regated: bool,
     ) -> None:
         self._config, self._audit, self._regated = config, audit, regated
         self.pool: list[Taken] = []
@@ -53,6 +62,7 @@ class RoundAudit:
         self._requests = Check("requests")
         self._candidates = Check("candidates")
         self._demonstrations = Check("demonstrations")
+        self._sets = Check("evaluation sets")
         self._rouge = Check("rouge gate")
         self._cosine = Check("cosine gate")
         texts = [seed.instruction for seed in seeds]
@@ -68,6 +78,14 @@ class RoundAudit:
         self._round_of: dict[str, int] = {}  # what may stand in later prompts, by id
         self._texts = set(texts)  # of the pool
         dedup = config.dedup
+        self._forbidden = forbidden(config, sets)
+        self._forbidden_texts = {(one.name, text) for one in sets for text in one.texts}
+        if not sets:
+            self._sets.notes.append("the run has none")
+        elif dedup.cosine is not None:
+            self._sets.notes.append(
+                "their embeddings are not stored: cosines with them are not computed again"
+            )
         self._gate = Deduplicator(
             dedup.rouge, None, tokenizer=dedup.tokenizer, most_similar=dedup.most_similar
         )
@@ -91,7 +109,13 @@ class RoundAudit:
         """Check every committed round."""
         for round_ in range(len(self._audit.rounds)):
             self._check(round_)
-        checks = [self._candidates, self._demonstrations, self._rouge, self._cosine]
+        checks = [
+            self._candidates,
+            self._demonstrations,
+            self._sets,
+            self._rouge,
+            self._cosine,
+        ]
         if self.stopped is not None:
             for check in checks:
                 check.notes.append(f"not checked from round {self.stopped} on, which is damaged")
@@ -114,7 +138,7 @@ class RoundAudit:
         accepted, rejected = self._parts["accepted"], self._parts["rejected"]
         tables = (
             self._audit.table(accepted, ACCEPTED, self._candidates, _OF_ACCEPTED),
-            self._audit.table(rejected, REJECTED, self._candidates, ("match", "score")),
+            self._audit.table(rejected, REJECTED, self._candidates, _OF_REJECTED),
         )
         if tables[0] is None or tables[1] is None:
             self.stopped = round_
@@ -124,10 +148,14 @@ class RoundAudit:
         reasons = Counter(row["reason"] for row in left)
         self._candidates.expect(manifest, "accepted", len(kept), said["accepted"])
         self._candidates.expect(manifest, "rejected", dict(reasons), said["rejected"])
+        self._candidates.expect(
+            manifest, "contaminated", contaminated_by(left), said["contaminated"]
+        )
         self._candidates.expect(manifest, "candidates", len(kept) + len(left), said["candidates"])
         if raw is not None:
             self._check_candidates(folder, raw, kept, left)
             self._check_demonstrations(round_, raw)
+        self._check_sets(kept, left)
         self._check_rouge(folder, kept, left)
         self._check_cosine(folder, kept, left, embeddings_of(tables[0]))
         self._extend_pool(round_, kept, left)
@@ -224,6 +252,38 @@ class RoundAudit:
             self._demonstrations.notes.append(f"looked up only after round {round_}: no embeddings")
         else:
             self._prompting.extend(accepted)
+
+    # Evaluation sets ---------------------------------------------------------------------------
+
+    def _check_sets(self, kept: Rows, left: Rows) -> None:
+        """Hold everything that came to the gate against the sets again."""
+        check = self._sets
+        ask = [row | {"text": row["instruction"], "reason": None} for row in kept]
+        ask += [row for row in left if row["reason"] in _BY_THE_GATE]
+        ask.sort(key=_place)
+        if self._forbidden_texts:
+            check.count += len(ask)
+        close = {match.index: match for match in self._forbidden.find([row["text"] for row in ask])}
+        for i, row in enumerate(ask):
+            where = self._parts["rejected" if row["reason"] else "accepted"]
+            match = close.get(i)
+            if row["reason"] != CONTAMINATED:
+                if match:
+                    near = f'ROUGE-L {match.score:.4f} with "{match.match}"'
+                    check.find(where, f"{_name(row)} is too close to {match.source}: {near}")
+            elif match:
+                said = (row["match"], row["score"], row["source"])
+                if said != (match.match, match.score, match.source):
+                    check.find(where, f"{_name(row)} matches {match.source} otherwise than it says")
+            else:
+                self._check_contaminated_by_cosine(where, row)
+
+    def _check_contaminated_by_cosine(self, where: str, row: dict[str, Any]) -> None:
+        limit, score = self._config.dedup.cosine, row["score"]
+        if (row["source"], row["match"]) not in self._forbidden_texts:
+            self._sets.find(where, f"{_name(row)} matches what is in no evaluation set")
+        elif limit is None or score is None or not limit < score <= 1 + 1e-5:
+            self._sets.find(where, f"{_name(row)} is close to nothing in {row['source']}")
 
     # The gate ----------------------------------------------------------------------------------
 

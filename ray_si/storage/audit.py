@@ -18,14 +18,15 @@ from ray_si.storage.shards import ShardInfo, read_table
 LIMIT = 20
 """Findings that a check spells out; more are counted."""
 
-_OWN_KEYS = {"run.json", "seeds.parquet", "stats.json", "instances/manifest.json"}
+_OF_HEADER = ("seeds.parquet", "decontaminate.parquet")
+_OWN_KEYS = {"run.json", *_OF_HEADER, "stats.json", "instances/manifest.json"}
 _LEASE = "lease/"
 _IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/(.+)")
 _DECISIONS = ("accepted", "rejected")
 
 _COUNTS = ("requests", "prompt_tokens", "completion_tokens", "candidates", "accepted")
 _ROUND: dict[str, type] = dict.fromkeys(("round", *_COUNTS), int)
-_ROUND |= {"rejected": dict, "objects": list}
+_ROUND |= {"rejected": dict, "contaminated": dict, "objects": list}
 _INSTANCES: dict[str, type] = dict.fromkeys(("blocks", "instructions", "instances"), int)
 _STATS: dict[str, type] = {"rounds": int, "rows": int, "shards": list}
 _OBJECT: dict[str, type] = {"key": str, "rows": int, "size": int, "sha256": str}
@@ -102,7 +103,7 @@ class Audit:
             for key in self.keys
             if (match := _IN_ROUND.fullmatch(key)) and match[2] == "manifest.json"
         ]
-        self._name(check, "run.json", self.run.header.get("objects", []), "seeds.parquet")
+        self._name(check, "run.json", self.run.header.get("objects", []), _OF_HEADER)
         self.instances = self._manifest(check, "instances/manifest.json", _INSTANCES)
         self.stats = self._manifest(check, "stats.json", _STATS)
         expected = max([number + 1 for number in numbers], default=0)
@@ -128,9 +129,10 @@ class Audit:
         if manifest is None:
             return
         check.expect(key, "round", round_, manifest["round"])
-        if not all(isinstance(count, int) for count in manifest["rejected"].values()):
-            self._lost(check, key, "says rejected, but not in numbers")
-            return
+        for name in ("rejected", "contaminated"):
+            if not all(isinstance(count, int) for count in manifest[name].values()):
+                self._lost(check, key, f"says {name}, but not in numbers")
+                return
         self._name(check, key, manifest["objects"], f"{folder}/")
         for name in _DECISIONS:
             if not any(named.startswith(f"{folder}/{name}-") for named in self._named):
@@ -162,7 +164,7 @@ class Audit:
         self.damaged.add(key)
         self.intact = False
 
-    def _name(self, check: Check, source: str, entries: Any, prefix: str) -> None:
+    def _name(self, check: Check, source: str, entries: Any, prefix: str | tuple[str, ...]) -> None:
         """Take what a manifest names; only objects under ``prefix`` are its to name."""
         for entry in entries if isinstance(entries, list) else [entries]:
             wrong = _wrong(entry, _OBJECT)

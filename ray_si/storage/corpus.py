@@ -23,6 +23,7 @@ _BATCH_BYTES = 64 << 20
 _BUFFER = 4 << 20
 """Bytes read at once: one request on S3."""
 _BOM = b"\xef\xbb\xbf"
+_HINT = "name one with --text-field"
 
 Records: TypeAlias = list[bytes] | pa.RecordBatch
 """Rows as they are stored: lines of JSON with their ends (JSONL), or Arrow columns (Parquet)."""
@@ -82,14 +83,14 @@ class JsonlCorpus:
 
     schema = None
 
-    def __init__(self, file: File, fields: Sequence[str]) -> None:
+    def __init__(self, file: File, fields: Sequence[str], hint: str = _HINT) -> None:
         self.file = file
         self.size = file.size()
         with self._open() as (_, stream):
             number, line = next(self._lines(stream), (0, b""))
         if not line:
             raise CorpusError(f"{file.location} holds no row")
-        self.field = _choose(fields, list(self._row(line, number)), file.location)
+        self.field = _choose(fields, list(self._row(line, number)), file.location, hint)
         self._text(line, number)
 
     def batches(self, rows: int) -> Iterator[Batch]:
@@ -170,7 +171,7 @@ class ParquetCorpus:
     ``field`` is that column, ``size`` the number of rows.
     """
 
-    def __init__(self, file: File, fields: Sequence[str]) -> None:
+    def __init__(self, file: File, fields: Sequence[str], hint: str = _HINT) -> None:
         self.file = file
         file.size()
         with self._open() as stored:
@@ -180,13 +181,12 @@ class ParquetCorpus:
         self._row_bytes = max((g.total_byte_size / max(g.num_rows, 1) for g in groups), default=0)
         if not self.size:
             raise CorpusError(f"{file.location} holds no row")
-        self.field = _choose(fields, self.schema.names, file.location)
+        self.field = _choose(fields, self.schema.names, file.location, hint)
         type_ = self.schema.field(self.field).type
         plain = type_.value_type if pa.types.is_dictionary(type_) else type_
         if not (pa.types.is_string(plain) or pa.types.is_large_string(plain)):
             raise CorpusError(
-                f"{file.location}: column {self.field!r} is of type {type_}, not string; "
-                "name another with --text-field"
+                f"{file.location}: column {self.field!r} is of type {type_}, not string; {hint}"
             )
 
     def batches(self, rows: int) -> Iterator[Batch]:
@@ -233,14 +233,15 @@ class ParquetCorpus:
 Corpus = JsonlCorpus | ParquetCorpus
 
 
-def open_corpus(file: File, *fields: str) -> Corpus:
+def open_corpus(file: File, *fields: str, hint: str = _HINT) -> Corpus:
     """A corpus with its texts in the first of ``fields`` that it has.
 
-    Looks at the first line or the schema alone. Raises CorpusError where the file is missing,
-    empty, of an unknown extension or not what that says, or has none of the fields.
+    ``hint`` says what to do where it has none. Looks at the first line or the schema alone. Raises
+    CorpusError where the file is missing, empty, of an unknown extension or not what that says, or
+    has none of the fields.
     """
     kind = format_of(file.location).kind
-    return ParquetCorpus(file, fields) if kind == "Parquet" else JsonlCorpus(file, fields)
+    return (ParquetCorpus if kind == "Parquet" else JsonlCorpus)(file, fields, hint)
 
 
 _JSON_NAMES = {
@@ -253,13 +254,11 @@ _JSON_NAMES = {
 }
 
 
-def _choose(fields: Sequence[str], names: list[str], where: str) -> str:
+def _choose(fields: Sequence[str], names: list[str], where: str, hint: str) -> str:
     for field in fields:
         if names.count(field) == 1:
             return field
-    raise CorpusError(
-        f"{where}: no field {fields[0]!r}; there are: {_listed(names)}; name one with --text-field"
-    )
+    raise CorpusError(f"{where}: no field {fields[0]!r}; there are: {_listed(names)}; {hint}")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,19 +1,16 @@
-"""Phase 4: training rows out of the instance blocks, as shards and as the usual formats."""
+"""Phase 4: training rows out of the instance blocks, as the run's own shards."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice, zip_longest
-from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import pyarrow as pa
 
-from ray_si.errors import RunError, StorageLostError
-from ray_si.storage.objects import open_objects
+from ray_si.errors import RunError
 from ray_si.storage.run import Run
 
 MOST_SIMILAR = pa.list_(pa.struct([("instruction", pa.string()), ("rouge", pa.float64())]))
@@ -113,6 +110,7 @@ def recount(run: Run, rows: int) -> dict[str, Any]:
     for manifest in manifests:
         rejected.update(manifest["rejected"])
     instances_rejected: Counter[str] = Counter()
+    contaminated: list[dict[str, Any]] = []
     classification = with_instance = instructions = tokens = 0
     for block in run.instance_blocks():
         for row in block.to_pylist():
@@ -121,6 +119,7 @@ def recount(run: Run, rows: int) -> dict[str, Any]:
             with_instance += bool(row["instances"])
             tokens += row["completion_tokens"]
             instances_rejected.update(item["reason"] for item in row["rejected"])
+            contaminated += [i for i in row["rejected"] if i["reason"] == "contaminated"]
     return {
         "rounds": len(manifests),
         "requests": sum(manifest["requests"] for manifest in manifests),
@@ -131,31 +130,7 @@ def recount(run: Run, rows: int) -> dict[str, Any]:
         "with_instance": with_instance,
         "rows": rows,
         "instances_rejected": dict(sorted(instances_rejected.items())),
+        "contaminated": run.contaminated(manifests, contaminated),
         "bootstrap_tokens": sum(manifest["completion_tokens"] for manifest in manifests),
         "instance_tokens": tokens,
     }
-
-
-def export_jsonl(run: Run, folder: str, name: str, convert: Callable[[dict[str, Any]], Any]) -> int:
-    """Write a finished run's rows, converted, to ``folder/name``; returns their number.
-
-    ``folder`` may be ``s3://bucket/prefix``. The rows pass through a temporary file. Raises
-    RunError where the run isn't finished, StorageError where the folder cannot be written.
-    """
-    if run.stats() is None:
-        raise RunError(f"{run.location} is not finished: run `ray-si build` on it again first")
-    target = open_objects(folder)
-    target.check(write=True)
-    count = 0
-    with TemporaryFile() as stream:
-        try:
-            for row in training_rows(run):
-                stream.write(json.dumps(convert(row), ensure_ascii=False).encode() + b"\n")
-                count += 1
-            stream.seek(0)
-        except OSError as error:
-            raise StorageLostError(
-                f"no room for temporary files in {gettempdir()} ({error.strerror}); set TMPDIR"
-            ) from error
-        target.put(name, stream)
-    return count

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -53,6 +53,12 @@ class Objects(Protocol):
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key unless it exists, atomically and durably; whether this call wrote it."""
+
+    def adopt(self, key: str, path: str) -> None:
+        """`put` of a local file, best one in `scratch`; the file may be gone then."""
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A local folder for the time of a ``with`` block, from which `adopt` is cheap."""
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Every key that begins with ``prefix``, sorted, as they are needed."""
@@ -137,6 +143,29 @@ class LocalObjects:
             except FileExistsError:
                 return os.stat(temporary).st_nlink > 1  # a file server forgot to answer the first
         return True
+
+    def adopt(self, key: str, path: str) -> None:
+        target = self.root / check_key(key)
+        with _translated(target):
+            _make(target.parent)
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(path, target)
+            _sync(target.parent)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        with _translated(self.root):
+            made = [path for path in (self.root, *self.root.parents) if not path.exists()]
+            _make(self.root)
+            folder = tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.root)
+        try:
+            yield Path(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            for path in made:  # as it was, unless something has been put there
+                with suppress(OSError):
+                    path.rmdir()
 
     def list(self, prefix: str = "") -> Iterator[str]:
         folder = check_key(prefix + "x").rpartition("/")[0]

@@ -4,6 +4,7 @@
 
     run.json                                          written first, once
     seeds.parquet
+    decontaminate.parquet                             texts of evaluation sets, where there are any
     lease/00001.json                                  who writes, under which fencing number
     bootstrap/round-00000/block-00000.parquet ...     raw completions, as they finish
     bootstrap/round-00000/{accepted,rejected}-00001.parquet     decisions, by fencing number
@@ -25,7 +26,7 @@ import json
 import platform
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -35,6 +36,7 @@ import pyarrow as pa
 from ray_si import __version__
 from ray_si.errors import DamageError, LeaseLostError, RunError, StorageError
 from ray_si.records import SeedTask
+from ray_si.storage.evaluation import EvaluationSet, from_table, to_table
 from ray_si.storage.lease import Lease
 from ray_si.storage.objects import Objects, absolute, open_objects
 from ray_si.storage.shards import (
@@ -50,6 +52,7 @@ LAYOUT = 1
 """Number of this layout; a run of another one is refused."""
 
 _RUN, _STATS = "run.json", "stats.json"
+_SETS = "decontaminate.parquet"
 _INSTANCES = "instances/manifest.json"
 
 LIVE = "live.json"
@@ -120,7 +123,10 @@ class Run:
         if next(objects.list(_RUN), None) == _RUN:
             header = cls.open(location).header
             if header["fingerprint"] != fingerprint:
-                changed = ", ".join(_differences(header["identity"], identity)) or "the seed tasks"
+                changed = (
+                    ", ".join(_differences(header["identity"], identity))
+                    or "seed tasks, or evaluation sets"
+                )
                 raise RunError(
                     f"{location} holds a run of another configuration (different: {changed}); "
                     "restore it or choose another --out"
@@ -136,14 +142,17 @@ class Run:
         run = cls(location, open_objects(location), header)
         return cls.open(location) if run._json_or_none(_RUN) else run
 
-    def create(self, seeds: list[SeedTask]) -> None:
-        """Make the place a run, unless it is one.
+    def create(self, seeds: list[SeedTask], sets: Sequence[EvaluationSet] = ()) -> None:
+        """Make the place a run, unless it is one; ``sets`` are what it is decontaminated against.
 
         Raises StorageError where the store lets two writers both be the first: a run could be
         damaged there.
         """
-        table = pa.Table.from_pylist([asdict(seed) for seed in seeds])
-        self.header.setdefault("objects", [asdict(describe_table("seeds.parquet", table))])
+        tables = {"seeds.parquet": pa.Table.from_pylist([asdict(seed) for seed in seeds])}
+        if sets:
+            tables[_SETS] = to_table(sets)
+        objects = [asdict(describe_table(key, table)) for key, table in tables.items()]
+        self.header.setdefault("objects", objects)
         header = _json(self.header)
         # the same bytes again: harmless even where the store overwrites
         if self.objects.put_if_absent(_RUN, header) and self.objects.put_if_absent(_RUN, header):
@@ -152,7 +161,12 @@ class Run:
                 f"{self.location}: this store ignores the condition of conditional writes "
                 "(If-None-Match), which a run needs; use one that obeys it"
             )
-        claim_table(self.objects, "seeds.parquet", table)
+        for key, table in tables.items():
+            claim_table(self.objects, key, table)
+
+    def evaluation_sets(self) -> list[EvaluationSet]:
+        """What the run is decontaminated against, as it was when the run began."""
+        return from_table(self.read(_SETS)) if self.header.get("decontaminate") else []
 
     @property
     def exists(self) -> bool:
@@ -305,9 +319,9 @@ class Run:
         """Where the run stands, from its manifests: no Ray, and safe while it is being built.
 
         Keys: phase ("bootstrap", "instances", "export" or "done"), target, accepted, candidates,
-        rejected (reason -> count), rounds, instructions_done (of phase 3), instances, rows
-        (training rows written), fingerprint; and while it is being built, live: how the build is
-        doing, as `ray_si.distributed.watch.Watcher.live` has it.
+        rejected (reason -> count), contaminated (as in `contaminated`), rounds, instructions_done
+        (of phase 3), instances, rows (training rows written), fingerprint; and while it is being
+        built, live: how the build is doing, as `ray_si.distributed.watch.Watcher.live` has it.
         """
         rounds = self.rounds()
         rejected: Counter[str] = Counter()
@@ -316,10 +330,16 @@ class Run:
         target = self.header["config"]["target_instructions"]
         accepted = sum(manifest["accepted"] for manifest in rounds)
         stats, instances = self.stats(), self.instances()
-        blocks = [
-            self.read(key, ["instances"])["instances"]
-            for key in self.finished_blocks("instances").values()
-        ]
+        columns = ["instances", *(["rejected"] if self.header.get("decontaminate") else [])]
+        tables = [self.read(key, columns) for key in self.finished_blocks("instances").values()]
+        blocks = [table["instances"] for table in tables]
+        left_out = (
+            item
+            for table in tables
+            if "rejected" in columns
+            for row in table["rejected"].to_pylist()
+            for item in row
+        )
         phase = "bootstrap"
         if stats:
             phase = "done"
@@ -334,12 +354,30 @@ class Run:
             "accepted": accepted,
             "candidates": sum(manifest["candidates"] for manifest in rounds),
             "rejected": dict(sorted(rejected.items())),
+            "contaminated": self.contaminated(rounds, left_out),
             "rounds": len(rounds),
             "instructions_done": sum(len(column) for column in blocks),
             "instances": sum(len(kept) for column in blocks for kept in column),
             "rows": stats["rows"] if stats else 0,
             "fingerprint": self.header["fingerprint"],
             **({"live": live} if live else {}),
+        }
+
+    def contaminated(
+        self, rounds: Sequence[Manifest], left_out: Iterable[dict[str, Any]]
+    ) -> dict[str, dict[str, int]]:
+        """Evaluation set -> how many instructions and instances were left out for resembling it.
+
+        ``left_out`` are rejected instances of any kind.
+        """
+        instructions: Counter[str] = Counter()
+        for manifest in rounds:
+            instructions.update(manifest.get("contaminated", {}))
+        instances = Counter(i["source"] for i in left_out if i["reason"] == "contaminated")
+        named = [one["name"] for one in self.header.get("decontaminate", [])]
+        return {
+            name: {"instructions": instructions[name], "instances": instances[name]}
+            for name in dict.fromkeys([*named, *instructions, *instances])
         }
 
     def _json_or_none(self, key: str) -> dict[str, Any] | None:

@@ -15,10 +15,13 @@ import io
 import itertools
 import os
 import random
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import boto3
@@ -118,6 +121,15 @@ class S3Objects:
                 self._upload(client, name, data)
 
         self._persist(key, store)
+
+    def adopt(self, key: str, path: str) -> None:
+        with open(path, "rb") as stream:
+            self.put(key, stream)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key unless it exists, in one request whatever its size (S3 allows 5 GiB).

@@ -65,6 +65,15 @@ def read_table(objects: Objects, key: str, columns: list[str] | None = None) -> 
     return _from_parquet(objects.get(key), columns)
 
 
+def from_bytes(key: str, data: bytes, columns: list[str], schema: pa.Schema) -> pa.Table:
+    """Columns of what `to_bytes` made of a table with this schema."""
+    if not key.endswith(".jsonl"):
+        return _from_parquet(data, columns)
+    rows = [json.loads(line) for line in data.split(b"\n") if line]
+    part = pa.schema([schema.field(name) for name in columns])
+    return pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows], part)
+
+
 def _info(key: str, rows: int, data: bytes) -> ShardInfo:
     return ShardInfo(key, rows, len(data), hashlib.sha256(data).hexdigest())
 

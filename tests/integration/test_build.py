@@ -16,7 +16,6 @@ from ray_si.config_file import parse_config
 from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.builder import build
 from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError
-from ray_si.storage.export import export_jsonl
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
 from tests.integration.conftest import TARGET, digests
@@ -207,15 +206,6 @@ def test_a_dead_replica_loses_nothing(finished, tmp_path, replay_config):
     build(parse_config(replay_config), str(run), listen=kill_one_replica)
     assert killed
     assert digests(run) == digests(location)
-
-
-def test_an_export_that_fails_leaves_nothing_half_written(finished, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(finished[0], copy)
-    next((copy / "bootstrap/round-00001").glob("accepted-*.parquet")).unlink()
-    with pytest.raises(RunError, match=r"accepted-00001\.parquet is missing"):
-        export_jsonl(Run.open(str(copy)), str(tmp_path / "out"), "rows.jsonl", dict)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_another_configuration_is_refused_and_untouched(finished, replay_config):

@@ -14,9 +14,11 @@ from pyarrow import fs
 from ray_si.config_file import parse_config
 from ray_si.distributed.builder import build
 from ray_si.errors import StorageError
-from ray_si.storage.export import export_jsonl
+from ray_si.self_instruct.formats import mapped
+from ray_si.storage.export import ROWS
 from ray_si.storage.objects import open_objects
 from ray_si.storage.run import Run
+from ray_si.storage.training_files import Options, write_training_files
 from tests.integration.conftest import TARGET, replay_values
 
 pytestmark = pytest.mark.usefixtures("ray_session", "s3_environment")
@@ -78,8 +80,9 @@ def test_what_was_written_to_s3_is_read_by_others(on_s3, s3_server):
     assert table.num_rows == sum(map(len, frames)) == result.stats["rows"]
     run = Run.open(location)
     for target in (f"{location}-export", None):
-        count = export_jsonl(run, target or f"{location}-again/", "rows.jsonl", dict)
-        assert count == result.stats["rows"]
+        to = target or f"{location}-again/"
+        done = write_training_files(run, to, mapped(["id=id"], ROWS.names), Options("rows"), {})
+        assert done.rows == {"train": result.stats["rows"]}
     lines = open_objects(f"{location}-export").get("rows.jsonl").decode().splitlines()
     assert [json.loads(line)["id"] for line in lines] == table["id"].to_pylist()
 

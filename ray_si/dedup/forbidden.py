@@ -1,0 +1,149 @@
+"""Texts that nothing may resemble, kept apart from any pool: asked, never joined."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ray_si.dedup.deduplicator import DedupResult, Duplicate, Encoder
+from ray_si.dedup.embedding_index import EmbeddingIndex
+from ray_si.dedup.pool import LocalPool
+from ray_si.dedup.tokens import Tokenizer
+
+CONTAMINATED = "contaminated"
+"""The reason of what resembles a forbidden text, by whichever measure."""
+
+
+class Forbidden:
+    """Evaluation texts, say, that a `Deduplicator`'s candidates must not come too close to.
+
+    A text is too close when its ROUGE-L F with one of them is above ``rouge``, or its cosine
+    similarity above ``cosine`` (None: ROUGE-L alone). Unlike texts given to `Deduplicator.add`,
+    these are nobody's neighbours: they show in no score but that of a match. What is found depends
+    on nothing but the texts asked about, so it may be asked in any order and any number of parts,
+    by several threads too.
+
+    Raises ValueError for thresholds outside (0, 1] or an unknown tokenizer.
+    """
+
+    def __init__(
+        self,
+        rouge: float = 0.7,
+        cosine: float | None = None,
+        *,
+        tokenizer: Tokenizer = "reference",
+        threads: int | None = None,
+    ) -> None:
+        if cosine is not None and not 0 < cosine <= 1:
+            raise ValueError(f"cosine must lie in (0, 1], not {cosine}")
+        self._cosine = cosine
+        self._pool = LocalPool(rouge, tokenizer, threads=threads)
+        self._starts: list[int] = []  # ascending; parallel to the sources from there on
+        self._sources: list[str] = []
+        self._lock = threading.Lock()  # the index is for one thread at a time
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    def add(
+        self, texts: Sequence[str], embeddings: np.ndarray | None = None, *, source: str
+    ) -> None:
+        """Forbid more texts, of shape (n, dimension) where embedded; ``source`` names their set.
+
+        Raises ValueError where the cosine is asked for and there are no fitting embeddings.
+        """
+        vectors = self._vectors(texts, embeddings)
+        self._starts.append(len(self))
+        self._sources.append(source)
+        self._pool.add(texts, vectors)
+
+    def find(self, texts: Sequence[str], embeddings: np.ndarray | None = None) -> list[Duplicate]:
+        """Those of the texts that are too close, in order, each with the text it is nearest to.
+
+        Of equally near ones that is the earliest; ROUGE-L is asked first, and the cosine only of
+        what it lets pass. ``embeddings`` has a row for every text.
+        """
+        vectors = self._vectors(texts, embeddings)
+        with self._lock:
+            ids, scores = self._nearest(texts, vectors)
+        return [
+            Duplicate(
+                int(i),
+                CONTAMINATED,
+                int(ids[i]),
+                self._pool.texts([int(ids[i])])[0],
+                float(scores[i]),
+                self._sources[bisect.bisect_right(self._starts, int(ids[i])) - 1],
+            )
+            for i in np.flatnonzero(ids >= 0)
+        ]
+
+    def _nearest(
+        self, texts: Sequence[str], vectors: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (-1 where nothing is too close) and scores, by whichever measure."""
+        ids, lcs, totals = self._pool.nearest_by_rouge(texts)
+        scores = 2 * lcs / totals
+        if vectors is not None and self._cosine is not None:
+            rest = np.flatnonzero(ids < 0)
+            near, cosines = self._pool.nearest_by_cosine(vectors[rest])
+            above = cosines > self._cosine
+            ids[rest[above]], scores[rest[above]] = near[above], cosines[above]
+        return ids, scores
+
+    def _vectors(self, texts: Sequence[str], embeddings: np.ndarray | None) -> np.ndarray | None:
+        if self._cosine is None or not len(texts):
+            return None
+        if embeddings is None:
+            raise ValueError("the cosine needs embeddings")
+        vectors = EmbeddingIndex.normalize(embeddings)
+        if len(vectors) != len(texts):
+            raise ValueError(f"there are {len(vectors)} embeddings for {len(texts)} texts")
+        return vectors
+
+
+class GuardedGate:
+    """A gate whose candidates are held against forbidden texts before anything else.
+
+    What is too close to those is refused as `CONTAMINATED` and refuses nothing itself; the rest is
+    decided by ``filter_rest``, a `Deduplicator`'s ``filter``. ``encode`` is needed where either
+    compares cosines: then each candidate is embedded once, for both.
+    """
+
+    def __init__(
+        self,
+        forbidden: Forbidden,
+        filter_rest: Callable[[Sequence[str], np.ndarray | None], DedupResult],
+        encode: Encoder | None = None,
+    ) -> None:
+        self._forbidden, self._filter_rest, self._encode = forbidden, filter_rest, encode
+
+    def filter(self, texts: Sequence[str]) -> DedupResult:
+        """Decide on a batch in order; see `Deduplicator.filter`."""
+        vectors = self._encode(list(texts)) if self._encode and len(texts) else None
+        found = self._forbidden.find(texts, vectors)
+
+        def decide(rest: list[int]) -> DedupResult:
+            part = None if vectors is None else vectors[rest]
+            return self._filter_rest([texts[i] for i in rest], part)
+
+        return decide_rest(len(texts), found, decide)
+
+
+def decide_rest(
+    size: int, refused: Sequence[Duplicate], decide: Callable[[list[int]], DedupResult]
+) -> DedupResult:
+    """The result on a batch of which some are refused already: ``decide`` has the other indices."""
+    taken = {duplicate.index for duplicate in refused}
+    rest = [i for i in range(size) if i not in taken]
+    result = decide(rest)
+    rejected = [replace(duplicate, index=rest[duplicate.index]) for duplicate in result.rejected]
+    return replace(
+        result,
+        accepted=[rest[i] for i in result.accepted],
+        rejected=sorted([*refused, *rejected], key=lambda duplicate: duplicate.index),
+    )

@@ -1,0 +1,94 @@
+"""Forbidden texts: what is too close to one is found, and nothing else; a gate behind them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from ray_si.dedup import CONTAMINATED, Deduplicator, Forbidden, GuardedGate
+from tests.dedup.oracle import THRESHOLDS, corpora, nearest, one_by_one
+
+
+@given(corpora(max_size=12), corpora(max_size=12), THRESHOLDS)
+def test_what_is_found_is_what_a_slow_comparison_finds(texts, unwanted, threshold):
+    forbidden = Forbidden(threshold)
+    half = len(unwanted) // 2
+    forbidden.add(unwanted[:half], source="first")
+    forbidden.add(unwanted[half:], source="second")
+    found = {match.index: match for match in forbidden.find(texts)}
+    for i, text in enumerate(texts):
+        score, match = nearest(unwanted, text, threshold)
+        assert (i in found) == (match >= 0)
+        if match >= 0:
+            assert found[i].match == unwanted[match]
+            assert found[i].score == pytest.approx(float(score))
+            assert found[i].source == ("first" if match < half else "second")
+            assert found[i].reason == CONTAMINATED
+
+
+@given(corpora(max_size=16), corpora(max_size=6), THRESHOLDS, st.integers(1, 5))
+def test_a_guarded_gate_is_the_gate_on_what_remains_whatever_the_batches(
+    texts, unwanted, threshold, size
+):
+    forbidden = Forbidden(threshold)
+    forbidden.add(unwanted, source="set")
+    close = {i for i, text in enumerate(texts) if nearest(unwanted, text, threshold)[1] >= 0}
+    rest = [i for i in range(len(texts)) if i not in close]
+    accepted, refused = one_by_one([], [texts[i] for i in rest], threshold)
+
+    gate = GuardedGate(forbidden, Deduplicator(threshold, None).filter)
+    found, reasons = [], {}
+    for start in range(0, len(texts), size):
+        result = gate.filter(texts[start : start + size])
+        found += [start + i for i in result.accepted]
+        reasons |= {start + d.index: d.reason for d in result.rejected}
+    assert found == [rest[i] for i in accepted]
+    assert {i for i, reason in reasons.items() if reason == CONTAMINATED} == close
+    assert {i for i, reason in reasons.items() if reason == "rouge"} == {rest[i] for i in refused}
+
+
+def test_cosine_is_asked_of_what_rouge_lets_pass():
+    forbidden = Forbidden(0.7, 0.8)
+    forbidden.add(["name three rivers", "sing a song"], np.eye(3)[:2], source="set")
+    texts = ["name three rivers", "warble something", "count to ten", "somewhat alike"]
+    vectors = np.array([[0, 0, 1], [0.1, 0.9, 0], [0, 0, 1], [0.6, 0.6, 0.5]])
+    found = forbidden.find(texts, vectors)
+    assert [(match.index, match.match) for match in found] == [
+        (0, "name three rivers"),
+        (1, "sing a song"),
+    ]
+    assert found[0].score == 1
+    assert found[1].score == pytest.approx(0.9 / np.hypot(0.1, 0.9))
+
+
+def test_the_threshold_itself_is_not_too_close():
+    forbidden = Forbidden(0.8)
+    forbidden.add(["a b c d e"], source="set")
+    assert Fraction(2 * 4, 5 + 5) == Fraction("0.8")
+    assert not forbidden.find(["a b c d x"])
+    assert forbidden.find(["a b c d"])
+
+
+def test_forbidden_texts_are_neighbours_of_nothing():
+    forbidden = Forbidden(0.9)
+    forbidden.add(["red green blue"], source="set")
+    gate = GuardedGate(forbidden, Deduplicator(0.9, None, most_similar=3).filter)
+    (neighbours,) = gate.filter(["red green one two"]).neighbours
+    assert neighbours.texts == []
+
+
+@pytest.mark.parametrize("arguments", [(0, None), (0.7, 0), (0.7, 1.5)])
+def test_impossible_thresholds_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"in \(0, 1\]"):
+        Forbidden(*arguments)
+
+
+def test_a_cosine_needs_embeddings_that_fit():
+    forbidden = Forbidden(0.7, 0.8)
+    with pytest.raises(ValueError, match="needs embeddings"):
+        forbidden.add(["a"], source="set")
+    with pytest.raises(ValueError, match="2 embeddings for 1 texts"):
+        forbidden.find(["a"], np.eye(2))
