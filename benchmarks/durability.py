@@ -31,6 +31,7 @@ from ray_si.config_file import parse_config
 from ray_si.distributed.bootstrap import Bootstrap
 from ray_si.distributed.decisions import ACCEPTED, REJECTED
 from ray_si.distributed.gate import open_gate
+from ray_si.distributed.metering import Meter
 from ray_si.distributed.progress import Reporter
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
@@ -92,7 +93,8 @@ def resume(pool: int) -> dict[str, Any]:
         run = Run.open(f"{folder}/run")
         with open_gate(settings, run, seeds, encode=lambda texts: None) as gate:  # type: ignore[arg-type, return-value]
             filled = time.perf_counter()
-            phase = Bootstrap(settings, run, seeds, gate, "none", Reporter(lambda progress: None))
+            meter, reporter = Meter.of(settings, run, seeds), Reporter(lambda progress: None)
+            phase = Bootstrap(settings, run, seeds, gate, "none", reporter, meter)
             requests = phase._requests(len(run.rounds()))
         ready = time.perf_counter()
     return {

@@ -6,30 +6,11 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from ray_si.engines.base import SamplingParams
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_value_as_number(cls, value: object, info: ValidationInfo) -> object:
-        assert info.field_name
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("true and false (in YAML also yes, no, on and off) are no value here")
-        return value
+from ray_si.engine_options import PACING, OpenAIOptions, ReplayOptions, VLLMOptions
+from ray_si.engines.base import Purpose, SamplingParams
+from ray_si.section import Section as _Section
 
 
 class Sampling(_Section):
@@ -63,24 +44,23 @@ class SamplingByPurpose(_Section):
     output_first: Sampling = Sampling(max_tokens=300, temperature=0.7, top_p=0.9)
 
 
-class ReplayOptions(_Section):
-    """Of the replay engine: see `ray_si.engines.replay`."""
+class Prices(_Section):
+    """Of the model, in dollars per million tokens."""
 
-    recording: str | None = None
-    """JSONL of recorded answers; none means scripted ones."""
-    latency_s: float = Field(0.0, ge=0)
-    """Median latency of a request, in seconds."""
-    latency_sigma: float = Field(0.0, ge=0)
-    """Standard deviation of the latency's logarithm."""
+    prompt: float = Field(0.0, ge=0)
+    """Of prompt tokens."""
+    completion: float = Field(0.0, ge=0)
+    """Of completion tokens."""
 
 
 class Generator(_Section):
     """The language model and how it is hosted."""
 
-    engine: Literal["transformers", "replay"] = "transformers"
+    engine: Literal["transformers", "vllm", "openai", "replay"] = "transformers"
     """What runs the model."""
     model: str | None = "smollm2-135m-instruct"
-    """A bundled name, a folder, or a name on the Hugging Face hub; replay needs none."""
+    """A bundled name, a folder, or a name on the Hugging Face hub; the endpoint's own name for it
+    (openai); replay needs none."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     prompt_style: Literal["completion", "chat"] = "completion"
@@ -109,6 +89,12 @@ class Generator(_Section):
     """A request that takes longer on its replica becomes an error row; none waits."""
     sampling: SamplingByPurpose = SamplingByPurpose()
     """Sampling parameters by purpose."""
+    prices: Prices | None = None
+    """What tokens cost, for reports and ``budget.dollars``."""
+    vllm: VLLMOptions = VLLMOptions()
+    """Options of the vllm engine."""
+    openai: OpenAIOptions = OpenAIOptions()
+    """Options of the openai engine."""
     replay: ReplayOptions = ReplayOptions()
     """Options of the replay engine."""
 
@@ -118,19 +104,37 @@ class Generator(_Section):
             raise ValueError("model is needed unless engine is replay")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError("max_replicas is less than replicas")
+        need = self.vllm.tensor_parallel_size * self.vllm.pipeline_parallel_size
+        if self.engine == "vllm" and need > 1 and self.gpus != need:
+            raise ValueError(
+                f"gpus must be {need}, what vllm.tensor_parallel_size x pipeline_parallel_size "
+                "takes for each replica"
+            )
         return self
 
     @property
     def slots(self) -> int:
         """Requests that all replicas can answer at once, at most."""
+        if self.engine == "openai":
+            return self.openai.concurrency
         return (self.max_replicas or self.replicas) * self.max_batch
 
     def engine_options(self) -> dict[str, Any]:
-        """Keyword arguments of the engine, model aside."""
+        """Keyword arguments of the engine on each replica, model aside."""
         if self.engine == "replay":
             return {"slots": self.max_batch, **self.replay.model_dump()}
-        names = ("revision", "max_batch", "batch_tokens", "dtype", "threads", "trust_remote_code")
-        return {name: getattr(self, name) for name in names}
+        if self.engine == "openai":
+            replicas, options = self.max_replicas or self.replicas, self.openai.model_dump()
+            options["concurrency"] = -(-options["concurrency"] // replicas)
+            for name in ("requests_per_minute", "tokens_per_minute"):
+                if options[name]:
+                    options[name] /= replicas
+            return options
+        names = ["revision", "max_batch", "dtype", "trust_remote_code"]
+        if self.engine == "transformers":
+            names += ["batch_tokens", "threads"]
+        options = {name: getattr(self, name) for name in names}
+        return options | (self.vllm.model_dump() if self.engine == "vllm" else {})
 
 
 class EmbedderSection(_Section):
@@ -241,6 +245,15 @@ class Output(_Section):
     """Rows in a shard; the last has fewer."""
 
 
+class Budget(_Section):
+    """Where a run stops by itself; with a higher limit the same build goes on."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Most prompt and completion tokens of the whole run, resumes included."""
+    dollars: float | None = Field(None, gt=0)
+    """Most that they may cost, by ``generator.prices``."""
+
+
 class RunConfig(_Section):
     """Everything a run's result depends on."""
 
@@ -259,11 +272,22 @@ class RunConfig(_Section):
     instances: Instances = Instances()
     dedup: Dedup = Dedup()
     output: Output = Output()
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.budget.dollars and not all(part.prices for part in self.generators.values()):
+            raise ValueError("budget.dollars needs generator.prices (prompt, completion)")
+        return self
 
     @property
     def instances_by(self) -> Generator:
         """The generator that classifies instructions and writes their instances."""
         return self.instance_generator or self.generator
+
+    def generator_for(self, purpose: Purpose) -> Generator:
+        """The generator that answers requests of a purpose."""
+        return self.generator if purpose == "instructions" else self.instances_by
 
     @property
     def generators(self) -> dict[str, Generator]:
@@ -272,19 +296,24 @@ class RunConfig(_Section):
         return {name: section for name, section in sections.items() if section}
 
     def identity(self) -> dict[str, Any]:
-        """The part that results depend on: without what only places or paces the work.
+        """The part that results depend on: without what only places, paces or ends the work.
 
-        Nor the path of the seed tasks; what counts is their content.
+        Nor options of engines that aren't used, nor the path of the seed tasks; what counts is
+        their content.
         """
         values = self.model_dump(mode="json")
-        del values["seeds"]
+        del values["seeds"], values["budget"]
         for section, names in _PLACEMENT.items():
             for name in names:
                 if values[section]:
                     del values[section][name]
-        for section in self.generators:
-            for name in ("latency_s", "latency_sigma"):
-                del values[section]["replay"][name]
+        for section, generator in self.generators.items():
+            for engine, names in PACING.items():
+                options = values[section].pop(engine)
+                if engine == generator.engine:
+                    values[section][engine] = {
+                        name: value for name, value in options.items() if name not in names
+                    }
         return values
 
     def fingerprint(self, seeds_sha256: str) -> str:
@@ -295,7 +324,7 @@ class RunConfig(_Section):
 
 _HOSTING = (
     *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),
-    *("threads", "max_batch", "batch_tokens"),
+    *("threads", "max_batch", "batch_tokens", "prices"),
 )
 _PLACEMENT = {
     "generator": _HOSTING,

@@ -15,15 +15,17 @@ import pyarrow as pa
 from ray_si.config import RunConfig, Sampling
 from ray_si.dedup import Deduplicator
 from ray_si.distributed.decisions import COMPLETION_COLUMNS, decide_round, texts_of
+from ray_si.distributed.metering import Meter
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
 from ray_si.engines.base import Completion, Request
-from ray_si.errors import NoProgressError
+from ray_si.errors import BudgetError, NoProgressError
 from ray_si.records import SeedTask
 from ray_si.self_instruct.prompts import instruction_prompt
 from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
 from ray_si.storage.run import Run, round_folder
 from ray_si.storage.shards import ShardInfo
+from ray_si.storage.spent import tokens_of
 
 CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
 """The rows of a round in request order, and the blocks that they are stored in."""
@@ -73,9 +75,10 @@ class Bootstrap:
         gate: Deduplicator,
         generators: Generators,
         reporter: Reporter,
+        meter: Meter,
     ) -> None:
         self._config, self._run, self._generators = config, run, generators
-        self._gate, self._reporter = gate, reporter
+        self._gate, self._reporter, self._meter = gate, reporter, meter
         self._human = _demonstration_texts(seeds, config)
         self._human_classification = _demonstration_texts(
             [seed for seed in seeds if seed.is_classification], config
@@ -90,7 +93,9 @@ class Bootstrap:
     def run(self) -> None:
         """Commit rounds until the target is reached.
 
-        Raises NoProgressError after too many rounds in a row that accepted almost nothing.
+        Raises NoProgressError after too many rounds in a row that accepted almost nothing, and
+        BudgetError where the budget has no room for another block; then all that was asked for is
+        stored.
         """
         width = self._config.bootstrap.lookahead + 1
         in_flight: dict[int, Future[CompleteRound]] = {}
@@ -104,6 +109,10 @@ class Bootstrap:
                     if round_ not in in_flight and self._is_wanted(round_, current):
                         in_flight[round_] = _in_thread(self._complete_round, round_, abandon)
                 self._commit(current, *in_flight.pop(current).result())
+        except BudgetError:
+            for future in in_flight.values():
+                future.exception()  # waits: what it has asked for will be paid for
+            raise
         finally:
             abandon.set()
 
@@ -176,7 +185,17 @@ class Bootstrap:
         ]
         work = CompleteRequests(folder, self._config.generator.sampling.instructions)
         task = Task(work, self._generators, self._run.location, order=(round_,))
-        stored += write_blocks(missing, task, parallel_phases=True, stop=abandon)
+        while missing and not abandon.is_set():
+            sizes = [block.num_rows for block in missing]
+            granted = self._meter.grant("bootstrap", sizes, order=round_, stop=abandon)
+            if not granted:
+                raise self._meter.error(self._standing())
+            for table, info in write_blocks(
+                missing[:granted], task, parallel_phases=True, stop=abandon
+            ):
+                self._meter.settle("bootstrap", table.num_rows, tokens_of(table))
+                stored.append((table, info))
+            missing = missing[granted:]
         rows = [row for table, _ in stored for row in table.to_pylist()]
         rows.sort(key=lambda row: row["request_id"])
         return rows, sorted((info for _, info in stored), key=lambda info: info.key)
@@ -220,9 +239,12 @@ class Bootstrap:
             raise NoProgressError(
                 f"stopped: the last {len(last)} rounds accepted almost nothing "
                 f"(rejected: {common or 'nothing'}). "
-                f"{len(self._machine)} of {self._config.target_instructions} instructions are "
-                "accepted and kept; add --finish to go on with these"
+                f"{self._standing()}; add --finish to go on with these"
             )
+
+    def _standing(self) -> str:
+        target = self._config.target_instructions
+        return f"{len(self._machine)} of {target} instructions are accepted and kept"
 
     def _report(self, note: str = "") -> None:
         self._reporter.report(

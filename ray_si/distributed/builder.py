@@ -13,6 +13,7 @@ from typing import Any
 from ray_si import __version__
 from ray_si.config import RunConfig
 from ray_si.distributed.connect import connect
+from ray_si.distributed.longest import longest_requests
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.engines import registry
 from ray_si.errors import ConfigError
@@ -36,11 +37,14 @@ class BuildResult:
 def check(config: RunConfig) -> tuple[list[SeedTask], str]:
     """Everything that can be known before the first token; returns the seeds and their SHA-256.
 
-    Raises SeedError, EngineError or ConfigError. Loads no model and starts no Ray.
+    Raises SeedError, EngineError or ConfigError. Loads no model and starts no Ray; an endpoint is
+    asked for one token to each kind of request.
     """
     seeds, digest = load_seeds(config.seeds)
+    longest = longest_requests(config, seeds)
     for generator in config.generators.values():
-        registry.check(generator.engine, generator.model, generator.engine_options())
+        own = [item for item in longest if config.generator_for(item.purpose) is generator]
+        registry.check(generator.engine, generator.model, generator.engine_options(), own)
     if config.dedup.cosine is not None:
         registry.check_model(config.embedder.model)
     needed = config.bootstrap.demonstrations - config.bootstrap.machine_demonstrations
@@ -67,7 +71,7 @@ def build(
     the Ray this process has initialised is used). ``listen`` takes `Progress` objects, from
     several threads. ``finish`` ends phase 1 with what it has. Interrupting the build loses nothing:
     called again, it goes on. Raises UserError before anything is written, NoProgressError,
-    GenerationError.
+    BudgetError, GenerationError.
     """
     seeds, digest = check(config)
     header = {
@@ -114,9 +118,12 @@ def _write(
     from ray_si.distributed.bootstrap import Bootstrap
     from ray_si.distributed.gate import open_gate
     from ray_si.distributed.instances import Instances
+    from ray_si.distributed.metering import Meter
     from ray_si.distributed.serving import Serving
     from ray_si.distributed.stages import start_workers
     from ray_si.distributed.watch import Watcher
+
+    meter = Meter.of(config, run, seeds)
 
     reporter = Reporter(listen)
     accepted = sum(manifest["accepted"] for manifest in run.rounds())
@@ -143,11 +150,11 @@ def _write(
         stack.enter_context(Watcher(serving, reporter, run))
         if bootstrap_left:
             gate = stack.enter_context(open_gate(config, run, seeds, serving.encode))
-            phase = Bootstrap(config, run, seeds, gate, serving.generators, reporter)
+            phase = Bootstrap(config, run, seeds, gate, serving.generators, reporter, meter)
             with _clock(seconds, "bootstrap"):
                 phase.run()
         with _clock(seconds, "instances"):
-            Instances(config, run, serving.generators, reporter).run()
+            Instances(config, run, serving.generators, reporter, meter).run()
 
 
 @contextmanager

@@ -16,13 +16,15 @@ class Classified:
     """What the model says of an instruction.
 
     ``answer`` is the label or text it came from; ``margin`` the log-probability of yes minus that
-    of no, where labels were scored. An answer that says neither, or an engine's error, counts as
-    no, as in the original code.
+    of no, where labels were scored; the tokens are what this took. An answer that says neither, or
+    an engine's error, counts as no, as in the original code.
     """
 
     is_classification: bool
     answer: str
     margin: float | None
+    prompt_tokens: int
+    completion_tokens: int
 
 
 async def classify(instruction: str, seed: int, config: RunConfig, ask: Ask) -> Classified:
@@ -38,7 +40,13 @@ async def classify(instruction: str, seed: int, config: RunConfig, ask: Ask) -> 
         is_yes = bool(parse_classification(completion.text))
     else:
         is_yes = margin > config.classification.threshold
-    return Classified(is_yes, completion.error or completion.text, margin)
+    return Classified(
+        is_yes,
+        completion.error or completion.text,
+        margin,
+        completion.prompt_tokens,
+        completion.completion_tokens,
+    )
 
 
 def _margin(completion: Completion) -> float | None:

@@ -34,6 +34,7 @@ from ray_si.storage.audit import Audit, Check
 from ray_si.storage.export import export_data
 from ray_si.storage.run import Run, block_key, part_key, round_folder
 from ray_si.storage.shards import ShardInfo, write_table
+from ray_si.storage.spent import TOKEN_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -291,8 +292,7 @@ def _not_asked(config: RunConfig, block: int, id_: str, text: str, seed: int) ->
         "is_classification": False,
         "text": "",
         "finish_reason": NOT_ASKED,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
+        **dict.fromkeys(TOKEN_COLUMNS, 0),
         "instances": kept,
         "rejected": rejected,
     }
