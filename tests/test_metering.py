@@ -48,6 +48,21 @@ def test_what_still_runs_counts_and_each_phase_for_itself():
     assert one.grant("instances", [10] * 50) == 4  # of 1,200 a row
 
 
+def test_rounds_that_were_given_up_do_not_keep_instances_waiting():
+    one = meter(tokens=100_000)
+    one.grant("bootstrap", [90], order=3)
+    one.grant("bootstrap", [90, 90], order=4, stop=_set())
+    assert one.grant("instances", [10, 10]) == 1
+    one.settle("instances", 10, Tokens(9_000, 1_500))
+    assert one.grant("instances", [10]) == 0
+
+
+def _set():
+    event = threading.Event()
+    event.set()
+    return event
+
+
 def test_where_there_is_no_room_what_still_runs_is_waited_for():
     one = meter(tokens=100_000)
     one.grant("bootstrap", [100])

@@ -110,16 +110,17 @@ class Meter:
     ) -> int:
         """How many of these blocks (rows in each) may be asked for now, one after the other.
 
-        Waits while there is room for none of them and others still run, which may turn out to cost
-        less than expected; and while a caller of smaller ``order`` (an earlier round) has not been
-        granted all of its own. 0 where there will be no room, or ``stop`` is set.
+        Waits while there is room for none of them and others of the phase still run, which may turn
+        out to cost less than expected; and while a caller of smaller ``order`` (an earlier round)
+        has not been granted all of its own. 0 where there will be no room, or ``stop`` is set.
         """
+        own = self._phases[phase]
         with self._settled:
             self._open.add(order)
             while not (stop and stop.is_set()):
                 is_next = order == min(self._open)
-                granted = self._grant(self._phases[phase], blocks) if is_next else 0
-                if granted == len(blocks) or (is_next and not granted and not self._is_running()):
+                granted = self._grant(own, blocks) if is_next else 0
+                if granted == len(blocks) or (is_next and not granted and not own.reserved):
                     self._open.discard(order)
                 if granted or order not in self._open:
                     self._settled.notify_all()
@@ -158,7 +159,7 @@ class Meter:
         expected = self._spent
         for phase in self._phases.values():
             expected += phase.mean * phase.reserved
-        is_first = not own.rows and not self._is_running()
+        is_first = not own.rows and not own.reserved
         granted = 0
         for rows in blocks:
             expected += own.mean * rows
@@ -167,9 +168,6 @@ class Meter:
             granted += 1
             own.reserved += rows
         return granted
-
-    def _is_running(self) -> bool:
-        return any(phase.reserved for phase in self._phases.values())
 
     def _is_any_left(self) -> bool:
         limits, spent_ = self._budget, self._spent

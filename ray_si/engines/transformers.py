@@ -120,7 +120,7 @@ class TransformersEngine:
         if longest > self._context:
             return Completion(
                 "",
-                "error",
+                "refused",
                 prompt_tokens=len(prompt),
                 error=f"{longest} prompt and completion tokens exceed the model's {self._context}",
             )
