@@ -88,7 +88,7 @@ def test_no_span_of_time_sees_more_than_the_limits_and_they_are_used(
 
 
 @given(estimate=st.integers(1, 4000), used=st.integers(1, 4000), latency=st.floats(0.05, 70))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_tokens_are_limited_by_what_was_really_used(estimate, used, latency):
     limit = 60_000
     pacer = Pacer(50, tokens_per_minute=limit)
