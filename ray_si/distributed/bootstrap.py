@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from ray_si.config import RunConfig, Sampling
 from ray_si.dedup import Deduplicator
+from ray_si.distributed.allowance import Allowance
 from ray_si.distributed.decisions import COMPLETION_COLUMNS, decide_round, texts_of
-from ray_si.distributed.metering import Meter
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
 from ray_si.engines.base import Completion, Request
@@ -75,10 +75,10 @@ class Bootstrap:
         gate: Deduplicator,
         generators: Generators,
         reporter: Reporter,
-        meter: Meter,
+        allowance: Allowance,
     ) -> None:
         self._config, self._run, self._generators = config, run, generators
-        self._gate, self._reporter, self._meter = gate, reporter, meter
+        self._gate, self._reporter, self._allowance = gate, reporter, allowance
         self._human = _demonstration_texts(seeds, config)
         self._human_classification = _demonstration_texts(
             [seed for seed in seeds if seed.is_classification], config
@@ -187,13 +187,13 @@ class Bootstrap:
         task = Task(work, self._generators, self._run.location, order=(round_,))
         while missing and not abandon.is_set():
             sizes = [block.num_rows for block in missing]
-            granted = self._meter.grant("bootstrap", sizes, order=round_, stop=abandon)
+            granted = self._allowance.grant("bootstrap", sizes, order=round_, stop=abandon)
             if not granted:
-                raise self._meter.error(self._standing())
+                raise self._allowance.error(self._standing())
             for table, info in write_blocks(
                 missing[:granted], task, parallel_phases=True, stop=abandon
             ):
-                self._meter.settle("bootstrap", table.num_rows, tokens_of(table))
+                self._allowance.settle("bootstrap", table.num_rows, tokens_of(table))
                 stored.append((table, info))
             missing = missing[granted:]
         rows = [row for table, _ in stored for row in table.to_pylist()]

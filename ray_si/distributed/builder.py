@@ -115,15 +115,15 @@ def _write(
 ) -> None:
     """Phases 1 to 3, everything that needs the models."""
     from ray_si.dedup import warm_up
+    from ray_si.distributed.allowance import Allowance
     from ray_si.distributed.bootstrap import Bootstrap
     from ray_si.distributed.gate import open_gate
     from ray_si.distributed.instances import Instances
-    from ray_si.distributed.metering import Meter
     from ray_si.distributed.serving import Serving
     from ray_si.distributed.stages import start_workers
     from ray_si.distributed.watch import Watcher
 
-    meter = Meter.of(config, run, seeds)
+    allowance = Allowance.of(config, run, seeds)
 
     reporter = Reporter(listen)
     accepted = sum(manifest["accepted"] for manifest in run.rounds())
@@ -150,11 +150,11 @@ def _write(
         stack.enter_context(Watcher(serving, reporter, run))
         if bootstrap_left:
             gate = stack.enter_context(open_gate(config, run, seeds, serving.encode))
-            phase = Bootstrap(config, run, seeds, gate, serving.generators, reporter, meter)
+            phase = Bootstrap(config, run, seeds, gate, serving.generators, reporter, allowance)
             with _clock(seconds, "bootstrap"):
                 phase.run()
         with _clock(seconds, "instances"):
-            Instances(config, run, serving.generators, reporter, meter).run()
+            Instances(config, run, serving.generators, reporter, allowance).run()
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.config import RunConfig
+from ray_si.distributed.allowance import Allowance
 from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.classify import Classified, classify
 from ray_si.distributed.decisions import KEPT, LEFT_OUT, instances_of
-from ray_si.distributed.metering import Meter
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
 from ray_si.engines.base import Completion, Purpose, Request
@@ -90,10 +90,10 @@ class Instances:
         run: Run,
         generators: Generators,
         reporter: Reporter,
-        meter: Meter,
+        allowance: Allowance,
     ) -> None:
         self._config, self._run = config, run
-        self._generators, self._reporter, self._meter = generators, reporter, meter
+        self._generators, self._reporter, self._allowance = generators, reporter, allowance
 
     def run(self) -> None:
         """Write the missing blocks, then the manifest.
@@ -117,15 +117,15 @@ class Instances:
         task = Task(WriteInstances(self._config), self._generators, self._run.location, order=_LAST)
         self._reporter.report(Progress("instances", done, total, instances=instances))
         while missing:
-            granted = self._meter.grant("instances", [block.num_rows for block in missing])
+            granted = self._allowance.grant("instances", [block.num_rows for block in missing])
             if not granted:
                 standing = f"{done} of {total} instructions have their instances, which are kept"
-                raise self._meter.error(standing)
+                raise self._allowance.error(standing)
             for table, info in write_blocks(missing[:granted], task, parallel_phases=False):
                 infos.append(info)
                 done += table.num_rows
                 instances += sum(table["kept"].to_pylist())
-                self._meter.settle("instances", table.num_rows, tokens_of(table))
+                self._allowance.settle("instances", table.num_rows, tokens_of(table))
                 self._reporter.report(Progress("instances", done, total, instances=instances))
             missing = missing[granted:]
         infos.sort(key=lambda info: info.key)

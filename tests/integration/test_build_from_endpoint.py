@@ -75,12 +75,12 @@ def test_what_an_endpoint_refuses_is_rejected_and_not_asked_again(endpoint, valu
 def test_an_endpoint_that_shuts_its_door_stops_the_run_which_goes_on_later(
     finished, endpoint, values, tmp_path
 ):
-    endpoint.set(latency_s=0.05, faults={"revoked": 0.0})
+    endpoint.set(latency_s=0.05)
     location = tmp_path / "run"
     config = parse_config(values)
 
     def revoke_in_the_middle(progress):
-        if progress.phase == "bootstrap" and progress.tokens:
+        if progress.phase == "bootstrap" and progress.candidates:
             endpoint.set(faults={"revoked": 1.0})
 
     with pytest.raises(GenerationError, match=r"refused the key in RAY_SI_TEST_KEY \(HTTP 401\)"):

@@ -57,7 +57,7 @@ class _Phase:
         return _Amount(tokens.prompt + tokens.completion, dollars / 1e6)
 
 
-class Meter:
+class Allowance:
     """Grants blocks of requests, and learns from each what its phase's rows cost.
 
     A block is granted if what is spent, what the granted blocks that still run are expected to
@@ -79,8 +79,8 @@ class Meter:
         self._settled = threading.Condition()
 
     @classmethod
-    def of(cls, config: RunConfig, run: Run, seeds: list[SeedTask]) -> Meter:
-        """The meter of a run, wherever it stands; BudgetError where its budget is spent already."""
+    def of(cls, config: RunConfig, run: Run, seeds: list[SeedTask]) -> Allowance:
+        """That of a run, wherever it stands; BudgetError where its budget is spent already."""
         is_limited = config.budget.tokens or config.budget.dollars
         already = spent(run) if is_limited and run.exists else {}
         worst = {item.purpose: _at_most(item) for item in longest_requests(config, seeds)}
@@ -95,10 +95,10 @@ class Meter:
                 worst["classification"] + written, config.instances_by.prices or Prices()
             ),
         }
-        meter = cls(config.budget, rates, already)
-        if not meter._is_any_left():
-            raise meter.error("what is finished is kept")
-        return meter
+        allowance = cls(config.budget, rates, already)
+        if not allowance._is_any_left():
+            raise allowance.error("what is finished is kept")
+        return allowance
 
     def grant(
         self,

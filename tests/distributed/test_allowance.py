@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from ray_si.config import Budget, Prices
-from ray_si.distributed.metering import Meter, Rates
+from ray_si.distributed.allowance import Allowance, Rates
 from ray_si.errors import BudgetError
 from ray_si.storage.spent import Tokens
 
@@ -20,21 +20,21 @@ RATES = {
 }
 
 
-def meter(already=None, **limits):
-    return Meter(Budget(**limits), RATES, {"bootstrap": already} if already else {})
+def allowance(already=None, **limits):
+    return Allowance(Budget(**limits), RATES, {"bootstrap": already} if already else {})
 
 
 def test_without_a_budget_everything_is_granted():
-    assert meter().grant("bootstrap", [32] * 1000) == 1000
+    assert allowance().grant("bootstrap", [32] * 1000) == 1000
 
 
 def test_while_nothing_is_known_the_worst_is_expected():
-    assert meter(tokens=100_000).grant("bootstrap", [10] * 50) == 10
-    assert meter(dollars=0.1).grant("bootstrap", [10] * 50) == 4  # $0.0025 a row
+    assert allowance(tokens=100_000).grant("bootstrap", [10] * 50) == 10
+    assert allowance(dollars=0.1).grant("bootstrap", [10] * 50) == 4  # $0.0025 a row
 
 
 def test_what_blocks_cost_is_learned():
-    one = meter(tokens=100_000)
+    one = allowance(tokens=100_000)
     assert one.grant("bootstrap", [10]) == 1
     one.settle("bootstrap", 10, Tokens(1000, 1000))
     assert one.grant("bootstrap", [10] * 90) == 49
@@ -43,13 +43,13 @@ def test_what_blocks_cost_is_learned():
 
 
 def test_what_still_runs_counts_and_each_phase_for_itself():
-    one = meter(tokens=100_000)
+    one = allowance(tokens=100_000)
     one.grant("bootstrap", [50])
     assert one.grant("instances", [10] * 50) == 4  # of 1,200 a row
 
 
 def test_rounds_that_were_given_up_do_not_keep_instances_waiting():
-    one = meter(tokens=100_000)
+    one = allowance(tokens=100_000)
     one.grant("bootstrap", [90], order=3)
     one.grant("bootstrap", [90, 90], order=4, stop=_set())
     assert one.grant("instances", [10, 10]) == 1
@@ -64,7 +64,7 @@ def _set():
 
 
 def test_where_there_is_no_room_what_still_runs_is_waited_for():
-    one = meter(tokens=100_000)
+    one = allowance(tokens=100_000)
     one.grant("bootstrap", [100])
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(one.grant, "bootstrap", [10] * 50)
@@ -79,7 +79,7 @@ def test_where_there_is_no_room_what_still_runs_is_waited_for():
 
 
 def test_a_later_round_waits_until_an_earlier_one_has_all_it_wants():
-    one = meter(tokens=100_000)
+    one = allowance(tokens=100_000)
     assert one.grant("bootstrap", [60, 60], order=0) == 1  # of 1,000 a row
     with ThreadPoolExecutor() as threads:
         later = threads.submit(one.grant, "bootstrap", [10], order=1)
@@ -90,15 +90,17 @@ def test_a_later_round_waits_until_an_earlier_one_has_all_it_wants():
 
 
 def test_the_first_block_is_granted_where_the_worst_does_not_fit():
-    one = meter(tokens=500)
+    one = allowance(tokens=500)
     assert one.grant("bootstrap", [10, 10]) == 1
     one.settle("bootstrap", 10, Tokens(480, 0))
     assert one.grant("bootstrap", [10]) == 0
 
 
 def test_what_was_spent_before_counts():
-    assert meter(already=Tokens(60_000, 30_000), tokens=100_000).grant("bootstrap", [1] * 50) == 10
-    assert meter(already=Tokens(60_000, 40_000), tokens=100_000).grant("bootstrap", [1]) == 0
+    assert (
+        allowance(already=Tokens(60_000, 30_000), tokens=100_000).grant("bootstrap", [1] * 50) == 10
+    )
+    assert allowance(already=Tokens(60_000, 40_000), tokens=100_000).grant("bootstrap", [1]) == 0
 
 
 @given(
@@ -107,7 +109,7 @@ def test_what_was_spent_before_counts():
     seen_at_once=st.integers(1, 8),
 )
 def test_a_budget_is_kept_but_for_what_blocks_cost_above_the_mean(limit, costs, seen_at_once):
-    one = meter(tokens=limit)
+    one = allowance(tokens=limit)
     done: list[int] = []
     while len(done) < len(costs):
         asked = costs[len(done) :][:seen_at_once]
@@ -125,7 +127,7 @@ def test_a_budget_is_kept_but_for_what_blocks_cost_above_the_mean(limit, costs, 
 
 
 def test_the_error_says_what_was_spent_and_how_to_go_on():
-    one = meter(already=Tokens(1_000_000, 250_000), tokens=1_250_000, dollars=2.5)
+    one = allowance(already=Tokens(1_000_000, 250_000), tokens=1_250_000, dollars=2.5)
     error = one.error("40 of 90 instructions are accepted and kept")
     assert isinstance(error, BudgetError)
     assert str(error) == (
@@ -138,7 +140,7 @@ def test_the_error_says_what_was_spent_and_how_to_go_on():
 
 @pytest.mark.parametrize("phase", ["bootstrap", "instances"])
 def test_a_limit_in_dollars_weighs_completions_by_their_price(phase):
-    one = meter(dollars=1)
+    one = allowance(dollars=1)
     one.grant(phase, [1])
     one.settle(phase, 1, Tokens(0, 1000))  # $0.004
     assert one.grant(phase, [1] * 1000) == 249
