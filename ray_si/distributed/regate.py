@@ -46,6 +46,7 @@ from ray_si.storage.export import export_data
 from ray_si.storage.run import Run, block_key, part_key, round_folder
 from ray_si.storage.seeds import seeds_of
 from ray_si.storage.shards import ShardInfo, write_table
+from ray_si.storage.spent import TOKEN_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -361,8 +362,7 @@ def _not_asked(
         "is_classification": is_classification,
         "text": "",
         "finish_reason": reason,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
+        **dict.fromkeys(TOKEN_COLUMNS, 0),
         "instances": kept,
         "rejected": rejected,
     }
