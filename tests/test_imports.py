@@ -20,7 +20,7 @@ ROOMS = {
     "storage": BASE,
     "config": BASE | {"engines", "self_instruct"},
     "config_file": BASE | {"config"},
-    "report": BASE | {"storage"},
+    "report": BASE | {"dedup", "storage"},
     "training": BASE | {"storage"},
     "distributed": BASE
     | {"config", "config_file", "self_instruct", "dedup", "engines", "storage"}

@@ -164,6 +164,27 @@ class DedupDisplay(_Display):
         )
 
 
+class Steps(_Display):
+    """Shows the steps of a task that has several, each with how much of how much is done."""
+
+    _columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_line = time.monotonic()  # a short task prints no progress
+        self._what = ""
+
+    def listen(self, what: str, done: int, total: int) -> None:
+        """Take a new state."""
+        if self._bars is None:
+            self._line(f"{what} {done}/{total}", now=False)
+            return
+        if what != self._what or self._task is None:
+            self._task = self._bars.add_task(what, total=total)
+            self._what = what
+        self._bars.update(self._task, completed=done)
+
+
 def print_check(config: RunConfig, seeds: list[SeedTask], digest: str) -> None:
     """What `ray-si check` found."""
     out = console()

@@ -76,9 +76,9 @@ class Check:
 class Audit:
     """The stored side of a verification: manifests, the objects they name, and what nobody names.
 
-    ``rounds`` are the sound manifests up to the first that isn't, ``instances`` and ``stats`` None
-    where absent or damaged; ``damaged`` holds the keys that have a finding already; ``intact`` says
-    whether every manifest is sound.
+    ``rounds`` are the sound manifests up to the first that isn't, ``sound_rounds`` all, by number;
+    ``instances`` and ``stats`` are None where absent or damaged; ``damaged`` holds the keys that have
+    a finding already; ``intact`` says whether every manifest is sound.
     """
 
     def __init__(self, run: Run) -> None:
@@ -86,6 +86,7 @@ class Audit:
         self.keys = list(run.objects.list())  # before the manifests: later objects may be newer
         self.finished = "stats.json" in self.keys
         self.rounds: list[Manifest] = []
+        self.sound_rounds: dict[int, Manifest] = {}
         self.instances: Manifest | None = None
         self.stats: Manifest | None = None
         self.damaged: set[str] = set()
@@ -135,6 +136,8 @@ class Audit:
         for name in _DECISIONS:
             if not any(named.startswith(f"{folder}/{name}-") for named in self._named):
                 self._lost(check, key, f"does not name {name}")
+        if key not in self.damaged:
+            self.sound_rounds[round_] = manifest
         if self.intact:
             self.rounds.append(manifest)
 
@@ -175,6 +178,10 @@ class Audit:
                 self._named[said.key] = (source, said)
 
     # Objects -----------------------------------------------------------------------------------
+
+    def said(self, key: str) -> ShardInfo | None:
+        """What a manifest says of an object; None where none names it."""
+        return self._named[key][1] if key in self._named else None
 
     def check_objects(self) -> Check:
         """Every named object is there, with the size, SHA-256 and rows that its manifest says."""
