@@ -77,8 +77,8 @@ class Audit:
     """The stored side of a verification: manifests, the objects they name, and what nobody names.
 
     ``rounds`` are the sound manifests up to the first that isn't, ``sound_rounds`` all, by number;
-    ``instances`` and ``stats`` are None where absent or damaged; ``damaged`` holds the keys that have
-    a finding already; ``intact`` says whether every manifest is sound.
+    ``instances`` and ``stats`` are None where absent or damaged; ``damaged`` holds the keys that
+    have a finding already; ``intact`` says whether every manifest is sound.
     """
 
     def __init__(self, run: Run) -> None:
