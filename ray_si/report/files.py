@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray_si.errors import RunError, StorageError
+from ray_si.report.card import card
 from ray_si.report.evidence import Evidence, State
 from ray_si.report.page import render
 from ray_si.report.statistics import Listen, collect
 from ray_si.storage.objects import Objects, absolute, check_key, open_objects
+from ray_si.storage.run import Manifest, Run
 
 
 def write_report(
@@ -33,6 +36,16 @@ def write_report(
         objects.put(name, data)
     state: State = numbers["run"]["state"]
     return state
+
+
+def documents(run: Run, stats: Manifest, chosen: Mapping[str, Any]) -> dict[str, bytes]:
+    """README.md and report.html of a run that is complete but for stats.json, which will say this.
+
+    ``chosen`` is the configuration's ``card`` section. Reads the whole run. The bytes depend on the
+    run and on the parser that is installed, not on when or where they are made.
+    """
+    numbers, rows = collect(Evidence(run, stats=stats))
+    return {"README.md": card(numbers, rows, stats, chosen), "report.html": render(numbers, rows)}
 
 
 def statistics_json(numbers: dict[str, Any]) -> bytes:

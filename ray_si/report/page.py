@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -16,6 +15,7 @@ from ray_si.report import charts
 from ray_si.report.reasons import REASONS
 from ray_si.report.statistics import COMPARED
 from ray_si.report.verbs import MODELS
+from ray_si.report.wording import asset, number as _n, plain, share
 
 _SECTIONS = (
     ("funnel", "Funnel"),
@@ -36,7 +36,7 @@ def render(statistics: dict[str, Any], rows: dict[str, Any]) -> bytes:
     Every text is escaped, or JSON that JavaScript enters as text; the page's policy lets run no
     script but its own, and load nothing.
     """
-    css, script = _asset("page.css"), _asset("page.js")
+    css, script = asset("page.css"), asset("page.js")
     run, settings = statistics["run"], _flat(statistics["run"]["settings"])
     policy = (
         f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(script)}'; "
@@ -75,20 +75,10 @@ def render(statistics: dict[str, Any], rows: dict[str, Any]) -> bytes:
     return html.encode("utf-8", "replace")  # a lone surrogate in a damaged header
 
 
-def plain(text: str) -> str:
-    """A text for the page's own HTML: what does not print becomes U+FFFD."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
 @cache
 def _template() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(_asset("page.html"))
-
-
-@cache
-def _asset(name: str) -> str:
-    return files("ray_si.report").joinpath("assets", name).read_text(encoding="utf-8")
+    return environment.from_string(asset("page.html"))
 
 
 def _digest(text: str) -> str:
@@ -135,13 +125,17 @@ def _banner(statistics: dict[str, Any]) -> dict[str, str] | None:
 
 def _figures(statistics: dict[str, Any]) -> list[tuple[str, str, str]]:
     funnel, tokens = statistics["funnel"], statistics["tokens"]
-    classified = _share(funnel["classification"], funnel["instructions_asked"])
+    classified = share(funnel["classification"], funnel["instructions_asked"])
     vendi = statistics["diversity"]["sets"][-1]["vendi"]
     rows = funnel["rows"] if funnel["rows"] is not None else funnel["instances"]
     figures = [
         ("Training rows", _n(rows), f"of {_n(funnel['with_instance'])} instructions"),
-        ("Instructions", _n(funnel["accepted"]), f"of {_n(funnel['candidates'])} candidates"),
-        ("Acceptance", _share(funnel["accepted"], funnel["candidates"]), "of all candidates"),
+        (
+            "Instructions",
+            _n(funnel["accepted"]),
+            f"of {_n(funnel['candidates'])} candidates",
+        ),
+        ("Acceptance", share(funnel["accepted"], funnel["candidates"]), "of all candidates"),
         ("Tokens a row", _n(tokens["per_row"]), "completion tokens, all phases"),
         ("Classification", classified, "of the instructions"),
     ]
@@ -201,7 +195,7 @@ def _rejections(statistics: dict[str, Any]) -> list[dict[str, Any]]:
                 "reason": plain(reason),
                 "meaning": REASONS.get(reason, ""),
                 "count": _n(count),
-                "share": _share(count, total),
+                "share": share(count, total),
                 "bar": charts.bar(count / total, "c1" if name == "instructions" else "c2"),
             }
             for reason, count in counts.items()
@@ -232,7 +226,7 @@ def _rounds(groups: list[dict[str, Any]]) -> dict[str, Any]:
             _n(g["candidates"]),
             _n(g["accepted"]),
             _n(g["rows"]),
-            _share(g["accepted"], g["candidates"]),
+            share(g["accepted"], g["candidates"]),
             _n(g["tokens_per_accepted"]),
             _n(g["tokens_per_row"]),
         )
@@ -406,12 +400,3 @@ def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     for key, value in values.items():
         pairs += _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return pairs
-
-
-def _n(value: float | None) -> str:
-    """A number for people; a dash where there is none."""
-    return "–" if value is None else f"{value:,}"
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"

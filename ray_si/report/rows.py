@@ -85,8 +85,11 @@ class Rows:
     # Result ------------------------------------------------------------------------------------
 
     def result(self) -> dict[str, Any]:
-        """Keys: accepted, rejected (lists of rows), of_accepted, of_rejected (how many there are),
-        texts (of demonstrations and seeds by id)."""
+        """The samples.
+
+        Keys: accepted, rejected (lists of rows), of_accepted, of_rejected (how many there are),
+        texts (of demonstrations and seeds by id), drawn (ids of the accepted as they were drawn).
+        """
         accepted = _fitting((self._shown(row) for row in self._accepted.items()), ACCEPTED_BYTES)
         drawn = [sample.items() for _, sample in sorted(self._rejected.items())]
         requests = self._evidence.requests(row["request_id"] for rows in drawn for row in rows)
@@ -97,6 +100,7 @@ class Rows:
         return {
             "accepted": sorted(accepted, key=lambda row: row["id"]),
             "rejected": sorted(rejected, key=lambda row: row["id"]),
+            "drawn": [row["id"] for row in accepted],
             "of_accepted": self._accepted.seen,
             "of_rejected": self._seen_rejected,
             "texts": self._demonstrations(accepted + rejected),

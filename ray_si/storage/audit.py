@@ -19,6 +19,7 @@ LIMIT = 20
 """Findings that a check spells out; more are counted."""
 
 _OWN_KEYS = {"run.json", "seeds.parquet", "stats.json", "instances/manifest.json"}
+_DOCUMENTS = ("README.md", "report.html")
 _LEASE = "lease/"
 _IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/(.+)")
 _DECISIONS = ("accepted", "rejected")
@@ -110,6 +111,7 @@ class Audit:
         if self.stats:
             expected = max(expected, min(self.stats["rounds"], len(self.keys)))
             self._name(check, "stats.json", self.stats["shards"], "data/")
+            self._name(check, "stats.json", self.stats.get("documents", []), _DOCUMENTS)
             if "instances/manifest.json" not in self.keys:
                 self._lost(check, "instances/manifest.json", "is missing, though the run is done")
         if self.instances:
@@ -165,7 +167,7 @@ class Audit:
         self.damaged.add(key)
         self.intact = False
 
-    def _name(self, check: Check, source: str, entries: Any, prefix: str) -> None:
+    def _name(self, check: Check, source: str, entries: Any, prefix: str | tuple[str, ...]) -> None:
         """Take what a manifest names; only objects under ``prefix`` are its to name."""
         for entry in entries if isinstance(entries, list) else [entries]:
             wrong = _wrong(entry, _OBJECT)
@@ -276,7 +278,7 @@ class Audit:
 _BEGUN = re.compile(
     r"bootstrap/round-\d{5,}/((block|accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
     r"|instances/block-\d{5,}\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
-    r"|(.+/)?\.tmp-[^/]*|live\.json"
+    r"|README\.md|report\.html|(.+/)?\.tmp-[^/]*|live\.json"
 )
 
 
@@ -298,6 +300,8 @@ def _wrong(value: Any, form: dict[str, type]) -> str | None:
 def _rows(key: str, data: bytes) -> int:
     if key.endswith(".jsonl"):
         return data.count(b"\n")
+    if key in _DOCUMENTS:
+        return 0
     with pq.ParquetFile(pa.BufferReader(data)) as stored:
         rows: int = stored.metadata.num_rows
     return rows

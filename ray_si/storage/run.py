@@ -10,6 +10,7 @@
     bootstrap/round-00000/manifest.json               last: the round exists from here on
     instances/block-00000.parquet ...  manifest.json
     data/train-00000-of-00002.parquet ...
+    README.md  report.html                            the dataset card, and what the run came to
     stats.json                                        last of all: the run is complete
     live.json                                         how a build is doing, while there is one
 
