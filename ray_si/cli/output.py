@@ -239,6 +239,8 @@ def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float
         samples.add_row(*(_cell(row[name]) for name in ("instruction", "input", "output")))
     out.print(samples)
     out.print(f"training shards: {location}/data", markup=False, highlight=False)
+    out.print(f"dataset card:    {location}/README.md", markup=False, highlight=False)
+    out.print(f"report:          {location}/report.html", markup=False, highlight=False)
     out.print(f"counts:          {location}/stats.json", markup=False, highlight=False)
     out.print(
         f"rejected:        {location}/bootstrap/round-*/rejected-*.parquet",

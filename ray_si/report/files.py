@@ -38,13 +38,15 @@ def write_report(
     return state
 
 
-def documents(run: Run, stats: Manifest, chosen: Mapping[str, Any]) -> dict[str, bytes]:
+def documents(
+    run: Run, stats: Manifest, chosen: Mapping[str, Any], listen: Listen = lambda *step: None
+) -> dict[str, bytes]:
     """README.md and report.html of a run that is complete but for stats.json, which will say this.
 
     ``chosen`` is the configuration's ``card`` section. Reads the whole run. The bytes depend on the
     run and on the parser that is installed, not on when or where they are made.
     """
-    numbers, rows = collect(Evidence(run, stats=stats))
+    numbers, rows = collect(Evidence(run, stats=stats), listen)
     return {"README.md": card(numbers, rows, stats, chosen), "report.html": render(numbers, rows)}
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from ray_si.config_file import parse_config
 from ray_si.distributed.decisions import ACCEPTED, RAW, REJECTED, WRITTEN
+from ray_si.report.files import documents
 from ray_si.storage.export import export_data
 from ray_si.storage.run import Run, block_key, round_folder
 from ray_si.storage.seeds import load_seeds
@@ -47,6 +48,8 @@ def made_run(
     embedded=True,
     seeds=None,
     tokenizer="reference",
+    format_="parquet",
+    card=None,
 ):
     """A run with these accepted instructions; ``asked`` of them have instances, else all.
 
@@ -58,7 +61,7 @@ def made_run(
     values["bootstrap"] = {"prompts_per_round": 4, "block_size": 2}
     values["instances"] = {"block_size": 8}
     values["dedup"] = {"tokenizer": tokenizer}
-    values["output"] = {"rows_per_shard": 25}
+    values["output"] = {"rows_per_shard": 25, "format": format_}
     config = parse_config(values)
     seed_tasks, digest = load_seeds("bundled")
     header = {"config": config.model_dump(mode="json"), "identity": config.identity()}
@@ -82,7 +85,7 @@ def made_run(
         if finish:
             counts = {"blocks": len(blocks), "instructions": len(ids), "instances": kept}
             run.commit_instances(blocks, counts)
-            export_data(run, "parquet", 25)
+            export_data(run, format_, 25, lambda stats: documents(run, stats, card or {}))
     return run
 
 
