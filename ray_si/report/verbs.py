@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -42,7 +43,7 @@ def root_verbs(
         return None
     import spacy
 
-    parser = spacy.load(name, exclude=["ner", "senter"])
+    parser = _load(name)
     verbs: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     shortened = (text[:_LONGEST] for text in texts)
@@ -71,6 +72,13 @@ def root_verbs(
         "different_pairs": len(pairs),
         "verbs": found,
     }
+
+
+@cache
+def _load(name: str) -> Any:
+    import spacy
+
+    return spacy.load(name, exclude=["ner", "senter"])
 
 
 def _most(counts: Counter[str]) -> list[tuple[str, int]]:
