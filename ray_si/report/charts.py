@@ -12,7 +12,7 @@ NARROW, MIDDLE, WIDE = 350, 540, 1040
 """Widths of charts, in the pixels that they have on a wide screen."""
 
 _HEIGHT = 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 32, 46
 _INNER_HEIGHT = _HEIGHT - _TOP - _BOTTOM
 
 
@@ -52,10 +52,9 @@ def histogram(
             )
         )
     every = max(1, math.ceil(len(bins) * 46 / inner))
+    single = bins[0]["from"] == bins[0]["to"]  # a bin of one value is named, of more its edge
     for k in range(0, len(bins), every):
-        name = bin_name(bins[k]) if isinstance(bins[k]["from"], int) else f"{bins[k]['from']:g}"
-        whole = isinstance(bins[k]["from"], int)
-        parts.append(_x_tick(_LEFT + (k + (0.5 if whole else 0)) * step, name))
+        parts.append(_x_tick(_LEFT + (k + single / 2) * step, f"{bins[k]['from']:,g}"))
     if mark:
         value, name = mark
         first, last = bins[0]["from"], bins[-1]["to"]
@@ -110,9 +109,7 @@ def line(
                 "</circle>"
             ).format(class_, *place(at, value), radius, x, at, value, unit)
         )
-    count = min(len(points), 8)
-    shown = {points[round(k * (len(points) - 1) / max(1, count - 1))][0] for k in range(count)}
-    for at in sorted(shown):
+    for at, _ in points[:: -(-len(points) // 9)]:
         parts.append(_x_tick(place(at, 0)[0], f"{at:,g}"))
     return _svg(title, parts, x, MIDDLE)
 
@@ -225,12 +222,7 @@ def _y_axis(ticks: Sequence[float], top: float, name: str, width: int, unit: str
                 '<text class="tick end" x="{3}" y="{4:.1f}">{5}{6}</text>'
             ).format(_LEFT, width - _RIGHT, y, _LEFT - 7, y + 4, f"{tick:,.10g}", unit)
         )
-    middle = _TOP + _INNER_HEIGHT / 2
-    parts.append(
-        Markup('<text class="axis" transform="translate(13 {}) rotate(-90)">{}</text>').format(
-            middle, name
-        )
-    )
+    parts.append(Markup('<text class="axis start" x="4" y="13">{}</text>').format(name))
     return Markup("").join(parts)
 
 
