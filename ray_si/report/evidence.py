@@ -12,19 +12,60 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_si.errors import DamageError, StorageError
-from ray_si.storage.audit import Audit, Check
+from ray_si.errors import DamageError
+from ray_si.storage.audit import Audit, Check, wrong_columns
+from ray_si.storage.export import MOST_SIMILAR
 from ray_si.storage.objects import open_objects
 from ray_si.storage.run import Manifest, Run, block_key, part_key, round_folder
 
 State = Literal["finished", "unfinished", "empty", "damaged"]
 
-ACCEPTED = ["id", "instruction", "round", "request_seed", "demonstrations", "model", "revision"]
-ACCEPTED += ["most_similar", "mean_rouge", "cosine", "embedding"]
-REJECTED = ["request_id", "position", "text", "reason", "match", "score"]
-WRITTEN = ["id", "is_classification", "completion_tokens", "instances", "rejected"]
-_RAW = ["request_id", "seed", "demonstrations"]
-_SEEDS = ["id", "instruction", "instances", "is_classification"]
+_TEXTS = [("input", pa.string()), ("output", pa.string())]
+ACCEPTED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("round", pa.int64()),
+        ("request_seed", pa.int64()),
+        ("demonstrations", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("most_similar", MOST_SIMILAR),
+        ("mean_rouge", pa.float64()),
+        ("cosine", pa.float64()),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
+REJECTED = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("position", pa.int64()),
+        ("text", pa.string()),
+        ("reason", pa.string()),
+        ("match", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
+WRITTEN = pa.schema(
+    [
+        ("id", pa.string()),
+        ("is_classification", pa.bool_()),
+        ("completion_tokens", pa.int64()),
+        ("instances", pa.list_(pa.struct(_TEXTS))),
+        ("rejected", pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))),
+    ]
+)
+_RAW = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("seed", pa.int64()),
+        ("demonstrations", pa.list_(pa.string())),
+    ]
+)
+_SEEDS = pa.schema(
+    [("id", pa.string()), ("instruction", pa.string()), ("is_classification", pa.bool_())]
+)
+_NULLABLE = {"revision", "most_similar", "mean_rouge", "cosine", "embedding", "match", "score"}
 
 _READERS = 4
 """Objects read ahead of their turn, each by a thread."""
@@ -52,10 +93,6 @@ class Evidence:
         self.rounds = self._audit.sound_rounds
         self.identity: dict[str, Any] = _section(run.header, "identity")
         self.fingerprint = str(run.header.get("fingerprint", ""))
-        self._sizes = {
-            "bootstrap": _size(self.identity, "bootstrap"),
-            "instances": _size(self.identity, "instances"),
-        }
         table = self._read("seeds.parquet", _SEEDS)
         self.seeds: list[dict[str, Any]] = table.to_pylist() if table else []
         for shard in self.stats["shards"] if self.stats else []:
@@ -106,7 +143,7 @@ class Evidence:
 
     def decisions(self) -> Iterator[tuple[int, pa.Table | None, pa.Table | None]]:
         """Number, accepted and rejected rows of each sound round; None for what is unreadable."""
-        keys: list[tuple[str, list[str]]] = []
+        keys: list[tuple[str, pa.Schema]] = []
         for manifest in self.rounds.values():
             keys.append((part_key(manifest, "accepted"), ACCEPTED))
             keys.append((part_key(manifest, "rejected"), REJECTED))
@@ -129,9 +166,9 @@ class Evidence:
             yield pa.concat_tables(batch)
 
     @property
-    def instance_blocks(self) -> int:
-        """Instance blocks that there are to read."""
-        return len(self._instance_keys())
+    def instance_blocks(self) -> tuple[int, int]:
+        """Instance blocks that there are to read, and rows in each but the last (1 if unknown)."""
+        return len(self._instance_keys()), self._block_size("instances") or 1
 
     def requests(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Of requests by id: their ``seed`` and ``demonstrations``, where they can be read."""
@@ -139,7 +176,7 @@ class Evidence:
         keys = set()
         for id_ in wanted:
             match = re.fullmatch(r"r(\d{5,})-(\d{5,})", id_)
-            size = self._sizes["bootstrap"]
+            size = self._block_size("bootstrap")
             if match and size:
                 keys.add(block_key(round_folder(int(match[1])), int(match[2]) // size))
         found = {}
@@ -148,6 +185,11 @@ class Evidence:
                 if row["request_id"] in wanted:
                     found[row["request_id"]] = row
         return found
+
+    def _block_size(self, section: str) -> int:
+        """As the header has it; 0 where it does not say."""
+        size = _section(self.identity, section).get("block_size")
+        return size if isinstance(size, int) and size > 0 else 0
 
     def _instance_keys(self) -> list[str]:
         if self._audit.instances:
@@ -158,7 +200,7 @@ class Evidence:
 
     # Reading -----------------------------------------------------------------------------------
 
-    def _read_all(self, wanted: list[tuple[str, list[str]]]) -> Iterator[pa.Table | None]:
+    def _read_all(self, wanted: list[tuple[str, pa.Schema]]) -> Iterator[pa.Table | None]:
         """The objects' columns, in order, read ahead by threads."""
         pending: deque[tuple[str, Future[pa.Table | str]]] = deque()
         rest = iter(wanted)
@@ -171,7 +213,7 @@ class Evidence:
                 key, future = pending.popleft()
                 yield self._taken(key, future.result())
 
-    def _read(self, key: str, columns: list[str]) -> pa.Table | None:
+    def _read(self, key: str, columns: pa.Schema) -> pa.Table | None:
         return self._taken(key, self._load(key, columns))
 
     def _taken(self, key: str, loaded: pa.Table | str) -> pa.Table | None:
@@ -180,7 +222,7 @@ class Evidence:
             return None
         return loaded
 
-    def _load(self, key: str, columns: list[str]) -> pa.Table | str:
+    def _load(self, key: str, columns: pa.Schema) -> pa.Table | str:
         """An object's columns, or what is wrong with it."""
         try:
             data = self._run.objects.get(key)
@@ -188,24 +230,27 @@ class Evidence:
             if said and (len(data) != said.size or hashlib.sha256(data).hexdigest() != said.sha256):
                 return "has other content than its manifest says"
             with pq.ParquetFile(pa.BufferReader(data)) as stored:
-                absent = set(columns) - set(stored.schema_arrow.names)
-                if absent:
-                    return f"has no column {', '.join(sorted(absent))}"
-                table = stored.read(columns, use_threads=False)
+                table = stored.read(columns.names, use_threads=False)
             table.validate(full=True)
         except KeyError:
             return "is missing"
-        except (pa.ArrowException, OSError, StorageError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # StorageError is a ValueError
             return f"cannot be read: {error}"
-        return table
+        return wrong_columns(table, columns, _NULLABLE) or _hollow(table) or table
+
+
+def _hollow(table: pa.Table) -> str | None:
+    """Where a list that may hold no null does."""
+    for name in sorted(set(table.column_names) - _NULLABLE):
+        inner = table[name].combine_chunks()
+        if pa.types.is_list(inner.type):
+            inner = inner.flatten()
+            parts = [inner, *(inner.flatten() if pa.types.is_struct(inner.type) else ())]
+            if any(part.null_count for part in parts):
+                return f"has nulls inside {name}"
+    return None
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
     found = values.get(name)
     return found if isinstance(found, dict) else {}
-
-
-def _size(identity: dict[str, Any], section: str) -> int:
-    """The ``block_size`` of a section; 0 where the header does not say."""
-    size = _section(identity, section).get("block_size")
-    return size if isinstance(size, int) and size > 0 else 0

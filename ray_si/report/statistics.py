@@ -49,9 +49,8 @@ def collect(
     for done, (round_, accepted, rejected) in enumerate(evidence.decisions()):
         listen("rounds", done, total)
         collector.take_round(round_, accepted, rejected)
-    blocks = evidence.instance_blocks
+    blocks, size = evidence.instance_blocks
     done = 0
-    size = evidence.identity.get("instances", {}).get("block_size") or 1
     for table in evidence.instances():
         listen("instances", min(done // size, blocks), blocks)
         collector.take_instances(table)

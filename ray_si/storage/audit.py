@@ -231,7 +231,7 @@ class Audit:
         except (pa.ArrowException, OSError, ValueError) as error:
             wrong = f"cannot be read: {error}"
         else:
-            wrong = _wrong_columns(table, schema, nullable)
+            wrong = wrong_columns(table, schema, nullable)
         if wrong is None:
             return table
         check.find(key, wrong)
@@ -307,7 +307,8 @@ def _rows(key: str, data: bytes) -> int:
     return rows
 
 
-def _wrong_columns(table: pa.Table, schema: pa.Schema, nullable: Collection[str]) -> str | None:
+def wrong_columns(table: pa.Table, schema: pa.Schema, nullable: Collection[str]) -> str | None:
+    """What keeps a table from having these columns, with nulls in the ``nullable`` ones only."""
     for column in schema:
         if column.name not in table.column_names:
             return f"has no column {column.name}"

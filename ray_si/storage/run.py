@@ -220,7 +220,7 @@ class Run:
             yield
         except KeyError as error:
             raise RunError(f"{self.location} is damaged: {key} is missing") from error
-        except (pa.ArrowInvalid, OSError) as error:  # Arrow says OSError of broken pages
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # OSError: broken pages
             text = " ".join(str(error).split())
             raise RunError(f"{self.location}/{key} cannot be read: {text}") from error
 

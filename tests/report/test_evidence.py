@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -133,13 +135,30 @@ def test_a_header_of_another_form_is_damage(copy, value):
     assert report_on(copy)[0]["run"]["state"] == "damaged"
 
 
-@pytest.mark.parametrize("identity", [7, {"dedup": 3, "\ud800": ["\0<b>"]}])
+@pytest.mark.parametrize(
+    "identity",
+    [7, {"dedup": 3, "\ud800": ["\0<b>"]}, {"instances": [], "generator": 1, "bootstrap": None}],
+)
 def test_settings_of_an_unknown_form_are_shown_as_they_are(copy, identity):
     header = {"layout": 1, "fingerprint": "f", "config": {}, "identity": identity}
     (copy / "run.json").write_text(json.dumps(header))
     numbers, _, page = report_on(copy)
     assert numbers["funnel"]["accepted"] == 60
     assert "<b>" not in page
+
+
+def test_no_flipped_byte_in_a_block_without_digest_ends_the_report(copy, monkeypatch):
+    monkeypatch.setattr("ray_si.report.statistics.root_verbs", lambda *arguments: None)
+    for path in (copy / "instances/manifest.json", copy / "stats.json"):
+        path.unlink()
+    path = copy / "instances/block-00001.parquet"
+    data, random = path.read_bytes(), Random(0)
+    states = Counter()
+    for _ in range(80):
+        at = random.randrange(len(data))
+        path.write_bytes(data[:at] + bytes([data[at] ^ random.randrange(1, 256)]) + data[at + 1 :])
+        states[report_on(copy)[0]["run"]["state"]] += 1
+    assert states["damaged"] > 20
 
 
 def test_text_that_is_no_utf8_is_damage_not_a_crash(copy):
