@@ -13,6 +13,7 @@ from ray_si.report.evidence import Evidence
 from ray_si.report.files import documents
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
+from ray_si.storage.audit import Audit
 from ray_si.storage.export import ROWS, training_rows
 from ray_si.storage.run import Run
 from tests.report.made import HOSTILE, made_run
@@ -131,3 +132,21 @@ def test_documents_are_the_same_when_they_are_made_again(run):
     del stats["documents"]
     for name, data in documents(opened, stats, CHOSEN).items():
         assert (run / name).read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.html"])
+def test_a_document_that_was_changed_or_lost_is_found(tmp_path, name):
+    made_run(tmp_path / "run")
+
+    def findings():
+        audit = Audit(Run.open(str(tmp_path / "run")))
+        checks = audit.check_manifests(), audit.check_objects(), audit.check_strays(2, 8)
+        return [finding for check in checks for finding in check.findings]
+
+    assert findings() == []
+    path = tmp_path / "run" / name
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"e", b"a", 1))
+    assert findings() == [f"{name}: has other content than stats.json says (SHA-256)"]
+    path.unlink()
+    assert findings() == [f"{name}: is missing"]
