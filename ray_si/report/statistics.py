@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray_si import __version__
 from ray_si.dedup.rouge_index import RougeIndex
 from ray_si.dedup.tokens import Tokenizer
-from ray_si.dedup.vocabulary import Encoded
+from ray_si.dedup.vocabulary import Encoded, Vocabulary
 from ray_si.report.distribution import Distribution, Scores
 from ray_si.report.diversity import Vendi, distinct, self_bleu
 from ray_si.report.evidence import Evidence
@@ -67,7 +67,7 @@ class _Collector:
         self._seeds = [row["instruction"] for row in evidence.seeds]
         self._nearest = RougeIndex(_ANY, self._tokenizer)
         self._nearest.add(self._seeds)
-        self._words = RougeIndex(1.0, self._tokenizer)  # numbers words; nothing is searched in it
+        self._words = Vocabulary(self._tokenizer)
         self._encoded: list[Encoded] = []
         self._texts: list[pa.Array] = []
         self._scores = Scores()
@@ -95,7 +95,7 @@ class _Collector:
         texts = accepted["instruction"].to_pylist()
         self._read += len(texts)
         self._measure("instruction", texts)
-        self._encoded.append(self._words.encode(texts))
+        self._encoded.append(self._words.encode(texts, grow=True))
         self._texts.append(accepted["instruction"].combine_chunks())
         scores, ids = self._nearest.search(texts)
         if self._seeds:
@@ -241,7 +241,7 @@ class _Collector:
     def _diversity(self) -> dict[str, Any]:
         """The same measures of the seeds and of samples as large, of a fixed size, and of all."""
         everything = Encoded.concatenate(self._encoded)
-        seeds = self._words.encode(self._seeds)
+        seeds = self._words.encode(self._seeds, grow=True)
         sets: list[dict[str, Any]] = []
         if len(seeds):
             sets.append({"name": "seeds", **_measures(seeds, with_bleu=True)})
