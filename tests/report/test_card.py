@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
 
+from ray_si.config_file import parse_config
+from ray_si.distributed.builder import build
 from ray_si.report.card import COLUMNS
 from ray_si.report.evidence import Evidence
 from ray_si.report.files import documents
@@ -150,3 +153,19 @@ def test_a_document_that_was_changed_or_lost_is_found(tmp_path, name):
     assert findings() == [f"{name}: has other content than stats.json says (SHA-256)"]
     path.unlink()
     assert findings() == [f"{name}: is missing"]
+
+
+def test_a_build_that_was_cut_short_at_its_end_only_writes_the_end(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "data")
+    for name in ("stats.json", "README.md"):
+        (copy / name).unlink()
+    config = parse_config(Run.open(str(copy)).header["config"] | {"card": CHOSEN})
+    steps = []
+    result = build(config, str(copy), listen=steps.append)
+    assert result.seconds.keys() == {"export", "report"}
+    assert {step.phase for step in steps} == {"export"}
+    for name in ("README.md", "report.html", "data/train-00002-of-00003.parquet"):
+        assert (copy / name).read_bytes() == (run / name).read_bytes()
+    assert [item["key"] for item in result.stats["documents"]] == ["README.md", "report.html"]
