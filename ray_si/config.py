@@ -307,6 +307,26 @@ class Budget(_Section):
     """Most that they may cost, by ``generator.prices``."""
 
 
+class Card(_Section):
+    """What only you can say in the dataset's card; results do not depend on it."""
+
+    title: str | None = Field(None, min_length=1)
+    """Of the dataset; none names it after its fingerprint."""
+    license: str | None = Field(None, min_length=1)
+    """Identifier as the hub knows it, such as cc-by-4.0; none says that none was chosen."""
+    language: tuple[str, ...] = ()
+    """Codes of the languages of its texts, such as en."""
+    tags: tuple[str, ...] = ()
+    """Besides synthetic and self-instruct."""
+    description: str = ""
+    """Markdown that the card begins with."""
+
+    @field_validator("language", "tags", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
 class RunConfig(_Section):
     """Everything a run's result depends on."""
 
@@ -332,6 +352,7 @@ class RunConfig(_Section):
     """Prompt templates by name, as in ray_si/self_instruct/templates; in YAML also a folder with
     NAME.txt files. Ours stand in for those that are missing; held are those that the run uses."""
     output: Output = Output()
+    card: Card = Card()
     budget: Budget = Budget()
 
     @model_validator(mode="after")
@@ -395,10 +416,10 @@ class RunConfig(_Section):
         """The part that results depend on: without what only places, paces or ends the work.
 
         Nor options of engines that aren't used, nor the paths of the seed tasks and evaluation
-        sets; what counts is their content. Prompts by their SHA-256.
+        sets, whose content counts, nor what the card is told. Prompts by their SHA-256.
         """
         values = self.model_dump(mode="json")
-        del values["seeds"], values["decontaminate"], values["budget"]
+        del values["seeds"], values["decontaminate"], values["budget"], values["card"]
         values["prompts"] = {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
         }

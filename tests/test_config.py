@@ -76,6 +76,10 @@ def test_cosine_off_switches_the_gate_off():
     assert parse_config({"dedup": {"cosine": False}}).dedup.cosine is None
 
 
+def test_one_language_needs_no_list():
+    assert parse_config({"card": {"language": "en"}}).card.language == ("en",)
+
+
 @pytest.mark.parametrize("text", ["", "- a list", "seed: [", "just text", "seed: 2024-13-45"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "run.yaml"
@@ -144,6 +148,7 @@ def test_the_fingerprint_ignores_placement_and_nothing_else():
     placed = parse_config(
         {
             "seeds": "elsewhere",
+            "card": {"license": "mit", "language": "en"},
             "generator": {"replicas": 9, "gpus": 1, "max_batch": 7, "replay": {"latency_s": 1}},
         }
     )

@@ -22,7 +22,7 @@ ROOMS = {
     "engine_options": {"section"},
     "config": BASE | {"engines", "section", "engine_options", "self_instruct"},
     "config_file": BASE | {"config"},
-    "report": BASE | {"storage"},
+    "report": BASE | {"dedup", "storage"},
     "training": BASE | {"storage"},
     "distributed": BASE
     | {"config", "config_file", "self_instruct", "dedup", "engines", "storage"}

@@ -40,6 +40,7 @@ from ray_si.distributed.decisions import (
 from ray_si.distributed.decontaminate import forbidden
 from ray_si.distributed.stored_cosines import Former, StoredCosines
 from ray_si.errors import RunError
+from ray_si.report.files import documents
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
 from ray_si.storage.export import export_data
@@ -288,7 +289,13 @@ def _write_phases(
     if not open_:
         counts = {"blocks": len(blocks), "instructions": len(pool), "instances": instances}
         new.commit_instances(blocks, counts)
-        stats = export_data(new, config.output.format, config.output.rows_per_shard)
+        chosen = config.card.model_dump()
+        stats = export_data(
+            new,
+            config.output.format,
+            config.output.rows_per_shard,
+            lambda stats: documents(new, stats, chosen),
+        )
     return Regated(
         accepted=len(pool),
         kept=kept,
