@@ -105,7 +105,7 @@ def _problem(error: dict[str, Any]) -> str:
     same_name = [name for name in known if name.split(".")[-1] == location[-1]]
     longer = [name for name in siblings if location[-1] in name.split(".")[-1]]
     close = difflib.get_close_matches(key, siblings or known, n=1, cutoff=0.5)
-    near = same_name or close or longer
+    near = same_name or longer or close
     hint = f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(siblings)})"
     return f"there is no key {key}{hint}"
 

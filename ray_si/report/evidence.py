@@ -21,6 +21,7 @@ from ray_si.storage.run import Manifest, Run, block_key, part_key, round_folder
 State = Literal["finished", "unfinished", "empty", "damaged"]
 
 _TEXTS = [("input", pa.string()), ("output", pa.string())]
+_WHY = [("match", pa.string()), ("score", pa.float64()), ("source", pa.string())]
 ACCEPTED = pa.schema(
     [
         ("id", pa.string()),
@@ -42,8 +43,7 @@ REJECTED = pa.schema(
         ("position", pa.int64()),
         ("text", pa.string()),
         ("reason", pa.string()),
-        ("match", pa.string()),
-        ("score", pa.float64()),
+        *_WHY,
     ]
 )
 WRITTEN = pa.schema(
@@ -52,7 +52,7 @@ WRITTEN = pa.schema(
         ("is_classification", pa.bool_()),
         ("completion_tokens", pa.int64()),
         ("instances", pa.list_(pa.struct(_TEXTS))),
-        ("rejected", pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))),
+        ("rejected", pa.list_(pa.struct([*_TEXTS, ("reason", pa.string()), *_WHY]))),
     ]
 )
 _RAW = pa.schema(
@@ -65,7 +65,8 @@ _RAW = pa.schema(
 _SEEDS = pa.schema(
     [("id", pa.string()), ("instruction", pa.string()), ("is_classification", pa.bool_())]
 )
-_NULLABLE = {"revision", "most_similar", "mean_rouge", "cosine", "embedding", "match", "score"}
+_NULLABLE = {"revision", "most_similar", "mean_rouge", "cosine", "embedding"}
+_NULLABLE |= {name for name, _ in _WHY}
 
 _READERS = 4
 """Objects read ahead of their turn, each by a thread."""
@@ -245,7 +246,9 @@ def _hollow(table: pa.Table) -> str | None:
         inner = table[name].combine_chunks()
         if pa.types.is_list(inner.type):
             inner = inner.flatten()
-            parts = [inner, *(inner.flatten() if pa.types.is_struct(inner.type) else ())]
+            parts = [inner]
+            if pa.types.is_struct(inner.type):
+                parts += [inner.field(f.name) for f in inner.type if f.name not in _NULLABLE]
             if any(part.null_count for part in parts):
                 return f"has nulls inside {name}"
     return None

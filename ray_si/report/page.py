@@ -202,7 +202,26 @@ def _rejections(statistics: dict[str, Any]) -> list[dict[str, Any]]:
             if count
         ]
         groups.append({"title": f"{title}: {_n(total)} rejected", "rows": rows})
+    if statistics["contaminated"]:
+        groups.append(_contaminated(statistics["contaminated"]))
     return groups
+
+
+def _contaminated(sets: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """What resembled each evaluation set; these are among the rejections already."""
+    totals = {name: sum(counts.values()) for name, counts in sets.items()}
+    total = sum(totals.values())
+    rows = [
+        {
+            "reason": plain(name),
+            "meaning": ", ".join(f"{_n(count)} {what}" for what, count in counts.items()),
+            "count": _n(totals[name]),
+            "share": share(totals[name], total),
+            "bar": charts.bar(totals[name] / max(1, total), "c1"),
+        }
+        for name, counts in sets.items()
+    ]
+    return {"title": f"Evaluation sets: {_n(total)} of these resemble one", "rows": rows}
 
 
 # Charts ------------------------------------------------------------------------------------------

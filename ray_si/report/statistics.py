@@ -150,6 +150,7 @@ class _Collector:
                 "instructions": _sorted(self._rejected()),
                 "instances": _sorted(self._instances_rejected),
             },
+            "contaminated": (self._evidence.stats or {}).get("contaminated", {}),
             "tokens": self._tokens(),
             "rounds": self._rounds(),
             "lengths": {

@@ -133,6 +133,7 @@ def _round(run, round_, instructions, rejected, random):
         "round": round_, "requests": 4, "prompt_tokens": 40, "completion_tokens": 100,
         "candidates": len(accepted) + len(refused), "accepted": len(accepted),
         "rejected": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        "contaminated": {},
     }  # fmt: skip
     tables = pa.Table.from_pylist(accepted, ACCEPTED), pa.Table.from_pylist(refused, REJECTED)
     run.commit_round(round_, blocks, *tables, manifest)
