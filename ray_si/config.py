@@ -6,33 +6,13 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from ray_si.engines.base import Purpose, SamplingParams
+from ray_si.section import Section as _Section
 from ray_si.self_instruct.filters import KEYWORDS, PROGRAM_OPENINGS
 from ray_si.self_instruct.parsing import Headings
 from ray_si.self_instruct.prompts import LABELS, templates_in_use
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_value_as_number(cls, value: object, info: ValidationInfo) -> object:
-        assert info.field_name
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("true and false (in YAML also yes, no, on and off) are no value here")
-        return value
 
 
 class Sampling(_Section):

@@ -18,12 +18,13 @@ ROOMS = {
     "dedup": set(),
     "engines": BASE,
     "storage": BASE,
-    "config": BASE | {"engines", "self_instruct"},
+    "section": set(),
+    "config": BASE | {"engines", "section", "self_instruct"},
     "config_file": BASE | {"config"},
     "report": BASE | {"storage"},
-    "training": BASE | {"storage"},
+    "training": BASE | {"storage", "section"},
     "distributed": BASE
-    | {"config", "config_file", "self_instruct", "dedup", "engines", "storage"}
+    | {"config", "config_file", "section", "self_instruct", "dedup", "engines", "storage"}
     | {"report", "training"},
     "cli": BASE
     | {"config", "config_file", "distributed", "self_instruct", "storage"}
