@@ -14,6 +14,7 @@ from ray_si.cli.common import app
 from ray_si.cli import runs  # noqa: F401
 from ray_si.cli import planning  # noqa: F401
 from ray_si.cli import data  # noqa: F401
+from ray_si.cli import training  # noqa: F401
 # isort: on
 
 __all__ = ["app"]

@@ -44,7 +44,7 @@ def console(*, error: bool = False) -> Console:
     return Console(stderr=error, soft_wrap=True)
 
 
-class _Display:
+class Display:
     """Bars on a terminal, plain lines elsewhere (standard error)."""
 
     _columns: tuple[ProgressColumn, ...]
@@ -77,7 +77,7 @@ class _Display:
             self._console.print(text, markup=False, highlight=False)
 
 
-class BuildDisplay(_Display):
+class BuildDisplay(Display):
     """Shows the `Progress` of a build."""
 
     _columns = (
@@ -134,7 +134,7 @@ class BuildDisplay(_Display):
         return ", ".join(parts)
 
 
-class DedupDisplay(_Display):
+class DedupDisplay(Display):
     """Shows the `DedupProgress` of a deduplication."""
 
     _columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
