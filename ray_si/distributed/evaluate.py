@@ -13,8 +13,11 @@ import pyarrow as pa
 
 from ray_si import __version__
 from ray_si.config import Generator, RunConfig
+from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.connect import connect
 from ray_si.distributed.extras import need
+from ray_si.distributed.serving import Serving, generate
+from ray_si.distributed.stages import concurrent_blocks, map_blocks
 from ray_si.engines import bundled, registry
 from ray_si.engines.base import Request, SamplingParams
 from ray_si.errors import ConfigError, GenerationError, RunError, TaskError
@@ -225,9 +228,6 @@ def _ask(
     is_ours: bool,
     listen: Listen,
 ) -> None:
-    from ray_si.distributed.serving import Serving
-    from ray_si.distributed.stages import concurrent_blocks, map_blocks
-
     total = done + sum(block.num_rows for block in blocks)
     listen(EvaluationProgress(member.name, done, total, "loading the model"))
     host = member.run_config()
@@ -259,9 +259,6 @@ def answer_block(
     sampling: SamplingParams,
 ) -> pa.Table:
     """Answer one block of examples and store it. Runs in a Ray task; returns as many rows."""
-    from ray_si.distributed.bootstrap import add_completions
-    from ray_si.distributed.serving import generate
-
     requests = [
         Request(as_prompt(row["prompt"], encoding), sampling, 0, "input_first")
         for row in table.to_pylist()

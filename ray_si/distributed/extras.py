@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from ray_si.errors import EngineError
 
 
-def need(*packages: str) -> None:
-    """Raise EngineError where one of these packages, all of the extra ``train``, is missing."""
+def need(*packages: str, install: str = "'ray_si[train]'") -> None:
+    """Raise EngineError where one of these packages is missing, with what to ``install``."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise EngineError(f"this needs {', '.join(missing)}: pip install 'ray_si[train]'")
+        raise EngineError(f"this needs {', '.join(missing)}: pip install {install}")

@@ -73,6 +73,8 @@ def finetune(
     the workers fail for good or the loss is no number any more; checkpoints are kept.
     """
     need("trl", "peft", "datasets")
+    if settings.parallel == "deepspeed":
+        need("deepspeed", install="deepspeed")
     if not settings.model:
         raise ConfigError("no model is named: give --model")
     run = Run.open(run_location)

@@ -84,18 +84,19 @@ def run_loop(
 ) -> dict[str, Any]:
     """Build, fine-tune and evaluate into ``to``/build, /training and /evaluation; goes on if cut.
 
-    Without ``tasks`` the seed tasks are split by id: the build gets one part, the evaluation the
-    other. With ``tasks`` the build gets them all, and none of its seed tasks is evaluated on.
+    ``tasks`` are as for `evaluate`. Where they are "bundled", the default, or it is among them, the
+    seed tasks are split by id: the build gets one part, the evaluation the other. Else the build
+    gets them all. None of the build's seed tasks is evaluated on.
     Returns what ``to``/loop.json says; ``to``/README.md says it in words. Raises what its parts do;
     what can be known to be wrong with any part is raised before the first one starts.
     """
     need("trl", "peft", "datasets", "rouge_score", "scipy")
+    tasks = tasks or [BUNDLED]
     seeds, _ = load_seeds(config.build.seeds)
-    chosen, held_out = (seeds, []) if tasks else split_seeds(seeds)
-    if tasks:
-        load_examples([path for path in tasks if path != BUNDLED], 1)
-    elif not held_out or not chosen:
+    chosen, held_out = split_seeds(seeds) if BUNDLED in tasks else (seeds, [])
+    if BUNDLED in tasks and not (chosen and held_out):
         raise SeedError("too few seed tasks to hold some out for the evaluation: give --tasks")
+    load_examples([path for path in tasks if path != BUNDLED], 1)
     registry.check_model(config.training.model)
     if "://" in to:
         raise ConfigError(f"{to}: a loop needs a folder, from which models can be loaded")
@@ -121,7 +122,7 @@ def run_loop(
     )
     report = evaluate(
         {"before": str(config.training.model), "after": tuned.model},
-        tasks or [BUNDLED],
+        tasks,
         f"{root}/evaluation",
         config.evaluation,
         seeds=config.build.seeds,
@@ -144,10 +145,9 @@ def _markdown(card: dict[str, Any]) -> str:
     """The card: what was built, how it was trained on, both evaluations."""
     build, training, seeds = card["build"], card["training"], card["seeds"]
     rows = training["rows"]
+    split = "the evaluation's tasks are others"
     if seeds["held_out"]:
-        split = f"{len(seeds['held_out'])} others were held out, by id, and evaluated on"
-    else:
-        split = "the evaluation's tasks are others"
+        split = f"{len(seeds['held_out'])} others, chosen by id, were kept for the evaluation"
     return "\n".join(
         [
             f"# {card['model']}, tuned on what it was prompted with",

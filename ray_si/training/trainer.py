@@ -51,7 +51,7 @@ def arguments(settings: Training, folder: Path) -> SFTConfig:
     )
     sharing: dict[str, Any] = {}
     if settings.parallel == "fsdp":
-        sharing = {"fsdp": "full_shard auto_wrap", "fsdp_config": dict(settings.fsdp)}
+        sharing = {"fsdp": True, "fsdp_config": dict(settings.fsdp)}
     elif settings.parallel == "deepspeed":
         sharing = {"deepspeed": dict(settings.deepspeed)}
     return SFTConfig(
