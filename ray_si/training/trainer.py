@@ -12,14 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from datasets import Dataset
-from datasets.table import InMemoryTable
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
 from ray_si.errors import TrainingError
+from ray_si.training.batches import Batches, row_numbers
 from ray_si.training.config import Training
 
 History = list[dict[str, float]]
@@ -81,6 +80,7 @@ def arguments(settings: Training, folder: Path) -> SFTConfig:
         dataloader_pin_memory=settings.gpu,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
         **sharing,
@@ -109,15 +109,16 @@ def train(
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     dtype = torch.bfloat16 if frozen and options.bf16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **source)
-    model.config.use_cache = False
     tokenizer = AutoTokenizer.from_pretrained(base, **source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     watch = _Watch(hooks or Hooks())
     trainer = SFTTrainer(
         model=model,
         args=options,
-        train_dataset=Dataset(InMemoryTable(tokens.select(["input_ids", "labels"]))),
+        train_dataset=row_numbers(tokens),
+        data_collator=Batches(tokens, tokenizer.pad_token_id),
         processing_class=tokenizer,
         peft_config=_adapters(settings) if frozen else None,
         callbacks=[watch],
@@ -148,6 +149,7 @@ def finish(trainer: SFTTrainer, settings: Training, base: str, dtype: str, folde
                 dtype=getattr(torch, dtype),
                 trust_remote_code=settings.trust_remote_code,
             )
+            model.config.use_cache = True  # which training may have turned off
         else:
             model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **source)
             model = PeftModel.from_pretrained(model, scratch)
