@@ -18,7 +18,7 @@ def table(rows):
     columns = {
         "id": [str(i) for i in range(len(rows))],
         "input_ids": rows,
-        "labels": [[IGNORED] + row[1:] for row in rows],
+        "labels": [[IGNORED, *row[1:]] for row in rows],
     }
     return pa.table(columns, TOKENS)
 
