@@ -16,17 +16,16 @@ from ray_si.config import Generator, RunConfig
 from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.connect import connect
 from ray_si.distributed.extras import need
-from ray_si.distributed.serving import Serving, generate
-from ray_si.distributed.stages import concurrent_blocks, map_blocks
+from ray_si.distributed.serving import Serving
+from ray_si.distributed.stages import Ask, Task, write_blocks
 from ray_si.engines import bundled, registry
-from ray_si.engines.base import Request, SamplingParams
+from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.errors import ConfigError, GenerationError, RunError, TaskError
 from ray_si.self_instruct.formats import to_row
 from ray_si.storage.folder import Folder
-from ray_si.storage.objects import open_objects
 from ray_si.storage.run import block_key
 from ray_si.storage.seeds import load_seeds
-from ray_si.storage.shards import claim_table, read_table
+from ray_si.storage.shards import read_table
 from ray_si.training import ratings
 from ray_si.training.base import choose_encoding, inspect, training_record
 from ray_si.training.comparison import compare, to_markdown
@@ -233,40 +232,35 @@ def _ask(
     host = member.run_config()
     place = hashlib.sha256(folder.location.encode()).hexdigest()[:8]
     app = f"ray_si-{place}-{member.slug}"
+    sampling = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop=config.stop)
+    work = AnswerExamples(member.folder, member.encoding, sampling)
     with Serving(host, app, embedder=False, may_grow=not is_ours) as serving:
-        arguments = {
-            "app": serving.generator_app,
-            "location": folder.location,
-            "folder": member.folder,
-            "encoding": member.encoding,
-            "sampling": SamplingParams(
-                max_tokens=config.max_tokens, temperature=0.0, stop=config.stop
-            ),
-        }
-        concurrency = concurrent_blocks(host, config.block_size, 1)
-        for table in map_blocks(blocks, [(answer_block, arguments)], concurrency=concurrency):
+        task = Task(work, serving.generators, folder.location, order=(0,))
+        for table, _ in write_blocks(blocks, task, parallel_phases=False):
             done += table.num_rows
             listen(EvaluationProgress(member.name, done, total))
 
 
-def answer_block(
-    table: pa.Table,
-    *,
-    app: str,
-    location: str,
-    folder: str,
-    encoding: Encoding,
-    sampling: SamplingParams,
-) -> pa.Table:
-    """Answer one block of examples and store it. Runs in a Ray task; returns as many rows."""
-    requests = [
-        Request(as_prompt(row["prompt"], encoding), sampling, 0, "input_first")
-        for row in table.to_pylist()
-    ]
-    answered = add_completions(table, generate(app, requests))
-    key = block_key(folder, table["block"][0].as_py())
-    stored, _ = claim_table(open_objects(location), key, answered)
-    return stored.select(["block"])
+@dataclass(frozen=True)
+class AnswerExamples:
+    """Prompts to answers: the work of an evaluation's tasks, see `Work`."""
+
+    folder: str
+    encoding: Encoding
+    sampling: SamplingParams
+
+    async def answer(self, row: dict[str, Any], ask: Ask) -> Completion:
+        """Ask one example."""
+        prompt = as_prompt(row["prompt"], self.encoding)
+        return await ask(Request(prompt, self.sampling, 0, "input_first"))
+
+    def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
+        """A block of answers."""
+        return add_completions(block, answers)
+
+    def summary(self, stored: pa.Table) -> pa.Table:
+        """The driver only counts."""
+        return stored.select(["block"])
 
 
 def _blocks(examples: Sequence[Example], size: int) -> list[pa.Table]:

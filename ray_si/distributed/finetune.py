@@ -240,15 +240,12 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     Or a ``failure``, where starting the workers again would only repeat it.
     """
     import ray.train
-    import torch
 
     from ray_si.training import trainer
 
     settings = Training.model_validate(config["settings"])
     job = Job(config["location"])
     base = bundled.resolve(config["model"])
-    if not settings.gpu:
-        torch.set_num_threads(math.ceil(settings.cpus))
     last_write = 0.0
 
     def write(history: trainer.History, steps: int) -> None:

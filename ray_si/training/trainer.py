@@ -104,6 +104,8 @@ def train(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("trl").setLevel(logging.ERROR)
+    if not settings.gpu:
+        torch.set_num_threads(math.ceil(settings.cpus))
     options = arguments(settings, folder)
     frozen = settings.method == "lora"
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
