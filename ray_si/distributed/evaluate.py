@@ -41,6 +41,9 @@ from ray_si.training.tasks import (
     without_seeds,
 )
 
+_LOADING = {"transformers", "vllm"}
+"""Engines that load the model themselves, so that its tokenizer says whether it takes chat."""
+
 _HEADER, _REPORT, _KEY = "evaluation.json", "report.json", "rating_key.json"
 
 
@@ -152,9 +155,12 @@ class _Member:
         self.name = name
         self.generator = generator.model_copy(update={"model": model})
         self.slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-        self.encoding: Encoding = "text" if config.encoding == "auto" else config.encoding
+        self.encoding = config.encoding
         weights = None
-        if generator.engine != "replay":
+        if generator.engine not in _LOADING:
+            served: Encoding = "text" if generator.engine == "replay" else "chat"
+            self.encoding = served if config.encoding == "auto" else config.encoding
+        else:
             base = inspect(
                 bundled.resolve(model),
                 revision=generator.revision,

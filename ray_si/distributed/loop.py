@@ -160,9 +160,9 @@ def _markdown(card: dict[str, Any]) -> str:
             "## Training",
             "",
             f"{rows['kept']} of {rows['rows']} rows ({rows['dropped']} too long and dropped, "
-            f"{rows['truncated']} truncated), {training['steps']} steps, {training['epochs']:g} "
-            f"epochs. Mean loss of the first tenth of the logged steps {training['first_loss']}, "
-            f"of the last {training['last_loss']}.",
+            f"{rows['truncated']} truncated), {training['steps']} steps (epochs: "
+            f"{training['epochs']:g}). Mean loss of the first tenth of the logged steps "
+            f"{training['first_loss']}, of the last {training['last_loss']}.",
             "",
             to_markdown(card["evaluation"]),
         ]
