@@ -16,8 +16,6 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ray_si.config_file import parse_config
-from ray_si.distributed.builder import build
 from ray_si.distributed.finetune import finetune
 from ray_si.errors import EngineError, RunError
 from ray_si.storage.run import Run
@@ -26,7 +24,6 @@ from ray_si.training.base import training_record
 from ray_si.training.config import Training
 from ray_si.training.job import Job
 from tests.command import ENVIRONMENT, ray_si
-from tests.integration.conftest import replay_values
 from tests.training.conftest import write_tiny_model
 
 SHORT = {"max_steps": 3, "batch_size": 4, "rows_at_once": 2, "dtype": "float32", "log_steps": 1}
@@ -153,26 +150,6 @@ class TestOnTheSessionsRay:
             if key.startswith("model/"):
                 client.download_file("runs", f"training/{key}", str(tmp_path / Path(key).name))
         assert AutoModelForCausalLM.from_pretrained(tmp_path)
-
-    @pytest.mark.slow
-    def test_the_model_is_the_generator_of_another_build(self, tuned, tmp_path):
-        """Random weights accept nothing; the build gets as far as finding that out."""
-        values = replay_values()
-        sampling = {"max_tokens": 24}
-        values |= {
-            "target_instructions": 5,
-            "generator": {
-                "model": tuned[1].model,
-                "cpus": 0.5,
-                "sampling": {"instructions": sampling, "input_first": sampling},
-            },
-        }
-        values["bootstrap"] |= {"stall_rounds": 1, "stall_acceptance": 0.0, "min_words": 1}
-        config = parse_config(values)
-        result = build(config, str(tmp_path / "run"))
-        assert result.stats["accepted"] == 5
-        rows = Run.open(str(tmp_path / "run")).read("bootstrap/round-00000/block-00000.parquet")
-        assert all(rows["completion_tokens"].to_pylist())
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_si.distributed.builder import build
 from ray_si.distributed.loop import load_loop, run_loop
 from ray_si.distributed.verify import verify
 from ray_si.storage.run import Run
@@ -26,16 +27,16 @@ SMALL = [
 
 
 @pytest.mark.slow
-def test_a_loop_builds_trains_and_evaluates_and_a_second_call_finds_it_done(ray_session, tmp_path):
+def test_a_loop_builds_trains_and_evaluates_and_its_model_builds_again(ray_session, tmp_path):
     config = load_loop(str(CONFIG), SMALL)
     to = tmp_path / "loop"
     parts = []
     card = run_loop(config, str(to), listen=lambda part, progress: parts.append(part))
     assert list(dict.fromkeys(parts)) == ["build", "training", "evaluation"]
 
-    build, held_out = split_seeds(load_seeds("bundled")[0])
+    given, held_out = split_seeds(load_seeds("bundled")[0])
     run = Run.open(str(to / "build"))
-    assert run.read("seeds.parquet")["id"].to_pylist() == [seed.id for seed in build]
+    assert run.read("seeds.parquet")["id"].to_pylist() == [seed.id for seed in given]
     assert card["seeds"]["held_out"] == [seed.id for seed in held_out]
     assert all(check.ok for check in verify(str(to / "build")))
     assert card["build"]["accepted"] == 12
@@ -49,6 +50,13 @@ def test_a_loop_builds_trains_and_evaluates_and_a_second_call_finds_it_done(ray_
         mean = report["models"][name]["overall"]["rouge_l"]["mean"]
         assert f"| {name} | {mean:.1f} [" in text
     assert json.loads((to / "loop.json").read_text()) == card
+    model = str(to / "training" / "model")
+    generator = config.build.generator.model_copy(update={"model": model})
+    again = config.build.model_copy(update={"generator": generator, "target_instructions": 5})
+    assert build(again, str(tmp_path / "second")).stats["accepted"] == 5
+    (table,) = Run.open(str(tmp_path / "second")).accepted(["model"])
+    assert set(table["model"].to_pylist()) == {model}
+
     before = {path: path.stat().st_mtime_ns for path in (to / "build").rglob("*")}
     assert run_loop(config, str(to)) == card
     assert {path: path.stat().st_mtime_ns for path in (to / "build").rglob("*")} == before
