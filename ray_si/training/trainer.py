@@ -173,8 +173,15 @@ def _adapters(settings: Training) -> LoraConfig:
 
 
 def losses(history: Sequence[dict[str, float]]) -> History:
-    """The lines of a history that are about a step: its loss and learning rate."""
-    return [dict(line) for line in history if "loss" in line]
+    """The lines of a history that are about a step: its loss, learning rate, and so on.
+
+    Without ``num_tokens``, which TRL counts from the last start only.
+    """
+    return [
+        {name: value for name, value in line.items() if name != "num_tokens"}
+        for line in history
+        if "loss" in line
+    ]
 
 
 class _Watch(TrainerCallback):
