@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from ray_si.config import RunConfig
 from ray_si.errors import ConfigError
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
@@ -20,7 +22,35 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     taken from the working directory or, if there is nothing, from the configuration's folder.
     Raises ConfigError naming the key.
     """
-    path = Path(path)
+    return find_inputs(parse_config(read_values(path, overrides), str(path)), path)
+
+
+def find_inputs(config: RunConfig, path: str | Path) -> RunConfig:
+    """The configuration with what it reads taken from beside ``path`` where it is only there."""
+    folder = Path(path).parent
+    sets = tuple(_found(name, folder) for name in config.decontaminate)
+    seeds = config.seeds if config.seeds == "bundled" else _found(config.seeds, folder)
+    return config.model_copy(update={"seeds": seeds, "decontaminate": sets})
+
+
+def _found(name: str, folder: Path) -> str:
+    beside = folder / name
+    return str(beside) if not Path(name).exists() and beside.exists() else name
+
+
+def read_values(path: str | Path | None, overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """Nested values of a YAML file (none: no values) with overrides applied; see `load_config`."""
+    values = {} if path is None else _read(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    folder = values.get("prompts")
+    if path is not None and isinstance(folder, str) and not Path(folder).exists():
+        beside = Path(path).parent / folder
+        values["prompts"] = str(beside) if beside.exists() else folder
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -29,33 +59,25 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is empty or not a mapping of keys to values")
-    for override in overrides:
-        _apply(values, override)
-    folder = values.get("prompts")
-    if isinstance(folder, str) and not Path(folder).exists() and (path.parent / folder).exists():
-        values["prompts"] = str(path.parent / folder)
-    config = parse_config(values, str(path))
-    found = {"decontaminate": tuple(_found(name, path.parent) for name in config.decontaminate)}
-    seeds = config.seeds if config.seeds == "bundled" else _found(config.seeds, path.parent)
-    return config.model_copy(update={"seeds": seeds, **found})
-
-
-def _found(name: str, folder: Path) -> str:
-    beside = folder / name
-    return str(beside) if not Path(name).exists() and beside.exists() else name
+    return values
 
 
 def parse_config(values: dict[str, Any], source: str = "configuration") -> RunConfig:
-    """Check nested values; ConfigError lists every wrong key in one line.
+    """Check a run's nested values; ConfigError lists every wrong key in one line.
 
     ``prompts`` may name a folder of templates.
     """
     if isinstance(values.get("prompts"), str):
         values = values | {"prompts": read_prompts(values["prompts"])}
+    return parse_section(RunConfig, values, source)
+
+
+def parse_section(section: type[SectionT], values: dict[str, Any], source: str) -> SectionT:
+    """Check the nested values of any section; ConfigError lists every wrong key in one line."""
     try:
-        return RunConfig.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_problem(dict(item)) for item in error.errors())
+        problems = "; ".join(_problem(dict(item), section) for item in error.errors())
         raise ConfigError(f"{source}: {problems}") from error
 
 
@@ -94,13 +116,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _problem(error: dict[str, Any]) -> str:
+def _problem(error: dict[str, Any], section: type[BaseModel]) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] != "extra_forbidden":
         message = error["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
-    known = _known_keys()
+    known = _known_keys(section)
     siblings = [name for name in known if name.split(".")[:-1] == location[:-1]]
     same_name = [name for name in known if name.split(".")[-1] == location[-1]]
     longer = [name for name in siblings if location[-1] in name.split(".")[-1]]
@@ -110,7 +132,7 @@ def _problem(error: dict[str, Any]) -> str:
     return f"there is no key {key}{hint}"
 
 
-def _known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)

@@ -8,10 +8,12 @@ RaySIError
 │   │   └── DamageError        a run whose header is not what was written
 │   ├── StorageError         a folder or bucket that is not there, or refuses what is asked of it
 │   ├── CorpusError          a file of texts that cannot be read, or its output not be written
+│   ├── TaskError            evaluation tasks or ratings missing, malformed or of another schema
 │   └── EngineError          an engine or model that is not there, or lacks its extra
 ├── BudgetError            the run's budget is spent; what is finished is kept
 ├── NoProgressError        acceptance stayed near zero; what was accepted is kept
 ├── GenerationError        the model replicas failed a block of requests for good
+├── TrainingError          fine-tuning failed for good; its checkpoints are kept
 ├── GateError              a part of the gate was lost and could not be rebuilt
 ├── LeaseLostError         another driver has taken over the run; nothing more is written
 └── StorageLostError       storage that worked failed for good; what is finished is kept
@@ -52,6 +54,10 @@ class CorpusError(UserError):
     """A file of texts that cannot be read, or an output that cannot be written."""
 
 
+class TaskError(UserError):
+    """Evaluation tasks or ratings that cannot be used."""
+
+
 class EngineError(UserError):
     """An engine or a model that is not available here."""
 
@@ -66,6 +72,10 @@ class NoProgressError(RaySIError):
 
 class GenerationError(RaySIError):
     """Requests failed for good after every retry."""
+
+
+class TrainingError(RaySIError):
+    """Fine-tuning failed for good after every retry; its checkpoints are kept."""
 
 
 class GateError(RaySIError):

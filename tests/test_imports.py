@@ -23,9 +23,9 @@ ROOMS = {
     "config": BASE | {"engines", "section", "engine_options", "self_instruct"},
     "config_file": BASE | {"config"},
     "report": BASE | {"dedup", "storage"},
-    "training": BASE | {"storage"},
+    "training": BASE | {"storage", "section"},
     "distributed": BASE
-    | {"config", "config_file", "self_instruct", "dedup", "engines", "storage"}
+    | {"config", "config_file", "section", "self_instruct", "dedup", "engines", "storage"}
     | {"report", "training"},
     "cli": BASE
     | {"config", "config_file", "distributed", "self_instruct", "storage"}

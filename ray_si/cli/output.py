@@ -44,7 +44,7 @@ def console(*, error: bool = False) -> Console:
     return Console(stderr=error, soft_wrap=True)
 
 
-class _Display:
+class Display:
     """Bars on a terminal, plain lines elsewhere (standard error)."""
 
     _columns: tuple[ProgressColumn, ...]
@@ -77,7 +77,7 @@ class _Display:
             self._console.print(text, markup=False, highlight=False)
 
 
-class BuildDisplay(_Display):
+class BuildDisplay(Display):
     """Shows the `Progress` of a build."""
 
     _columns = (
@@ -134,7 +134,7 @@ class BuildDisplay(_Display):
         return ", ".join(parts)
 
 
-class DedupDisplay(_Display):
+class DedupDisplay(Display):
     """Shows the `DedupProgress` of a deduplication."""
 
     _columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
@@ -164,7 +164,7 @@ class DedupDisplay(_Display):
         )
 
 
-class Steps(_Display):
+class Steps(Display):
     """Shows the steps of a task that has several, each with how much of how much is done."""
 
     _columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
@@ -185,7 +185,7 @@ class Steps(_Display):
         self._bars.update(self._task, completed=done)
 
 
-class ExportDisplay(_Display):
+class ExportDisplay(Display):
     """Shows how much of an export is done."""
 
     _columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))

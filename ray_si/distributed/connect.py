@@ -26,6 +26,8 @@ def connect(address: str | None) -> Iterator[bool]:
 
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or "local"
+        # it tells of every process that is started later, as transformers and torch do
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         _connect(address)
         close = ray.shutdown
     else:

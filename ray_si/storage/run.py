@@ -125,7 +125,7 @@ class Run:
             header = cls.open(location).header
             if header["fingerprint"] != fingerprint:
                 changed = (
-                    ", ".join(_differences(header["identity"], identity))
+                    ", ".join(differences(header["identity"], identity))
                     or "seed tasks, or evaluation sets"
                 )
                 raise RunError(
@@ -417,11 +417,11 @@ def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted keys at which two nested dictionaries differ, sorted."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [prefix]
     found = []
     for key in sorted(old.keys() | new.keys()):
-        found += _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        found += differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
     return found

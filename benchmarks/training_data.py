@@ -1,0 +1,126 @@
+"""How fast rows get from a run's Parquet shards to a trainer.
+
+    python benchmarks/training_data.py [--write] [--rows 100000]
+
+``shards``: rows as text out of the Parquet shards. ``tokens``: the same, encoded with the bundled
+model's tokenizer, which happens once for a fine-tuning, before it starts; its result is Parquet
+again. ``batches``: padded tensors out of that, shuffled, as the trainer's own data loader hands
+them out, reading the Parquet included; ``trl_collator``: the same through TRL's collator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import corpus
+import pyarrow as pa
+from datasets import Dataset
+from datasets.table import InMemoryTable
+from torch.utils.data import DataLoader
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from ray_si.engines import bundled
+from ray_si.storage.run import Run
+from ray_si.storage.seeds import load_seeds
+from ray_si.storage.training_shards import shard_tables
+from ray_si.training.base import inspect
+from ray_si.training.batches import Batches, row_numbers
+from ray_si.training.encode import Encoder
+from ray_si.training.job import Job, encode_rows
+
+ROWS_PER_SHARD = 10_000
+BATCHES = (8, 32)
+
+
+def write_run(folder: Path, count: int) -> Run:
+    """A run with shards of made-up rows: instructions of the corpus, outputs of three of them."""
+    texts = list(corpus.texts(4 * count))
+    run = Run.prepare(str(folder), {"config": {}, "identity": {}}, "benchmark")
+    run.create(load_seeds("bundled")[0])
+    shards = []
+    for start in range(0, count, ROWS_PER_SHARD):
+        rows = range(start, min(start + ROWS_PER_SHARD, count))
+        table = pa.table(
+            {
+                "id": [f"row-{i}" for i in rows],
+                "instruction": [texts[4 * i] for i in rows],
+                "input": ["" for _ in rows],
+                "output": [" ".join(texts[4 * i + 1 : 4 * i + 4]) for i in rows],
+            }
+        )
+        number, of = start // ROWS_PER_SHARD, -(-count // ROWS_PER_SHARD)
+        shards.append(vars(run.write_shard(number, of, "parquet", table)))
+    with run.held():
+        run.commit_stats({"rows": count, "shards": shards})
+    return run
+
+
+def rows(run: Run) -> Iterator[tuple[list[str], list[str], list[str]]]:
+    for table in shard_tables(run, ["id", "instruction", "output"]):
+        columns = [table[name].to_pylist() for name in table.column_names]
+        yield columns[0], columns[1], columns[2]
+
+
+def measure(count: int) -> dict[str, Any]:
+    tokenizer = inspect(bundled.resolve("smollm2-135m-instruct")).tokenizer
+    found: dict[str, Any] = {"rows": count}
+    with tempfile.TemporaryDirectory() as scratch:
+        run = write_run(Path(scratch) / "run", count)
+        started = time.perf_counter()
+        assert sum(len(part[0]) for part in rows(run)) == count
+        found["shards"] = round(count / (time.perf_counter() - started))
+        encoder = Encoder(tokenizer, "text", max_length=1024, too_long="drop")
+        job = Job(str(Path(scratch) / "training"))
+        started = time.perf_counter()
+        parts = encode_rows(rows(run), encoder, run.location)
+        job.write_tokens(parts, dict(encoder.counts))
+        found["tokens"] = round(count / (time.perf_counter() - started))
+        found["tokens_per_row"] = round(encoder.counts["tokens"] / count, 1)
+        for size in BATCHES:
+            found[f"batches_of_{size}"] = _loaded(job, size, tokenizer.pad_token_id, ours=True)
+            found[f"trl_collator_{size}"] = _loaded(job, size, tokenizer.pad_token_id, ours=False)
+    return found
+
+
+def _loaded(job: Job, size: int, pad: int, *, ours: bool) -> int:
+    """Rows a second through a shuffling data loader, reading the Parquet included."""
+    started = time.perf_counter()
+    tokens = job.tokens()
+    if ours:
+        data, collate = row_numbers(tokens), Batches(tokens, pad)
+    else:
+        data = Dataset(InMemoryTable(tokens.select(["input_ids", "labels"])))
+        collate = DataCollatorForLanguageModeling(pad_token_id=pad)
+    loader = DataLoader(data, batch_size=size, shuffle=True, collate_fn=collate)
+    count = sum(len(batch["input_ids"]) for batch in loader)
+    assert count == tokens.num_rows
+    return round(count / (time.perf_counter() - started))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--write", action="store_true", help="keep the result beside this script")
+    options = parser.parse_args()
+    random.seed(0)
+    result = {
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "rows_per_second": measure(options.rows),
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.write:
+        Path(__file__).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

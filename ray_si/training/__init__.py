@@ -1,0 +1,1 @@
+"""Downstream of the shards: fine-tuning on them, and measuring what that did."""

@@ -1,0 +1,96 @@
+"""What can be known of a model without loading its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_si.errors import EngineError
+from ray_si.training.config import Encoding
+
+RECORD = "ray_si.json"
+"""Lies in the folder of a model that `ray-si finetune` made: what it was trained on."""
+
+_UNBOUNDED = 1 << 20
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model's tokenizer and limits. ``digest`` tells it from other models.
+
+    ``context`` is in tokens, ``dtype`` the name of the type its weights are stored in.
+    """
+
+    path: str
+    tokenizer: Any
+    context: int
+    dtype: str
+    digest: str
+
+
+def inspect(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Base:
+    """Load configuration and tokenizer of a folder or hub model. Raises EngineError."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(path, **source)
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"model {path!r} could not be loaded: {_one_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise EngineError(f"the tokenizer of {path!r} has no end-of-sequence token")
+    return Base(
+        path,
+        tokenizer,
+        getattr(config, "max_position_embeddings", None) or _UNBOUNDED,
+        str(config.dtype or "float32").removeprefix("torch."),
+        weights_digest(path, getattr(config, "_commit_hash", None)),
+    )
+
+
+def weights_digest(path: str, commit: str | None) -> str:
+    """SHA-256, hex, of what tells a model from others without reading all of its weights.
+
+    Of a folder: its configuration, tokenizer and the name, size, header and last MiB of each weight
+    file. Of a hub model: its name and commit.
+    """
+    sha = hashlib.sha256()
+    if not Path(path).is_dir():
+        sha.update(json.dumps([path, commit]).encode())
+        return sha.hexdigest()
+    for file in sorted(Path(path).iterdir()):
+        if file.suffix in (".json", ".jinja") and file.name != RECORD:
+            sha.update(file.name.encode() + file.read_bytes())
+        elif file.suffix in (".safetensors", ".bin"):
+            sha.update(f"{file.name} {file.stat().st_size} ".encode())
+            with file.open("rb") as stream:
+                sha.update(stream.read(1 << 20))
+                stream.seek(max(0, file.stat().st_size - (1 << 20)))
+                sha.update(stream.read())
+    return sha.hexdigest()
+
+
+def choose_encoding(wanted: Encoding, tokenizer: Any, model: str) -> Encoding:
+    """ "chat" or "text"; EngineError where chat is wanted and there is no template."""
+    if wanted == "chat" and not tokenizer.chat_template:
+        raise EngineError(f"model {model!r} has no chat template; set encoding to text, or to auto")
+    if wanted == "auto":
+        return "chat" if tokenizer.chat_template else "text"
+    return wanted
+
+
+def training_record(model: str) -> dict[str, Any] | None:
+    """What `ray-si finetune` left in a model's folder, None for other models."""
+    path = Path(model) / RECORD
+    if not path.is_file():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,144 @@
+"""Task files, and the split of seed tasks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+from ray_si.errors import TaskError
+from ray_si.records import Instance, SeedTask
+from ray_si.storage.seeds import load_seeds
+from ray_si.training.tasks import (
+    digest,
+    examples_of,
+    is_held_out,
+    load_examples,
+    split_seeds,
+    without_seeds,
+)
+
+NATURAL = {
+    "Definition": ["Say what the animal", "says."],
+    "Positive Examples": [],
+    "Instances": [
+        {"id": "t-1", "input": "cow", "output": ["moo", "mooo"]},
+        {"id": "t-2", "input": "cat", "output": ["meow"]},
+    ],
+}
+SEED = {
+    "id": "s1",
+    "motivation_app": "none",
+    "instruction": "Greet the guest.",
+    "instances": [{"input": "Ann", "output": "Hello, Ann!"}, {"input": "", "output": "Hello!"}],
+}
+
+
+def write(path, *rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def test_a_natural_instructions_task_keeps_every_reference(tmp_path):
+    path = write(tmp_path / "task001_sounds.json", NATURAL)
+    first, second = load_examples([path], 100)
+    assert (first.id, first.task) == ("t-1", "task001_sounds")
+    assert first.instruction == "Say what the animal says."
+    assert first.instance == Instance("cow", "moo")
+    assert first.references == ("moo", "mooo")
+    assert second.references == ("meow",)
+
+
+def test_a_folder_of_tasks_is_read_in_order_and_the_limit_holds_for_each(tmp_path):
+    write(tmp_path / "b.json", NATURAL)
+    write(tmp_path / "a.json", NATURAL | {"Definition": "One text."})
+    found = load_examples([str(tmp_path)], 1)
+    assert [(e.task, e.instance.input) for e in found] == [("a", "cow"), ("b", "cow")]
+    assert found[0].instruction == "One text."
+
+
+def test_the_seed_schema_needs_no_more_than_id_instruction_and_instances(tmp_path):
+    found = load_examples([write(tmp_path / "tasks.jsonl", SEED)], 100)
+    assert [e.id for e in found] == ["s1#0", "s1#1"]
+    assert found[0].references == ("Hello, Ann!",)
+
+
+def test_the_papers_user_oriented_tasks_are_read(reference):
+    found = load_examples([str(reference / "user_oriented_instructions.jsonl")], 100)
+    assert len({e.task for e in found}) == len(found) == 252
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("absent.jsonl", None, "there are no tasks at"),
+        ("empty.jsonl", "\n", "holds no task"),
+        ("broken.jsonl", "{", "line 1: not valid JSON"),
+        ("list.jsonl", "[1]", "line 1: not a JSON object"),
+        ("other.jsonl", '{"prompt": "x"}', "not a task in the seed schema"),
+        ("natural.jsonl", json.dumps(NATURAL), "goes in a file of its own, .json"),
+        ("seed.json", json.dumps(SEED), "is no Super-NaturalInstructions task"),
+        ("none.json", '{"Definition": "x", "Instances": []}', "Instances: must be a list"),
+        ("odd.json", '{"Definition": 3, "Instances": [{}]}', "Definition must be"),
+        ("out.json", '{"Definition": "x", "Instances": [{"input": ""}]}', "output must be"),
+        ("in.jsonl", '{"id": "a", "instruction": "b", "instances": [{}]}', "field 'input'"),
+        ("row.jsonl", '{"id": "a", "instruction": "b", "instances": [1]}', "not a JSON object"),
+    ],
+)
+def test_other_files_are_refused_with_what_is_wrong(tmp_path, name, text, message):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(TaskError, match=message):
+        load_examples([str(path)], 100)
+
+
+def test_a_folder_without_tasks_and_a_task_given_twice_are_refused(tmp_path):
+    with pytest.raises(TaskError, match="holds no task file"):
+        load_examples([str(tmp_path)], 100)
+    path = write(tmp_path / "tasks.jsonl", SEED)
+    with pytest.raises(TaskError, match=r"task 's1' was in .* already"):
+        load_examples([path, path], 100)
+
+
+def test_the_split_of_the_built_in_seeds_is_the_one_it_has_always_been():
+    build, held_out = split_seeds(load_seeds("bundled")[0])
+    assert len(build) + len(held_out) == 186
+    assert not {seed.id for seed in build} & {seed.id for seed in held_out}
+    assert [seed.id for seed in held_out[:5]] == HELD_OUT_FIRST
+    assert len(held_out) == HELD_OUT_COUNT
+
+
+HELD_OUT_FIRST = ["seed_002", "seed_007", "seed_013", "seed_015", "seed_022"]
+HELD_OUT_COUNT = 40
+
+
+def _seed(id_):
+    return SeedTask(id_, "n", "Do it.", (Instance("", "x"),), False)
+
+
+@given(st.lists(st.text(), unique=True), st.randoms())
+def test_a_seeds_side_depends_on_its_id_alone(ids, random):
+    build, held_out = split_seeds(map(_seed, ids))
+    shuffled = list(ids)
+    random.shuffle(shuffled)
+    again = split_seeds(map(_seed, shuffled[: len(shuffled) // 2]))
+    assert {seed.id for seed in again[0]} <= {seed.id for seed in build}
+    assert {seed.id for seed in again[1]} <= {seed.id for seed in held_out}
+
+
+def test_one_seed_in_four_is_held_out():
+    assert 2300 < sum(is_held_out(f"task {i}") for i in range(10_000)) < 2700
+
+
+def test_what_was_a_seed_of_the_training_data_is_left_out_whatever_its_spacing():
+    examples = examples_of([_seed("a")], 1)
+    assert without_seeds(examples, ["Another."]) == examples
+    assert without_seeds(examples, [" do  IT. "]) == []
+
+
+def test_the_digest_changes_with_what_answers_and_scores_depend_on():
+    examples = examples_of([_seed("a"), _seed("b")], 1)
+    assert digest(examples) == digest(list(examples))
+    assert digest(examples) != digest(examples[:1]) != digest(examples[1:])
