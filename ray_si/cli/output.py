@@ -291,6 +291,21 @@ def print_verification(checks: list[Check]) -> None:
         out.print(finding, markup=False, highlight=False)
 
 
+def print_jobs(jobs: list[dict[str, Any]]) -> None:
+    """A cluster's jobs, as `ray_si.distributed.submit.summary_of` has them."""
+    table = Table("job", "status", "run or command", "began", "minutes", title_justify="left")
+    for job in jobs:
+        began, ended = job["began"], job["ended"] or time.time()
+        table.add_row(
+            job["id"],
+            job["status"],
+            escape(job["run"] or job["entrypoint"]),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "-",
+            f"{(ended - began) / 60:.1f}" if began else "-",
+        )
+    console().print(table if jobs else "no jobs")
+
+
 def print_regated(source: str, location: str, result: Regated) -> None:
     """What `ray-si regate` came to, and how to go on."""
     lines = [
