@@ -293,7 +293,10 @@ def print_verification(checks: list[Check]) -> None:
 
 def print_jobs(jobs: list[dict[str, Any]]) -> None:
     """A cluster's jobs, as `ray_si.distributed.submit.summary_of` has them."""
-    table = Table("job", "status", "run or command", "began", "minutes", title_justify="left")
+    table = Table("job", "status")
+    table.add_column("run or command", overflow="fold")  # to be copied whole
+    table.add_column("began")
+    table.add_column("minutes", justify="right")
     for job in jobs:
         began, ended = job["began"], job["ended"] or time.time()
         table.add_row(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import requests
@@ -24,6 +24,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from ray_si.distributed.packaging import CONFIG_NAME, Package
 from ray_si.errors import ClusterLostError, ConfigError
 from ray_si.storage.objects import open_objects
+
+T = TypeVar("T")
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -120,14 +122,20 @@ class Cluster:
     # Submitting --------------------------------------------------------------------------------
 
     def submit(
-        self, package: Package, out: str, *, finish: bool = False, env: dict[str, str] | None = None
+        self,
+        package: Package,
+        out: str,
+        *,
+        finish: bool = False,
+        env: dict[str, str] | None = None,
+        notify: Callable[[str], None] = lambda message: None,
     ) -> str:
         """Upload a package and start its build as a job; the job's id.
 
-        Raises ConfigError where a job that is not over yet writes to ``out`` already, or the
-        cluster refuses the package.
+        A head that is on its way up is waited for, told to ``notify``. Raises ConfigError where a
+        job that is not over yet writes to ``out`` already, or the cluster refuses the package.
         """
-        for job in self.jobs():
+        for job in self._patiently(self.jobs, notify):
             if run_of(job) == out and not job.status.is_terminal():
                 raise ConfigError(
                     f"job {job.submission_id} writes {out} already ({job.status}); "
@@ -135,16 +143,23 @@ class Cluster:
                 )
         command = ["python", "-m", "ray_si", "build", CONFIG_NAME, "--out", out]
         command += ["--finish"] * finish
-        with _answering(self.address):
-            id_: str = self._client.submit_job(
-                entrypoint=shlex.join(command),
-                submission_id=f"ray-si-{uuid.uuid4().hex[:10]}",
-                runtime_env={
-                    "working_dir": str(package.path),
-                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)} | (env or {}),
-                },
-                metadata={_METADATA: out},
-            )
+        id_ = f"ray-si-{uuid.uuid4().hex[:10]}"
+
+        def submit() -> None:
+            if self._status(id_):  # the answer to the first try was lost
+                return
+            with _answering(self.address):
+                self._client.submit_job(
+                    entrypoint=shlex.join(command),
+                    submission_id=id_,
+                    runtime_env={
+                        "working_dir": str(package.path),
+                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)} | (env or {}),
+                    },
+                    metadata={_METADATA: out},
+                )
+
+        self._patiently(submit, notify)
         return id_
 
     def jobs(self) -> list[JobDetails]:
@@ -186,7 +201,7 @@ class Cluster:
         ``notify`` hears of each job's id. The run itself goes on from what is stored.
         """
         for left in range(retries, -1, -1):
-            id_ = self.submit(package, out, finish=finish, env=env)
+            id_ = self.submit(package, out, finish=finish, env=env, notify=notify)
             notify(f"submitted as {id_}")
             outcome = self.follow(id_, write, notify)
             if not outcome.is_lost or not left:
@@ -212,12 +227,16 @@ class Cluster:
             log.rewind()
             with suppress(aiohttp.ClientError, OSError, RuntimeError, ClusterLostError):
                 asyncio.run(self._tail(id_, log))
-            job = self._patiently(id_, notify)
+            job = self._patiently(lambda: self._status(id_), notify)
             if job is None:
                 return Outcome(
                     "LOST", 1, True, "the cluster knows the job no more; its head was restarted"
                 )
             if job.status.is_terminal():
+                with _answering(self.address):
+                    rest = self._client.get_job_logs(id_)
+                log.rewind()
+                log.take(rest)
                 return outcome_of(job)
             time.sleep(1)
 
@@ -236,18 +255,18 @@ class Cluster:
             except StopAsyncIteration:
                 return
 
-    def _patiently(self, id_: str, notify: Callable[[str], None]) -> JobDetails | None:
-        """`_status`, asked until the cluster answers."""
+    def _patiently(self, ask: Callable[[], T], notify: Callable[[str], None]) -> T:
+        """What ``ask`` returns, asked until the cluster answers."""
         end = time.monotonic() + self._patience_s
         told = False
         while True:
             try:
-                return self._status(id_)
-            except ClusterLostError:
+                return ask()
+            except ClusterLostError as error:
                 if time.monotonic() > end:
                     raise
-            if not told:
-                notify(f"{self.address} does not answer; waiting for it")
+                if not told:
+                    notify(f"{error}; waiting for it")
                 told = True
             time.sleep(2)
 
@@ -388,7 +407,7 @@ def _answering(address: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, requests.RequestException) as error:
-        raise ClusterLostError(f"the cluster at {address} does not answer any more") from error
+        raise ClusterLostError(f"the cluster at {address} does not answer") from error
     except RuntimeError as error:
         if "status code 5" in str(error):  # a head on its way up or down, or a gateway before it
             raise ClusterLostError(f"the cluster at {address}: {one_line(error)}") from error

@@ -42,7 +42,7 @@ def start_head(port: int):
 def ray_environment(s3_server) -> Iterator[dict[str, str]]:
     """The environment of nodes that find the session's S3 server, and this Python as "python"."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    variables = s3_server | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    variables = s3_server | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "200"}
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("RAY_ADDRESS", raising=False)
         for name, value in variables.items():
@@ -67,7 +67,7 @@ class Submission:
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-m", "ray_si", "submit", *map(str, arguments)],
             cwd=ROOT,
-            env=environment | {"COLUMNS": "200"},
+            env=environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

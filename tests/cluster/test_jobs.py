@@ -198,7 +198,7 @@ def test_ray_job_submit_runs_the_entry_points(
     rows = open_objects(f"{out}-export").get("alpaca.jsonl")
     open_objects(f"{out}-export").put("again.jsonl", rows + rows)
     texts, kept = f"{out}-export/again.jsonl", f"{out}-kept/kept.jsonl"
-    dedup = submit_job("jobs/dedup.py", texts, "--to", kept, "--cosine", "off", "--rouge", "1")
+    dedup = submit_job("jobs/dedup.py", texts, "--to", kept, "--cosine", "off")
     output, _ = dedup.communicate(timeout=240)
     assert dedup.returncode == 0, output
     lines = open_objects(f"{out}-kept").get("kept.jsonl").splitlines()
@@ -264,6 +264,6 @@ def test_a_head_that_is_replaced_gets_the_job_again(submit, config, out, undistu
         assert submission.end() == 0, submission.output
     finally:
         second.shutdown()
-    assert "does not answer; waiting for it" in submission.output
+    assert "waiting for it" in submission.output
     assert "its head was restarted); submitting it again" in submission.output
     assert shards(out) == undisturbed
