@@ -137,6 +137,7 @@ def _write(
 ) -> None:
     """Phases 1 to 3, everything that needs the models."""
     from ray_si.dedup import warm_up
+    from ray_si.distributed import preflight
     from ray_si.distributed.bootstrap import Bootstrap
     from ray_si.distributed.gate import open_gate
     from ray_si.distributed.instances import Instances
@@ -155,13 +156,17 @@ def _write(
         reporter.report(Progress("start", note="starting Ray"))
         with _clock(seconds, "ray"):
             is_ours = stack.enter_context(connect(address))
-        reporter.report(Progress("start", note="loading the models"))
-        serving = Serving(
-            config,
-            f"ray_si-{run.header['fingerprint'][:8]}",
-            embedder=bootstrap_left and config.dedup.cosine is not None,
-            may_grow=not is_ours,
+        embedder = bootstrap_left and config.dedup.cosine is not None
+        preflight.wait_for_room(
+            preflight.demands(config, embedder=embedder),
+            is_ours=is_ours,
+            notify=lambda message: reporter.report(Progress("start", note=message)),
         )
+        if not is_ours:
+            preflight.check_location(run.location)
+        reporter.report(Progress("start", note="loading the models"))
+        name = f"ray_si-{run.header['fingerprint'][:8]}"
+        serving = Serving(config, name, embedder=embedder)
         workers = start_workers(min(_WORKERS, serving.generators.tasks + 1))
         with _clock(seconds, "models"):
             stack.enter_context(serving)

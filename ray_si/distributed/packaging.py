@@ -24,7 +24,7 @@ CONFIG_NAME = "run.yaml"
 LIMIT = 100 << 20
 """Bytes that a package may have: what Ray's job server takes."""
 
-_SEEDS, _RECORDING = "seeds.jsonl", "recording.jsonl"
+_SEEDS = "seeds.jsonl"
 
 _CACHES = frozenset(
     ["__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox"]
@@ -60,9 +60,11 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
     files = {f"ray_si/{name}": file for name, file in _files(package, _CACHES)}
     if config.seeds != "bundled":
         files[_SEEDS], values["seeds"] = Path(config.seeds), _SEEDS
-    if config.generator.engine == "replay" and config.generator.replay.recording:
-        files[_RECORDING] = Path(config.generator.replay.recording)
-        values["generator"]["replay"]["recording"] = _RECORDING
+    for section, generator in config.generators.items():
+        if generator.engine == "replay" and generator.replay.recording:
+            name = f"{section}-recording.jsonl"
+            files[name] = Path(generator.replay.recording)
+            values[section]["replay"]["recording"] = name
     for item in include:
         files |= _included(Path(item))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, path.open("rb") as written:
@@ -80,7 +82,8 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
 
 def _check_models(config: RunConfig) -> None:
     """Refuse models in folders that only this machine has."""
-    for key, model in (("generator", config.generator.model), ("embedder", config.embedder.model)):
+    models = {section: part.model for section, part in config.generators.items()}
+    for key, model in (models | {"embedder": config.embedder.model}).items():
         if model is None or model in bundled.MODELS or Path(model).is_absolute():
             continue
         if Path(model).exists() or model.startswith((".", "~")):

@@ -86,7 +86,7 @@ def test_the_packaged_run_is_the_run_that_was_checked(tmp_path):
     )
     expected = config.model_copy(update={"generator": there.generator})
     assert fingerprint == expected.fingerprint(load_seeds(str(seeds))[1])
-    assert recorded == "recording.jsonl"
+    assert recorded == "generator-recording.jsonl"
     assert where.startswith(str(tmp_path / "job"))
 
 
