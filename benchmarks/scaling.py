@@ -32,7 +32,7 @@ SLOTS = 16
 """Requests that a replica answers at once; a replica takes a whole node."""
 
 CPUS = 2
-TARGET = 160
+TARGET = 300
 """Accepted instructions for each node."""
 
 RESULT = Path(__file__).with_suffix(".json")

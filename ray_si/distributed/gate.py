@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator, EmbeddingIndex, GuardedGate, RougeIndex, Similar
@@ -161,7 +162,9 @@ class ShardedPool:
         self._options["rouge"] = threshold
 
     def _start(self, number: int, count: int) -> Any:
-        actor = ray.remote(Shard).options(num_cpus=0, scheduling_strategy="SPREAD")
+        nodes = _homes()
+        home = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=True)
+        actor = ray.remote(Shard).options(num_cpus=0, scheduling_strategy=home)
         return actor.remote(number, count, self._options)
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
@@ -194,6 +197,16 @@ class ShardedPool:
         except RayActorError:
             logger.warning("gate shard %d was lost while it was rebuilt", number)
         return getattr(shard, method).remote(*arguments)
+
+
+def _homes() -> list[str]:
+    """Ids of the living nodes, the head last: it has the driver, and shards should share evenly.
+
+    Ray's own SPREAD counts other actors too, and put eight shards on six of nine nodes.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes.sort(key=lambda node: ("node:__internal_head__" in node["Resources"], node["NodeID"]))
+    return [node["NodeID"] for node in nodes]
 
 
 class ShardedDeduplicator(Deduplicator):
