@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -126,35 +129,50 @@ def wait_for_room(
 def check_location(location: str) -> None:
     """Try a run's location from a node of each kind that the cluster has, for writing.
 
-    Raises StorageError naming nodes that cannot use it where others can. Leaves nothing behind.
+    Raises StorageError naming nodes that cannot use it where others can, or that mean a folder of
+    their own by it. Leaves nothing behind.
     """
     probe = ray.remote(num_cpus=0, max_retries=1)(_probe)
-    answers = {
-        name: probe.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(location)
-        for name, node in _kinds()
-    }
-    for name, answer in answers.items():
-        try:
-            problem = ray.get(answer, timeout=_PROBE_S)
-        except RayError as error:  # a node that left, or is too busy: no word on the location
-            logger.warning("%s could not be asked about %s: %s", name, location, error)
-            continue
-        if problem:
-            raise StorageError(
-                f"nodes like {name} cannot use {location}: {problem} (there: each node needs its "
-                "own access to the run, by a role, its environment, or shared storage)"
-            )
+    with _marker(location) as marker:
+        answers = {
+            name: probe.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(location, marker)
+            for name, node in _kinds()
+        }
+        for name, answer in answers.items():
+            try:
+                problem = ray.get(answer, timeout=_PROBE_S)
+            except RayError as error:  # a node that left, or is too busy: no word on the location
+                logger.warning("%s could not be asked about %s: %s", name, location, error)
+                continue
+            if problem:
+                raise StorageError(
+                    f"nodes like {name} cannot use {location}: {problem} (each node needs its own "
+                    "access to the run, by a role, its environment, or shared storage)"
+                )
 
 
-def _probe(location: str) -> str | None:
+def _probe(location: str, marker: str | None) -> str | None:
     """What is wrong with the location, seen from here. Runs in a Ray task."""
+    if marker and not Path(marker).exists():
+        return "it is another folder there than here; use storage that all share, or s3://"
     try:
         open_objects(location).check(write=True)
     except RaySIError as error:
         return str(error)
     return None
+
+
+@contextmanager
+def _marker(location: str) -> Iterator[str | None]:
+    """A file for a while where a run's folder is or will be; None for places that are no folder."""
+    if "://" in location:
+        yield None
+        return
+    folder = next(path for path in (Path(location), *Path(location).parents) if path.is_dir())
+    with tempfile.NamedTemporaryFile(prefix=".tmp-", dir=folder) as file:
+        yield file.name
 
 
 def _fits(demand: Demand, node: dict[str, float]) -> bool:

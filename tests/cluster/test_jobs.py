@@ -18,7 +18,7 @@ import pytest
 
 from ray_si.storage.objects import open_objects
 from tests.cluster.conftest import ROOT, free_port, start_head
-from tests.command import ray_si
+from tests.command import assert_one_line_error, ray_si
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("s3_environment")]
 
@@ -159,6 +159,12 @@ def test_what_the_user_has_to_mend_ends_with_status_2_and_is_not_tried_again(
     assert submission.end() == 2
     assert "is not empty and not a run" in submission.output
     assert submission.output.count("submitted as") == 1
+
+
+def test_jobs_that_are_not_there_are_one_line(head, ray_environment):
+    for option in ("--stop", "--follow"):
+        done = ray_si("jobs", "--address", head, option, "ray-si-absent", env=ray_environment)
+        assert_one_line_error(done, f"the cluster at {head} knows no job ray-si-absent")
 
 
 def test_ray_job_submit_runs_the_entry_points(

@@ -1,4 +1,4 @@
-"""Prometheus and Grafana: listening where they should, with dashboards of metrics that there are."""
+"""Prometheus and Grafana: where they listen, and dashboards of metrics that there are."""
 
 from __future__ import annotations
 

@@ -11,7 +11,15 @@ import yaml
 
 from ray_si.config_file import parse_config
 from ray_si.distributed.builder import build
-from ray_si.distributed.preflight import WAIT_VARIABLE, check_location, demands, lack, wait_for_room
+from ray_si.distributed.preflight import (
+    WAIT_VARIABLE,
+    _marker,
+    _probe,
+    check_location,
+    demands,
+    lack,
+    wait_for_room,
+)
 from ray_si.errors import ConfigError, StorageError
 from tests.cluster.conftest import free_port
 from tests.command import assert_one_line_error, ray_si
@@ -64,6 +72,14 @@ def test_a_location_that_a_node_cannot_use_is_named_with_the_node(ray_session, s
     check_location(f"s3://runs/{uuid4().hex}")
     with pytest.raises(StorageError, match=r"nodes like .* cannot use s3://absent/run: .*bucket"):
         check_location("s3://absent/run")
+
+
+def test_a_folder_that_is_another_one_on_a_node_is_told_apart(ray_session, tmp_path):
+    check_location(str(tmp_path / "run"))  # this machine's nodes share it
+    assert list(tmp_path.iterdir()) == []
+    with _marker(str(tmp_path / "not" / "yet")) as marker:
+        assert _probe(str(tmp_path), marker) is None
+    assert "another folder there than here" in _probe(str(tmp_path), marker)
 
 
 @pytest.fixture(scope="module")
