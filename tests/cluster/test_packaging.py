@@ -13,6 +13,7 @@ from ray_si.config_file import load_config, parse_config
 from ray_si.distributed.packaging import CONFIG_NAME, LIMIT, pack
 from ray_si.errors import ConfigError
 from ray_si.storage.seeds import load_seeds
+from tests.cluster.conftest import ROOT
 
 
 def values(**generator):
@@ -125,3 +126,17 @@ def test_a_model_in_a_folder_of_this_machine_only_is_refused(folder, model):
     config = parse_config({"generator": {"engine": "transformers", "model": model}})
     with pytest.raises(ConfigError, match="is a folder on this machine"):
         pack(config, folder.parent / "p.zip", [])
+
+
+def test_ray_job_submit_from_a_checkout_sends_little(tmp_path):
+    """By Ray's own packaging, which obeys .gitignore and .rayignore."""
+    from ray._private.runtime_env.packaging import create_package
+
+    path = tmp_path / "checkout.zip"
+    create_package(str(ROOT), path, include_gitignore=True)
+    with zipfile.ZipFile(path) as archive:
+        found = archive.namelist()
+    tops = {name.partition("/")[0] for name in found}
+    assert {"ray_si", "jobs", "configs", "pyproject.toml"} <= tops
+    assert not tops & {".git", ".venv", "runs", "data", "tests", "benchmarks"}
+    assert path.stat().st_size < 4 << 20
