@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si.config import RunConfig
@@ -163,7 +163,7 @@ class ShardedPool:
 
     def _start(self, number: int, count: int) -> Any:
         nodes = _homes()
-        home = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=True)
+        home = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=False)
         actor = ray.remote(Shard).options(num_cpus=0, scheduling_strategy=home)
         return actor.remote(number, count, self._options)
 
@@ -176,7 +176,7 @@ class ShardedPool:
         for _ in range(_ATTEMPTS):
             try:
                 return ray.get(answer)
-            except RayActorError as error:
+            except (RayActorError, ActorUnschedulableError) as error:  # or its node has just left
                 name = type(error).__name__
                 logger.warning("gate shard %d is lost (%s) and rebuilt", number, name)
             ray.kill(self._shards[number])  # in case it was only out of reach
@@ -194,7 +194,7 @@ class ShardedPool:
             ray.get(shard.restore.remote(self._restore, self._size))
         except RayTaskError as error:
             raise GateError(f"gate shard {number} cannot be rebuilt: {error.cause}") from error
-        except RayActorError:
+        except (RayActorError, ActorUnschedulableError):
             logger.warning("gate shard %d was lost while it was rebuilt", number)
         return getattr(shard, method).remote(*arguments)
 
@@ -202,7 +202,7 @@ class ShardedPool:
 def _homes() -> list[str]:
     """Ids of the living nodes, the head last: it has the driver, and shards should share evenly.
 
-    Ray's own SPREAD counts other actors too, and put eight shards on six of nine nodes.
+    Ray puts actors that reserve nothing anywhere, SPREAD or not: eight shards on five of nine.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     nodes.sort(key=lambda node: ("node:__internal_head__" in node["Resources"], node["NodeID"]))

@@ -26,8 +26,8 @@ def cluster():
     made.shutdown()
 
 
-def replica_nodes(address) -> set[str]:
-    """Ids of the nodes with a living generator replica."""
+def nodes_of(name, address) -> list[str]:
+    """Ids of the nodes of the living actors of that class."""
     from ray._private.state import GlobalState
     from ray._raylet import GcsClientOptions
 
@@ -37,11 +37,11 @@ def replica_nodes(address) -> set[str]:
             address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
         )
     )
-    return {
+    return [
         actor["Address"]["NodeID"]
         for actor in state.actor_table(None).values()
-        if actor["State"] == "ALIVE" and "GeneratorReplica" in actor["ActorClassName"]
-    }
+        if actor["State"] == "ALIVE" and name in actor["ActorClassName"]
+    ]
 
 
 def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tmp_path):
@@ -67,8 +67,10 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tm
             time.sleep(0.1)
 
     until(lambda: list(run.glob("bootstrap/*/block-*.parquet")))
+    shards = nodes_of("Shard", cluster.address)
+    assert sorted(shards) == sorted([first.node_id, cluster.head_node.node_id])
     second = cluster.add_node(num_cpus=2)
-    until(lambda: second.node_id in replica_nodes(cluster.address))
+    until(lambda: second.node_id in nodes_of("GeneratorReplica", cluster.address))
     cluster.remove_node(first, allow_graceful=False)
     process.wait(timeout=240)
     reader.join()
