@@ -3,7 +3,7 @@
     python benchmarks/scaling.py --nodes 1 2 4 8 --write
 
 The nodes are real ones of Ray (a raylet, a store, workers of their own) on this one machine. The
-scripted replay answers after a second and a half, as a hosted model does, and computes nothing
+scripted replay answers after two seconds, as a hosted model does, and computes nothing
 meanwhile; so what is measured is whether everything around the models keeps more of them busy: the
 driver, the gate over as many shards as nodes, Ray Data's tasks, Serve's handles. Work grows with
 the nodes. The best that a size could reach is slots / mean latency; ``share_of_ideal`` is what it
@@ -25,14 +25,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-LATENCY_S, SIGMA = 1.5, 0.3
+LATENCY_S, SIGMA = 2.0, 0.3
 """Of a request: median, and standard deviation of its logarithm."""
 
 SLOTS = 16
 """Requests that a replica answers at once; a replica takes a whole node."""
 
 CPUS = 2
-TARGET = 300
+TARGET = 280
 """Accepted instructions for each node."""
 
 RESULT = Path(__file__).with_suffix(".json")

@@ -28,18 +28,12 @@ def cluster():
 
 def nodes_of(name, address) -> list[str]:
     """Ids of the nodes of the living actors of that class."""
-    from ray._private.state import GlobalState
-    from ray._raylet import GcsClientOptions
+    from ray._private.internal_api import get_state_from_address
 
-    state = GlobalState()
-    state._initialize_global_state(
-        GcsClientOptions.create(
-            address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
-        )
-    )
+    actors = get_state_from_address(address).actor_table(None)
     return [
         actor["Address"]["NodeID"]
-        for actor in state.actor_table(None).values()
+        for actor in actors.values()
         if actor["State"] == "ALIVE" and name in actor["ActorClassName"]
     ]
 
