@@ -185,7 +185,7 @@ def plan(
         * costs.request_s,
         driver / 2**30,
         target * each / shards / 2**30,
-        _first(target, replicas, shards, prompts, cores, memory_gib, model, costs),
+        _first(target, replicas, prompts, cores, memory_gib, model, costs),
     )
 
 
@@ -197,14 +197,13 @@ def prompts_of(target: float) -> int:
 def _first(
     target: float,
     replicas: int,
-    shards: int,
     prompts: int,
     cores: int,
     memory_gib: float,
     model: Model,
     costs: Costs,
 ) -> str:
-    """What is full first as the pool grows, and at which size."""
+    """What is full first as the pool grows, with one gate shard, and at which size."""
     width = replicas * model.tokens_per_second
     held = costs.driver_bytes + costs.instances_bytes
     pool = 10_000.0
@@ -213,7 +212,7 @@ def _first(
             return f"the driver's memory, at {pool:,.0f}"
         candidates = prompts * model.candidates
         parts = {
-            "the gate's search": candidates * costs.search_s(pool / shards, cores),
+            "the gate's search": candidates * costs.search_s(pool, cores),
             "choosing demonstrations": pool * costs.round_s,
             "deciding": candidates * costs.decide_s,
         }
@@ -239,7 +238,7 @@ def table(plans: list[Plan]) -> str:
     """The plans as Markdown."""
     lines = [
         "| instructions | replicas | gate shards | days (bootstrap) | cores for requests "
-        "| driver | a shard | full first |",
+        "| driver | a shard | full first, with one shard |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for p in plans:
