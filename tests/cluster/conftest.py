@@ -34,6 +34,8 @@ def start_head(port: int):
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,
+            # the default is one for all of a machine: beside another Ray, no job would start
+            "dashboard_agent_listen_port": free_port(),
         },
     )
 
