@@ -74,12 +74,12 @@ def submit(
     """
     with errors_as_exits():
         from ray_si.distributed import packaging, submit as jobs
-        from ray_si.distributed.builder import check_seeds
+        from ray_si.distributed.builder import check_inputs
 
         settings = load_config(config, set_ or [])
         jobs.check_out(out)
         variables = jobs.parse_env(env or [])
-        check_seeds(settings)
+        check_inputs(settings)
         with tempfile.TemporaryDirectory(prefix="ray-si-") as folder:
             package = packaging.pack(settings, Path(folder) / "package.zip", include or [])
             cluster = jobs.Cluster(address)

@@ -54,15 +54,15 @@ def check(config: RunConfig) -> Inputs:
 
     Raises SeedError, CorpusError, EngineError or ConfigError. Loads no model and starts no Ray.
     """
-    seeds, digest = check_seeds(config)
+    inputs = check_inputs(config)
     for generator in config.generators.values():
         registry.check(generator.engine, generator.model, generator.engine_options())
     if config.dedup.cosine is not None:
         registry.check_model(config.embedder.model)
-    return seeds, digest
+    return inputs
 
 
-def check_seeds(config: RunConfig) -> tuple[list[SeedTask], str]:
+def check_inputs(config: RunConfig) -> Inputs:
     """The part of `check` that needs neither engines nor models, which may be elsewhere."""
     seeds, digest = load_seeds(config.seeds)
     needed = config.bootstrap.demonstrations - config.bootstrap.machine_demonstrations

@@ -49,8 +49,9 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
     """Write the package of a run to ``path`` (.zip).
 
     It holds ray_si as it is installed here, so that the cluster runs what checked the
-    configuration; the configuration, overrides applied; its seed tasks and recording; and the files
-    and folders of ``include``, under their own names, without .git, .venv, data, runs, caches.
+    configuration; the configuration, overrides applied; its seed tasks, evaluation sets and
+    recordings; and the files and folders of ``include``, under their own names, without .git,
+    .venv, data, runs, caches.
     Raises ConfigError where something is missing, would be out of the cluster's sight, or
     the package is over ``limit`` bytes.
     """
@@ -60,6 +61,13 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
     files = {f"ray_si/{name}": file for name, file in _files(package, _CACHES)}
     if config.seeds != "bundled":
         files[_SEEDS], values["seeds"] = Path(config.seeds), _SEEDS
+    values["decontaminate"] = []
+    for number, source in enumerate(config.decontaminate):
+        name = source
+        if "://" not in source:  # under its own name, by which rejections are told
+            name = f"sets/{number}/{Path(source).name}"
+            files[name] = Path(source)
+        values["decontaminate"].append(name)
     for section, generator in config.generators.items():
         if generator.engine == "replay" and generator.replay.recording:
             name = f"{section}-recording.jsonl"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ray_si.config_file import load_config
-from ray_si.distributed.builder import check_seeds
+from ray_si.distributed.builder import check_inputs
 from ray_si.distributed.preflight import demands, lack
 from ray_si.engines.registry import ENGINES
 from tests.cluster.conftest import ROOT
@@ -30,7 +30,7 @@ def load(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_is_one_that_a_build_takes(path):
-    check_seeds(load(path))
+    check_inputs(load(path))
 
 
 @pytest.mark.parametrize("name", MACHINES)

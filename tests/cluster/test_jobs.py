@@ -201,7 +201,9 @@ def test_ray_job_submit_runs_the_entry_points(
     export = submit_job("jobs/export.py", out, "--format", "alpaca", "--to", f"{out}-export")
     output, _ = export.communicate(timeout=240)
     assert export.returncode == 0, output
-    rows = open_objects(f"{out}-export").get("alpaca.jsonl")
+    exported = open_objects(f"{out}-export")
+    (name,) = [key for key in exported.list("alpaca") if key.endswith(".jsonl")]
+    rows = exported.get(name)
     open_objects(f"{out}-export").put("again.jsonl", rows + rows)
     texts, kept = f"{out}-export/again.jsonl", f"{out}-kept/kept.jsonl"
     dedup = submit_job("jobs/dedup.py", texts, "--to", kept, "--cosine", "off")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +63,10 @@ def test_the_packaged_run_is_the_run_that_was_checked(tmp_path):
     )
     recording = tmp_path / "answers.jsonl"
     recording.write_text("")
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"instruction": "Name the capital of Peru."}\n')
     given = values(replay={"recording": str(recording)}) | {"seeds": str(seeds), "seed": 7}
+    given["decontaminate"] = [str(held_out)]
     config = parse_config(given)
     package = pack(config, tmp_path / "p.zip", [])
     with zipfile.ZipFile(package.path) as archive:
@@ -82,9 +86,11 @@ def test_the_packaged_run_is_the_run_that_was_checked(tmp_path):
     )
     fingerprint, recorded, where = done.stdout.split()
     there = load_config(tmp_path / "job" / "run.yaml")
-    assert there.model_dump(exclude={"seeds", "generator"}) == config.model_dump(
-        exclude={"seeds", "generator"}
-    )
+    left_out = {"seeds", "generator", "decontaminate"}
+    assert there.model_dump(exclude=left_out) == config.model_dump(exclude=left_out)
+    (name,) = there.decontaminate
+    assert Path(name).read_bytes() == held_out.read_bytes()
+    assert name.endswith("sets/0/held_out.jsonl")
     expected = config.model_copy(update={"generator": there.generator})
     assert fingerprint == expected.fingerprint(load_seeds(str(seeds))[1])
     assert recorded == "generator-recording.jsonl"

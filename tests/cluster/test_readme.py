@@ -166,4 +166,5 @@ def test_the_jobs_section_from_submission_to_training_rows(
             check=False,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    assert len((tmp_path / "train_data" / "messages.jsonl").read_text().splitlines()) > 50
+    (rows,) = (tmp_path / "train_data").glob("messages*.jsonl")
+    assert len(rows.read_text().splitlines()) > 50
