@@ -28,6 +28,7 @@ import pyarrow as pa
 from ray_si import build
 from ray_si.config import RunConfig
 from ray_si.config_file import parse_config
+from ray_si.distributed.allowance import Allowance
 from ray_si.distributed.bootstrap import Bootstrap
 from ray_si.distributed.decisions import ACCEPTED, REJECTED
 from ray_si.distributed.gate import open_gate
@@ -92,7 +93,11 @@ def resume(pool: int) -> dict[str, Any]:
         run = Run.open(f"{folder}/run")
         with open_gate(settings, run, seeds, encode=lambda texts: None) as gate:  # type: ignore[arg-type, return-value]
             filled = time.perf_counter()
-            phase = Bootstrap(settings, run, seeds, gate, "none", Reporter(lambda progress: None))
+            allowance, reporter = (
+                Allowance.of(settings, run, seeds),
+                Reporter(lambda progress: None),
+            )
+            phase = Bootstrap(settings, run, seeds, gate, "none", reporter, allowance)
             requests = phase._requests(len(run.rounds()))
         ready = time.perf_counter()
     return {

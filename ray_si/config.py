@@ -7,33 +7,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ray_si.engine_options import PACING, OpenAIOptions, ReplayOptions, VLLMOptions
 from ray_si.engines.base import Purpose, SamplingParams
+from ray_si.section import Section as _Section
 from ray_si.self_instruct.filters import KEYWORDS, PROGRAM_OPENINGS
 from ray_si.self_instruct.parsing import Headings
 from ray_si.self_instruct.prompts import LABELS, templates_in_use
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_value_as_number(cls, value: object, info: ValidationInfo) -> object:
-        assert info.field_name
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("true and false (in YAML also yes, no, on and off) are no value here")
-        return value
 
 
 class Sampling(_Section):
@@ -68,24 +49,23 @@ class SamplingByPurpose(_Section):
     output_first: Sampling = Sampling(max_tokens=300, temperature=0.7, top_p=0.9)
 
 
-class ReplayOptions(_Section):
-    """Of the replay engine: see `ray_si.engines.replay`."""
+class Prices(_Section):
+    """Of the model, in dollars per million tokens."""
 
-    recording: str | None = None
-    """JSONL of recorded answers; none means scripted ones."""
-    latency_s: float = Field(0.0, ge=0)
-    """Median latency of a request, in seconds."""
-    latency_sigma: float = Field(0.0, ge=0)
-    """Standard deviation of the latency's logarithm."""
+    prompt: float = Field(0.0, ge=0)
+    """Of prompt tokens."""
+    completion: float = Field(0.0, ge=0)
+    """Of completion tokens."""
 
 
 class Generator(_Section):
     """The language model and how it is hosted."""
 
-    engine: Literal["transformers", "replay"] = "transformers"
+    engine: Literal["transformers", "vllm", "openai", "replay"] = "transformers"
     """What runs the model."""
     model: str | None = "smollm2-135m-instruct"
-    """A bundled name, a folder, or a name on the Hugging Face hub; replay needs none."""
+    """A bundled name, a folder, or a name on the Hugging Face hub; the endpoint's own name for it
+    (openai); replay needs none."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     prompt_style: Literal["completion", "chat"] = "completion"
@@ -114,6 +94,12 @@ class Generator(_Section):
     """A request that takes longer on its replica becomes an error row; none waits."""
     sampling: SamplingByPurpose = SamplingByPurpose()
     """Sampling parameters by purpose."""
+    prices: Prices | None = None
+    """What tokens cost, for reports and ``budget.dollars``."""
+    vllm: VLLMOptions = VLLMOptions()
+    """Options of the vllm engine."""
+    openai: OpenAIOptions = OpenAIOptions()
+    """Options of the openai engine."""
     replay: ReplayOptions = ReplayOptions()
     """Options of the replay engine."""
 
@@ -123,19 +109,37 @@ class Generator(_Section):
             raise ValueError("model is needed unless engine is replay")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError("max_replicas is less than replicas")
+        need = self.vllm.tensor_parallel_size * self.vllm.pipeline_parallel_size
+        if self.engine == "vllm" and need > 1 and self.gpus != need:
+            raise ValueError(
+                f"gpus must be {need}, what vllm.tensor_parallel_size x pipeline_parallel_size "
+                "takes for each replica"
+            )
         return self
 
     @property
     def slots(self) -> int:
         """Requests that all replicas can answer at once, at most."""
+        if self.engine == "openai":
+            return self.openai.concurrency
         return (self.max_replicas or self.replicas) * self.max_batch
 
     def engine_options(self) -> dict[str, Any]:
-        """Keyword arguments of the engine, model aside."""
+        """Keyword arguments of the engine on each replica, model aside."""
         if self.engine == "replay":
             return {"slots": self.max_batch, **self.replay.model_dump()}
-        names = ("revision", "max_batch", "batch_tokens", "dtype", "threads", "trust_remote_code")
-        return {name: getattr(self, name) for name in names}
+        if self.engine == "openai":
+            replicas, options = self.max_replicas or self.replicas, self.openai.model_dump()
+            options["concurrency"] = -(-options["concurrency"] // replicas)
+            for name in ("requests_per_minute", "tokens_per_minute"):
+                if options[name]:
+                    options[name] /= replicas
+            return options
+        names = ["revision", "max_batch", "dtype", "trust_remote_code"]
+        if self.engine == "transformers":
+            names += ["batch_tokens", "threads"]
+        options = {name: getattr(self, name) for name in names}
+        return options | (self.vllm.model_dump() if self.engine == "vllm" else {})
 
 
 class EmbedderSection(_Section):
@@ -294,6 +298,35 @@ class Output(_Section):
     """Rows in a shard; the last has fewer."""
 
 
+class Budget(_Section):
+    """Where a run stops by itself; with a higher limit the same build goes on."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Most prompt and completion tokens of the whole run, resumes included."""
+    dollars: float | None = Field(None, gt=0)
+    """Most that they may cost, by ``generator.prices``."""
+
+
+class Card(_Section):
+    """What only you can say in the dataset's card; results do not depend on it."""
+
+    title: str | None = Field(None, min_length=1)
+    """Of the dataset; none names it after its fingerprint."""
+    license: str | None = Field(None, min_length=1)
+    """Identifier as the hub knows it, such as cc-by-4.0; none says that none was chosen."""
+    language: tuple[str, ...] = ()
+    """Codes of the languages of its texts, such as en."""
+    tags: tuple[str, ...] = ()
+    """Besides synthetic and self-instruct."""
+    description: str = ""
+    """Markdown that the card begins with."""
+
+    @field_validator("language", "tags", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
 class RunConfig(_Section):
     """Everything a run's result depends on."""
 
@@ -319,6 +352,19 @@ class RunConfig(_Section):
     """Prompt templates by name, as in ray_si/self_instruct/templates; in YAML also a folder with
     NAME.txt files. Ours stand in for those that are missing; held are those that the run uses."""
     output: Output = Output()
+    card: Card = Card()
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.budget.dollars and not all(part.prices for part in self.generators.values()):
+            raise ValueError("budget.dollars needs generator.prices (prompt, completion)")
+        if self.bootstrap.demonstration_sampling == "diverse" and self.dedup.cosine is None:
+            raise ValueError(
+                "bootstrap.demonstration_sampling diverse needs the cosine gate's embeddings: "
+                "set dedup.cosine"
+            )
+        return self
 
     @field_validator("prompts")
     @classmethod
@@ -336,15 +382,6 @@ class RunConfig(_Section):
             ask_class=info.data["classification"].method != "prompt",
         )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> RunConfig:
-        if self.bootstrap.demonstration_sampling == "diverse" and self.dedup.cosine is None:
-            raise ValueError(
-                "bootstrap.demonstration_sampling diverse needs the cosine gate's embeddings: "
-                "set dedup.cosine"
-            )
-        return self
-
     @field_validator("decontaminate", mode="before")
     @classmethod
     def _one_path(cls, value: object) -> object:
@@ -354,6 +391,10 @@ class RunConfig(_Section):
     def instances_by(self) -> Generator:
         """The generator that classifies instructions and writes their instances."""
         return self.instance_generator or self.generator
+
+    def generator_for(self, purpose: Purpose) -> Generator:
+        """The generator that answers requests of a purpose."""
+        return self.generator if purpose == "instructions" else self.instances_by
 
     @property
     def generators(self) -> dict[str, Generator]:
@@ -372,13 +413,13 @@ class RunConfig(_Section):
         return self.language.labels or LABELS[self.instances_by.prompt_style]
 
     def identity(self) -> dict[str, Any]:
-        """The part that results depend on: without what only places or paces the work.
+        """The part that results depend on: without what only places, paces or ends the work.
 
-        Nor the paths of the seed tasks and evaluation sets; what counts is their content. Prompts
-        by their SHA-256.
+        Nor options of engines that aren't used, nor the paths of the seed tasks and evaluation
+        sets, whose content counts, nor what the card is told. Prompts by their SHA-256.
         """
         values = self.model_dump(mode="json")
-        del values["seeds"], values["decontaminate"]
+        del values["seeds"], values["decontaminate"], values["budget"], values["card"]
         values["prompts"] = {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
         }
@@ -386,9 +427,13 @@ class RunConfig(_Section):
             for name in names:
                 if values[section]:
                     del values[section][name]
-        for section in self.generators:
-            for name in ("latency_s", "latency_sigma"):
-                del values[section]["replay"][name]
+        for section, generator in self.generators.items():
+            for engine, names in PACING.items():
+                options = values[section].pop(engine)
+                if engine == generator.engine:
+                    values[section][engine] = {
+                        name: value for name, value in options.items() if name not in names
+                    }
         return values
 
     def fingerprint(self, seeds_sha256: str, sets_sha256: Sequence[str] = ()) -> str:
@@ -406,7 +451,7 @@ def fingerprint_of(
 
 _HOSTING = (
     *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),
-    *("threads", "max_batch", "batch_tokens"),
+    *("threads", "max_batch", "batch_tokens", "prices"),
 )
 _PLACEMENT = {
     "generator": _HOSTING,

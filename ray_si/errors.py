@@ -9,6 +9,7 @@ RaySIError
 │   ├── StorageError         a folder or bucket that is not there, or refuses what is asked of it
 │   ├── CorpusError          a file of texts that cannot be read, or its output not be written
 │   └── EngineError          an engine or model that is not there, or lacks its extra
+├── BudgetError            the run's budget is spent; what is finished is kept
 ├── NoProgressError        acceptance stayed near zero; what was accepted is kept
 ├── GenerationError        the model replicas failed a block of requests for good
 ├── GateError              a part of the gate was lost and could not be rebuilt
@@ -54,6 +55,10 @@ class CorpusError(UserError):
 
 class EngineError(UserError):
     """An engine or a model that is not available here."""
+
+
+class BudgetError(RaySIError):
+    """The run stopped because what it may spend is spent."""
 
 
 class NoProgressError(RaySIError):

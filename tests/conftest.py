@@ -91,7 +91,26 @@ def s3(s3_server, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def ray_session(s3_server):
+def endpoint_process():
+    """An OpenAI-compatible endpoint on this machine, its key in $RAY_SI_TEST_KEY."""
+    from tests.endpoint import KEY, Endpoint
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_SI_TEST_KEY", KEY)
+        endpoint = Endpoint()
+        yield endpoint
+        endpoint.stop()
+
+
+@pytest.fixture
+def endpoint(endpoint_process):
+    """That endpoint, as it should be."""
+    endpoint_process.set()
+    return endpoint_process
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_server, endpoint_process):
     """A Ray on this machine whose workers find that server."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray

@@ -13,7 +13,18 @@ import pytest
 from ray_si.storage.run import Run
 from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
 
-VERBS = ("build", "check", "status", "verify", "regate", "preview", "estimate", "export", "dedup")
+VERBS = (
+    "build",
+    "check",
+    "status",
+    "verify",
+    "regate",
+    "preview",
+    "estimate",
+    "export",
+    "dedup",
+    "report",
+)
 REPLAY = """
 target_instructions: 60
 generator: {engine: replay, model: null, cpus: 0.5}
@@ -49,6 +60,9 @@ def test_check_says_what_it_found(config):
         (["verify", "absent"], "absent is not a run"),
         (["regate", "absent", "--to", "run"], "absent is not a run"),
         (["export", "absent", "--format", "alpaca", "--to", "x"], "absent is not a run"),
+        (["report", "absent", "--to", "x.html"], "absent is not a run"),
+        (["report", "absent", "--to", "absent/x.html"], "lies inside the run"),
+        (["report", "absent", "--to", "x.html", "--json", "x.html"], "for the page and for"),
         (["build", "absent.yaml", "--out", "run"], "absent.yaml: No such file"),
     ],
 )
@@ -132,6 +146,14 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
     assert {"check", "ok", "count", "findings", "notes"} == set(checks[0])
     assert all(check["ok"] for check in checks)
 
+    for name in ("README.md", "report.html"):
+        assert (run / name).stat().st_size > 1000
+        assert f"{run}/{name}" in " ".join(ray_si("build", config, "--out", run).stdout.split())
+    done = ray_si("report", run, "--to", tmp_path / "page.html", "--json", tmp_path / "stats.json")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").read_bytes() == (run / "report.html").read_bytes()
+    assert json.loads((tmp_path / "stats.json").read_text())["funnel"]["rows"] == status["rows"]
+
     regated = tmp_path / "regated"
     done = ray_si("regate", run, "--rouge", "0.5", "--to", regated)
     assert done.returncode == 0, done.stderr
@@ -144,8 +166,8 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
 
     uninterrupted = tmp_path / "other"
     assert ray_si("build", config, "--out", uninterrupted).returncode == 0
-    name = "data/train-00000-of-00001.parquet"
-    assert (run / name).read_bytes() == (uninterrupted / name).read_bytes()
+    for name in ("data/train-00000-of-00001.parquet", "README.md", "report.html"):
+        assert (run / name).read_bytes() == (uninterrupted / name).read_bytes()
 
     for format_, keys in (
         ("alpaca", {"instruction", "input", "output"}),

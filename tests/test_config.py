@@ -44,11 +44,21 @@ def test_paper_yaml_has_the_papers_numbers():
         ({"target_instructions": 0}, "target_instructions: Input should be greater"),
         ({"dedup": {"rouge": 1.5}}, "dedup.rouge"),
         ({"dedup": {"cosine": 0}}, "dedup.cosine"),
-        ({"generator": {"engine": "gpt"}}, "'transformers' or 'replay'"),
+        ({"generator": {"engine": "gpt"}}, "'transformers', 'vllm'"),
         ({"bootstrap": {"machine_demonstrations": 9}}, "more than demonstrations"),
         ({"bootstrap": {"min_words": 9, "max_words": 8}}, "more than max_words"),
         ({"generator": {"model": None}}, "generator: model is needed"),
         ({"seed": 1, "output": "parquet"}, "output"),
+        ({"generator": {"openai": {"base_url": "https://me:secret@host/v1"}}}, "stored in the run"),
+        ({"generator": {"openai": {"base_url": "https://host/v1?key=1"}}}, "stored in the run"),
+        ({"generator": {"openai": {"base_url": "host/v1"}}}, "write http://host or https://host"),
+        ({"generator": {"openai": {"omit": ["sede"]}}}, "generator.openai.omit.0"),
+        (
+            {"generator": {"engine": "vllm", "gpus": 1, "vllm": {"tensor_parallel_size": 2}}},
+            "generator: gpus must be 2",
+        ),
+        ({"budget": {"dollars": 1}}, "budget.dollars needs generator.prices"),
+        ({"budget": {"tokens": 0}}, "budget.tokens"),
         ({"target_instructions": True}, "target_instructions: true and false"),
         ({"dedup": {"cosine": True}}, "dedup.cosine: true and false"),
         ({"generator": {"cpus": float("inf")}}, "generator.cpus: Input should be a finite number"),
@@ -64,6 +74,10 @@ def test_a_wrong_key_or_value_is_named(values, message):
 
 def test_cosine_off_switches_the_gate_off():
     assert parse_config({"dedup": {"cosine": False}}).dedup.cosine is None
+
+
+def test_one_language_needs_no_list():
+    assert parse_config({"card": {"language": "en"}}).card.language == ("en",)
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "seed: [", "just text", "seed: 2024-13-45"])
@@ -134,6 +148,7 @@ def test_the_fingerprint_ignores_placement_and_nothing_else():
     placed = parse_config(
         {
             "seeds": "elsewhere",
+            "card": {"license": "mit", "language": "en"},
             "generator": {"replicas": 9, "gpus": 1, "max_batch": 7, "replay": {"latency_s": 1}},
         }
     )
@@ -141,6 +156,31 @@ def test_the_fingerprint_ignores_placement_and_nothing_else():
     assert RunConfig().fingerprint("other seeds") != base
     for values in ({"seed": 1}, {"dedup": {"rouge": 0.6}}, {"bootstrap": {"lookahead": 0}}):
         assert parse_config(values).fingerprint("seeds") != base
+
+
+def test_the_fingerprint_ignores_limits_prices_addresses_and_engines_not_in_use():
+    def fingerprint(engine, **values):
+        generator = {"engine": engine, "model": "m", **values.pop("generator", {})}
+        return parse_config({"generator": generator} | values).fingerprint("seeds")
+
+    base = fingerprint("openai")
+    pacing = {"base_url": "http://here:1/v1", "concurrency": 9, "requests_per_minute": 5}
+    prices = {"prompt": 1, "completion": 2}
+    values = {"openai": pacing, "prices": prices, "vllm": {"quantization": "awq"}}
+    assert fingerprint("openai", generator=values, budget={"tokens": 9, "dollars": 1}) == base
+    assert fingerprint("openai", generator={"openai": {"omit": ["seed"]}}) != base
+    assert fingerprint("vllm") != base
+    assert fingerprint("vllm", generator={"vllm": {"quantization": "awq"}}) != fingerprint("vllm")
+
+
+def test_limits_of_an_endpoint_are_shared_among_replicas():
+    openai = {"concurrency": 10, "requests_per_minute": 60, "tokens_per_minute": None}
+    values = {"engine": "openai", "model": "m", "replicas": 4, "openai": openai}
+    generator = parse_config({"generator": values}).generator
+    options = generator.engine_options()
+    assert (options["concurrency"], options["requests_per_minute"]) == (3, 15)
+    assert options["tokens_per_minute"] is None
+    assert generator.slots == 10
 
 
 def test_an_override_of_one_section_leaves_its_yaml_aliases_alone(tmp_path):

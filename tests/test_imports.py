@@ -18,9 +18,11 @@ ROOMS = {
     "dedup": set(),
     "engines": BASE,
     "storage": BASE,
-    "config": BASE | {"engines", "self_instruct"},
+    "section": set(),
+    "engine_options": {"section"},
+    "config": BASE | {"engines", "section", "engine_options", "self_instruct"},
     "config_file": BASE | {"config"},
-    "report": BASE | {"storage"},
+    "report": BASE | {"dedup", "storage"},
     "training": BASE | {"storage"},
     "distributed": BASE
     | {"config", "config_file", "self_instruct", "dedup", "engines", "storage"}

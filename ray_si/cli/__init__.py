@@ -16,6 +16,7 @@ from ray_si.cli import planning  # noqa: F401
 from ray_si.cli import exports  # noqa: F401
 from ray_si.cli import data  # noqa: F401
 from ray_si.cli import jobs  # noqa: F401
+from ray_si.cli import reporting  # noqa: F401
 # isort: on
 
 __all__ = ["app"]

@@ -164,6 +164,27 @@ class DedupDisplay(_Display):
         )
 
 
+class Steps(_Display):
+    """Shows the steps of a task that has several, each with how much of how much is done."""
+
+    _columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_line = time.monotonic()  # a short task prints no progress
+        self._what = ""
+
+    def listen(self, what: str, done: int, total: int) -> None:
+        """Take a new state."""
+        if self._bars is None:
+            self._line(f"{what} {done}/{total}", now=False)
+            return
+        if what != self._what or self._task is None:
+            self._task = self._bars.add_task(what, total=total)
+            self._what = what
+        self._bars.update(self._task, completed=done)
+
+
 class ExportDisplay(_Display):
     """Shows how much of an export is done."""
 
@@ -243,6 +264,8 @@ def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float
         samples.add_row(*(_cell(row[name]) for name in ("instruction", "input", "output")))
     out.print(samples)
     out.print(f"training shards: {location}/data", markup=False, highlight=False)
+    out.print(f"dataset card:    {location}/README.md", markup=False, highlight=False)
+    out.print(f"report:          {location}/report.html", markup=False, highlight=False)
     out.print(f"counts:          {location}/stats.json", markup=False, highlight=False)
     out.print(
         f"rejected:        {location}/bootstrap/round-*/rejected-*.parquet",

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator, GuardedGate
+from ray_si.distributed.allowance import Allowance
 from ray_si.distributed.decisions import (
     COMPLETION_COLUMNS,
     decide_round,
@@ -24,11 +25,12 @@ from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.prompting import Prompting, instruction_request
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
 from ray_si.engines.base import Completion
-from ray_si.errors import NoProgressError
+from ray_si.errors import BudgetError, NoProgressError
 from ray_si.records import SeedTask
 from ray_si.self_instruct.prompts import RenderedPrompt
 from ray_si.storage.run import Run, round_folder
 from ray_si.storage.shards import ShardInfo
+from ray_si.storage.spent import tokens_of
 
 CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
 """The rows of a round in request order, and the blocks that they are stored in."""
@@ -78,9 +80,10 @@ class Bootstrap:
         gate: Deduplicator | GuardedGate,
         generators: Generators,
         reporter: Reporter,
+        allowance: Allowance,
     ) -> None:
         self._config, self._run, self._generators = config, run, generators
-        self._gate, self._reporter = gate, reporter
+        self._gate, self._reporter, self._allowance = gate, reporter, allowance
         self._seeds = len(seeds)
         self._prompting = Prompting(config, seeds)
         self._manifests = run.rounds()
@@ -90,7 +93,8 @@ class Bootstrap:
     def run(self) -> None:
         """Commit rounds until the target is reached, or a plateau with ``on_stall`` "finish".
 
-        Raises NoProgressError at a plateau otherwise.
+        Raises NoProgressError at a plateau otherwise, and BudgetError where the budget has no room
+        for another block; then all that was asked for is stored.
         """
         width = self._config.bootstrap.lookahead + 1
         in_flight: dict[int, Future[CompleteRound]] = {}
@@ -105,6 +109,10 @@ class Bootstrap:
                     if round_ not in in_flight and self._is_wanted(round_, current):
                         in_flight[round_] = _in_thread(self._complete_round, round_, abandon)
                 self._commit(current, *in_flight.pop(current).result())
+        except BudgetError:
+            for future in in_flight.values():
+                future.exception()  # waits: what it has asked for will be paid for
+            raise
         finally:
             abandon.set()
 
@@ -135,7 +143,17 @@ class Bootstrap:
         ]
         work = CompleteRequests(folder, self._config)
         task = Task(work, self._generators, self._run.location, order=(round_,))
-        stored += write_blocks(missing, task, parallel_phases=True, stop=abandon)
+        while missing and not abandon.is_set():
+            sizes = [block.num_rows for block in missing]
+            granted = self._allowance.grant("bootstrap", sizes, order=round_, stop=abandon)
+            if not granted:
+                raise self._allowance.error(self._standing())
+            for table, info in write_blocks(
+                missing[:granted], task, parallel_phases=True, stop=abandon
+            ):
+                self._allowance.settle("bootstrap", table.num_rows, tokens_of(table))
+                stored.append((table, info))
+            missing = missing[granted:]
         rows = [row for table, _ in stored for row in table.to_pylist()]
         rows.sort(key=lambda row: row["request_id"])
         return rows, sorted((info for _, info in stored), key=lambda info: info.key)
@@ -183,6 +201,10 @@ class Bootstrap:
             )
         self._report(f"plateau: {said}; going on with these")
         return True
+
+    def _standing(self) -> str:
+        target = self._config.target_instructions
+        return f"{self._prompting.accepted} of {target} instructions are accepted and kept"
 
     def _report(self, note: str = "") -> None:
         self._reporter.report(

@@ -15,10 +15,12 @@ from ray_si.config import RunConfig
 from ray_si.distributed.connect import connect
 from ray_si.distributed.decisions import is_plateau
 from ray_si.distributed.decontaminate import checked_sets, seeds_alike
+from ray_si.distributed.longest import longest_requests
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.engines import registry
 from ray_si.errors import ConfigError
 from ray_si.records import SeedTask
+from ray_si.report.files import documents
 from ray_si.storage.evaluation import EvaluationSet
 from ray_si.storage.export import export_data
 from ray_si.storage.run import Run
@@ -52,11 +54,14 @@ class Inputs:
 def check(config: RunConfig) -> Inputs:
     """Everything that can be known before the first token; returns what was read for it.
 
-    Raises SeedError, CorpusError, EngineError or ConfigError. Loads no model and starts no Ray.
+    Raises SeedError, CorpusError, EngineError or ConfigError. Loads no model and starts no Ray;
+    an endpoint is asked for one token to each kind of request.
     """
     inputs = check_inputs(config)
+    longest = longest_requests(config, inputs.seeds)
     for generator in config.generators.values():
-        registry.check(generator.engine, generator.model, generator.engine_options())
+        own = [item for item in longest if config.generator_for(item.purpose) is generator]
+        registry.check(generator.engine, generator.model, generator.engine_options(), own)
     if config.dedup.cosine is not None:
         registry.check_model(config.embedder.model)
     return inputs
@@ -89,7 +94,7 @@ def build(
     the Ray this process has initialised is used). ``listen`` takes `Progress` objects, from
     several threads. ``finish`` ends phase 1 with what it has. Interrupting the build loses nothing:
     called again, it goes on. Raises UserError before anything is written, NoProgressError,
-    GenerationError.
+    BudgetError, GenerationError.
     """
     inputs = check(config)
     header: dict[str, Any] = {
@@ -115,8 +120,23 @@ def build(
                     _write(config, run, inputs, address, listen, finish, seconds, hold)
             with _clock(seconds, "export"):
                 run.discard_unnamed()
-                stats = export_data(run, config.output.format, config.output.rows_per_shard)
+                stats = _export(config, run, listen, seconds)
     return BuildResult(stats, seconds)
+
+
+def _export(
+    config: RunConfig, run: Run, listen: Callable[[Progress], None], seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Phase 4; the time of the card and the report is counted apart too."""
+
+    def document(stats: dict[str, Any]) -> dict[str, bytes]:
+        with _clock(seconds, "report"):
+            return documents(run, stats, config.card.model_dump(), tell)
+
+    def tell(what: str, done: int, total: int) -> None:
+        listen(Progress("export", done, total))
+
+    return export_data(run, config.output.format, config.output.rows_per_shard, document)
 
 
 def _hold(stack: ExitStack, run: Run, listen: Callable[[Progress], None]) -> None:
@@ -138,12 +158,15 @@ def _write(
     """Phases 1 to 3, everything that needs the models."""
     from ray_si.dedup import warm_up
     from ray_si.distributed import preflight
+    from ray_si.distributed.allowance import Allowance
     from ray_si.distributed.bootstrap import Bootstrap
     from ray_si.distributed.gate import open_gate
     from ray_si.distributed.instances import Instances
     from ray_si.distributed.serving import Serving
     from ray_si.distributed.stages import start_workers
     from ray_si.distributed.watch import Watcher
+
+    allowance = Allowance.of(config, run, inputs.seeds)
 
     reporter = Reporter(listen)
     rounds = run.rounds()
@@ -178,11 +201,13 @@ def _write(
             if inputs.sets:
                 _announce(config, inputs, reporter)
             gate = stack.enter_context(open_gate(config, run, inputs.seeds, serving.encode))
-            phase = Bootstrap(config, run, inputs.seeds, gate, serving.generators, reporter)
+            phase = Bootstrap(
+                config, run, inputs.seeds, gate, serving.generators, reporter, allowance
+            )
             with _clock(seconds, "bootstrap"):
                 phase.run()
         with _clock(seconds, "instances"):
-            Instances(config, run, serving.generators, reporter).run()
+            Instances(config, run, serving.generators, reporter, allowance).run()
 
 
 def _announce(config: RunConfig, inputs: Inputs, reporter: Reporter) -> None:

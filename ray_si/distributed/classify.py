@@ -16,12 +16,15 @@ class Classified:
     """What an instruction is.
 
     ``answer`` is the label or text it came from, None where the model wasn't asked; ``margin`` the
-    log-probability of yes minus that of no, where labels were scored.
+    log-probability of yes minus that of no, where labels were scored; the tokens are what asking
+    took.
     """
 
     is_classification: bool
     answer: str | None = None
     margin: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 async def classify(row: dict[str, Any], config: RunConfig, ask: Ask) -> Classified:
@@ -34,4 +37,10 @@ async def classify(row: dict[str, Any], config: RunConfig, ask: Ask) -> Classifi
         return Classified(row["classification_prompt"])
     completion = await ask(classification_request(config, row["instruction"], row["seed"]))
     is_yes, margin = answered_yes(config, completion)
-    return Classified(is_yes, completion.error or completion.text, margin)
+    return Classified(
+        is_yes,
+        completion.error or completion.text,
+        margin,
+        completion.prompt_tokens,
+        completion.completion_tokens,
+    )

@@ -17,7 +17,7 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from ray_si.distributed.replicas import Answer, Order
 from ray_si.engines.base import Completion, Request
-from ray_si.errors import GenerationError
+from ray_si.errors import GenerationError, RaySIError
 
 _CALL_SIZE = 16
 """Most requests in one Serve call: a call costs the same for one as for many."""
@@ -143,6 +143,10 @@ class Client:
                     self._settle(left.pop(index), answer)
                 self._wake()
         except (RayActorError, RayTaskError) as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, RaySIError):  # the engine means it: asking again is no use
+                self._give_up(str(cause))
+                return []
             logger.warning("a generator replica failed (%s); %d again", short(error), len(left))
             if await asyncio.to_thread(_is_up, self._app):
                 return list(left.values())

@@ -43,6 +43,9 @@ COMPLETION_COLUMNS = [
 ]
 """What a raw block keeps of a `Completion`."""
 
+FAILURES = {"error": "engine_error", "refused": "refused"}
+"""Finish reasons of requests that have no text -> reason code of their rejection."""
+
 COMPLETION_NULLABLE = {"error", "mean_logprob"}
 """Those of them that may be null."""
 
@@ -113,6 +116,8 @@ WRITTEN = pa.schema(
         ("is_classification", pa.bool_()),
         ("classification_answer", pa.string()),
         ("classification_margin", pa.float64()),
+        ("classification_prompt_tokens", pa.int64()),
+        ("classification_completion_tokens", pa.int64()),
         *COMPLETION_COLUMNS,
         ("instances", KEPT),
         ("rejected", LEFT_OUT),
@@ -169,8 +174,8 @@ def instruction_id(request_id: str, position: int) -> str:
 
 def candidates_of(row: dict[str, Any], config: RunConfig) -> list[Candidate]:
     """The candidates of one raw row, those that the filters refuse included."""
-    if row["finish_reason"] == "error":
-        return [Candidate(0, row["error"] or "", "engine_error")]
+    if row["finish_reason"] in FAILURES:
+        return [Candidate(0, row["error"] or "", FAILURES[row["finish_reason"]])]
     options = config.bootstrap
     how: dict[str, Any] = {
         "drop": options.drop_unfinished,
@@ -355,7 +360,7 @@ def instances_of(
     )
     rejected += [_left_out(one.input, one.output, reason) for one, reason in filtered.rejected]
     if not parsed:
-        reason = "engine_error" if finish_reason == "error" else "no_instance"
+        reason = FAILURES.get(finish_reason, "no_instance")
         rejected.append(_left_out("", text, reason))
     return [asdict(instance) for instance in filtered.kept], rejected
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from ray_si.config import RunConfig
+from ray_si.distributed.allowance import Allowance
 from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.classify import Classified, classify
 from ray_si.distributed.decisions import GIVEN, INSTANCE, KEPT, LEFT_OUT, instances_of
@@ -21,6 +22,7 @@ from ray_si.records import Instance
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.run import Run
 from ray_si.storage.shards import ShardInfo
+from ray_si.storage.spent import TOKEN_COLUMNS, tokens_of
 
 _LAST = (1 << 40,)
 """Order of instance requests where a replica has others too: after those of any round."""
@@ -72,6 +74,8 @@ class WriteInstances:
             "is_classification": pa.array([c.is_classification for c in every], pa.bool_()),
             "classification_answer": pa.array([c.answer for c in every], pa.string()),
             "classification_margin": pa.array([c.margin for c in every], pa.float64()),
+            "classification_prompt_tokens": pa.array([c.prompt_tokens for c in every]),
+            "classification_completion_tokens": pa.array([c.completion_tokens for c in every]),
         }
         for name, values in columns.items():
             block = block.append_column(name, values)
@@ -80,22 +84,31 @@ class WriteInstances:
         return block.append_column("rejected", pa.array(rejected, LEFT_OUT))
 
     def summary(self, stored: pa.Table) -> pa.Table:
-        """How many instances each instruction has."""
+        """How many instances each instruction has, and the tokens it took."""
         counts = [len(instances) for instances in stored["instances"].to_pylist()]
-        return pa.table({"block": stored["block"], "kept": pa.array(counts, pa.int64())})
+        tokens = {name: stored[name] for name in TOKEN_COLUMNS}
+        return pa.table({"block": stored["block"], "kept": pa.array(counts, pa.int64()), **tokens})
 
 
 class Instances:
     """Runs phases 2 and 3 over the accepted instructions that have no block yet."""
 
     def __init__(
-        self, config: RunConfig, run: Run, generators: Generators, reporter: Reporter
+        self,
+        config: RunConfig,
+        run: Run,
+        generators: Generators,
+        reporter: Reporter,
+        allowance: Allowance,
     ) -> None:
         self._config, self._run = config, run
-        self._generators, self._reporter = generators, reporter
+        self._generators, self._reporter, self._allowance = generators, reporter, allowance
 
     def run(self) -> None:
-        """Write the missing blocks, then the manifest."""
+        """Write the missing blocks, then the manifest.
+
+        Raises BudgetError where the budget has no room for another block.
+        """
         finished = self._run.finished_blocks("instances")
         blocks = list(self._blocks())
         done = instances = 0
@@ -113,11 +126,18 @@ class Instances:
         work = WriteInstances(self._config, self._run.location)
         task = Task(work, self._generators, self._run.location, order=_LAST)
         self._reporter.report(Progress("instances", done, total, instances=instances))
-        for table, info in write_blocks(missing, task, parallel_phases=False):
-            infos.append(info)
-            done += table.num_rows
-            instances += sum(table["kept"].to_pylist())
-            self._reporter.report(Progress("instances", done, total, instances=instances))
+        while missing:
+            granted = self._allowance.grant("instances", [block.num_rows for block in missing])
+            if not granted:
+                standing = f"{done} of {total} instructions have their instances, which are kept"
+                raise self._allowance.error(standing)
+            for table, info in write_blocks(missing[:granted], task, parallel_phases=False):
+                infos.append(info)
+                done += table.num_rows
+                instances += sum(table["kept"].to_pylist())
+                self._allowance.settle("instances", table.num_rows, tokens_of(table))
+                self._reporter.report(Progress("instances", done, total, instances=instances))
+            missing = missing[granted:]
         infos.sort(key=lambda info: info.key)
         self._run.commit_instances(
             infos, {"blocks": len(blocks), "instructions": total, "instances": instances}

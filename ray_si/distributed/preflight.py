@@ -56,6 +56,10 @@ def demands(config: RunConfig, *, embedder: bool) -> list[Demand]:
         each = {"CPU": part.cpus, "GPU": part.gpus}
         if part.accelerator:
             each[f"accelerator_type:{part.accelerator}"] = 0.001  # as Ray asks for it
+        if part.engine == "vllm" and part.gpus > 1:  # may span nodes: see `placement`
+            more = each | {"CPU": 0.0, "GPU": 1.0}
+            found.append(Demand(section, part.replicas * (round(part.gpus) - 1), more))
+            each = each | {"GPU": 1.0}
         found.append(Demand(section, part.replicas, each))
     if embedder:
         each = {"CPU": config.embedder.cpus, "GPU": config.embedder.gpus}

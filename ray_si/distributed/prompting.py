@@ -144,6 +144,21 @@ class Prompting:
             return joint_prompt(examples, **options, headings=config.language.as_headings())
         return instruction_prompt([example.instruction for example in examples], **options)
 
+    def longest(self) -> RenderedPrompt:
+        """About as long a prompt as a round may have.
+
+        The longest seed tasks that may stand in one; the model's own instructions have as many
+        words as they may, and in joint mode the longest seed task's instance.
+        """
+        options = self._config.bootstrap
+        only = options.classification_share == 1
+        human = sorted(self._human[only], key=_length, reverse=True)
+        own = words_of(human, options.max_demonstration_words or options.max_words)
+        machine = Source("", Example(own, human[0].example.instance if human else None), only)
+        count = min(options.machine_demonstrations, options.demonstrations)
+        sources = human[: options.demonstrations - count] + [machine] * count
+        return self.render(Asked(0, "", 0, only, sources))
+
     def rows(self, round_: int) -> list[dict[str, Any]]:
         """A row for every request of a round: what its raw block keeps, its prompt and stops."""
         rows = []
@@ -195,7 +210,18 @@ class Prompting:
         return short if len(short) >= self._config.bootstrap.demonstrations else sources
 
 
-def _texts(sources: list[Source]) -> list[str]:
+def _length(source: Source) -> int:
+    instance = source.example.instance or Instance("", "")
+    return len(source.example.instruction) + len(instance.input) + len(instance.output)
+
+
+def words_of(sources: Sequence[Source], count: int) -> str:
+    """So many words of the sources' instructions, over and over if need be."""
+    every = " ".join(_texts(sources)).split()
+    return " ".join((every * (count // max(1, len(every)) + 1))[:count])
+
+
+def _texts(sources: Sequence[Source]) -> list[str]:
     return [source.example.instruction for source in sources]
 
 

@@ -40,12 +40,14 @@ from ray_si.distributed.decisions import (
 from ray_si.distributed.decontaminate import forbidden
 from ray_si.distributed.stored_cosines import Former, StoredCosines
 from ray_si.errors import RunError
+from ray_si.report.files import documents
 from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.audit import Audit, Check
 from ray_si.storage.export import export_data
 from ray_si.storage.run import Run, block_key, part_key, round_folder
 from ray_si.storage.seeds import seeds_of
 from ray_si.storage.shards import ShardInfo, write_table
+from ray_si.storage.spent import TOKEN_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,13 @@ def _write_phases(
     if not open_:
         counts = {"blocks": len(blocks), "instructions": len(pool), "instances": instances}
         new.commit_instances(blocks, counts)
-        stats = export_data(new, config.output.format, config.output.rows_per_shard)
+        chosen = config.card.model_dump()
+        stats = export_data(
+            new,
+            config.output.format,
+            config.output.rows_per_shard,
+            lambda stats: documents(new, stats, chosen),
+        )
     return Regated(
         accepted=len(pool),
         kept=kept,
@@ -361,8 +369,7 @@ def _not_asked(
         "is_classification": is_classification,
         "text": "",
         "finish_reason": reason,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
+        **dict.fromkeys(TOKEN_COLUMNS, 0),
         "instances": kept,
         "rejected": rejected,
     }

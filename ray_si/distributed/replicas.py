@@ -16,6 +16,7 @@ from ray.serve.metrics import Counter, Gauge
 from ray_si.distributed.usage import BusyClock
 from ray_si.engines import registry
 from ray_si.engines.base import Completion, Request
+from ray_si.errors import RaySIError
 
 _GATHER_S = 0.03
 """Answers that come within so long of one another travel together."""
@@ -118,6 +119,8 @@ class GeneratorReplica:
             async with self._slots.hold(order):
                 self._note()
                 completion = await self._within_time(request)
+        except RaySIError:
+            raise
         except Exception as error:  # noqa: BLE001 - handed to the caller, who asks again
             return index, f"{type(error).__name__}: {error}"
         finally:

@@ -16,6 +16,7 @@ from ray.serve.schema import LoggingConfig
 
 from ray_si.config import Generator, RunConfig
 from ray_si.distributed.client import short, start_failure
+from ray_si.distributed.placement import placement
 from ray_si.distributed.replicas import EmbedderReplica, GeneratorReplica
 from ray_si.distributed.stages import Generators
 from ray_si.distributed.usage import Meter, Usage
@@ -108,18 +109,16 @@ class Serving:
 
     def _generator(self, generator: Generator) -> Any:
         options = generator.engine_options()
-        if "recording" in options:
-            options["recording"] = _for_workers(options["recording"])
-        resources: dict[str, Any] = {"num_cpus": generator.cpus, "num_gpus": generator.gpus}
-        if generator.accelerator:
-            resources["accelerator_type"] = generator.accelerator
+        for name in ("recording", "lora"):
+            if name in options:
+                options[name] = _for_workers(options[name])
         scaling: dict[str, Any] = {"num_replicas": generator.replicas}
         if generator.max_replicas:
             scaling = {
                 "autoscaling_config": AutoscalingConfig(
                     min_replicas=generator.replicas,
                     max_replicas=generator.max_replicas,
-                    target_ongoing_requests=generator.max_batch,
+                    target_ongoing_requests=max(1, generator.slots // generator.max_replicas),
                     upscale_delay_s=5.0,
                 )
             }
@@ -130,7 +129,7 @@ class Serving:
                 max_ongoing_requests=_NO_BOUND,
                 max_constructor_retry_count=2,
                 health_check_period_s=5.0,
-                ray_actor_options=resources,
+                **placement(generator),
             )
             .bind(
                 generator.engine,

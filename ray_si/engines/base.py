@@ -43,27 +43,39 @@ class Request:
 class Completion:
     """What came back.
 
-    ``finish_reason`` is "stop", "length" or "error" (then ``error`` says what, and ``text`` is "").
+    ``finish_reason`` is "stop", "length", "error" or "refused"; with the last two, ``error`` says
+    what and ``text`` is "". "error" is a failure that a resumed build tries again; "refused" is an
+    answer, that this request can have none: too long a prompt, a content filter, a model that
+    declines. Lone surrogates, which JSON lets through and nothing can store, become
+    U+FFFD in the text.
     ``label_logprobs`` are natural log-probabilities in the order of ``Request.labels``;
     ``mean_logprob`` is the mean log-probability a generated token, where the engine knows it.
     """
 
     text: str
-    finish_reason: Literal["stop", "length", "error"]
+    finish_reason: Literal["stop", "length", "error", "refused"]
     prompt_tokens: int = 0
     completion_tokens: int = 0
     label_logprobs: tuple[float, ...] | None = None
     mean_logprob: float | None = None
     error: str | None = None
 
+    def __post_init__(self) -> None:
+        try:
+            self.text.encode()
+        except UnicodeEncodeError:
+            pairs = self.text.encode("utf-16-le", "surrogatepass")
+            object.__setattr__(self, "text", pairs.decode("utf-16-le", "replace"))
+
 
 class Engine(Protocol):
     """Writes completions; called concurrently from one event loop.
 
-    A request that cannot be answered (too long a prompt, say) comes back as a Completion with
-    finish_reason "error"; what `generate` raises is taken for a passing trouble, and the request
-    is made again. ``slots`` requests are answered at a time; ``capacity`` is how many the engine
-    can make use of, more than that where it sorts those that wait into batches.
+    A request that cannot be answered comes back as a Completion with finish_reason "error" or
+    "refused". A `RaySIError` ends the work, for good (an endpoint that denies access, say); what
+    else `generate` raises is taken for a passing trouble, and the request is made again. ``slots``
+    requests are answered at a time; ``capacity`` is how many the engine can make use of, more than
+    that where it sorts those that wait into batches.
     """
 
     scores_labels: bool

@@ -64,15 +64,21 @@ def resolve(name: str) -> str:
     """
     if name not in MODELS:
         return name
-    weights = locate(name)
-    if weights.suffix != ".gguf":
+    weights, folder = locate(name), folder_of(name)
+    if weights.parent == folder:
         _verify(weights, MODELS[name])
-        return str(weights.parent)
-    folder = cache_folder() / f"{name}-{MODELS[name].sha256[:12]}"
-    if not (folder / "config.json").is_file():
+    elif not (folder / "config.json").is_file():
         _verify(weights, MODELS[name])
         _convert(weights, folder)
     return str(folder)
+
+
+def folder_of(name: str) -> Path:
+    """Where `resolve` finds or makes the folder of a bundled model; it may not be there yet."""
+    weights = locate(name)
+    if weights.suffix != ".gguf":
+        return weights.parent
+    return cache_folder() / f"{name}-{MODELS[name].sha256[:12]}"
 
 
 def cache_folder() -> Path:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_si.engines import bundled
-from ray_si.engines.base import Engine
+from ray_si.engines.base import Engine, Request
+from ray_si.engines.context import check_context
 from ray_si.errors import EngineError
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
 ENGINES = {
     "transformers": ("ray_si.engines.transformers:TransformersEngine", ("torch", "transformers")),
+    "vllm": ("ray_si.engines.vllm:VLLMEngine", ("vllm",)),
+    "openai": ("ray_si.engines.openai:OpenAIEngine", ("openai",)),
     "replay": ("ray_si.engines.replay:ReplayEngine", ()),
 }
 """Name -> (module:class, packages it needs)."""
@@ -27,10 +33,16 @@ _HUB_HINT = (
 )
 
 
-def check(engine: str, model: str | None, options: dict[str, Any] | None = None) -> None:
+def check(
+    engine: str,
+    model: str | None,
+    options: dict[str, Any] | None = None,
+    longest: Sequence[Request] = (),
+) -> None:
     """Raise EngineError with what to do if this engine, model or option cannot be used here.
 
-    Nothing is loaded; a hub is asked for the model's configuration only.
+    ``longest`` are the longest requests to expect, one of each purpose. Nothing is loaded; a hub is
+    asked for the model's configuration only, an endpoint for one token to each of these.
     """
     if engine not in ENGINES:
         raise EngineError(f"there is no engine {engine!r}; choose from {', '.join(ENGINES)}")
@@ -42,21 +54,31 @@ def check(engine: str, model: str | None, options: dict[str, Any] | None = None)
             from ray_si.engines.replay import load_recording
 
             load_recording(recording)
+    elif engine == "openai":
+        assert model
+        from ray_si.engines.openai import OpenAIEngine
+
+        endpoint = OpenAIEngine(model, **options or {})
+        with ThreadPoolExecutor(1) as thread:  # the caller's own may run an event loop already
+            thread.submit(asyncio.run, endpoint.trial(longest)).result()
     else:
-        check_model(model)
+        folder = check_model(model)
+        check_context(folder, longest, (options or {}).get("max_model_len"))
 
 
-def check_model(model: str | None) -> None:
-    """Raise EngineError unless the model is bundled, a folder, or known to the hub."""
+def check_model(model: str | None) -> Path:
+    """Raise EngineError unless the model is bundled, a folder, or known to the hub.
+
+    Returns the folder of its config.json, which need not be there yet for a bundled model.
+    """
     if not model:
         raise EngineError("no model is named")
     if model in bundled.MODELS:
-        bundled.locate(model)
-        return
+        return bundled.folder_of(model)
     if Path(model).is_dir():
         if not (Path(model) / "config.json").is_file():
             raise EngineError(f"the model folder {model} has no config.json")
-        return
+        return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise EngineError(f"there is no model folder {model}; {_HUB_HINT}")
     _need("huggingface_hub", "a model from a hub")
@@ -66,7 +88,7 @@ def check_model(model: str | None) -> None:
     verbosity = hub_logging.get_verbosity()
     hub_logging.set_verbosity(logging.ERROR)  # it warns at every try; one line from us says it all
     try:
-        hf_hub_download(model, "config.json", etag_timeout=10)
+        return Path(hf_hub_download(model, "config.json", etag_timeout=10)).parent
     except LocalEntryNotFoundError as error:
         raise EngineError(f"model {model!r}: no hub could be reached; {_HUB_HINT}") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Gene
 
 from ray_si.engines import bundled
 from ray_si.engines.base import Completion, Request
+from ray_si.engines.memory import check_memory
 from ray_si.engines.sampling import RowSampler, RowStopper, cut_at_stop
 from ray_si.errors import EngineError
 
@@ -81,6 +82,9 @@ class TransformersEngine:
         self._device = _choose_device(device)
         source = {"revision": revision, "trust_remote_code": trust_remote_code}
         path = bundled.resolve(model)
+        if self._device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info()
+            check_memory(model, path, _choose_dtype(dtype, self._device), source, free)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -116,7 +120,7 @@ class TransformersEngine:
         if longest > self._context:
             return Completion(
                 "",
-                "error",
+                "refused",
                 prompt_tokens=len(prompt),
                 error=f"{longest} prompt and completion tokens exceed the model's {self._context}",
             )

@@ -20,6 +20,7 @@ LIMIT = 20
 
 _OF_HEADER = ("seeds.parquet", "decontaminate.parquet")
 _OWN_KEYS = {"run.json", *_OF_HEADER, "stats.json", "instances/manifest.json"}
+_DOCUMENTS = ("README.md", "report.html")
 _LEASE = "lease/"
 _IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/(.+)")
 _DECISIONS = ("accepted", "rejected")
@@ -77,9 +78,9 @@ class Check:
 class Audit:
     """The stored side of a verification: manifests, the objects they name, and what nobody names.
 
-    ``rounds`` are the sound manifests up to the first that isn't, ``instances`` and ``stats`` None
-    where absent or damaged; ``damaged`` holds the keys that have a finding already; ``intact`` says
-    whether every manifest is sound.
+    ``rounds`` are the sound manifests up to the first that isn't, ``sound_rounds`` all, by number;
+    ``instances`` and ``stats`` are None where absent or damaged; ``damaged`` holds the keys that
+    have a finding already; ``intact`` says whether every manifest is sound.
     """
 
     def __init__(self, run: Run) -> None:
@@ -87,6 +88,7 @@ class Audit:
         self.keys = list(run.objects.list())  # before the manifests: later objects may be newer
         self.finished = "stats.json" in self.keys
         self.rounds: list[Manifest] = []
+        self.sound_rounds: dict[int, Manifest] = {}
         self.instances: Manifest | None = None
         self.stats: Manifest | None = None
         self.damaged: set[str] = set()
@@ -110,6 +112,7 @@ class Audit:
         if self.stats:
             expected = max(expected, min(self.stats["rounds"], len(self.keys)))
             self._name(check, "stats.json", self.stats["shards"], "data/")
+            self._name(check, "stats.json", self.stats.get("documents", []), _DOCUMENTS)
             if "instances/manifest.json" not in self.keys:
                 self._lost(check, "instances/manifest.json", "is missing, though the run is done")
         if self.instances:
@@ -137,6 +140,8 @@ class Audit:
         for name in _DECISIONS:
             if not any(named.startswith(f"{folder}/{name}-") for named in self._named):
                 self._lost(check, key, f"does not name {name}")
+        if key not in self.damaged:
+            self.sound_rounds[round_] = manifest
         if self.intact:
             self.rounds.append(manifest)
 
@@ -177,6 +182,10 @@ class Audit:
                 self._named[said.key] = (source, said)
 
     # Objects -----------------------------------------------------------------------------------
+
+    def said(self, key: str) -> ShardInfo | None:
+        """What a manifest says of an object; None where none names it."""
+        return self._named[key][1] if key in self._named else None
 
     def check_objects(self) -> Check:
         """Every named object is there, with the size, SHA-256 and rows that its manifest says."""
@@ -224,7 +233,7 @@ class Audit:
         except (pa.ArrowException, OSError, ValueError) as error:
             wrong = f"cannot be read: {error}"
         else:
-            wrong = _wrong_columns(table, schema, nullable)
+            wrong = wrong_columns(table, schema, nullable)
         if wrong is None:
             return table
         check.find(key, wrong)
@@ -271,7 +280,7 @@ class Audit:
 _BEGUN = re.compile(
     r"bootstrap/round-\d{5,}/((block|accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
     r"|instances/block-\d{5,}\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
-    r"|(.+/)?\.tmp-[^/]*|live\.json"
+    r"|README\.md|report\.html|(.+/)?\.tmp-[^/]*|live\.json"
 )
 
 
@@ -293,12 +302,15 @@ def _wrong(value: Any, form: dict[str, type]) -> str | None:
 def _rows(key: str, data: bytes) -> int:
     if key.endswith(".jsonl"):
         return data.count(b"\n")
+    if key in _DOCUMENTS:
+        return 0
     with pq.ParquetFile(pa.BufferReader(data)) as stored:
         rows: int = stored.metadata.num_rows
     return rows
 
 
-def _wrong_columns(table: pa.Table, schema: pa.Schema, nullable: Collection[str]) -> str | None:
+def wrong_columns(table: pa.Table, schema: pa.Schema, nullable: Collection[str]) -> str | None:
+    """What keeps a table from having these columns, with nulls in the ``nullable`` ones only."""
     for column in schema:
         if column.name not in table.column_names:
             return f"has no column {column.name}"

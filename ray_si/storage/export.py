@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice, zip_longest
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ray_si.errors import RunError
 from ray_si.storage.run import Run
+from ray_si.storage.shards import put_document
 
 MOST_SIMILAR = pa.list_(pa.struct([("instruction", pa.string()), ("rouge", pa.float64())]))
 
@@ -71,10 +72,16 @@ def training_rows(run: Run) -> Iterator[dict[str, Any]]:
             }
 
 
-def export_data(run: Run, format_: str, rows_per_shard: int) -> dict[str, Any]:
-    """Write the shards, then stats.json; returns what it says.
+def export_data(
+    run: Run,
+    format_: str,
+    rows_per_shard: int,
+    document: Callable[[dict[str, Any]], dict[str, bytes]] = lambda stats: {},
+) -> dict[str, Any]:
+    """Write the shards, the documents, then stats.json; returns what it says.
 
-    The same run gives the same bytes, so being interrupted costs only the repetition.
+    ``document`` makes README.md and report.html, by name, from what stats.json will say of the
+    rest. The same run gives the same bytes, so being interrupted costs only the repetition.
     """
     manifest = run.instances()
     assert manifest is not None, "the instance phase is not complete"
@@ -87,6 +94,10 @@ def export_data(run: Run, format_: str, rows_per_shard: int) -> dict[str, Any]:
             shards.append(asdict(run.write_shard(index, count, suffix, table)))
     assert rows == manifest["instances"], "there are other rows than the manifest says"
     stats = recount(run, rows) | {"shards": shards}
+    documents = document(stats)
+    stats["documents"] = [
+        asdict(put_document(run.objects, name, data)) for name, data in documents.items()
+    ]
     run.commit_stats(stats)
     return stats
 

@@ -11,6 +11,7 @@
     bootstrap/round-00000/manifest.json               last: the round exists from here on
     instances/block-00000.parquet ...  manifest.json
     data/train-00000-of-00002.parquet ...
+    README.md  report.html                            the dataset card, and what the run came to
     stats.json                                        last of all: the run is complete
     live.json                                         how a build is doing, while there is one
 
@@ -233,7 +234,7 @@ class Run:
             yield
         except KeyError as error:
             raise RunError(f"{self.location} is damaged: {key} is missing") from error
-        except (pa.ArrowInvalid, OSError) as error:  # Arrow says OSError of broken pages
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # OSError: broken pages
             text = " ".join(str(error).split())
             raise RunError(f"{self.location}/{key} cannot be read: {text}") from error
 

@@ -32,6 +32,12 @@ def write_table(objects: Objects, key: str, table: pa.Table) -> ShardInfo:
     return _info(key, table.num_rows, data)
 
 
+def put_document(objects: Objects, key: str, data: bytes) -> ShardInfo:
+    """Write what is no table; its ``rows`` are 0."""
+    objects.put(key, data)
+    return _info(key, 0, data)
+
+
 def describe_table(key: str, table: pa.Table) -> ShardInfo:
     """What a manifest says of a Parquet table once it is written; writes nothing."""
     return _info(key, table.num_rows, _to_parquet(table))

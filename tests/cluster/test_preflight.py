@@ -34,6 +34,11 @@ def wanted(**generator):
 SMALL, LARGE = {"CPU": 4.0}, {"CPU": 32.0, "GPU": 4.0, "accelerator_type:L4": 1.0}
 
 
+def _spread(gpus):
+    """A model that vLLM spreads over GPUs, of several nodes where need be."""
+    return {"engine": "vllm", "model": "m", "gpus": gpus, "vllm": {"tensor_parallel_size": gpus}}
+
+
 @pytest.mark.parametrize(
     ("generator", "nodes", "message"),
     [
@@ -45,6 +50,8 @@ SMALL, LARGE = {"CPU": 4.0}, {"CPU": 32.0, "GPU": 4.0, "accelerator_type:L4": 1.
         ({"gpus": 1, "accelerator": "L4"}, [SMALL, LARGE], None),
         ({"gpus": 1, "accelerator": "H100"}, [LARGE], "1 GPU and H100 on one node"),
         ({"replicas": 1}, [], "asks for 2 CPU and there are 0"),
+        (_spread(8), [LARGE, LARGE], None),
+        (_spread(8), [LARGE, SMALL], "asks for 8 GPU and there are 4"),
     ],
 )
 def test_what_is_asked_is_held_against_what_is_there(generator, nodes, message):

@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from ray_si.engines.base import Request, SamplingParams
@@ -124,3 +125,12 @@ def test_a_malformed_recording_is_refused(tmp_path, text, message):
 def test_a_missing_recording_is_refused(tmp_path):
     with pytest.raises(EngineError, match="cannot be read"):
         ReplayEngine(recording=str(tmp_path / "absent.jsonl"))
+
+
+def test_a_lone_surrogate_in_an_answer_can_be_stored(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(r'{"prompt": "p", "completion": "a \ud800 b \ud83d\ude00 \udc00"}')
+    engine = ReplayEngine(recording=str(path))
+    completion = asyncio.run(engine.generate(Request("p", SamplingParams(), 1)))
+    assert completion.text == "a \ufffd b \U0001f600 \ufffd"
+    assert pa.array([completion.text]).to_pylist() == [completion.text]

@@ -184,10 +184,10 @@ def test_chat_turns_go_through_the_models_template(engine):
     assert "<|im_end|>" not in done.text
 
 
-def test_too_long_a_prompt_is_an_error_row_and_its_neighbours_are_answered(engine):
+def test_too_long_a_prompt_is_refused_and_its_neighbours_are_answered(engine):
     long = Request("word " * 9000, GREEDY, 0)
     bad, good = ask(engine, [long, Request(PROMPTS[0], GREEDY, 0)])
-    assert bad.finish_reason == "error"
+    assert bad.finish_reason == "refused"
     assert "exceed" in bad.error
     assert "Paris" in good.text
 

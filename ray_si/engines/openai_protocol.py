@@ -1,0 +1,150 @@
+"""Requests and completions as the OpenAI protocol has them: plain values, no network.
+
+For hosted endpoints and for vLLM, whose answers have the same attributes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray_si.engines.base import Completion, Request
+
+_MOST_STOPS = 4
+"""Stop strings that OpenAI's own endpoint takes; further ones are looked for here."""
+
+_ALTERNATIVES = {"text": 5, "chat": 20}
+"""Likeliest tokens that OpenAI's own endpoint tells at most."""
+
+_BYTES_PER_TOKEN = 4
+"""Of English text, roughly, where nothing better is known."""
+
+
+def is_chat(request: Request) -> bool:
+    """Whether the request goes to /chat/completions rather than to /completions."""
+    return not isinstance(request.prompt, str)
+
+
+def body_of(request: Request, model: str, omit: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON of a request, without the parameters that are in ``omit`` or say nothing.
+
+    ``top_k`` is not OpenAI's own; most other endpoints know it.
+    """
+    sampling = request.sampling
+    parameters: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p if sampling.top_p < 1 else None,
+        "top_k": sampling.top_k or None,
+        "presence_penalty": sampling.presence_penalty or None,
+        "stop": list(sampling.stop[:_MOST_STOPS]) or None,
+        "seed": request.seed,
+    }
+    body = {name: value for name, value in parameters.items() if value is not None}
+    body = {name: value for name, value in body.items() if name not in omit}
+    body |= {"model": model, "max_tokens": sampling.max_tokens}
+    if is_chat(request):
+        body["messages"] = request.prompt
+        if request.labels:
+            body |= {"logprobs": True, "top_logprobs": _ALTERNATIVES["chat"]}
+    else:
+        body["prompt"] = request.prompt
+        if request.labels:
+            body["logprobs"] = _ALTERNATIVES["text"]
+    return body
+
+
+def read_answer(request: Request, answer: Any) -> Completion:
+    """The completion of a /completions or /chat/completions answer.
+
+    finish_reason is "refused", with the reason, where a filter or the model itself declined to
+    write. Token counts are estimates where the answer has none. Raises ValueError where it is no
+    such answer.
+    """
+    try:
+        choice = answer.choices[0]
+        message = choice.message if is_chat(request) else None
+        text = (message.content if message else choice.text) or ""
+    except (AttributeError, TypeError, IndexError) as error:
+        raise ValueError("the answer has no choices") from error
+    usage = getattr(answer, "usage", None)
+    empty = Completion(
+        "",
+        "refused",
+        prompt_tokens=getattr(usage, "prompt_tokens", None) or estimate_tokens(request),
+        completion_tokens=getattr(usage, "completion_tokens", None) or _tokens(text),
+    )
+    refusal = getattr(message, "refusal", None)
+    if choice.finish_reason == "content_filter":
+        return replace(empty, error="stopped by a content filter")
+    if refusal:
+        return replace(empty, error=f"refused: {refusal}")
+    if choice.finish_reason in ("tool_calls", "function_call"):
+        return replace(empty, error="answered with a tool call")
+    if request.labels:
+        scores = label_logprobs(first_alternatives(choice), request.labels)
+        if scores:
+            best = request.labels[scores.index(max(scores))]
+            return replace(empty, text=best, finish_reason="stop", label_logprobs=scores)
+    ends = [text.find(stop) for stop in request.sampling.stop if stop in text]
+    if ends:
+        return replace(empty, text=text[: min(ends)], finish_reason="stop")
+    cut_off = choice.finish_reason == "length"
+    return replace(empty, text=text, finish_reason="length" if cut_off else "stop")
+
+
+def first_alternatives(choice: Any) -> dict[str, float]:
+    """Log-probabilities of the likeliest first tokens of a choice; empty where it has none."""
+    logprobs = getattr(choice, "logprobs", None)
+    content = getattr(logprobs, "content", None)
+    if content:  # of chats; llama.cpp answers like this in both places
+        return {
+            _of(item, "token"): _of(item, "logprob") for item in _of(content[0], "top_logprobs")
+        }
+    listed = getattr(logprobs, "top_logprobs", None)
+    return dict(listed[0] or {}) if listed else {}
+
+
+def label_logprobs(first: Mapping[str, float], labels: Sequence[str]) -> tuple[float, ...] | None:
+    """Log-probability of each label's beginning among the likeliest first tokens.
+
+    A token counts for the one label that it begins, or that it is with punctuation or spaces
+    around, whatever its case. A label that isn't there gets the lowest log-probability that is, an
+    upper bound of its own; None where no label is there.
+    """
+    scores: list[float | None] = []
+    for label in labels:
+        others = [other for other in labels if other != label]
+        shares = [
+            math.exp(logprob)
+            for token, logprob in first.items()
+            if _fits(token, label) and not any(_fits(token, other) for other in others)
+        ]
+        scores.append(math.log(sum(shares)) if sum(shares) else None)
+    if all(score is None for score in scores):
+        return None
+    floor = min(first.values())
+    return tuple(floor if score is None else score for score in scores)
+
+
+def estimate_tokens(request: Request) -> int:
+    """Tokens of a request's prompt, without a tokenizer."""
+    prompt = request.prompt
+    texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
+    return sum(map(_tokens, texts))
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
+
+
+def _fits(token: str, label: str) -> bool:
+    token, label = token.strip().casefold(), label.strip().casefold()
+    if token.startswith(label):
+        return not token[len(label) : len(label) + 1].isalnum()
+    return bool(token) and label.startswith(token)
+
+
+def _of(item: Any, name: str) -> Any:
+    return item[name] if isinstance(item, Mapping) else getattr(item, name)

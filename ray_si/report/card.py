@@ -1,0 +1,233 @@
+"""The dataset card: README.md with the header that the Hugging Face hub and `datasets` read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from ray_si.report.wording import asset, number, plain
+from ray_si.storage.run import Manifest
+
+COLUMNS = {
+    "id": "of the row: the instruction's id and the instance's place",
+    "instruction": "the task",
+    "input": "what it is to be done with; empty where it needs nothing",
+    "output": "the answer",
+    "is_classification": "whether the task was taken for a classification",
+    "instruction_id": "of the instruction, which several rows may share",
+    "round": "of the bootstrap in which the instruction was written",
+    "demonstrations": "ids of the examples in the prompt that it answers",
+    "model": "that wrote it",
+    "revision": "of the model, where one was named",
+    "request_seed": "of the request that gave the instruction",
+    "instance_seed": "of the request that gave input and output",
+    "most_similar": "its nearest earlier instructions by ROUGE-L, if these were kept",
+    "mean_rouge": "its mean ROUGE-L with all earlier ones, if that was kept",
+    "cosine": "its highest cosine similarity with an earlier one, if that was measured",
+}
+"""Column of a training row -> meaning."""
+
+_EXAMPLES = 3
+_LONGEST = 600
+"""Characters of a text in an example."""
+
+_SIZES = {
+    10**3: "n<1K",
+    10**4: "1K<n<10K",
+    10**5: "10K<n<100K",
+    10**6: "100K<n<1M",
+    10**7: "1M<n<10M",
+    10**8: "10M<n<100M",
+    10**9: "100M<n<1B",
+}
+"""Rows that are too many for a size category of the hub -> the category."""
+
+_TAGS = ("synthetic", "self-instruct")
+
+
+def card(
+    numbers: dict[str, Any], rows: dict[str, Any], stats: Manifest, chosen: Mapping[str, Any]
+) -> bytes:
+    """README.md of a finished run, UTF-8, from its statistics and rows; same input, same bytes.
+
+    ``stats`` names the shards. ``chosen`` is the configuration's ``card`` section: what it leaves
+    out, the licence above all, is left out here.
+    """
+    splits = _splits(stats)
+    title = _line(chosen.get("title") or f"Self-Instruct run {numbers['run']['fingerprint'][:12]}")
+    examples = _examples(rows)
+    text: str = (
+        _environment()
+        .from_string(asset("card.md"))
+        .render(
+            header=_header(numbers, splits, title, chosen),
+            title=title,
+            description=chosen.get("description") or "",
+            licence=chosen.get("license"),
+            rows=number(stats["rows"]),
+            with_instance=number(numbers["funnel"]["with_instance"]),
+            seeds=number(numbers["run"]["seeds"]),
+            ray_si=numbers["ray_si"],
+            format="Parquet" if splits and splits[0][1].endswith("parquet") else "JSON lines",
+            columns=COLUMNS.items(),
+            examples=number(len(examples)),
+            cut=f"; texts are cut at {_LONGEST} characters"
+            if any("…" in e for e in examples)
+            else "",
+            samples=examples,
+            settings=_settings(numbers["run"]["settings"]),
+            funnel=_funnel(numbers["funnel"], numbers["tokens"]),
+            rejected=_rejected(numbers["rejected"]),
+            lengths=_lengths(numbers["lengths"]),
+            similarity=_similarity(numbers),
+        )
+    )
+    return text.encode("utf-8", "replace")
+
+
+def _environment() -> Environment:
+    # Markdown, not HTML: generated text stands in code blocks only, see `_fenced`
+    return Environment(undefined=StrictUndefined, trim_blocks=True, autoescape=False)
+
+
+# Header ------------------------------------------------------------------------------------------
+
+
+def _header(
+    numbers: dict[str, Any], splits: list[tuple[str, str]], title: str, chosen: Mapping[str, Any]
+) -> str:
+    values: dict[str, Any] = {"pretty_name": title}
+    if chosen.get("license"):
+        values["license"] = chosen["license"]
+    if chosen.get("language"):
+        values["language"] = list(chosen["language"])
+    values["task_categories"] = ["text-generation"]
+    values["tags"] = list(dict.fromkeys([*_TAGS, *chosen.get("tags", ())]))
+    values["size_categories"] = [_size(numbers["funnel"]["rows"])]
+    if splits:
+        files = [{"split": split, "path": path} for split, path in splits]
+        values["configs"] = [{"config_name": "default", "data_files": files}]
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _splits(stats: Manifest) -> list[tuple[str, str]]:
+    """Names of the splits and the paths of their shards, in Parquet where there are both."""
+    found: dict[str, set[str]] = {}
+    for shard in stats["shards"]:
+        if match := re.fullmatch(r"data/(\w+)-\d+-of-\d+\.(\w+)", shard["key"]):
+            found.setdefault(match[1], set()).add(match[2])
+    return [
+        (split, f"data/{split}-*.{'parquet' if 'parquet' in suffixes else min(suffixes)}")
+        for split, suffixes in found.items()
+    ]
+
+
+def _size(rows: int) -> str:
+    return next((name for limit, name in _SIZES.items() if rows < limit), "1B<n<10B")
+
+
+# Body --------------------------------------------------------------------------------------------
+
+
+def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    generator, dedup = settings["generator"], settings["dedup"]
+    model = generator["model"] or f"none ({generator['engine']} engine)"
+    revision = f", revision {generator['revision']}" if generator["revision"] else ""
+    pairs = [
+        ("model", f"{_code(model)}{revision}"),
+        ("engine", _code(generator["engine"])),
+        ("prompts", f"{generator['prompt_style']} style"),
+        ("seed", str(settings["seed"])),
+        ("ROUGE-L F with every earlier instruction", f"at most {dedup['rouge']}"),
+    ]
+    if dedup["cosine"] is not None:
+        name = "cosine similarity with every earlier instruction"
+        pairs.append(
+            (name, f"at most {dedup['cosine']}, by {_code(settings['embedder']['model'])}")
+        )
+    return pairs
+
+
+def _funnel(funnel: dict[str, Any], tokens: dict[str, Any]) -> list[tuple[str, str]]:
+    names = {
+        "completions": "prompts for instructions",
+        "candidates": "candidate instructions",
+        "accepted": "accepted",
+        "classification": "of these, classification tasks",
+        "with_instance": "with an instance to keep",
+        "rows": "rows",
+    }
+    pairs = [(name, number(funnel[key])) for key, name in names.items()]
+    return [*pairs, ("completion tokens a row", number(tokens["per_row"]))]
+
+
+def _rejected(rejected: dict[str, dict[str, int]]) -> list[tuple[str, str]]:
+    return [
+        (name.capitalize(), ", ".join(f"{_code(r)} {number(n)}" for r, n in reasons.items()))
+        for name, reasons in rejected.items()
+        if reasons
+    ]
+
+
+def _lengths(lengths: dict[str, Any]) -> list[list[str]]:
+    keys = ("mean", "median", "p95", "most")
+    return [
+        [f"{name}s", *(number(item["words"][key]) for key in keys)]
+        for name, item in lengths.items()
+    ]
+
+
+def _similarity(numbers: dict[str, Any]) -> str:
+    nearest, last = numbers["nearest_seed"], numbers["diversity"]["sets"][-1]
+    parts = []
+    if nearest["mean"] is not None:
+        parts.append(
+            f"The seed task nearest to an instruction has a ROUGE-L F of {nearest['mean']} with "
+            "it, on average."
+        )
+    if last["vendi"] is not None:
+        parts.append(
+            f"The Vendi score of the instructions' embeddings (arXiv 2210.02410) is "
+            f"{number(last['vendi'])}."
+        )
+    return "\n".join(parts)
+
+
+# Generated text ----------------------------------------------------------------------------------
+
+
+def _examples(rows: dict[str, Any]) -> list[str]:
+    """Code blocks with a row of the first instructions drawn that have one."""
+    examples = []
+    by_id = {row["id"]: row for row in rows["accepted"]}
+    with_rows = [by_id[id_] for id_ in rows["drawn"] if by_id[id_].get("instances")]
+    for row in with_rows[:_EXAMPLES]:
+        texts = {"instruction": row["text"], **row["instances"][0]}
+        cut = {k: t if len(t) <= _LONGEST else t[:_LONGEST] + "…" for k, t in texts.items()}
+        examples.append(_fenced(json.dumps(cut, indent=2, ensure_ascii=False), "json"))
+    return examples
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block that no text can end, with what does not print made visible."""
+    shown = "\n".join(
+        "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+        for line in text.split("\n")
+    )
+    ticks = max([2, *(len(run) for run in re.findall("`+", shown))]) + 1
+    return f"{'`' * ticks}{language}\n{shown}\n{'`' * ticks}"
+
+
+def _code(text: str) -> str:
+    """A name as inline code in a table."""
+    return "`" + plain(str(text)).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _line(text: str) -> str:
+    return " ".join(plain(text.replace("\n", " ")).split())

@@ -1,0 +1,256 @@
+"""A run read for its report: whatever its state, as much as can be read, and what cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_si.errors import DamageError
+from ray_si.storage.audit import Audit, Check, wrong_columns
+from ray_si.storage.export import MOST_SIMILAR
+from ray_si.storage.objects import open_objects
+from ray_si.storage.run import Manifest, Run, block_key, part_key, round_folder
+
+State = Literal["finished", "unfinished", "empty", "damaged"]
+
+_TEXTS = [("input", pa.string()), ("output", pa.string())]
+ACCEPTED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("round", pa.int64()),
+        ("request_seed", pa.int64()),
+        ("demonstrations", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("most_similar", MOST_SIMILAR),
+        ("mean_rouge", pa.float64()),
+        ("cosine", pa.float64()),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
+REJECTED = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("position", pa.int64()),
+        ("text", pa.string()),
+        ("reason", pa.string()),
+        ("match", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
+WRITTEN = pa.schema(
+    [
+        ("id", pa.string()),
+        ("is_classification", pa.bool_()),
+        ("completion_tokens", pa.int64()),
+        ("instances", pa.list_(pa.struct(_TEXTS))),
+        ("rejected", pa.list_(pa.struct([*_TEXTS, ("reason", pa.string())]))),
+    ]
+)
+_RAW = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("seed", pa.int64()),
+        ("demonstrations", pa.list_(pa.string())),
+    ]
+)
+_SEEDS = pa.schema(
+    [("id", pa.string()), ("instruction", pa.string()), ("is_classification", pa.bool_())]
+)
+_NULLABLE = {"revision", "most_similar", "mean_rouge", "cosine", "embedding", "match", "score"}
+
+_READERS = 4
+"""Objects read ahead of their turn, each by a thread."""
+
+_BATCH = 4096
+"""Instance rows handed on at a time: blocks are small."""
+
+
+class Evidence:
+    """What a run holds, in pool order; damage becomes one of ``problems``, never an exception.
+
+    ``identity`` is the part of the configuration that results depend on, {} where the header is
+    lost; ``rounds`` are the sound manifests by number; ``seeds`` the seed tasks. ``stats`` is what
+    stats.json says or, before it is written, what it will. Raises RunError where there is no run or
+    one of another layout, StorageError and StorageLostError where the place cannot be read.
+    """
+
+    def __init__(self, run: Run, problems: Iterable[str] = (), stats: Manifest | None = None):
+        self._run = run
+        self._audit = Audit(run)
+        manifests = self._audit.check_manifests()
+        self._check = Check("parts", findings=[*problems, *manifests.findings])
+        self._check.unlisted = manifests.unlisted
+        self.stats = stats or self._audit.stats
+        self.rounds = self._audit.sound_rounds
+        self.identity: dict[str, Any] = _section(run.header, "identity")
+        self.fingerprint = str(run.header.get("fingerprint", ""))
+        table = self._read("seeds.parquet", _SEEDS)
+        self.seeds: list[dict[str, Any]] = table.to_pylist() if table else []
+        for shard in self.stats["shards"] if self.stats else []:
+            if stats is None and shard["key"] not in self._audit.keys:
+                self._check.find(shard["key"], "is missing")
+
+    @classmethod
+    def open(cls, location: str) -> Evidence:
+        """What there is at a folder or s3://bucket/prefix, a damaged header included."""
+        try:
+            return cls(Run.open(location))
+        except DamageError as error:
+            objects = open_objects(location)
+            what = str(error).removeprefix(f"{location}/run.json ")
+            return cls(Run(location, objects, {}), [f"run.json: {what}"])
+
+    # State -------------------------------------------------------------------------------------
+
+    @property
+    def problems(self) -> list[str]:
+        """Each thing found damaged or missing so far, on one line; complete once all is read."""
+        findings: list[str] = self._check.as_dict()["findings"]
+        return findings
+
+    @property
+    def state(self) -> State:
+        """Of the run, as far as it has been read."""
+        if self._check.findings:
+            return "damaged"
+        if self.stats:
+            return "finished"
+        return "unfinished" if self.rounds or self.waiting_blocks else "empty"
+
+    @property
+    def target(self) -> int | None:
+        """Accepted instructions that the run goes for, where its header says so."""
+        target = self.identity.get("target_instructions")
+        return target if isinstance(target, int) else None
+
+    @property
+    def waiting_blocks(self) -> int:
+        """Raw blocks that no round counts on yet."""
+        pattern = re.compile(r"bootstrap/round-(\d{5,})/block-\d{5,}\.parquet")
+        found = (match for key in self._audit.keys if (match := pattern.fullmatch(key)))
+        return sum(int(match[1]) not in self.rounds for match in found)
+
+    # Parts -------------------------------------------------------------------------------------
+
+    def decisions(self) -> Iterator[tuple[int, pa.Table | None, pa.Table | None]]:
+        """Number, accepted and rejected rows of each sound round; None for what is unreadable."""
+        keys: list[tuple[str, pa.Schema]] = []
+        for manifest in self.rounds.values():
+            keys.append((part_key(manifest, "accepted"), ACCEPTED))
+            keys.append((part_key(manifest, "rejected"), REJECTED))
+        tables = self._read_all(keys)
+        for round_ in self.rounds:
+            yield round_, next(tables), next(tables)
+
+    def instances(self) -> Iterator[pa.Table]:
+        """Instance rows in pool order, some thousands at a time."""
+        batch: list[pa.Table] = []
+        rows = 0
+        for table in self._read_all([(key, WRITTEN) for key in self._instance_keys()]):
+            if table is not None:
+                batch.append(table)
+                rows += table.num_rows
+            if rows >= _BATCH:
+                yield pa.concat_tables(batch)
+                batch, rows = [], 0
+        if rows:
+            yield pa.concat_tables(batch)
+
+    @property
+    def instance_blocks(self) -> tuple[int, int]:
+        """Instance blocks that there are to read, and rows in each but the last (1 if unknown)."""
+        return len(self._instance_keys()), self._block_size("instances") or 1
+
+    def requests(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Of requests by id: their ``seed`` and ``demonstrations``, where they can be read."""
+        wanted = set(ids)
+        keys = set()
+        for id_ in wanted:
+            match = re.fullmatch(r"r(\d{5,})-(\d{5,})", id_)
+            size = self._block_size("bootstrap")
+            if match and size:
+                keys.add(block_key(round_folder(int(match[1])), int(match[2]) // size))
+        found = {}
+        for table in self._read_all([(key, _RAW) for key in sorted(keys)]):
+            for row in table.to_pylist() if table else []:
+                if row["request_id"] in wanted:
+                    found[row["request_id"]] = row
+        return found
+
+    def _block_size(self, section: str) -> int:
+        """As the header has it; 0 where it does not say."""
+        size = _section(self.identity, section).get("block_size")
+        return size if isinstance(size, int) and size > 0 else 0
+
+    def _instance_keys(self) -> list[str]:
+        if self._audit.instances:
+            return [part["key"] for part in self._audit.instances["objects"]]
+        pattern = re.compile(r"instances/block-(\d{5,})\.parquet")
+        matches = (match for key in self._audit.keys if (match := pattern.fullmatch(key)))
+        return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
+
+    # Reading -----------------------------------------------------------------------------------
+
+    def _read_all(self, wanted: list[tuple[str, pa.Schema]]) -> Iterator[pa.Table | None]:
+        """The objects' columns, in order, read ahead by threads."""
+        pending: deque[tuple[str, Future[pa.Table | str]]] = deque()
+        rest = iter(wanted)
+        with ThreadPoolExecutor(_READERS) as readers:
+            while True:
+                while len(pending) < 2 * _READERS and (item := next(rest, None)):
+                    pending.append((item[0], readers.submit(self._load, *item)))
+                if not pending:
+                    return
+                key, future = pending.popleft()
+                yield self._taken(key, future.result())
+
+    def _read(self, key: str, columns: pa.Schema) -> pa.Table | None:
+        return self._taken(key, self._load(key, columns))
+
+    def _taken(self, key: str, loaded: pa.Table | str) -> pa.Table | None:
+        if isinstance(loaded, str):
+            self._check.find(key, loaded)
+            return None
+        return loaded
+
+    def _load(self, key: str, columns: pa.Schema) -> pa.Table | str:
+        """An object's columns, or what is wrong with it."""
+        try:
+            data = self._run.objects.get(key)
+            said = self._audit.said(key)
+            if said and (len(data) != said.size or hashlib.sha256(data).hexdigest() != said.sha256):
+                return "has other content than its manifest says"
+            with pq.ParquetFile(pa.BufferReader(data)) as stored:
+                table = stored.read(columns.names, use_threads=False)
+            table.validate(full=True)
+        except KeyError:
+            return "is missing"
+        except (pa.ArrowException, OSError, ValueError) as error:  # StorageError is a ValueError
+            return f"cannot be read: {error}"
+        return wrong_columns(table, columns, _NULLABLE) or _hollow(table) or table
+
+
+def _hollow(table: pa.Table) -> str | None:
+    """Where a list that may hold no null does."""
+    for name in sorted(set(table.column_names) - _NULLABLE):
+        inner = table[name].combine_chunks()
+        if pa.types.is_list(inner.type):
+            inner = inner.flatten()
+            parts = [inner, *(inner.flatten() if pa.types.is_struct(inner.type) else ())]
+            if any(part.null_count for part in parts):
+                return f"has nulls inside {name}"
+    return None
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}

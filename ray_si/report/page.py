@@ -1,0 +1,402 @@
+"""The statistics and rows of a run as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ray_si.report import charts
+from ray_si.report.reasons import REASONS
+from ray_si.report.statistics import COMPARED
+from ray_si.report.verbs import MODELS
+from ray_si.report.wording import asset, number as _n, plain, share
+
+_SECTIONS = (
+    ("funnel", "Funnel"),
+    ("rejections", "Rejections"),
+    ("rounds", "Rounds"),
+    ("lengths", "Lengths"),
+    ("novelty", "Novelty"),
+    ("verbs", "Verbs"),
+    ("diversity", "Diversity"),
+    ("rows", "Rows"),
+    ("settings", "Settings"),
+)
+
+
+def render(statistics: dict[str, Any], rows: dict[str, Any]) -> bytes:
+    """The page, UTF-8, from what `statistics.collect` returns; the same for the same input.
+
+    Every text is escaped, or JSON that JavaScript enters as text; the page's policy lets run no
+    script but its own, and load nothing.
+    """
+    css, script = asset("page.css"), asset("page.js")
+    run, settings = statistics["run"], _flat(statistics["run"]["settings"])
+    policy = (
+        f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    reasons = sorted(
+        {row["reason"] for row in rows["rejected"]}
+        | {item["reason"] for row in rows["accepted"] for item in row.get("rejected", ())}
+    )
+    html: str = _template().render(
+        title=plain(f"Run {run['fingerprint'][:12]}" if run["fingerprint"] else "A headless run"),
+        css=Markup(css),
+        script=Markup(script),
+        policy=policy,
+        run=run | {"problems": [plain(problem) for problem in run["problems"]]},
+        facts=_facts(statistics),
+        banner=_banner(statistics),
+        sections=_SECTIONS,
+        figures=_figures(statistics),
+        funnel=_funnel(statistics["funnel"]),
+        rejections=_rejections(statistics),
+        rounds=_rounds(statistics["rounds"]),
+        lengths=_lengths(statistics["lengths"]),
+        length_rows=_length_rows(statistics["lengths"]),
+        novelty=_novelty(statistics),
+        verbs=_verbs(statistics["verbs"]),
+        diversity=_diversity(statistics["diversity"]),
+        compared=f"{COMPARED:,}",
+        browser={"note": _browser_note(rows), "reasons": [plain(reason) for reason in reasons]},
+        settings=[(plain(key), plain(value)) for key, value in settings],
+        settings_note=_settings_note(run),
+        ray_si=statistics["ray_si"],
+        data=rows | {"reasons": REASONS},
+        statistics=statistics,
+    )
+    return html.encode("utf-8", "replace")  # a lone surrogate in a damaged header
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(asset("page.html"))
+
+
+def _digest(text: str) -> str:
+    """As a content security policy names an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# Head --------------------------------------------------------------------------------------------
+
+
+def _facts(statistics: dict[str, Any]) -> str:
+    settings = statistics["run"]["settings"]
+    generator = settings.get("generator", {}) if isinstance(settings.get("generator"), dict) else {}
+    model = generator.get("model") or generator.get("engine") or "unknown model"
+    facts = [str(model), f"{_n(statistics['run']['seeds'])} seed tasks"]
+    if "seed" in settings:
+        facts.append(f"seed {settings['seed']}")
+    return plain(", ".join(facts))
+
+
+def _banner(statistics: dict[str, Any]) -> dict[str, str] | None:
+    run, funnel = statistics["run"], statistics["funnel"]
+    if run["state"] == "finished":
+        return None
+    target = f" of {_n(run['target'])}" if run["target"] is not None else ""
+    progress = (
+        f"{_n(funnel['rounds'])} rounds are decided and {_n(funnel['accepted'])}{target} "
+        f"instructions accepted; {_n(funnel['instructions_asked'])} have been asked for instances."
+    )
+    if run["waiting_blocks"]:
+        progress += f" {_n(run['waiting_blocks'])} blocks of answers wait for their round."
+    if run["state"] == "empty":
+        return {
+            "title": "Nothing has been generated yet",
+            "text": "The run has its configuration and seed tasks, and no answer of the model.",
+        }
+    if run["state"] == "unfinished":
+        text = f"{progress} The numbers are of what is there so far; ray-si build goes on with it."
+        return {"title": "This run is not finished", "text": text}
+    finished = "" if funnel["rows"] is not None else " It is not finished, or its end is damaged."
+    text = f"Not all of it can be read.{finished} Of what can: {progress}"
+    return {"title": "This run is damaged", "text": text}
+
+
+def _figures(statistics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    funnel, tokens = statistics["funnel"], statistics["tokens"]
+    classified = share(funnel["classification"], funnel["instructions_asked"])
+    vendi = statistics["diversity"]["sets"][-1]["vendi"]
+    rows = funnel["rows"] if funnel["rows"] is not None else funnel["instances"]
+    figures = [
+        ("Training rows", _n(rows), f"of {_n(funnel['with_instance'])} instructions"),
+        (
+            "Instructions",
+            _n(funnel["accepted"]),
+            f"of {_n(funnel['candidates'])} candidates",
+        ),
+        ("Acceptance", share(funnel["accepted"], funnel["candidates"]), "of all candidates"),
+        ("Tokens a row", _n(tokens["per_row"]), "completion tokens, all phases"),
+        ("Classification", classified, "of the instructions"),
+    ]
+    if vendi is not None:
+        figures.append(("Vendi score", _n(vendi), "effectively different instructions"))
+    return figures
+
+
+# Funnel and rejections ---------------------------------------------------------------------------
+
+
+def _funnel(funnel: dict[str, Any]) -> list[dict[str, Any]]:
+    steps = [
+        ("Completions", "completions", "answers to few-shot prompts", None),
+        ("Candidates", "candidates", "instructions found in them", "completions"),
+        ("Accepted", "accepted", "passed the filters and the gate", "candidates"),
+        ("Asked", "instructions_asked", "classified, and asked for instances", "accepted"),
+        ("With an instance", "with_instance", "have one to keep", "instructions_asked"),
+        (
+            "Instances written",
+            "instances_written",
+            "found in the answers",
+            "instructions_asked",
+        ),
+        ("Instances kept", "instances", "passed the filters", "instances_written"),
+        ("Rows", "rows", "in the training shards", "instances"),
+    ]
+    names = {key: name for name, key, _, _ in steps}
+    highest = max([1, *(funnel[key] or 0 for _, key, _, _ in steps)])
+    made = []
+    for name, key, note, before in steps:
+        count = funnel[key]
+        ratio = ""
+        if before and count is not None and funnel[before]:
+            part = count / funnel[before]
+            words = f"{100 * part:.1f} %" if part <= 1 else f"{part:.2f} for each"
+            ratio = f"; {words} of {names[before].lower()}"
+        class_ = "c2" if key in ("instances_written", "instances", "rows") else "c1"
+        made.append(
+            {
+                "name": name,
+                "count": _n(count) if count is not None else "not yet",
+                "bar": charts.bar((count or 0) / highest, class_),
+                "note": note + ratio,
+            }
+        )
+    return made
+
+
+def _rejections(statistics: dict[str, Any]) -> list[dict[str, Any]]:
+    groups = []
+    for title, name in (("Candidate instructions", "instructions"), ("Instances", "instances")):
+        counts = statistics["rejected"][name]
+        total = sum(counts.values())
+        rows = [
+            {
+                "reason": plain(reason),
+                "meaning": REASONS.get(reason, ""),
+                "count": _n(count),
+                "share": share(count, total),
+                "bar": charts.bar(count / total, "c1" if name == "instructions" else "c2"),
+            }
+            for reason, count in counts.items()
+            if count
+        ]
+        groups.append({"title": f"{title}: {_n(total)} rejected", "rows": rows})
+    return groups
+
+
+# Charts ------------------------------------------------------------------------------------------
+
+_ROUND_COLUMNS = (
+    "Rounds", "Candidates", "Accepted", "Rows", "Acceptance", "Tokens an instruction",
+    "Tokens a row",
+)  # fmt: skip
+
+
+def _rounds(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    size = groups[0]["last"] - groups[0]["first"] + 1 if groups else 1
+    note = "Each point is a round." if size == 1 else f"Each point stands for {_n(size)} rounds."
+    acceptance = [
+        (g["first"], None if g["acceptance"] is None else 100 * g["acceptance"]) for g in groups
+    ]
+    tokens = [(g["first"], g["tokens_per_row"]) for g in groups]
+    rows = [
+        (
+            _n(g["first"]) if g["first"] == g["last"] else f"{_n(g['first'])} to {_n(g['last'])}",
+            _n(g["candidates"]),
+            _n(g["accepted"]),
+            _n(g["rows"]),
+            share(g["accepted"], g["candidates"]),
+            _n(g["tokens_per_accepted"]),
+            _n(g["tokens_per_row"]),
+        )
+        for g in groups
+    ]
+    return {
+        "note": f"{note} Tokens are those of completions, of the round's prompts and of its "
+        "instructions' instances.",
+        "acceptance": charts.line(
+            acceptance,
+            title="Acceptance over rounds, in percent",
+            x="round",
+            y="accepted",
+            top=100,
+            unit=" %",
+        ),
+        "tokens": charts.line(
+            tokens, title="Tokens a training row over rounds", x="round", y="tokens", class_="c2"
+        ),
+        "head": _ROUND_COLUMNS,
+        "rows": rows,
+    }
+
+
+def _lengths(lengths: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "drawn": charts.histogram(
+                item["histogram"],
+                title=f"Lengths of {name}s in words",
+                x="words",
+                y=f"{name}s",
+                width=charts.NARROW,
+            ),
+            "caption": f"{name.capitalize()}s",
+            "rows": [(charts.bin_name(b), _n(b["count"])) for b in item["histogram"]],
+        }
+        for name, item in lengths.items()
+    ]
+
+
+def _length_rows(lengths: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for name, item in lengths.items():
+        words, characters = item["words"], item["characters"]
+        values = [words[key] for key in ("count", "mean", "median", "p95", "most")]
+        values += [characters["mean"], characters["most"]]
+        rows.append((f"{name.capitalize()}s", *map(_n, values)))
+    return rows
+
+
+def _novelty(statistics: dict[str, Any]) -> dict[str, Any]:
+    found = statistics["nearest_seed"]
+    dedup = statistics["run"]["settings"].get("dedup")
+    threshold = dedup.get("rouge") if isinstance(dedup, dict) else None
+    bins = found["histogram"] if found["count"] else []
+    note = "There is nothing to compare yet, or no seed tasks to compare with."
+    if found["count"]:
+        note = (
+            f"Every generated instruction compared with all {_n(found['seeds'])} seed tasks; the "
+            f"nearest scores {found['mean']} on average, where 1 is the same words in one order."
+        )
+    mark = (threshold, "the gate") if isinstance(threshold, (int, float)) else None
+    return {
+        "note": note,
+        "drawn": charts.histogram(
+            bins,
+            title="ROUGE-L with the nearest seed task",
+            x="ROUGE-L F with the nearest seed task",
+            y="instructions",
+            width=charts.WIDE,
+            mark=mark,
+        ),
+        "rows": [(charts.bin_name(b), _n(b["count"])) for b in bins],
+    }
+
+
+def _verbs(found: dict[str, Any]) -> dict[str, Any]:
+    if found["parser"] is None:
+        note = (
+            "This needs an English parser, which was not there when the page was made: "
+            f"{found['install']} brings spaCy and its small English model ({' or '.join(MODELS)}); "
+            "then make the report again."
+        )
+        return {"note": note, "drawn": "", "rows": []}
+    of = f"all {_n(found['parsed'])} instructions"
+    if found["parsed"] < found["instructions"]:
+        of = f"a sample of {_n(found['parsed'])} of {_n(found['instructions'])} instructions"
+    note = (
+        f"Of {of}, {_n(found['with_verb'])} have a verb at the root of their sentence and "
+        f"{_n(found['with_noun'])} a noun as its direct object, in "
+        f"{_n(found['different_pairs'])} different pairs. Shown are the 20 most frequent verbs and "
+        f"4 most frequent nouns of each, as in the paper's figure, by {found['parser']}, a parser "
+        "of English."
+    )
+    verbs = [
+        item
+        | {
+            "verb": plain(item["verb"])[:30],
+            "nouns": [n | {"noun": plain(n["noun"])[:30]} for n in item["nouns"]],
+        }
+        for item in found["verbs"]
+    ]
+    drawn = ""
+    if verbs:
+        drawn = charts.sunburst(verbs, title="Root verbs and their direct nouns")
+    rows = [
+        (
+            item["verb"],
+            ", ".join(f"{n['noun']} {_n(n['count'])}" for n in item["nouns"]) or "none",
+            _n(item["count"]),
+        )
+        for item in verbs
+    ]
+    return {"note": note, "drawn": drawn, "rows": rows}
+
+
+def _diversity(found: dict[str, Any]) -> dict[str, Any]:
+    names = {"seeds": "Seed tasks", "sample": "Generated, a sample", "all": "Generated, all"}
+    rows = [
+        (
+            names[item["name"]],
+            _n(item["texts"]),
+            *(_n(value) for value in item["distinct"]),
+            _n(item["self_bleu"]),
+            _n(item["vendi"]),
+        )
+        for item in found["sets"]
+    ]
+    if not found["embedded"]:
+        vendi = "Not known here: the run stores no embeddings (dedup.cosine is off)."
+    else:
+        vendi = (
+            f"Of {_n(found['embedded'])} stored embeddings; it cannot be more than their "
+            f"{_n(found['dimension'])} dimensions. Seed tasks have none stored."
+        )
+    return {"rows": rows, "vendi": vendi}
+
+
+# Rows, settings ----------------------------------------------------------------------------------
+
+
+def _browser_note(rows: dict[str, Any]) -> str:
+    parts = []
+    for name, what in (("accepted", "accepted instructions"), ("rejected", "rejected candidates")):
+        shown, total = len(rows[name]), rows[f"of_{name}"]
+        if shown < total:
+            parts.append(f"a sample of {_n(shown)} of {_n(total)} {what}")
+        else:
+            parts.append(f"all {_n(total)} {what}")
+    note = f"This page holds {parts[0]}, with their instances, and {parts[1]}."
+    if "sample" in note:
+        note += " Samples are drawn by a fixed seed, rejections for each reason apart."
+    return note
+
+
+def _settings_note(run: dict[str, Any]) -> str:
+    if not run["settings"]:
+        return "The run's header, which held them, cannot be read."
+    return (
+        f"Fingerprint {plain(run['fingerprint'])}, over these settings and the content of the seed "
+        f"tasks, {_n(run['seeds'])} of which {_n(run['seeds_classification'])} are classification."
+    )
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted keys and their values as JSON."""
+    if not isinstance(values, dict) or (prefix and not values):
+        return [(prefix, json.dumps(values, ensure_ascii=False))]
+    pairs = []
+    for key, value in values.items():
+        pairs += _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return pairs

@@ -1,0 +1,187 @@
+"""Rows for the page's browser, accepted and rejected, each with where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jinja2.utils import htmlsafe_json_dumps
+
+from ray_si.report.evidence import Evidence
+from ray_si.report.sample import Sample, priorities
+
+ACCEPTED, REJECTED_EACH = 1500, 100
+"""Most accepted instructions shown, and most rejected candidates of each reason."""
+
+ACCEPTED_BYTES, REJECTED_BYTES, TEXTS_BYTES = 3_500_000, 1_500_000, 2_500_000
+"""What they and their demonstrations may take; what does not fit is left out, last drawn first."""
+
+LONGEST = 2000
+"""Characters shown of a text."""
+
+_NEIGHBOURS = 3
+
+
+class Rows:
+    """Draws the samples while the statistics pass by, and completes them at the end."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._accepted = Sample(ACCEPTED)
+        self._rejected: dict[str, Sample] = {}
+        self._wanted: pa.Array | None = None
+        self._instances: dict[str, dict[str, Any]] = {}
+        self._ids: list[pa.Array] = []
+        self._texts: list[pa.Array] = []
+        self._seen_rejected = 0
+
+    def add_accepted(self, table: pa.Table, scores: np.ndarray, seeds: np.ndarray) -> None:
+        """Offer accepted rows; ``scores`` and ``seeds`` are of each one's nearest seed, or -1."""
+        self._ids.append(table["id"].combine_chunks())
+        self._texts.append(table["instruction"].combine_chunks())
+
+        def take(chosen: np.ndarray) -> list[dict[str, Any]]:
+            rows: list[dict[str, Any]] = table.take(pa.array(chosen)).to_pylist()
+            for row, k in zip(rows, chosen.tolist(), strict=True):
+                row["seed_score"], row["seed_index"] = float(scores[k]), int(seeds[k])
+            return rows
+
+        self._accepted.add(priorities(self._accepted.seen, table.num_rows), take)
+
+    def add_rejected(self, round_: int, table: pa.Table) -> None:
+        """Offer rejected rows, which are drawn for each reason apart."""
+        lots = priorities(self._seen_rejected, table.num_rows)
+        self._seen_rejected += table.num_rows
+        reasons = table["reason"].combine_chunks()
+        for reason in reasons.unique().to_pylist():
+            places = np.flatnonzero(pc.equal(reasons, reason).to_numpy(zero_copy_only=False))
+            sample = self._rejected.setdefault(reason, Sample(REJECTED_EACH))
+
+            def take(chosen: np.ndarray, places: np.ndarray = places) -> list[dict[str, Any]]:
+                rows = table.take(pa.array(places[chosen])).to_pylist()
+                return [row | {"round": round_} for row in rows]
+
+            sample.add(lots[places], take)
+
+    def embeddings(self, size: int) -> np.ndarray | None:
+        """Embeddings of the first ``size`` drawn, (size, d); None where one has none."""
+        vectors = [row["embedding"] for row in self._accepted.items()[:size]]
+        widths = {len(vector) for vector in vectors if vector is not None}
+        if len(vectors) < size or None in vectors or len(widths) != 1:
+            return None
+        return np.array(vectors, np.float32)
+
+    def add_instances(self, table: pa.Table) -> None:
+        """Take the instances of instructions that were drawn; all rounds have been offered."""
+        if self._wanted is None:
+            self._wanted = pa.array([row["id"] for row in self._accepted.items()], pa.string())
+        columns = table.select(["id", "is_classification", "instances", "rejected"])
+        chosen = columns.filter(pc.is_in(columns["id"], self._wanted))
+        self._instances |= {row["id"]: row for row in chosen.to_pylist()}
+
+    # Result ------------------------------------------------------------------------------------
+
+    def result(self) -> dict[str, Any]:
+        """The samples.
+
+        Keys: accepted, rejected (lists of rows), of_accepted, of_rejected (how many there are),
+        texts (of demonstrations and seeds by id), drawn (ids of the accepted as they were drawn).
+        """
+        accepted = _fitting((self._shown(row) for row in self._accepted.items()), ACCEPTED_BYTES)
+        drawn = [sample.items() for _, sample in sorted(self._rejected.items())]
+        requests = self._evidence.requests(row["request_id"] for rows in drawn for row in rows)
+        each = REJECTED_BYTES // max(1, len(drawn))
+        rejected: list[dict[str, Any]] = []
+        for rows in drawn:
+            rejected += _fitting((_refused(row, requests) for row in rows), each)
+        return {
+            "accepted": sorted(accepted, key=lambda row: row["id"]),
+            "rejected": sorted(rejected, key=lambda row: row["id"]),
+            "drawn": [row["id"] for row in accepted],
+            "of_accepted": self._accepted.seen,
+            "of_rejected": self._seen_rejected,
+            "texts": self._demonstrations(accepted + rejected),
+        }
+
+    def _shown(self, row: dict[str, Any]) -> dict[str, Any]:
+        found = self._instances.get(row["id"])
+        nearest = row["most_similar"] or []
+        shown = {
+            "id": row["id"],
+            "text": shortened(row["instruction"]),
+            "round": row["round"],
+            "model": row["model"],
+            "revision": row["revision"],
+            "seed": str(row["request_seed"]),  # JavaScript's numbers end at 2**53
+            "demonstrations": row["demonstrations"] or [],
+            "cosine": _rounded(row["cosine"]),
+            "mean_rouge": _rounded(row["mean_rouge"]),
+            "nearest": [
+                {"text": shortened(item["instruction"]), "rouge": _rounded(item["rouge"])}
+                for item in nearest[:_NEIGHBOURS]
+            ],
+        }
+        if row["seed_index"] >= 0:
+            seed = self._evidence.seeds[row["seed_index"]]
+            shown["nearest_seed"] = {"id": seed["id"], "rouge": _rounded(row["seed_score"])}
+        if found:
+            shown["classification"] = found["is_classification"]
+            shown["instances"] = [_pair(item) for item in found["instances"]]
+            shown["rejected"] = [_pair(i) | {"reason": i["reason"]} for i in found["rejected"]]
+        return shown
+
+    def _demonstrations(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        """Texts of all ids that the rows name, of seeds and of accepted instructions."""
+        wanted = {id_ for row in rows for id_ in row["demonstrations"]}
+        wanted |= {row["nearest_seed"]["id"] for row in rows if "nearest_seed" in row}
+        found = {s["id"]: s["instruction"] for s in self._evidence.seeds if s["id"] in wanted}
+        ids = pa.array(sorted(wanted - found.keys()), pa.string())
+        for known, texts in zip(self._ids, self._texts, strict=True):
+            present = pc.is_in(known, ids)
+            pairs = zip(known.filter(present), texts.filter(present), strict=True)
+            found |= {id_.as_py(): text.as_py() for id_, text in pairs}
+        fitting = _fitting(({i: shortened(t, 300)} for i, t in sorted(found.items())), TEXTS_BYTES)
+        return {id_: text for item in fitting for id_, text in item.items()}
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The text, or its beginning and how much more there is."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}… [{len(text) - longest:,} more characters are not shown]"
+
+
+def _refused(row: dict[str, Any], requests: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    request = requests.get(row["request_id"])
+    return {
+        "id": f"{row['request_id']}-{row['position']:02d}",
+        "text": shortened(row["text"]),
+        "round": row["round"],
+        "reason": row["reason"],
+        "match": row["match"] and shortened(row["match"]),
+        "score": _rounded(row["score"]),
+        "seed": request and str(request["seed"]),
+        "demonstrations": (request and request["demonstrations"]) or [],
+    }
+
+
+def _pair(instance: dict[str, str]) -> dict[str, str]:
+    return {name: shortened(instance[name]) for name in ("input", "output")}
+
+
+def _fitting(rows: Iterable[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
+    """The first rows that fit a number of bytes as the page has them."""
+    fitting = []
+    for row in rows:
+        budget -= len(htmlsafe_json_dumps(row))
+        if budget < 0:
+            break
+        fitting.append(row)
+    return fitting
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)

@@ -1,0 +1,312 @@
+"""What a run came to, in one pass over what can be read of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_si import __version__
+from ray_si.dedup.rouge_index import RougeIndex
+from ray_si.dedup.tokens import Tokenizer
+from ray_si.dedup.vocabulary import Encoded, Vocabulary
+from ray_si.report.distribution import Distribution, Scores
+from ray_si.report.diversity import Vendi, distinct, self_bleu
+from ray_si.report.evidence import Evidence
+from ray_si.report.rows import Rows
+from ray_si.report.sample import draw
+from ray_si.report.verbs import INSTALL, root_verbs
+
+PARSED = 20_000
+"""Most instructions that the parser is asked about; of more, a sample."""
+
+COMPARED = 1000
+"""Instructions in the samples whose diversity is comparable between runs."""
+
+_GROUPS = 150
+"""Most points of the charts over rounds."""
+
+_ANY = 1e-6
+"""A threshold that every two texts with a token in common exceed, however long."""
+
+Listen = Callable[[str, int, int], None]
+"""Told what is being done, and how much of how much is."""
+
+
+def collect(
+    evidence: Evidence, listen: Listen = lambda what, done, total: None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The statistics and the browser's rows (see `Rows.result`), both as JSON has them.
+
+    Numbers are of everything that can be read, but where a key says sample. Memory grows with the
+    texts of the accepted instructions, some 200 bytes each.
+    """
+    collector = _Collector(evidence)
+    total = len(evidence.rounds)
+    for done, (round_, accepted, rejected) in enumerate(evidence.decisions()):
+        listen("rounds", done, total)
+        collector.take_round(round_, accepted, rejected)
+    blocks, size = evidence.instance_blocks
+    done = 0
+    for table in evidence.instances():
+        listen("instances", min(done // size, blocks), blocks)
+        collector.take_instances(table)
+        done += table.num_rows
+    return collector.result(listen)
+
+
+class _Collector:
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        dedup = evidence.identity.get("dedup")
+        tokenizer = dedup.get("tokenizer") if isinstance(dedup, dict) else None
+        self._tokenizer: Tokenizer = "unicode" if tokenizer == "unicode" else "reference"
+        self._seeds = [row["instruction"] for row in evidence.seeds]
+        self._nearest = RougeIndex(_ANY, self._tokenizer)
+        self._nearest.add(self._seeds)
+        self._words = Vocabulary(self._tokenizer)
+        self._encoded: list[Encoded] = []
+        self._texts: list[pa.Array] = []
+        self._scores = Scores()
+        self._lengths = {name: Distribution() for name in ("instruction", "input", "output")}
+        self._characters = {name: Distribution() for name in self._lengths}
+        self._vendi = Vendi()
+        self._rows = Rows(evidence)
+        self._by_round: dict[int, Counter[str]] = {}
+        self._read = 0
+        self._instances: Counter[str] = Counter()
+        self._instances_rejected: Counter[str] = Counter()
+
+    # Taking ------------------------------------------------------------------------------------
+
+    def take_round(self, round_: int, accepted: pa.Table | None, rejected: pa.Table | None) -> None:
+        manifest = self._evidence.rounds[round_]
+        names = ("requests", "candidates", "accepted", "prompt_tokens", "completion_tokens")
+        self._by_round[round_] = Counter({name: manifest[name] for name in names})
+        if accepted is not None and accepted.num_rows:
+            self._take_accepted(accepted)
+        if rejected is not None and rejected.num_rows:
+            self._rows.add_rejected(round_, rejected)
+
+    def _take_accepted(self, accepted: pa.Table) -> None:
+        texts = accepted["instruction"].to_pylist()
+        self._read += len(texts)
+        self._measure("instruction", texts)
+        self._encoded.append(self._words.encode(texts, grow=True))
+        self._texts.append(accepted["instruction"].combine_chunks())
+        scores, ids = self._nearest.search(texts)
+        if self._seeds:
+            self._scores.add(scores)
+        vectors = _vectors(accepted["embedding"])
+        if vectors is not None and self._vendi.dimension in (0, vectors.shape[1]):
+            self._vendi.add(vectors)
+        self._rows.add_accepted(accepted, scores, ids)
+
+    def take_instances(self, table: pa.Table) -> None:
+        """Some thousand instance rows."""
+        kept = table["instances"].combine_chunks()
+        counts = kept.value_lengths().to_numpy(zero_copy_only=False)
+        classification = table["is_classification"].to_pylist()
+        self._instances["instructions"] += table.num_rows
+        self._instances["classification"] += sum(map(bool, classification))
+        self._instances["with_instance"] += int((counts > 0).sum())
+        self._instances["instances"] += int(counts.sum())
+        tokens = table["completion_tokens"].to_pylist()
+        self._instances["completion_tokens"] += sum(tokens)
+        for id_, rows, spent in zip(table["id"].to_pylist(), counts.tolist(), tokens, strict=True):
+            of_round = self._by_round.get(_round_of(id_))
+            if of_round is not None:
+                of_round["rows"] += rows
+                of_round["instance_tokens"] += spent
+        fields = kept.flatten()
+        self._measure("input", [text for text in fields.field("input").to_pylist() if text])
+        self._measure("output", fields.field("output").to_pylist())
+        reasons = table["rejected"].combine_chunks().flatten().field("reason")
+        self._instances_rejected.update(reasons.to_pylist())
+        self._rows.add_instances(table)
+
+    def _measure(self, name: str, texts: list[str]) -> None:
+        self._lengths[name].add([len(text.split()) for text in texts])
+        self._characters[name].add([len(text) for text in texts])
+
+    # Result ------------------------------------------------------------------------------------
+
+    def result(self, listen: Listen) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What `collect` returns."""
+        texts = pa.chunked_array(self._texts, pa.string())
+        listen("diversity", 0, 1)
+        diversity = self._diversity()
+        verbs = self._verbs(texts, listen)
+        listen("rows", 0, 1)
+        rows = self._rows.result()
+        return {
+            "ray_si": __version__,
+            "run": self._run(),
+            "funnel": self._funnel(),
+            "rejected": {
+                "instructions": _sorted(self._rejected()),
+                "instances": _sorted(self._instances_rejected),
+            },
+            "tokens": self._tokens(),
+            "rounds": self._rounds(),
+            "lengths": {
+                name: {
+                    "words": words.summary(),
+                    "characters": self._characters[name].summary(),
+                    "histogram": words.histogram(),
+                }
+                for name, words in self._lengths.items()
+            },
+            "nearest_seed": self._scores.summary() | {"seeds": len(self._seeds)},
+            "verbs": verbs,
+            "diversity": diversity,
+        }, rows
+
+    def _run(self) -> dict[str, Any]:
+        evidence = self._evidence
+        return {
+            "state": evidence.state,
+            "problems": evidence.problems,
+            "fingerprint": evidence.fingerprint,
+            "target": evidence.target,
+            "settings": evidence.identity,
+            "seeds": len(self._seeds),
+            "seeds_classification": sum(bool(s["is_classification"]) for s in evidence.seeds),
+            "waiting_blocks": evidence.waiting_blocks,
+            "instructions_read": self._read,
+        }
+
+    def _sum(self, name: str) -> int:
+        return sum(of_round[name] for of_round in self._by_round.values())
+
+    def _funnel(self) -> dict[str, Any]:
+        stats = self._evidence.stats
+        found = self._instances
+        return {
+            "rounds": len(self._by_round),
+            "completions": self._sum("requests"),
+            "candidates": self._sum("candidates"),
+            "accepted": self._sum("accepted"),
+            "instructions_asked": found["instructions"],
+            "classification": found["classification"],
+            "with_instance": found["with_instance"],
+            "instances_written": found["instances"] + _written(self._instances_rejected),
+            "instances": found["instances"],
+            "rows": stats["rows"] if stats else None,
+        }
+
+    def _rejected(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for manifest in self._evidence.rounds.values():
+            total.update(manifest["rejected"])
+        return total
+
+    def _tokens(self) -> dict[str, Any]:
+        bootstrap, instances = self._sum("completion_tokens"), self._instances["completion_tokens"]
+        accepted, rows = self._sum("accepted"), self._instances["instances"]
+        return {
+            "bootstrap_prompt": self._sum("prompt_tokens"),
+            "bootstrap_completion": bootstrap,
+            "instance_completion": instances,
+            "per_accepted_instruction": _ratio(bootstrap, accepted),
+            "per_row": _ratio(bootstrap + instances, rows),
+        }
+
+    def _rounds(self) -> list[dict[str, Any]]:
+        """Rounds, grouped where there are many: exact sums, and the ratios of these."""
+        numbers = sorted(self._by_round)
+        size = -(-len(numbers) // _GROUPS) or 1
+        groups = []
+        for start in range(0, len(numbers), size):
+            group = numbers[start : start + size]
+            total: Counter[str] = sum((self._by_round[n] for n in group), Counter())
+            tokens = total["completion_tokens"] + total["instance_tokens"]
+            groups.append(
+                {
+                    "first": group[0],
+                    "last": group[-1],
+                    "candidates": total["candidates"],
+                    "accepted": total["accepted"],
+                    "rows": total["rows"],
+                    "acceptance": _ratio(total["accepted"], total["candidates"], 4),
+                    "tokens_per_accepted": _ratio(total["completion_tokens"], total["accepted"]),
+                    "tokens_per_row": _ratio(tokens, total["rows"]),
+                }
+            )
+        return groups
+
+    def _diversity(self) -> dict[str, Any]:
+        """The same measures of the seeds and of samples as large, of a fixed size, and of all."""
+        everything = Encoded.concatenate(self._encoded)
+        seeds = self._words.encode(self._seeds, grow=True)
+        sets: list[dict[str, Any]] = []
+        if len(seeds):
+            sets.append({"name": "seeds", **_measures(seeds, with_bleu=True)})
+        for size in sorted({len(seeds), COMPARED} - {0}):
+            if size < len(everything):
+                sample = everything.take(np.array(draw(len(everything), size), np.int64))
+                vendi = Vendi()
+                vectors = self._rows.embeddings(size)
+                if vectors is not None:
+                    vendi.add(vectors)
+                measured = _measures(sample, with_bleu=True)
+                sets.append({"name": "sample", **measured, "vendi": vendi.score()})
+        small = len(everything) <= COMPARED
+        measured = _measures(everything, with_bleu=small)
+        sets.append({"name": "all", **measured, "vendi": self._vendi.score()})
+        return {
+            "sets": sets,
+            "embedded": self._vendi.count,
+            "dimension": self._vendi.dimension,
+            "tokenizer": self._tokenizer,
+        }
+
+    def _verbs(self, texts: pa.ChunkedArray, listen: Listen) -> dict[str, Any]:
+        chosen = sorted(draw(len(texts), PARSED))
+        listen("verbs", 0, len(chosen))
+        sample = texts.take(pa.array(chosen, pa.int64())).to_pylist()
+        found = root_verbs(sample, lambda done: listen("verbs", done, len(chosen)))
+        of = {"instructions": len(texts)}
+        return of | (found or {"parser": None, "install": INSTALL, "verbs": []})
+
+
+def _measures(texts: Encoded, *, with_bleu: bool) -> dict[str, Any]:
+    bounds = zip(texts.offsets[:-1].tolist(), texts.offsets[1:].tolist(), strict=True)
+    bleu = None
+    if with_bleu:
+        bleu = self_bleu([texts.tokens[start:end].tolist() for start, end in bounds])
+    return {"texts": len(texts), "distinct": distinct(texts), "self_bleu": bleu, "vendi": None}
+
+
+def _vectors(column: pa.ChunkedArray) -> np.ndarray | None:
+    """Embeddings, float32, shape (n, d); None where a row has none or they are no such vectors."""
+    array = column.combine_chunks()
+    if not len(array) or array.null_count:
+        return None
+    numbers: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
+    if numbers.size % len(array) or not numbers.size or not np.isfinite(numbers).all():
+        return None
+    return numbers.reshape(len(array), -1)
+
+
+def _round_of(id_: str) -> int:
+    """The round in an instruction's id; -1 where it has none."""
+    number = id_.partition("-")[0][1:]
+    return int(number) if number.isascii() and number.isdigit() else -1
+
+
+def _written(rejected: Counter[str]) -> int:
+    """Rejected instances that the model did write."""
+    absent = ("no_instance", "engine_error", "not_asked")
+    return rejected.total() - sum(rejected[reason] for reason in absent)
+
+
+def _ratio(part: int, whole: int, digits: int = 1) -> float | None:
+    return round(part / whole, digits) if whole else None
+
+
+def _sorted(reasons: Counter[str]) -> dict[str, int]:
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
