@@ -16,6 +16,7 @@ RaySIError
 ├── TrainingError          fine-tuning failed for good; its checkpoints are kept
 ├── GateError              a part of the gate was lost and could not be rebuilt
 ├── LeaseLostError         another driver has taken over the run; nothing more is written
+├── ClusterLostError       a cluster that answered does so no more; the run is kept
 └── StorageLostError       storage that worked failed for good; what is finished is kept
 
 Each takes one message, so every one of them survives pickling across Ray.
@@ -84,6 +85,10 @@ class GateError(RaySIError):
 
 class LeaseLostError(RaySIError):
     """This driver no longer holds the run's lease, and must not commit."""
+
+
+class ClusterLostError(RaySIError):
+    """A cluster that took a job does not answer any more."""
 
 
 class StorageLostError(RaySIError):

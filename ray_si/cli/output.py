@@ -314,6 +314,24 @@ def print_verification(checks: list[Check]) -> None:
         out.print(finding, markup=False, highlight=False)
 
 
+def print_jobs(jobs: list[dict[str, Any]]) -> None:
+    """A cluster's jobs, as `ray_si.distributed.submit.summary_of` has them."""
+    table = Table("job", "status")
+    table.add_column("run or command", overflow="fold")  # to be copied whole
+    table.add_column("began")
+    table.add_column("minutes", justify="right")
+    for job in jobs:
+        began, ended = job["began"], job["ended"] or time.time()
+        table.add_row(
+            job["id"],
+            job["status"],
+            escape(job["run"] or job["entrypoint"]),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "-",
+            f"{(ended - began) / 60:.1f}" if began else "-",
+        )
+    console().print(table if jobs else "no jobs")
+
+
 def print_regated(source: str, location: str, result: Regated) -> None:
     """What `ray-si regate` came to, and how to go on."""
     lines = [

@@ -57,13 +57,19 @@ def check(config: RunConfig) -> Inputs:
     Raises SeedError, CorpusError, EngineError or ConfigError. Loads no model and starts no Ray;
     an endpoint is asked for one token to each kind of request.
     """
-    seeds, digest = load_seeds(config.seeds)
-    longest = longest_requests(config, seeds)
+    inputs = check_inputs(config)
+    longest = longest_requests(config, inputs.seeds)
     for generator in config.generators.values():
         own = [item for item in longest if config.generator_for(item.purpose) is generator]
         registry.check(generator.engine, generator.model, generator.engine_options(), own)
     if config.dedup.cosine is not None:
         registry.check_model(config.embedder.model)
+    return inputs
+
+
+def check_inputs(config: RunConfig) -> Inputs:
+    """The part of `check` that needs neither engines nor models, which may be elsewhere."""
+    seeds, digest = load_seeds(config.seeds)
     needed = config.bootstrap.demonstrations - config.bootstrap.machine_demonstrations
     if len(seeds) < needed:
         raise ConfigError(f"a prompt takes {needed} seed tasks and there are only {len(seeds)}")
@@ -151,6 +157,7 @@ def _write(
 ) -> None:
     """Phases 1 to 3, everything that needs the models."""
     from ray_si.dedup import warm_up
+    from ray_si.distributed import preflight
     from ray_si.distributed.allowance import Allowance
     from ray_si.distributed.bootstrap import Bootstrap
     from ray_si.distributed.gate import open_gate
@@ -172,13 +179,17 @@ def _write(
         reporter.report(Progress("start", note="starting Ray"))
         with _clock(seconds, "ray"):
             is_ours = stack.enter_context(connect(address))
-        reporter.report(Progress("start", note="loading the models"))
-        serving = Serving(
-            config,
-            f"ray_si-{run.header['fingerprint'][:8]}",
-            embedder=bootstrap_left and config.dedup.cosine is not None,
-            may_grow=not is_ours,
+        embedder = bootstrap_left and config.dedup.cosine is not None
+        preflight.wait_for_room(
+            preflight.demands(config, embedder=embedder),
+            is_ours=is_ours,
+            notify=lambda message: reporter.report(Progress("start", note=message)),
         )
+        if not is_ours:
+            preflight.check_location(run.location)
+        reporter.report(Progress("start", note="loading the models"))
+        name = f"ray_si-{run.header['fingerprint'][:8]}"
+        serving = Serving(config, name, embedder=embedder)
         workers = start_workers(min(_WORKERS, serving.generators.tasks + 1))
         with _clock(seconds, "models"):
             stack.enter_context(serving)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -19,7 +20,7 @@ def connect(address: str | None) -> Iterator[bool]:
 
     ``address`` is a cluster's; without it $RAY_ADDRESS counts, else Ray is started on this machine.
     Where this process has initialised Ray already, that one is used and stays. Raises ConfigError
-    where no cluster answers.
+    where no cluster answers, or one of another version of Ray or Python.
     """
     import ray
     from ray.data import DataContext
@@ -60,6 +61,15 @@ def _connect(address: str) -> None:
     except (OSError, OverflowError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"no Ray cluster answers at {address}: {reason}") from error
+    except RuntimeError as error:
+        versions = re.findall(r"(?:Ray|Python): (\S+)", str(error))
+        if "ersion mismatch" not in str(error) or len(versions) != 4:
+            raise
+        raise ConfigError(
+            f"the cluster at {address} runs Ray {versions[0]} on Python {versions[1]}, and this "
+            f"process Ray {versions[2]} on Python {versions[3]}; use its versions here, or ray-si "
+            "submit, which runs the build there"
+        ) from error
 
 
 @contextmanager

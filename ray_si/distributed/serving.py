@@ -21,7 +21,7 @@ from ray_si.distributed.replicas import EmbedderReplica, GeneratorReplica
 from ray_si.distributed.stages import Generators
 from ray_si.distributed.usage import Meter, Usage
 from ray_si.engines import bundled
-from ray_si.errors import ConfigError, EngineError, GenerationError
+from ray_si.errors import EngineError, GenerationError
 from ray_si.storage.objects import absolute
 
 _EMBED_SIZE = 1024
@@ -40,16 +40,13 @@ class Serving:
     """The applications of one run; ``with`` deploys them and removes them again.
 
     Connects to nothing by itself: `ray.init` comes before. Serve is started without an HTTP proxy
-    where it isn't running yet. Raises EngineError where a model cannot be loaded on its replica,
-    and ConfigError where the replicas need more than there is, unless the cluster ``may_grow``.
+    where it isn't running yet; replicas wait for room (see `ray_si.distributed.preflight`). Raises
+    EngineError where a model cannot be loaded on its replica.
     """
 
-    def __init__(
-        self, config: RunConfig, name: str, *, embedder: bool, may_grow: bool = True
-    ) -> None:
+    def __init__(self, config: RunConfig, name: str, *, embedder: bool) -> None:
         self._config, self._name = config, name
         self._with_embedder = embedder
-        self._may_grow = may_grow
         self._meter: Any = None
         self._embedder_app = f"{name}-embedder"
         self._apps = {section: f"{name}-{section}" for section in config.generators}
@@ -77,7 +74,6 @@ class Serving:
         return usage
 
     def __enter__(self) -> Serving:
-        self._check_resources()
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
         self._meter = ray.remote(num_cpus=0, max_restarts=-1)(Meter).remote()
@@ -151,21 +147,6 @@ class Serving:
         names = [*self._apps.values()] + [self._embedder_app] * self._with_embedder
         for name in names:
             serve.delete(name, _blocking=False)
-
-    def _check_resources(self) -> None:
-        sections = self._config.generators
-        for resource in ("cpus", "gpus"):
-            need = sum(part.replicas * getattr(part, resource) for part in sections.values())
-            need += getattr(self._config.embedder, resource) * self._with_embedder
-            have = ray.cluster_resources().get(resource.upper()[:-1], 0.0)
-            if need > have:
-                name = resource.upper()[:-1]
-                asked = f"the configuration asks for {need:g} {name} and there are {have:g}"
-                if not self._may_grow:
-                    raise ConfigError(
-                        f"{asked}: set generator.replicas, .cpus or .gpus or embedder.cpus or .gpus"
-                    )
-                logger.warning("%s: waiting until the cluster has more", asked)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings of the texts, by the embedder's replica."""

@@ -53,6 +53,7 @@ class Lease:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "machine": _machine(),
+            "started": _started(os.getpid()),
             "id": uuid.uuid4().hex,
             "taken": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "renewals": 0,
@@ -134,7 +135,9 @@ class Lease:
         if record["released"]:
             return True
         if record["machine"] == _machine():
-            return not _is_alive(record["pid"])
+            # a container that restarts gives the same numbers to other processes
+            is_another = record.get("started") != _started(record["pid"])
+            return is_another or not _is_alive(record["pid"])
         self._notify(
             f"waiting up to {self._ttl_s:g} s to see whether process {record['pid']} on "
             f"{record['host']}, which holds the run, is alive"
@@ -164,6 +167,14 @@ def _machine() -> str:
         except OSError:  # not Linux
             parts.append("")
     return "/".join(parts)
+
+
+def _started(pid: int) -> str | None:
+    """When a process was started, in ticks since the machine was; None where nothing tells."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:  # ended, or not Linux
+        return None
 
 
 def _is_alive(pid: int) -> bool:

@@ -65,6 +65,16 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_free_at_once(store, tm
     assert time.monotonic() - began < TTL / 2
 
 
+def test_the_lease_of_a_process_whose_number_is_another_ones_now_is_free_at_once(store):
+    lease = take(store)
+    lease._record["started"] = "0"  # this very process id, but of an earlier process
+    store.put("lease/00001.json", lease._data())
+    began = time.monotonic()
+    with take(store) as second:
+        assert second.number == 2
+    assert time.monotonic() - began < TTL / 2
+
+
 def test_a_lease_of_another_machine_is_free_once_it_shows_no_sign_of_life(store, monkeypatch):
     abandoned(store, monkeypatch, machine="elsewhere")
     told: list[str] = []

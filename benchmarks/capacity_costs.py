@@ -1,0 +1,160 @@
+"""What a build costs the driver for each candidate, instruction and request; benchmarks/capacity.py
+reads the result.
+
+    python benchmarks/capacity_costs.py --write
+
+Time and memory of the code that a build runs, on a made-up pool of 200,000 instructions. What a
+request costs is a whole build on the scripted replay that answers at once, both cores busy, so
+it holds everything around the model: rendering, handles, tasks, the replica's own bookkeeping.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import corpus
+import pyarrow as pa
+
+from ray_si import build
+from ray_si.config_file import parse_config
+from ray_si.dedup import DedupResult
+from ray_si.distributed.bootstrap import Bootstrap
+from ray_si.distributed.decisions import decide_round
+from ray_si.distributed.instances import Instances
+from ray_si.distributed.progress import Reporter
+from ray_si.storage.seeds import load_seeds
+
+RESULT = Path(__file__).with_name("capacity.json")
+POOL = 200_000
+REPLAY: dict[str, Any] = {
+    "target_instructions": 3000,
+    "generator": {"engine": "replay", "model": None, "max_batch": 256, "cpus": 1},
+    "bootstrap": {"prompts_per_round": 512},
+    "dedup": {"rouge": 1.0, "cosine": None},  # the script has few words
+}
+
+
+def lists() -> dict[str, float]:
+    """Of the driver's lists of the pool: bytes, and seconds to choose demonstrations from them."""
+    texts = list(corpus.texts(POOL))
+    ids = [f"r{i // 1000:05d}-{i % 1000:05d}-00" for i in range(POOL)]
+    run: Any = _Made(pa.table({"id": ids, "instruction": texts}))
+    few = {"bootstrap": {"prompts_per_round": 4}}  # so that the pool is most of what is read
+    config = parse_config(REPLAY | few)
+    seeds, _ = load_seeds("bundled")
+    nobody: Any = None
+    quiet = Reporter(lambda progress: None)
+    tracemalloc.start()
+    phase = Bootstrap(config, run, seeds, nobody, nobody, quiet)
+    driver = tracemalloc.get_traced_memory()[0]
+    arrow = pa.total_allocated_bytes()
+    blocks = list(Instances(config, run, nobody, quiet)._blocks())
+    instances = tracemalloc.get_traced_memory()[0] - driver + pa.total_allocated_bytes() - arrow
+    tracemalloc.stop()
+    assert sum(block.num_rows for block in blocks) == POOL
+    whole = phase._machine
+    seconds = []
+    for size in (1000, POOL):
+        phase._machine, phase._pool_sizes = whole[:size], [size] * 3
+        times = []
+        for _ in range(10):
+            began = time.perf_counter()
+            phase._requests(2)
+            times.append(time.perf_counter() - began)
+        seconds.append(min(times))
+    return {
+        "round_s": (seconds[1] - seconds[0]) / (POOL - 1000),
+        "driver_bytes": driver / POOL,
+        "instances_bytes": instances / POOL,
+    }
+
+
+def decide_s(count: int = 8000) -> float:
+    """Seconds a candidate: parsing, filters, the round's tables; the gate lets everything pass."""
+    texts = list(corpus.texts(count))
+    rows = []
+    for start in range(0, count, 8):
+        body = "\n".join(f"{9 + i}. {text}." for i, text in enumerate(texts[start : start + 8]))
+        rows.append(
+            {
+                "request_id": f"r00000-{start:05d}",
+                "seed": start,
+                "classification_prompt": False,
+                "demonstrations": [f"seed_{i}" for i in range(8)],
+                "text": body.partition(" ")[2],
+                "finish_reason": "stop",
+                "error": None,
+                "prompt_tokens": 400,
+                "completion_tokens": 200,
+                "mean_logprob": -1.0,
+            }
+        )
+    began = time.perf_counter()
+    _, _, manifest = decide_round(
+        parse_config(REPLAY),
+        0,
+        rows,
+        count,
+        lambda usable: DedupResult(accepted=list(range(len(usable)))),
+    )
+    seconds = time.perf_counter() - began
+    assert manifest["candidates"] >= 0.9 * count
+    return seconds / float(manifest["candidates"])
+
+
+def request_s() -> float:
+    """Seconds of a core for each request of a build whose model answers at once."""
+    import ray
+
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=40)
+    with tempfile.TemporaryDirectory() as folder:
+        result = build(parse_config(REPLAY), f"{folder}/run")
+    ray.shutdown()
+    seconds = result.seconds["bootstrap"] + result.seconds["instances"]
+    requests = result.stats["requests"] + 2 * result.stats["accepted"]
+    return float((os.cpu_count() or 1) * seconds / requests)
+
+
+class _Made:
+    """As much of a run as the driver's lists are filled from."""
+
+    location = "/nowhere"
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def rounds(self) -> list[dict[str, Any]]:
+        return []
+
+    def accepted(self, columns: list[str]) -> list[pa.Table]:
+        return [self._table.select(columns)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help=f"write benchmarks/{RESULT.name}")
+    options = parser.parse_args()
+    costs = {"decide_s": decide_s(), **lists(), "request_s": request_s()}
+    report = {
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "pool": POOL,
+        "costs": {name: float(f"{value:.3g}") for name, value in costs.items()},
+    }
+    text = json.dumps(report, indent=1) + "\n"
+    print(text)
+    if options.write:
+        RESULT.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Verbs about jobs on a cluster: submit, jobs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ray_si.cli.common import ConfigPath, Overrides, app, errors_as_exits
+from ray_si.cli.output import console, print_jobs
+from ray_si.config_file import load_config
+
+if TYPE_CHECKING:
+    from ray_si.distributed.submit import Cluster, Outcome
+
+DashboardAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="The cluster's dashboard; without it $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, else "
+        "http://127.0.0.1:8265."
+    ),
+]
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "ray-si submit configs/paper.yaml --out s3://datasets/paper --address http://127.0.0.1:8265\n\n"
+    "ray-si submit configs/gpu-8.yaml --out s3://datasets/large --set seeds=mine.jsonl "
+    "--env AWS_DEFAULT_REGION=eu-central-1 --no-follow"
+)
+def submit(
+    config: ConfigPath,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            metavar="RUN",
+            help="s3://bucket/prefix, or an absolute path that all nodes share.",
+        ),
+    ],
+    set_: Overrides = None,
+    address: DashboardAddress = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Stop bootstrapping; go on with what is accepted.")
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="File or folder to send along; repeat for more."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]",
+            help="Environment variable of the job, no secret; repeat for more.",
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Times to submit again a job that was lost with its node or head."
+        ),
+    ] = 3,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Show the job's log until it is over.")
+    ] = True,
+) -> None:
+    """Build a dataset as a job on a cluster, or go on with one: the same command resumes.
+
+    Checks the configuration and the seed tasks, packages them with ray_si itself, submits, follows
+    the log, and ends with the job's exit status. Ctrl-C leaves the job running.
+    """
+    with errors_as_exits():
+        from ray_si.distributed import packaging, submit as jobs
+        from ray_si.distributed.builder import check_inputs
+
+        settings = load_config(config, set_ or [])
+        jobs.check_out(out)
+        variables = jobs.parse_env(env or [])
+        check_inputs(settings)
+        with tempfile.TemporaryDirectory(prefix="ray-si-") as folder:
+            package = packaging.pack(settings, Path(folder) / "package.zip", include or [])
+            cluster = jobs.Cluster(address)
+            _say(f"{package.files} files, {package.size / 2**20:.1f} MiB, to {cluster.address}")
+            if not follow:
+                id_ = cluster.submit(package, out, finish=finish, env=variables)
+                _say(f"submitted as {id_}; {_how_to(id_, cluster.address)}")
+                return
+            last = ""
+
+            def notify(message: str) -> None:
+                nonlocal last
+                if message.startswith("submitted as "):
+                    last = message.removeprefix("submitted as ")
+                _say(message)
+
+            try:
+                outcome = cluster.run(
+                    package,
+                    out,
+                    retries=retries,
+                    write=_write,
+                    notify=notify,
+                    finish=finish,
+                    env=variables,
+                )
+            except KeyboardInterrupt:
+                _leave(last, cluster)
+        _end(outcome, out)
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\nray-si jobs --address http://127.0.0.1:8265\n\n"
+    "ray-si jobs --follow ray-si-3f2a91c04d\n\nray-si jobs --stop ray-si-3f2a91c04d"
+)
+def jobs(
+    address: DashboardAddress = None,
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="End this job.")] = None,
+    follow: Annotated[
+        str | None, typer.Option(metavar="ID", help="Show this job's log until it is over.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List a cluster's jobs; with --stop end one, with --follow show its log.
+
+    A stopped job keeps what it has finished; submitting the same again goes on from there.
+    """
+    with errors_as_exits():
+        from ray_si.distributed import submit as cluster_jobs
+
+        cluster = cluster_jobs.Cluster(address)
+        if stop:
+            job = cluster.stop(stop)
+            _say(f"{stop}: {job.status}; what is finished is kept, and the same submit goes on")
+        elif follow:
+            run = cluster_jobs.run_of(cluster.job(follow))
+            try:
+                outcome = cluster.follow(follow, _write, _say)
+            except KeyboardInterrupt:
+                _leave(follow, cluster)
+            _end(outcome, run)
+        elif as_json:
+            rows = [cluster_jobs.summary_of(job) for job in cluster.jobs()]
+            typer.echo(json.dumps(rows, indent=2))
+        else:
+            print_jobs([cluster_jobs.summary_of(job) for job in cluster.jobs()])
+
+
+def _say(message: str) -> None:
+    console(error=True).print(message, markup=False, highlight=False)
+
+
+def _write(text: str) -> None:
+    typer.echo(text, nl=False)
+
+
+def _how_to(id_: str, address: str) -> str:
+    return (
+        f"follow it with: ray-si jobs --address {address} --follow {id_}, "
+        f"end it with: ray-si jobs --address {address} --stop {id_}"
+    )
+
+
+def _leave(id_: str, cluster: Cluster) -> None:
+    """End after Ctrl-C, which is for this command and not for the job."""
+    if id_:
+        _say(f"\nthe job goes on; {_how_to(id_, cluster.address)}")
+    else:
+        _say("\nnothing was submitted")
+    raise typer.Exit(130)
+
+
+def _end(outcome: Outcome, run: str | None) -> None:
+    """Say how the job ended, and end with its status."""
+    if outcome.exit_code == 0:
+        _say(f"the job succeeded{f': {run}' if run else ''}")
+        return
+    kept = f"; what is finished is kept in {run}, and the same submit goes on" if run else ""
+    _say(f"the job's end: {outcome.status}, {outcome.reason or 'no reason given'}{kept}")
+    raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,139 @@
+"""What a job takes with it to the cluster: one small zip with ray_si, the run's files, no more."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+import ray_si
+from ray_si.config import RunConfig
+from ray_si.engines import bundled
+from ray_si.errors import ConfigError
+
+CONFIG_NAME = "run.yaml"
+"""The configuration's name in the package, which is the job's working directory."""
+
+LIMIT = 100 << 20
+"""Bytes that a package may have: what Ray's job server takes."""
+
+_SEEDS = "seeds.jsonl"
+
+_CACHES = frozenset(
+    ["__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox"]
+)
+_LEFT_OUT = _CACHES | {".git", ".venv", "venv", "node_modules", "data", "runs"}
+"""Folders below an included one that stay at home."""
+
+_DATE = 1980, 1, 1, 0, 0, 0
+"""Of every file in a package, so that the same files make the same bytes."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A zip on disk: its path, size in bytes and number of files."""
+
+    path: Path
+    size: int
+    files: int
+
+
+def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) -> Package:
+    """Write the package of a run to ``path`` (.zip).
+
+    It holds ray_si as it is installed here, so that the cluster runs what checked the
+    configuration; the configuration, overrides applied; its seed tasks, evaluation sets and
+    recordings; and the files and folders of ``include``, under their own names, without .git,
+    .venv, data, runs, caches.
+    Raises ConfigError where something is missing, would be out of the cluster's sight, or
+    the package is over ``limit`` bytes.
+    """
+    _check_models(config)
+    values: dict[str, Any] = config.model_dump(mode="json")
+    package = Path(ray_si.__file__).parent
+    files = {f"ray_si/{name}": file for name, file in _files(package, _CACHES)}
+    if config.seeds != "bundled":
+        files[_SEEDS], values["seeds"] = Path(config.seeds), _SEEDS
+    values["decontaminate"] = []
+    for number, source in enumerate(config.decontaminate):
+        name = source
+        if "://" not in source:  # under its own name, by which rejections are told
+            name = f"sets/{number}/{Path(source).name}"
+            files[name] = Path(source)
+        values["decontaminate"].append(name)
+    for section, generator in config.generators.items():
+        if generator.engine == "replay" and generator.replay.recording:
+            name = f"{section}-recording.jsonl"
+            files[name] = Path(generator.replay.recording)
+            values[section]["replay"]["recording"] = name
+    for item in include:
+        files |= _included(Path(item))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, path.open("rb") as written:
+        _write(archive, CONFIG_NAME, io.BytesIO(yaml.safe_dump(values, sort_keys=False).encode()))
+        for name, file in sorted(files.items()):
+            try:
+                with file.open("rb") as stream:
+                    _write(archive, name, stream)
+            except OSError as error:
+                raise ConfigError(f"{file} cannot be packaged: {error.strerror}") from error
+            if written.seek(0, io.SEEK_END) > limit:
+                raise ConfigError(_too_large(files, limit))
+    return Package(path, path.stat().st_size, len(files) + 1)
+
+
+def _check_models(config: RunConfig) -> None:
+    """Refuse models in folders that only this machine has."""
+    models = {section: part.model for section, part in config.generators.items()}
+    for key, model in (models | {"embedder": config.embedder.model}).items():
+        if model is None or model in bundled.MODELS or Path(model).is_absolute():
+            continue
+        if Path(model).exists() or model.startswith((".", "~")):
+            raise ConfigError(
+                f"{key}.model: {model} is a folder on this machine; name a hub model, or an "
+                "absolute path that every node of the cluster has"
+            )
+
+
+def _included(item: Path) -> dict[str, Path]:
+    if item.is_dir():
+        prefix = "" if item.resolve() == Path.cwd() else f"{item.resolve().name}/"
+        return {prefix + name: file for name, file in _files(item, _LEFT_OUT)}
+    if not item.is_file():
+        raise ConfigError(f"--include {item}: there is no such file or folder")
+    return {item.name: item}
+
+
+def _files(folder: Path, left_out: frozenset[str]) -> Iterator[tuple[str, Path]]:
+    """Names below a folder, with "/", and the files there."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in left_out]
+        for name in names:
+            file = Path(parent) / name
+            if file.is_file():  # no sockets, no dangling links
+                yield file.relative_to(folder).as_posix(), file
+
+
+def _write(archive: zipfile.ZipFile, name: str, stream: BinaryIO) -> None:
+    info = zipfile.ZipInfo(name, _DATE)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    info.external_attr = 0o644 << 16
+    with archive.open(info, "w") as member:
+        shutil.copyfileobj(stream, member)
+
+
+def _too_large(files: dict[str, Path], limit: int) -> str:
+    sizes = {name: file.stat().st_size for name, file in files.items()}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+    named = ", ".join(f"{name} ({sizes[name] / 2**20:.1f} MiB)" for name in largest)
+    return (
+        f"the job's package is over the {limit / 2**20:g} MiB that a cluster takes; "
+        f"largest: {named}. Put large files where the cluster reads them itself "
+        "(s3://, shared storage)"
+    )

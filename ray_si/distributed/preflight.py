@@ -1,0 +1,208 @@
+"""What a cluster must have before models are loaded on it: room for them, and sight of the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_si.config import RunConfig
+from ray_si.errors import ConfigError, RaySIError, StorageError
+from ray_si.storage.objects import open_objects
+
+WAIT_VARIABLE = "RAY_SI_NODES_WAIT_S"
+"""Environment variable with the seconds to wait for nodes, where the two below don't fit."""
+
+_JOIN_S = 60.0
+"""Seconds that the nodes of a fixed cluster may take to join it."""
+
+_LAUNCH_S = 1800.0
+"""Seconds that an autoscaler may take to bring nodes."""
+
+_PROBE_S = 120.0
+"""Seconds that a node may take to start a worker and to ask the store."""
+
+_UNLIKE = "node:", "memory", "object_store_memory"
+"""Resources in which nodes of one kind differ."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """``count`` replicas of one section of the configuration, and what each takes of one node."""
+
+    section: str
+    count: int
+    resources: dict[str, float]
+
+
+def demands(config: RunConfig, *, embedder: bool) -> list[Demand]:
+    """What the run's replicas take."""
+    found = []
+    for section, part in config.generators.items():
+        each = {"CPU": part.cpus, "GPU": part.gpus}
+        if part.accelerator:
+            each[f"accelerator_type:{part.accelerator}"] = 0.001  # as Ray asks for it
+        if part.engine == "vllm" and part.gpus > 1:  # may span nodes: see `placement`
+            more = each | {"CPU": 0.0, "GPU": 1.0}
+            found.append(Demand(section, part.replicas * (round(part.gpus) - 1), more))
+            each = each | {"GPU": 1.0}
+        found.append(Demand(section, part.replicas, each))
+    if embedder:
+        each = {"CPU": config.embedder.cpus, "GPU": config.embedder.gpus}
+        found.append(Demand("embedder", 1, each))
+    return found
+
+
+def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
+    """What these nodes (resources by name) are short of, in words; None if they'll do.
+
+    In use by others counts as there: that ends. Placing is left to Ray, so a set of demands that
+    fits one by one and in sum may still not fit together.
+    """
+    for name in ("CPU", "GPU"):
+        need = sum(demand.count * demand.resources[name] for demand in wanted)
+        have = sum(node.get(name, 0.0) for node in nodes)
+        if need > have:
+            return f"the configuration asks for {need:g} {name} and there are {have:g}"
+    for demand in wanted:
+        if not any(_fits(demand, node) for node in nodes):
+            asked = " and ".join(
+                name.removeprefix("accelerator_type:")
+                if name.startswith("accelerator_type:")
+                else f"{value:g} {name}"
+                for name, value in demand.resources.items()
+                if value
+            )
+            most = max((node.get("GPU", 0.0), node.get("CPU", 0.0)) for node in nodes)
+            return (
+                f"a replica of {demand.section} asks for {asked} on one node, and no node has "
+                f"that; the largest has {most[1]:g} CPU and {most[0]:g} GPU"
+            )
+    return None
+
+
+def wait_for_room(
+    wanted: list[Demand], *, is_ours: bool, notify: Callable[[str], None] = lambda message: None
+) -> None:
+    """Return once the cluster has room for the demands, asking its autoscaler for it.
+
+    Raises ConfigError with what is asked and what is there: at once where Ray was started on this
+    machine, else after a minute, or half an hour where there is an autoscaler.
+    """
+    shortage = lack(wanted, _nodes())
+    if shortage is None:
+        return
+    grows = not is_ours and is_autoscaler_v2(fetch_from_server=True)
+    seconds = 0.0 if is_ours else _LAUNCH_S if grows else _JOIN_S
+    if not is_ours and WAIT_VARIABLE in os.environ:
+        seconds = _seconds(os.environ[WAIT_VARIABLE])
+    if seconds:
+        notify(f"{shortage}; waiting up to {seconds:g} s for more nodes")
+    if grows:
+        bundles = [dict(d.resources) for d in wanted for _ in range(d.count)]
+        request_resources(bundles=bundles)
+    end = time.monotonic() + seconds
+    try:
+        while shortage and time.monotonic() < end:
+            time.sleep(1)
+            shortage = lack(wanted, _nodes())
+    finally:
+        if grows:  # replicas ask for themselves from here on
+            request_resources(bundles=[])
+    if shortage:
+        waited = f" after {seconds:g} s of waiting ({WAIT_VARIABLE})" if seconds else ""
+        raise ConfigError(
+            f"{shortage}{waited}: set generator.replicas, .cpus or .gpus or embedder.cpus or .gpus"
+        )
+
+
+def check_location(location: str) -> None:
+    """Try a run's location from a node of each kind that the cluster has, for writing.
+
+    Raises StorageError naming nodes that cannot use it where others can, or that mean a folder of
+    their own by it. Leaves nothing behind.
+    """
+    probe = ray.remote(num_cpus=0, max_retries=1)(_probe)
+    with _marker(location) as marker:
+        answers = {
+            name: probe.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(location, marker)
+            for name, node in _kinds()
+        }
+        for name, answer in answers.items():
+            try:
+                problem = ray.get(answer, timeout=_PROBE_S)
+            except RayError as error:  # a node that left, or is too busy: no word on the location
+                logger.warning("%s could not be asked about %s: %s", name, location, error)
+                continue
+            if problem:
+                raise StorageError(
+                    f"nodes like {name} cannot use {location}: {problem} (each node needs its own "
+                    "access to the run, by a role, its environment, or shared storage)"
+                )
+
+
+def _probe(location: str, marker: str | None) -> str | None:
+    """What is wrong with the location, seen from here. Runs in a Ray task."""
+    if marker and not Path(marker).exists():
+        return "it is another folder there than here; use storage that all share, or s3://"
+    try:
+        open_objects(location).check(write=True)
+    except RaySIError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _marker(location: str) -> Iterator[str | None]:
+    """A file for a while where a run's folder is or will be; None for places that are no folder."""
+    if "://" in location:
+        yield None
+        return
+    folder = next(path for path in (Path(location), *Path(location).parents) if path.is_dir())
+    with tempfile.NamedTemporaryFile(prefix=".tmp-", dir=folder) as file:
+        yield file.name
+
+
+def _fits(demand: Demand, node: dict[str, float]) -> bool:
+    return all(node.get(name, 0.0) >= value for name, value in demand.resources.items())
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _kinds() -> Iterator[tuple[str, dict[str, Any]]]:
+    """An address and node for each set of resources among the nodes."""
+    seen = set()
+    for node in ray.nodes():
+        kind = frozenset(
+            item for item in node["Resources"].items() if not item[0].startswith(_UNLIKE)
+        )
+        if node["Alive"] and kind not in seen:
+            seen.add(kind)
+            shown = {k: v for k, v in sorted(kind) if k in ("CPU", "GPU")}
+            what = ", ".join(f"{value:g} {name}" for name, value in shown.items())
+            yield f"{node['NodeManagerAddress']} ({what or 'no CPU'})", node
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(0.0, float(text))
+    except ValueError as error:
+        raise ConfigError(f"{WAIT_VARIABLE}={text} is not a number of seconds") from error

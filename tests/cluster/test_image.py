@@ -1,0 +1,57 @@
+"""The image: linted, and what the linter does not know."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import ROOT
+
+DOCKERFILE = ROOT / "cluster" / "Dockerfile"
+TEXT = DOCKERFILE.read_text()
+
+
+def test_the_dockerfile_is_linted():
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = str(hadolint) if hadolint.exists() else shutil.which("hadolint")
+    if not found:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([found, str(DOCKERFILE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    root = subprocess.run(  # it would have found something
+        [found, "-"], input="FROM debian\nRUN cd /tmp && sudo ls\n", capture_output=True, text=True
+    )
+    assert root.returncode == 1
+
+
+def test_both_variants_end_as_a_user_on_a_pinned_base():
+    targets = {name: base for base, name in re.findall(r"^FROM (\S+) AS (\S+)$", TEXT, re.M)}
+    assert {"cpu", "gpu"} <= targets.keys()
+    for target in ("cpu", "gpu"):
+        chain = [target]
+        while chain[-1] in targets:
+            chain.append(targets[chain[-1]])
+        assert chain[-1] == "python:${PYTHON}-slim-bookworm"
+        assert "base" in chain
+    assert re.search(r"^ARG PYTHON=3\.\d+\.\d+$", TEXT, re.M)
+    users = re.findall(r"^USER (\S+)$", TEXT, re.M)
+    assert users == ["1000"]
+
+
+def test_every_file_that_is_copied_is_there_and_not_ignored():
+    """.dockerignore names what is sent; all else, .git and runs among it, stays at home."""
+    sent = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = set()
+    for line in re.findall(r"^COPY --chown=1000 (.*) \S+$", TEXT, re.M):
+        copied |= set(line.split())
+    assert copied == sent
+    assert all((ROOT / name).exists() for name in copied)

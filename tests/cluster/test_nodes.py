@@ -1,0 +1,76 @@
+"""Nodes that come and go while a build runs change where it runs, and not what it writes."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import yaml
+
+from tests.faults.conftest import Builds
+from tests.faults.test_killed_nodes import QUICK_TO_NOTICE
+from tests.integration.conftest import digests
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster():
+    """A head that takes no replicas."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    yield made
+    made.shutdown()
+
+
+def nodes_of(name, address) -> list[str]:
+    """Ids of the nodes of the living actors of that class."""
+    from ray._private.internal_api import get_state_from_address
+
+    actors = get_state_from_address(address).actor_table(None)
+    return [
+        actor["Address"]["NodeID"]
+        for actor in actors.values()
+        if actor["State"] == "ALIVE" and name in actor["ActorClassName"]
+    ]
+
+
+def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tmp_path):
+    first = cluster.add_node(num_cpus=2)
+    builds = Builds(cluster.address, tmp_path)
+    values = yaml.safe_load(builds.config.read_text())
+    values["target_instructions"] = 200
+    values["generator"] |= {"replicas": 1, "max_replicas": 2, "cpus": 2, "max_batch": 8}
+    values["generator"]["replay"] = {"latency_s": 1.0}
+    values["dedup"] = {"cosine": None, "shards": 2}
+    builds.config.write_text(yaml.safe_dump(values))
+    run = tmp_path / "run"
+    process = builds.start(run)
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.extend(process.stdout), daemon=True)
+    reader.start()
+
+    def until(condition, seconds=90):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert process.poll() is None, "".join(output)
+            assert time.monotonic() < end, "".join(output)
+            time.sleep(0.1)
+
+    until(lambda: list(run.glob("bootstrap/*/block-*.parquet")))
+    shards = nodes_of("Shard", cluster.address)
+    assert sorted(shards) == sorted([first.node_id, cluster.head_node.node_id])
+    second = cluster.add_node(num_cpus=2)
+    until(lambda: second.node_id in nodes_of("GeneratorReplica", cluster.address))
+    cluster.remove_node(first, allow_graceful=False)
+    process.wait(timeout=240)
+    reader.join()
+    assert process.returncode == 0, "".join(output)
+    undisturbed = tmp_path / "undisturbed"
+    values["generator"] |= {"max_replicas": None, "replay": {}}
+    builds.config.write_text(yaml.safe_dump(values))
+    builds.finish(undisturbed)
+    assert digests(run) == digests(undisturbed)
