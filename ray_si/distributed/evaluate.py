@@ -16,6 +16,7 @@ from ray_si.config import Generator, RunConfig
 from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.connect import connect
 from ray_si.distributed.extras import need
+from ray_si.distributed.preflight import demands, wait_for_room
 from ray_si.distributed.serving import Serving
 from ray_si.distributed.stages import Ask, Task, write_blocks
 from ray_si.engines import bundled, registry
@@ -240,7 +241,12 @@ def _ask(
     app = f"ray_si-{place}-{member.slug}"
     sampling = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop=config.stop)
     work = AnswerExamples(member.folder, member.encoding, sampling)
-    with Serving(host, app, embedder=False, may_grow=not is_ours) as serving:
+    wait_for_room(
+        demands(host, embedder=False),
+        is_ours=is_ours,
+        notify=lambda message: listen(EvaluationProgress(member.name, done, total, message)),
+    )
+    with Serving(host, app, embedder=False) as serving:
         task = Task(work, serving.generators, folder.location, order=(0,))
         for table, _ in write_blocks(blocks, task, parallel_phases=False):
             done += table.num_rows
