@@ -57,6 +57,10 @@ class Prices(_Section):
     completion: float = Field(0.0, ge=0)
     """Of completion tokens."""
 
+    def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """What so many tokens cost."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
 
 class Generator(_Section):
     """The language model and how it is hosted."""

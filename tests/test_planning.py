@@ -85,7 +85,13 @@ def test_what_would_steer_a_terminal_or_is_markup_is_shown_as_text(tmp_path):
 
 def test_estimate_gives_ranges_as_json(config):
     done = ray_si(
-        "estimate", config, "--sample", 24, "--prompt-price", 1, "--completion-price", 2, "--json"
+        "estimate",
+        config,
+        "--sample",
+        24,
+        "--json",
+        "--set",
+        "generator.prices={prompt: 1, completion: 2}",
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -156,7 +162,9 @@ def test_a_sample_without_duplicates_says_that_it_cannot_see_the_fall():
         np.full(n, 100), np.full(n, 20), np.arange(n), np.zeros((n, n), bool),
         np.array([[50, 10]]), (1.0, 0.5),
     )  # fmt: skip
-    found = extrapolate(sample, parse_config(REPLAY), prices=(1.0, 10.0))
+    prices = {"prices": {"prompt": 1.0, "completion": 10.0}}
+    priced = REPLAY | {"generator": REPLAY["generator"] | prices}
+    found = extrapolate(sample, parse_config(priced))
     assert found.completions.low == found.completions.high == 1024  # whole rounds of 32
     assert found.prompt_tokens.mid == 1024 * 100 + 1000 * 50
     assert found.completion_tokens.mid == 1024 * 20 + 1000 * 10

@@ -57,7 +57,7 @@ def preview(
 
 @app.command(
     epilog="[b]Examples[/b]\n\nray-si estimate configs/quickstart.yaml --sample 24\n\n"
-    "ray-si estimate configs/paper.yaml --prompt-price 0.15 --completion-price 0.6 --json"
+    'ray-si estimate configs/paper.yaml --set "generator.prices={prompt: 0.15, completion: 0.6}"'
 )
 def estimate(
     config: ConfigPath,
@@ -66,12 +66,6 @@ def estimate(
     instances: Annotated[
         int, typer.Option(min=1, help="Accepted instructions to write instances for.")
     ] = 16,
-    prompt_price: Annotated[
-        float | None, typer.Option(min=0, help="Dollars for a million prompt tokens.")
-    ] = None,
-    completion_price: Annotated[
-        float | None, typer.Option(min=0, help="Dollars for a million completion tokens.")
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Estimate tokens, hours and cost for the target, from a short sample; nothing is written.
@@ -82,19 +76,14 @@ def estimate(
     the sample each candidate is near to, it is modelled how many later ones will be refused (a beta
     distribution of shares, by moments). A target far beyond the sample is extrapolated far, a
     larger sample narrows the range, and no sample shows what later prompts with machine-written
-    examples change.
+    examples change. Cost goes by `generator.prices`.
     """
     with errors_as_exits(), interruptible("nothing was written"):
         from ray_si.distributed.estimate import extrapolate, take_sample
         from ray_si.distributed.trial import Trial
 
         settings = load_config(config, set_ or [])
-        prices = None
-        if prompt_price is not None or completion_price is not None:
-            prices = (prompt_price or 0.0, completion_price or 0.0)
-        found = extrapolate(
-            take_sample(Trial(settings, _note), sample, instances), settings, prices=prices
-        )
+        found = extrapolate(take_sample(Trial(settings, _note), sample, instances), settings)
         if as_json:
             typer.echo(json.dumps(found.as_dict(), indent=2))
         else:

@@ -113,7 +113,8 @@ def _said(line: Line) -> Text:
     text = _plain(line.text)
     if line.match is not None:
         score = "" if line.score is None else f"{line.score:.2f} "
-        text.append(f"\n{score}with: ", "dim").append(_plain(line.match))
+        of = "" if line.source is None else f", of {line.source}"
+        text.append(f"\n{score}with{of}: ", "dim").append(_plain(line.match))
     return text
 
 

@@ -76,8 +76,11 @@ def status(
     """Show where a run stands, while it is being built too."""
     with errors_as_exits():
         from ray_si.storage.run import Run
+        from ray_si.storage.spent import spending
 
-        found = Run.open(run).status()
+        opened = Run.open(run)
+        found = opened.status()
+        found |= {"spent": spending(opened)}
         if as_json:
             typer.echo(json.dumps(found, indent=2))
         else:

@@ -52,9 +52,8 @@ class _Phase:
         return self.cost * (1 / self.rows) if self.rows else self.amount(self._rates.worst)
 
     def amount(self, tokens: Tokens) -> _Amount:
-        prices = self._rates.prices
-        dollars = tokens.prompt * prices.prompt + tokens.completion * prices.completion
-        return _Amount(tokens.prompt + tokens.completion, dollars / 1e6)
+        dollars = self._rates.prices.dollars(tokens.prompt, tokens.completion)
+        return _Amount(tokens.prompt + tokens.completion, dollars)
 
 
 class Allowance:

@@ -162,15 +162,14 @@ def extrapolate(
     config: RunConfig,
     *,
     seed: int = 0,
-    prices: tuple[float, float] | None = None,
 ) -> Estimate:
     """What the configured target takes, from a sample.
 
     Ranges are over random halves of the completions, drawn without replacement, whose means spread
     as those of whole samples do (half-sampling: McCarthy, Pseudo-replication, 1969). On each half
-    the gate is played through, and `Growth` says how acceptance falls from there. ``prices`` are
-    dollars for a million prompt and completion tokens. Raises NoProgressError where the sample
-    accepts too little to say anything.
+    the gate is played through, and `Growth` says how acceptance falls from there. Dollars go
+    by each generator's ``prices``. Raises NoProgressError where the sample accepts too little to
+    say anything.
     """
     n, target = len(sample.completion_tokens), config.target_instructions
     per_round = config.bootstrap.prompts_per_round
@@ -205,8 +204,10 @@ def extrapolate(
             "completion_tokens": written,
             "hours": busy / 3600,
         }
-        if prices:
-            values["dollars"] = (prompt * prices[0] + written * prices[1]) / 1e6
+        first, later = config.generator.prices, config.instances_by.prices
+        if first and later:
+            begun = prompt - instances[0], written - instances[1]
+            values["dollars"] = first.dollars(*begun) + later.dollars(*instances)
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
     if len(columns.get("acceptance", ())) < REPLICATES / 2:

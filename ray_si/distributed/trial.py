@@ -42,13 +42,17 @@ Listen = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Line:
-    """A candidate and what became of it: ``reason`` is None where it was kept."""
+    """A candidate and what became of it: ``reason`` is None where it was kept.
+
+    ``source`` is the evaluation set that ``match`` is of, if it is of one.
+    """
 
     position: int
     text: str
     reason: str | None = None
     match: str | None = None
     score: float | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

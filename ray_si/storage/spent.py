@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -61,6 +61,30 @@ def spent(run: Run) -> dict[Phase, Tokens]:
     for key in run.finished_blocks("instances").values():
         instances += tokens_of(run.read(key, list(TOKEN_COLUMNS)))
     return {"bootstrap": bootstrap, "instances": instances}
+
+
+def spending(run: Run) -> dict[str, Any]:
+    """What is spent, for a status.
+
+    Keys: prompt_tokens, completion_tokens, tokens_per_accepted (both kinds; None before there is
+    any), and dollars where the configuration has prices.
+    """
+    by_phase = spent(run)
+    total = by_phase["bootstrap"] + by_phase["instances"]
+    accepted = sum(manifest["accepted"] for manifest in run.rounds())
+    first = run.header["config"]["generator"]
+    later = run.header["config"].get("instance_generator") or first
+    dollars = 0.0
+    for tokens, generator in zip(by_phase.values(), (first, later), strict=True):
+        prices = generator.get("prices") or {"prompt": 0.0, "completion": 0.0}
+        dollars += tokens.prompt * prices["prompt"] + tokens.completion * prices["completion"]
+    each = round((total.prompt + total.completion) / accepted, 1) if accepted else None
+    return {
+        "prompt_tokens": total.prompt,
+        "completion_tokens": total.completion,
+        "tokens_per_accepted": each,
+        **({"dollars": round(dollars / 1e6, 4)} if dollars else {}),
+    }
 
 
 def tokens_of(block: pa.Table) -> Tokens:

@@ -18,6 +18,7 @@ from ray_si.distributed.builder import build
 from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
+from ray_si.storage.spent import spending
 from tests.integration.conftest import TARGET, digests
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -332,3 +333,20 @@ def test_another_model_may_write_the_instances(finished, tmp_path, replay_config
     assert result.stats["instances_rejected"] == {"engine_error": TARGET}
     mine, theirs = _accepted(tmp_path / "run"), _accepted(location)
     assert [row["instruction"] for row in mine] == [row["instruction"] for row in theirs]
+
+
+def test_what_a_run_spent_is_counted_from_what_it_stores(finished):
+    location, result = finished
+    found = spending(Run.open(str(location)))
+    raw = [pq.read_table(p) for p in location.glob("bootstrap/round-*/block-*.parquet")]
+    rows = [row for table in raw for row in table.to_pylist()]
+    for p in location.glob("instances/block-*.parquet"):
+        for row in pq.read_table(p).to_pylist():
+            rows.append(row)
+            asked = {k: row[f"classification_{k}"] for k in ("prompt_tokens", "completion_tokens")}
+            rows.append(asked)
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert found[name] == sum(row[name] for row in rows) > 0
+    total = found["prompt_tokens"] + found["completion_tokens"]
+    assert found["tokens_per_accepted"] == round(total / result.stats["accepted"], 1)
+    assert "dollars" not in found
