@@ -20,9 +20,8 @@ def ray_si(*arguments, **kwargs):
         [sys.executable, "-m", "ray_si", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=180,
         check=False,
-        **{"env": ENVIRONMENT} | kwargs,
+        **{"env": ENVIRONMENT, "timeout": 180} | kwargs,
     )
 
 
