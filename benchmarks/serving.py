@@ -73,8 +73,8 @@ class Measured:
     """One build's requests, their latencies, and what the replicas said of themselves."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from ray_si.distributed import bootstrap
         from ray_si.distributed.builder import build
+        from ray_si.distributed.prompting import Prompting
         from ray_si.engines.replay import latency
         from ray_si.errors import NoProgressError
 
@@ -84,17 +84,17 @@ class Measured:
         self.commits: list[float] = []
         self.load: list[tuple[float, int]] = []
         self.began = 0.0
-        original = bootstrap.Bootstrap._requests
+        original = Prompting.rows
 
-        def noted(phase: Any, round_: int) -> Any:
+        def noted(prompting: Any, round_: int) -> Any:
             self.began = self.began or time.monotonic()
-            table = original(phase, round_)
+            rows = original(prompting, round_)
             if round_ < settings.bootstrap.stall_rounds:
-                for row in table.select(["prompt", "seed"]).to_pylist():
+                for row in rows:
                     prompt = json.loads(row["prompt"])
                     took = latency(prompt, row["seed"], replay.latency_s, replay.latency_sigma)
                     self.latencies.append(took)
-            return table
+            return rows
 
         def listen(progress: Any) -> None:
             now = time.monotonic()
@@ -104,14 +104,14 @@ class Measured:
                 self.load.append((now - self.began, progress.usage.running))
                 self.finished = progress.usage.requests.total()
 
-        bootstrap.Bootstrap._requests = noted  # type: ignore[method-assign]
+        Prompting.rows = noted  # type: ignore[method-assign]
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 build(settings, f"{folder}/run", listen=listen)
         except NoProgressError:
             pass
         finally:
-            bootstrap.Bootstrap._requests = original  # type: ignore[method-assign]
+            Prompting.rows = original  # type: ignore[method-assign]
         self.seconds = self.commits[settings.bootstrap.stall_rounds - 1]
         self.latencies = self.latencies[
             : settings.bootstrap.stall_rounds * settings.bootstrap.prompts_per_round
