@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-faults lint bench bench-gate bench-export clean
+.PHONY: help demo test test-slow test-faults lint bench bench-gate bench-serving bench-export clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -38,6 +38,9 @@ bench: $(VENV)/.installed ## where the time of a build goes
 
 bench-gate: $(VENV)/.installed ## the ROUGE-L gate beside others, up to ten million texts
 	$(BIN)/python benchmarks/gate.py --large --write
+
+bench-serving: $(VENV)/.installed ## how busy the replicas are
+	$(BIN)/python benchmarks/serving.py --write
 
 bench-export: $(VENV)/.installed ## how fast a run is exported
 	$(BIN)/python benchmarks/export.py --write

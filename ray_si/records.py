@@ -28,16 +28,3 @@ class SeedTask:
     instruction: str
     instances: tuple[Instance, ...]
     is_classification: bool
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A text that was left out, and why.
-
-    ``reason`` is a short code; ``match`` and ``score`` name the text it came too close to.
-    """
-
-    text: str
-    reason: str
-    match: str | None = None
-    score: float | None = None

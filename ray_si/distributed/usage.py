@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from ray_si.engines.base import Completion, Request
 
@@ -44,13 +43,6 @@ class Usage:
         """Share of the slots' time that was used between two moments; None where none passed."""
         open_s = self.open_s - earlier.open_s
         return (self.busy_s - earlier.busy_s) / open_s if open_s > 0 else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            name: dict(sorted(value.items())) if isinstance(value, Counter) else value
-            for name, value in vars(self).items()
-        }
 
 
 class BusyClock:

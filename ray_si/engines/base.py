@@ -68,6 +68,15 @@ class Completion:
             object.__setattr__(self, "text", pairs.decode("utf-16-le", "replace"))
 
 
+def too_long(prompt_tokens: int, sampling: SamplingParams, context: int) -> Completion | None:
+    """The refusal of a request that does not fit into the model's context; None for others."""
+    longest = prompt_tokens + sampling.max_tokens
+    if longest <= context:
+        return None
+    error = f"{longest} prompt and completion tokens exceed the model's {context}"
+    return Completion("", "refused", prompt_tokens=prompt_tokens, error=error)
+
+
 class Engine(Protocol):
     """Writes completions; called concurrently from one event loop.
 
@@ -78,7 +87,6 @@ class Engine(Protocol):
     that where it sorts those that wait into batches.
     """
 
-    scores_labels: bool
     slots: int
     capacity: int
 

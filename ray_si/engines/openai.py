@@ -49,8 +49,6 @@ class OpenAIEngine:
     ``omit`` are parameters that the endpoint doesn't take, ``extra_body`` further ones.
     """
 
-    scores_labels = True
-
     def __init__(
         self,
         model: str,

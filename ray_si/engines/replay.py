@@ -35,8 +35,6 @@ class ReplayEngine:
     time, as on a GPU.
     """
 
-    scores_labels = True
-
     def __init__(
         self,
         model: str | None = None,

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 from ray_si.engines import bundled
-from ray_si.engines.base import Completion, Request
+from ray_si.engines.base import Completion, Request, too_long
 from ray_si.engines.memory import check_memory
 from ray_si.engines.sampling import RowSampler, RowStopper, cut_at_stop
 from ray_si.errors import EngineError
@@ -62,8 +62,6 @@ class TransformersEngine:
 
     ``dtype`` "auto" is bfloat16 on a GPU and on processors with native bfloat16, else float32.
     """
-
-    scores_labels = True
 
     def __init__(
         self,
@@ -116,14 +114,8 @@ class TransformersEngine:
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`. Raises what torch raises (out of memory, say)."""
         prompt = self._encode(request)
-        longest = len(prompt) + request.sampling.max_tokens
-        if longest > self._context:
-            return Completion(
-                "",
-                "refused",
-                prompt_tokens=len(prompt),
-                error=f"{longest} prompt and completion tokens exceed the model's {self._context}",
-            )
+        if refusal := too_long(len(prompt), request.sampling, self._context):
+            return refusal
         loop = asyncio.get_running_loop()
         waiting = _Waiting(request, prompt, loop.create_future(), loop)
         self._arrivals.put(waiting)

@@ -20,7 +20,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from ray_si.engines import bundled
-from ray_si.engines.base import Completion, Request, SamplingParams
+from ray_si.engines.base import Completion, Request, SamplingParams, too_long
 from ray_si.engines.memory import check_memory
 from ray_si.errors import EngineError
 
@@ -37,8 +37,6 @@ class VLLMEngine:
     request samples with its own seed; labels are scored exactly, token by token, over the cached
     prompt.
     """
-
-    scores_labels = True
 
     def __init__(
         self,
@@ -98,15 +96,8 @@ class VLLMEngine:
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`. Ends this process once vLLM's workers are dead."""
         prompt = self._encode(request)
-        longest = len(prompt) + request.sampling.max_tokens
-        if longest > self._context:
-            return Completion(
-                "",
-                "refused",
-                prompt_tokens=len(prompt),
-                error=f"{longest} prompt and completion tokens exceed the context of "
-                f"{self._context}",
-            )
+        if refusal := too_long(len(prompt), request.sampling, self._context):
+            return refusal
         if request.labels:
             return await self._score(prompt, request.labels)
         output = await self._run(prompt, sampling_of(request.sampling, request.seed))

@@ -20,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 class TroubledEngine:
     """Answers with the prompt; some prompts make trouble."""
 
-    scores_labels = False
     slots = capacity = 4
 
     def __init__(self) -> None:

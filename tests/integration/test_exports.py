@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import pytest
 
 from ray_si.self_instruct.formats import FORMATS, layout
@@ -33,9 +34,6 @@ def export(run, to, format_, **options):
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
 @pytest.mark.parametrize("format_", FORMATS)
 def test_datasets_loads_the_folder_with_its_splits(tmp_path, run, format_, kind):
-    datasets = pytest.importorskip("datasets")
-    if kind == "jsonl.zst":
-        pytest.importorskip("zstandard")  # what datasets reads it with
     rows = export(
         run, tmp_path / "out", format_, kind=kind, rows_per_shard=40, shuffle=True, validation=0.2
     )
@@ -52,7 +50,6 @@ def test_datasets_loads_the_folder_with_its_splits(tmp_path, run, format_, kind)
 
 
 def test_datasets_loads_a_folder_with_a_single_file(tmp_path, run):
-    datasets = pytest.importorskip("datasets")
     rows = export(run, tmp_path / "out", "alpaca")
     loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {split: len(loaded[split]) for split in loaded} == rows
@@ -73,9 +70,8 @@ def test_ray_data_reads_the_folder(ray_session, tmp_path, run):
 @pytest.mark.slow  # importing TRL takes as long as all of the above
 @pytest.mark.parametrize("format_", FORMATS)
 def test_trl_takes_the_rows_for_what_they_are(tmp_path, run, format_):
-    datasets = pytest.importorskip("datasets")
-    data_utils = pytest.importorskip("trl.data_utils")
     from transformers import AutoTokenizer
+    from trl import data_utils
 
     from ray_si.engines.bundled import resolve
 

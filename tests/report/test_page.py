@@ -14,7 +14,7 @@ import pytest
 from ray_si.report import rows as rows_module
 from ray_si.report.evidence import Evidence
 from ray_si.report.files import write_report
-from ray_si.report.page import render
+from ray_si.report.page import _rejections, render
 from ray_si.report.statistics import collect
 from tests.report.made import HOSTILE, made_run, texts
 
@@ -184,3 +184,17 @@ def test_without_a_parser_the_page_says_how_to_get_one(tmp_path, monkeypatch):
     page = page_of(tmp_path / "run")
     assert any("pip install 'ray_si[report]'" in text for text in page.text)
     assert not any(attributes.get("class") == "sunburst" for _, attributes in page.tags)
+
+
+def test_what_resembles_an_evaluation_set_is_counted_by_set():
+    sets = {"a<b>.jsonl": {"instructions": 3, "instances": 1}, "b.jsonl": {"instructions": 0}}
+    (group,) = [g for g in rejections_of(sets) if g["title"].startswith("Evaluation sets")]
+    assert group["title"] == "Evaluation sets: 4 of these resemble one"
+    assert [row["count"] for row in group["rows"]] == ["4", "0"]
+    assert group["rows"][0]["meaning"] == "3 instructions, 1 instances"
+    assert not [g for g in rejections_of({}) if g["title"].startswith("Evaluation sets")]
+
+
+def rejections_of(sets):
+    counts = {"instructions": {"contaminated": 3}, "instances": {"contaminated": 1}}
+    return _rejections({"rejected": counts, "contaminated": sets})
