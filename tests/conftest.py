@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("default", deadline=None)  # a first call may compile
+# No deadline: a first call may compile. The same examples every time, since a run of the tests says
+# something of the code, not of its luck; `pytest --hypothesis-profile=explore` looks for new ones.
+settings.register_profile("default", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("default")
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data"

@@ -35,7 +35,7 @@ def test_summaries_are_exact_however_the_values_come(parts):
     assert summary["count"] == len(values)
     if values:
         assert (summary["least"], summary["most"]) == (values[0], values[-1])
-        assert summary["mean"] == pytest.approx(np.mean(values), abs=0.005)
+        assert summary["mean"] == round(sum(values) / len(values), 2)
         assert summary["median"] == np.quantile(values, 0.5, method="inverted_cdf")
         assert summary["p95"] == np.quantile(values, 0.95, method="inverted_cdf")
 
