@@ -13,7 +13,8 @@ calls   latencies of 100 ms, where calls are the limit: requests a second of the
         loop of one request a call over a Serve handle, and of the pipeline's client without the
         rest, on the same replicas.
 cpu     tokens/s of the transformers engine and of a plain float32 ``generate`` at batch 8 on the
-        same prompts with the bundled model, prefill included, and the memory of both.
+        same prompts with the bundled model, prefill included, and the memory of both; the engine
+        also as replicas of one thread, one for each core.
 """
 
 from __future__ import annotations
@@ -247,12 +248,12 @@ def prompts(count: int) -> list[str]:
 TOKENS = 64
 
 
-def plain(model: str, batch: int, texts: list[str]) -> dict[str, Any]:
+def plain(model: str, batch: int, texts: list[str], threads: int) -> dict[str, Any]:
     """A plain float32 ``generate`` in batches."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 0}
@@ -267,12 +268,12 @@ def plain(model: str, batch: int, texts: list[str]) -> dict[str, Any]:
     return _result(tokens, began)
 
 
-def engine(model: str, batch: int, texts: list[str], **options: Any) -> dict[str, Any]:
+def engine(model: str, batch: int, texts: list[str], threads: int) -> dict[str, Any]:
     """The transformers engine on the same prompts."""
     from ray_si.engines.base import Request, SamplingParams
     from ray_si.engines.transformers import TransformersEngine
 
-    made = TransformersEngine(model, max_batch=batch, batch_tokens=1 << 20, **options)
+    made = TransformersEngine(model, max_batch=batch, batch_tokens=1 << 20, threads=threads)
     sampling = SamplingParams(TOKENS, temperature=0.7, top_p=0.8)
     requests = [Request(text, sampling, seed) for seed, text in enumerate(texts)]
 
@@ -295,26 +296,32 @@ def _result(tokens: int, began: float) -> dict[str, Any]:
 
 def cpu() -> dict[str, Any]:
     """Each in a process of its own, for the sake of their memory."""
+    cores = os.cpu_count() or 1
     found = {}
-    for name, arguments in {
-        "plain float32, batch 8": ("plain", 8, 64),
-        "engine, batch 32": ("engine", 32, 128),
-        "engine, batch 64": ("engine", 64, 128),
-    }.items():
+    for name, count, arguments in (
+        ("plain float32, batch 8", 1, ("plain", 8, 64, cores)),
+        ("engine, batch 32", 1, ("engine", 32, 128, cores)),
+        ("engine, batch 64", 1, ("engine", 64, 128, cores)),
+        (f"{cores} engines of one thread, batch 32 each", cores, ("engine", 32, 64, 1)),
+    ):
         command = [sys.executable, __file__, "--child", json.dumps(arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        running = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)
+        ]
+        each = [json.loads(child.communicate()[0].splitlines()[-1]) for child in running]
+        found[name] = {key: round(sum(row[key] for row in each), 1) for key in each[0]}
     base = found["plain float32, batch 8"]["tokens_per_second"]
     best = max(row["tokens_per_second"] for row in found.values())
     return {**found, "ratio": round(best / base, 2)}
 
 
-def child(which: str, batch: int, count: int) -> None:
+def child(which: str, batch: int, count: int, threads: int) -> None:
     """One measurement of `cpu`."""
     from ray_si.engines import bundled
 
     model = bundled.resolve("smollm2-135m-instruct")
-    print(json.dumps({"plain": plain, "engine": engine}[which](model, batch, prompts(count))))
+    measure = {"plain": plain, "engine": engine}[which]
+    print(json.dumps(measure(model, batch, prompts(count), threads)))
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

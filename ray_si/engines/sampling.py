@@ -10,55 +10,88 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from ray_si.engines.base import SamplingParams
 
+_SHORT = 256
+"""Likeliest tokens that are sorted at first: nearly always all that ``top_p`` lets through."""
+
+_FEW = 32
+"""Rows whose whole vocabulary is sorted at once."""
+
 
 class RowSampler(LogitsProcessor):
     """Draws each row's next token from its own distribution with its own random stream.
 
-    Made for greedy ``generate``: it returns scores whose argmax is the drawn token, by the
-    Gumbel-max trick (argmax of log p + Gumbel noise is a draw from p; Maddison et al.,
-    arXiv 1411.0030). A row's draws depend on its seed and logits only, not on its neighbours.
-    ``logprobs`` gathers the natural log-probability, under the model itself, of what was drawn:
-    one tensor of shape (rows,) for each step.
+    Made for greedy ``generate``: it returns scores whose argmax is the drawn token. A row takes one
+    number from its stream for each token and inverts the distribution of its tokens, likeliest
+    first, so its draws depend on its seed and logits only, not on its neighbours. Tokens are cut by
+    ``top_k``, what is left is normalised and cut by ``top_p`` (nucleus sampling; Holtzman et al.,
+    arXiv 1904.09751). ``logprobs`` gathers the natural log-probability, under the model itself, of
+    what was drawn: one tensor of shape (rows,) for each step.
     """
 
     def __init__(
         self, sampling: Sequence[SamplingParams], seeds: Sequence[int], prompt_length: int
     ) -> None:
-        self._sampling = sampling
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._prompt_length = prompt_length
+        self._uniform = torch.zeros(
+            (len(sampling), max(params.max_tokens for params in sampling)), dtype=torch.float64
+        )
+        for row, (params, seed) in enumerate(zip(sampling, seeds, strict=True)):
+            stream = torch.Generator().manual_seed(seed)
+            self._uniform[row, : params.max_tokens] = torch.rand(
+                params.max_tokens, generator=stream, dtype=torch.float64
+            )
+        self._temperature = torch.tensor([params.temperature for params in sampling])
+        self._top_k = torch.tensor([params.top_k for params in sampling])
+        self._top_p = torch.tensor([params.top_p for params in sampling], dtype=torch.float64)
+        self._presence_penalty = torch.tensor([params.presence_penalty for params in sampling])
         self.logprobs: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.float()
         written = input_ids[:, self._prompt_length :]
-        tokens = [self._draw(row, scores[row], written[row]) for row in range(len(scores))]
-        drawn = torch.tensor(tokens, device=scores.device)[:, None]
+        drawn = self._draw(self._penalised(scores, written), written.shape[1])[:, None]
         chosen = scores.gather(1, drawn)[:, 0] - scores.logsumexp(dim=1)
         self.logprobs.append(chosen.cpu())
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
 
-    def _draw(self, row: int, logits: torch.Tensor, written: torch.Tensor) -> int:
-        params = self._sampling[row]
-        if params.presence_penalty and len(written):
-            seen = written.unique()
-            logits = logits.index_add(
-                0, seen, torch.full_like(seen, -params.presence_penalty, dtype=logits.dtype)
+    def _penalised(self, logits: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        if not self._presence_penalty.any():
+            return logits
+        penalty = self._presence_penalty.to(logits)[:, None]
+        return logits - penalty * torch.zeros_like(logits).scatter_(1, written, 1.0)
+
+    def _draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """A token for each row."""
+        device, vocabulary = logits.device, logits.shape[1]
+        temperature, top_k = self._temperature.to(device), self._top_k.to(device)
+        top_p, uniform = self._top_p.to(device), self._uniform[:, step].to(device)
+        greedy = temperature == 0
+        top_k = torch.where(greedy, 1, top_k)
+        logits = logits / torch.where(greedy, 1.0, temperature)[:, None]
+
+        def draw(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            """For these rows, from so many sorted tokens; and whether these were enough."""
+            values, ids = logits[rows].topk(count)
+            is_cut = torch.arange(count, device=device) >= top_k[rows, None]
+            is_cut &= top_k[rows, None] > 0
+            values = values.double().masked_fill(is_cut, -torch.inf)
+            whole = torch.where(
+                top_k[rows] > 0, values.logsumexp(1), logits[rows].logsumexp(1).double()
             )
-        if params.temperature == 0:
-            return int(logits.argmax())
-        # top-k leaves a short sorted list, which spares a sort of the whole vocabulary
-        k = min(params.top_k or len(logits), len(logits))
-        values, ids = torch.topk(logits / params.temperature, k)
-        probabilities = values.softmax(0)
-        if params.top_p < 1:
-            before = probabilities.cumsum(0) - probabilities
-            keep = before < params.top_p
-            keep[0] = True
-            probabilities, ids = probabilities[keep], ids[keep]
-        uniform = torch.rand(len(probabilities), generator=self._generators[row])
-        noise = -(-uniform.clamp_min(1e-12).log()).log().to(probabilities.device)
-        return int(ids[(probabilities.log() + noise).argmax()])
+            summed = (values - whole[:, None]).exp().cumsum(1)
+            before = summed.roll(1, 1)
+            before[:, 0] = 0.0
+            kept = ((before < top_p[rows, None]) & ~is_cut).sum(1).clamp(min=1)
+            mass = summed.gather(1, kept[:, None] - 1)
+            place = torch.minimum((summed <= uniform[rows, None] * mass).sum(1), kept - 1)
+            is_enough = (top_k[rows] > 0) | (summed[:, -1] >= top_p[rows])
+            return ids.gather(1, place[:, None])[:, 0], is_enough
+
+        every = torch.arange(len(logits), device=device)
+        tokens, is_enough = draw(every, min(vocabulary, max(_SHORT, int(top_k.max()))))
+        for rows in every[~is_enough].split(_FEW):
+            tokens[rows] = draw(rows, vocabulary)[0]
+        return tokens
 
 
 class RowStopper(StoppingCriteria):

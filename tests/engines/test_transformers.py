@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 from ray_si.engines import bundled
 from ray_si.engines.base import Request, SamplingParams
@@ -230,6 +232,55 @@ def test_top_k_and_top_p_cut_the_tail_and_renormalise():
         found = _draws(logits, sampling)
         assert torch.allclose(found[:2], two, atol=0.03)
         assert found[2:].sum() == 0
+
+
+def _drawn(logits, params, uniform):
+    """The token that a number from 0 to 1 stands for, worked out the slow way."""
+    if params.temperature == 0:
+        return max(range(len(logits)), key=logits.__getitem__)
+    weights = {token: math.exp(value / params.temperature) for token, value in enumerate(logits)}
+    ranked = sorted(weights, key=weights.__getitem__, reverse=True)
+    ranked = ranked[: params.top_k or None]
+    total, before, nucleus = sum(weights[token] for token in ranked), 0.0, []
+    for token in ranked:
+        if before < params.top_p or not nucleus:
+            nucleus.append(token)
+        before += weights[token] / total
+    left = uniform * sum(weights[token] for token in nucleus)
+    for token in nucleus:
+        left -= weights[token]
+        if left < 0:
+            return token
+    return nucleus[-1]
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([5, 300, 1000]),
+    st.lists(
+        st.builds(
+            SamplingParams,
+            temperature=st.sampled_from([0, 0.5, 1.0, 3.0]),
+            top_k=st.sampled_from([0, 1, 40, 270]),
+            top_p=st.sampled_from([0.05, 0.5, 0.9, 0.999, 1.0]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_a_draw_inverts_the_distribution_whatever_its_neighbours_ask_for(seed, size, sampling):
+    spread = torch.linspace(-4, 4, size)  # no two alike
+    stream = torch.Generator().manual_seed(seed)
+    rows = torch.stack([spread[torch.randperm(size, generator=stream)] for _ in sampling])
+    seeds = [seed + i for i in range(len(sampling))]
+    found = RowSampler(sampling, seeds, 1)(torch.zeros((len(sampling), 1), dtype=torch.long), rows)
+    for row, params, own, token in zip(
+        rows.tolist(), sampling, seeds, found.argmax(1).tolist(), strict=True
+    ):
+        numbers = torch.Generator().manual_seed(own)
+        uniform = float(torch.rand(params.max_tokens, generator=numbers, dtype=torch.float64)[0])
+        assert token == _drawn(row, params, uniform)
 
 
 def test_the_likeliest_token_survives_any_top_p():
