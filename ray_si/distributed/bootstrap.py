@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.distributed.allowance import Allowance
+from ray_si.distributed.background import in_thread
 from ray_si.distributed.decisions import (
     COMPLETION_COLUMNS,
     decide_round,
@@ -107,7 +107,7 @@ class Bootstrap:
                 current = len(self._manifests)
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
-                        in_flight[round_] = _in_thread(self._complete_round, round_, abandon)
+                        in_flight[round_] = in_thread(self._complete_round, round_, abandon)
                 self._commit(current, *in_flight.pop(current).result())
         except BudgetError:
             for future in in_flight.values():
@@ -216,17 +216,3 @@ class Bootstrap:
                 note=note,
             )
         )
-
-
-def _in_thread(function: Callable[..., CompleteRound], *arguments: Any) -> Future[CompleteRound]:
-    """Run in a thread that does not keep the process alive, as it would once Ray is lost to it."""
-    future: Future[CompleteRound] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:  # noqa: BLE001 - handed on to whoever asks for the result
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="round", daemon=True).start()
-    return future

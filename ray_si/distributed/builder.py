@@ -157,13 +157,13 @@ def _write(
 ) -> None:
     """Phases 1 to 3, everything that needs the models."""
     from ray_si.dedup import warm_up
-    from ray_si.distributed import preflight
+    from ray_si.distributed import preflight, stages
     from ray_si.distributed.allowance import Allowance
+    from ray_si.distributed.background import in_thread
     from ray_si.distributed.bootstrap import Bootstrap
     from ray_si.distributed.gate import open_gate
     from ray_si.distributed.instances import Instances
     from ray_si.distributed.serving import Serving
-    from ray_si.distributed.stages import start_workers
     from ray_si.distributed.watch import Watcher
 
     allowance = Allowance.of(config, run, inputs.seeds)
@@ -190,10 +190,10 @@ def _write(
         reporter.report(Progress("start", note="loading the models"))
         name = f"ray_si-{run.header['fingerprint'][:8]}"
         serving = Serving(config, name, embedder=embedder)
-        workers = start_workers(min(_WORKERS, serving.generators.tasks + 1))
+        at_once = max(serving.generators.tasks, config.bootstrap.lookahead) + 1
+        in_thread(stages.warm_up, min(_WORKERS, at_once))
         with _clock(seconds, "models"):
             stack.enter_context(serving)
-        del workers
         run.create(inputs.seeds, inputs.sets)
         hold()
         stack.enter_context(Watcher(serving, reporter, run))

@@ -11,13 +11,14 @@ import numpy as np
 import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from ray_si.config import Generator, RunConfig
 from ray_si.distributed.client import short, start_failure
 from ray_si.distributed.placement import placement
 from ray_si.distributed.replicas import EmbedderReplica, GeneratorReplica
+from ray_si.distributed.routing import FreshTwoChoices
 from ray_si.distributed.stages import Generators
 from ray_si.distributed.usage import Meter, Usage
 from ray_si.engines import bundled
@@ -129,6 +130,7 @@ class Serving:
                 max_ongoing_requests=_NO_BOUND,
                 max_constructor_retry_count=2,
                 health_check_period_s=5.0,
+                request_router_config=RequestRouterConfig(request_router_class=FreshTwoChoices),
                 **placement(generator),
             )
             .bind(

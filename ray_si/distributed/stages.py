@@ -165,19 +165,27 @@ def _deal(
     return parts, min(concurrency, count)
 
 
-def start_workers(count: int) -> list[Any]:
-    """Have so many worker processes started, since that takes seconds; keep what it returns.
+def warm_up(count: int) -> None:
+    """Have so many worker processes started, and Ray Data's own, which takes seconds.
 
     For use before the replicas are there, to which it does no harm.
     """
-    there = ray.remote(num_cpus=0)(_be_there)
-    return [there.remote() for _ in range(count)]
+    blocks = [pa.table({"worker": [worker]}) for worker in range(count)]
+    dataset: Any = ray.data.from_blocks(blocks)
+    dataset.map_batches(
+        _be_there,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,
+        compute=ray.data.TaskPoolStrategy(count),
+    ).materialize()
 
 
-def _be_there() -> None:
+def _be_there(table: pa.Table) -> pa.Table:
     """What a worker needs is imported by now; the sleep lets each of several get its own."""
     _loop()
     time.sleep(1)
+    return table
 
 
 # In the task ---------------------------------------------------------------------------------
