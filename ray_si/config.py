@@ -309,6 +309,8 @@ class Budget(_Section):
     """Most prompt and completion tokens of the whole run, resumes included."""
     dollars: float | None = Field(None, gt=0)
     """Most that they may cost, by ``generator.prices``."""
+    hours: float | None = Field(None, gt=0)
+    """Time after which a build asks for nothing more; the next build has as much again."""
 
 
 class Card(_Section):

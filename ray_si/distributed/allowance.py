@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,13 +64,15 @@ class Allowance:
     cost, and what it is expected to cost itself stay within every limit. While nothing is known of
     a phase the worst is expected; its very first block is granted while anything is left. So what
     is spent exceeds a limit by no more than the granted blocks cost above the mean before them, or
-    by one block where a block is all there is room for. Safe to use from several threads.
+    by one block where a block is all there is room for. Hours count from when this was made, and
+    after them nothing is granted. Safe to use from several threads.
     """
 
     def __init__(
         self, budget: Budget, rates: Mapping[Phase, Rates], already: Mapping[Phase, Tokens]
     ) -> None:
         self._budget = budget
+        self.until = time.time() + budget.hours * 3600 if budget.hours else None
         self._phases = {name: _Phase(each) for name, each in rates.items()}
         self._spent = _Amount()
         for name, tokens in already.items():
@@ -113,12 +116,13 @@ class Allowance:
 
         Waits while there is room for none of them and others of the phase still run, which may turn
         out to cost less than expected; and while a caller of smaller ``order`` (an earlier round)
-        has not been granted all of its own. 0 where there will be no room, or ``stop`` is set.
+        has not been granted all of its own. 0 where there will be no room, the hours are over, or
+        ``stop`` is set.
         """
         own = self._phases[phase]
         with self._settled:
             self._open.add(order)
-            while not (stop and stop.is_set()):
+            while not (self._is_over() or (stop and stop.is_set())):
                 is_next = order == min(self._open)
                 granted = self._grant(own, blocks) if is_next else 0
                 if granted == len(blocks) or (is_next and not granted and not own.reserved):
@@ -141,6 +145,11 @@ class Allowance:
 
     def error(self, standing: str) -> BudgetError:
         """That the budget is spent, with what stands finished and how to go on."""
+        if self._is_over():
+            return BudgetError(
+                f"stopped after {self._budget.hours:g} hours, as budget.hours has it; {standing}; "
+                "build again to go on"
+            )
         parts, keys = [], []
         if self._budget.tokens:
             parts.append(f"{self._spent.tokens:,.0f} of {self._budget.tokens:,} tokens")
@@ -169,6 +178,9 @@ class Allowance:
             granted += 1
             own.reserved += rows
         return granted
+
+    def _is_over(self) -> bool:
+        return self.until is not None and time.time() >= self.until
 
     def _is_any_left(self) -> bool:
         limits, spent_ = self._budget, self._spent

@@ -136,24 +136,25 @@ class Bootstrap:
         }
         stored = list(finished.values())
         size = self._config.bootstrap.block_size
-        missing = [
-            requests.slice(start, size)
+        missing = {
+            start // size: requests.slice(start, size)
             for start in range(0, requests.num_rows, size)
             if start // size not in finished
-        ]
+        }
         work = CompleteRequests(folder, self._config)
-        task = Task(work, self._generators, self._run.location, order=(round_,))
+        task = Task(
+            work, self._generators, self._run.location, (round_,), until=self._allowance.until
+        )
         while missing and not abandon.is_set():
-            sizes = [block.num_rows for block in missing]
+            sizes = [block.num_rows for block in missing.values()]
             granted = self._allowance.grant("bootstrap", sizes, order=round_, stop=abandon)
             if not granted:
                 raise self._allowance.error(self._standing())
-            for table, info in write_blocks(
-                missing[:granted], task, parallel_phases=True, stop=abandon
-            ):
+            blocks = list(missing.values())[:granted]
+            for table, info in write_blocks(blocks, task, parallel_phases=True, stop=abandon):
+                del missing[table["block"][0].as_py()]
                 self._allowance.settle("bootstrap", table.num_rows, tokens_of(table))
                 stored.append((table, info))
-            missing = missing[granted:]
         rows = [row for table, _ in stored for row in table.to_pylist()]
         rows.sort(key=lambda row: row["request_id"])
         return rows, sorted((info for _, info in stored), key=lambda info: info.key)

@@ -112,32 +112,34 @@ class Instances:
         finished = self._run.finished_blocks("instances")
         blocks = list(self._blocks())
         done = instances = 0
-        missing: list[pa.Table] = []
+        missing: dict[int, pa.Table] = {}
         infos: list[ShardInfo] = []
         for number, block in enumerate(blocks):
             stored = self._stored(finished.get(number), block)
             if stored is None:
-                missing.append(block)
+                missing[number] = block
             else:
                 done += block.num_rows
                 instances += sum(map(len, stored[0]["instances"].to_pylist()))
                 infos.append(stored[1])
         total = sum(block.num_rows for block in blocks)
         work = WriteInstances(self._config, self._run.location)
-        task = Task(work, self._generators, self._run.location, order=_LAST)
+        task = Task(work, self._generators, self._run.location, _LAST, until=self._allowance.until)
         self._reporter.report(Progress("instances", done, total, instances=instances))
         while missing:
-            granted = self._allowance.grant("instances", [block.num_rows for block in missing])
+            sizes = [block.num_rows for block in missing.values()]
+            granted = self._allowance.grant("instances", sizes)
             if not granted:
                 standing = f"{done} of {total} instructions have their instances, which are kept"
                 raise self._allowance.error(standing)
-            for table, info in write_blocks(missing[:granted], task, parallel_phases=False):
+            now = list(missing.values())[:granted]
+            for table, info in write_blocks(now, task, parallel_phases=False):
+                del missing[table["block"][0].as_py()]
                 infos.append(info)
                 done += table.num_rows
                 instances += sum(table["kept"].to_pylist())
                 self._allowance.settle("instances", table.num_rows, tokens_of(table))
                 self._reporter.report(Progress("instances", done, total, instances=instances))
-            missing = missing[granted:]
         infos.sort(key=lambda info: info.key)
         self._run.commit_instances(
             infos, {"blocks": len(blocks), "instructions": total, "instances": instances}

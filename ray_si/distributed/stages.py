@@ -81,12 +81,21 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A `Work` with where it asks and stores."""
+    """A `Work` with where it asks and stores.
+
+    ``until``, in seconds since the epoch, is when it begins no further block.
+    """
 
     work: Work
     generators: Generators
     location: str
     order: Order
+    until: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether that time has come."""
+        return self.until is not None and time.time() >= self.until
 
 
 def write_blocks(
@@ -105,7 +114,7 @@ def write_blocks(
     Setting ``stop`` ends the iteration after the next task; what is running by then is dropped.
 
     Raises GenerationError when a block comes back with another number of rows than it had, or
-    doesn't come back, and whatever error of ours the work raises.
+    doesn't come back though the task has no end, and whatever error of ours the work raises.
     """
     if not blocks:
         return
@@ -132,7 +141,7 @@ def write_blocks(
             yield part.drop_columns(["stored"]), info
         if stop and stop.is_set():
             return
-    if expected:
+    if expected and task.until is None:
         raise GenerationError(f"blocks {sorted(expected)} did not come back")
 
 
@@ -241,6 +250,8 @@ async def _run(table: pa.Table, task: Task) -> pa.Table:
         try:
             finished = await asyncio.to_thread(_finished, task)
             for number, block in split_blocks(table):
+                if task.is_over:
+                    break
                 if _key(task, number) in finished:
                     blocks.append(start(asyncio.to_thread(_stored, task, number)))
                     continue
@@ -249,7 +260,7 @@ async def _run(table: pa.Table, task: Task) -> pa.Table:
                     await room.acquire()
                     answers.append(start(answer(row)))
                 blocks.append(start(finish(block, answers)))
-            return pa.concat_tables(await asyncio.gather(*blocks))
+            return pa.concat_tables(await asyncio.gather(*blocks) or [table.slice(0, 0)])
         finally:
             for each in started:
                 each.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
@@ -46,6 +47,17 @@ def test_what_still_runs_counts_and_each_phase_for_itself():
     one = allowance(tokens=100_000)
     one.grant("bootstrap", [50])
     assert one.grant("instances", [10] * 50) == 4  # of 1,200 a row
+
+
+def test_nothing_is_granted_once_the_hours_are_over_whatever_still_runs(monkeypatch):
+    one = allowance(hours=2)
+    assert one.grant("bootstrap", [10] * 50) == 50
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7199)
+    assert one.grant("instances", [10]) == 1
+    monkeypatch.setattr(time, "time", lambda: now + 7201)
+    assert one.grant("instances", [10]) == 0
+    assert "stopped after 2 hours" in str(one.error("all is kept"))
 
 
 def test_rounds_that_were_given_up_do_not_keep_instances_waiting():
