@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
 import threading
 from collections.abc import Sequence
@@ -78,6 +79,8 @@ class TransformersEngine:
         if threads:
             torch.set_num_threads(threads)
         self._device = _choose_device(device)
+        if self._device.type == "cpu":  # else keys and values are repeated for every group of heads
+            os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         source = {"revision": revision, "trust_remote_code": trust_remote_code}
         path = bundled.resolve(model)
         if self._device.type == "cuda":
