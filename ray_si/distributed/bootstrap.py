@@ -32,6 +32,9 @@ from ray_si.storage.run import Run, round_folder
 from ray_si.storage.shards import ShardInfo
 from ray_si.storage.spent import tokens_of
 
+_CUT_OFF = 0.9
+"""Share of completions beyond which reaching the token limit is worth a word."""
+
 CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
 """The rows of a round in request order, and the blocks that they are stored in."""
 
@@ -174,7 +177,8 @@ class Bootstrap:
         candidates = manifest["candidates"]
         share = 100 * accepted.num_rows / max(1, candidates)
         self._report(
-            f"round {round_}: {candidates} candidates, {accepted.num_rows} accepted ({share:.0f} %)"
+            f"round {round_}: {candidates} candidates, {accepted.num_rows} accepted "
+            f"({share:.0f} %){_cut_off(rows)}"
         )
 
     # Keeping count -----------------------------------------------------------------------------
@@ -217,3 +221,14 @@ class Bootstrap:
                 note=note,
             )
         )
+
+
+def _cut_off(rows: list[dict[str, Any]]) -> str:
+    """What to say of a round in which hardly any completion came to its end."""
+    cut = sum(row["finish_reason"] == "length" for row in rows)
+    if cut <= _CUT_OFF * len(rows):
+        return ""
+    return (
+        f"; {cut} of {len(rows)} completions ran into max_tokens without a stop string: raise it, "
+        "or try other prompts (ray-si preview shows them)"
+    )

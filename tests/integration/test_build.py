@@ -15,6 +15,7 @@ import pytest
 from ray_si.config_file import parse_config
 from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.builder import build
+from ray_si.distributed.prompting import Prompting
 from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
@@ -229,6 +230,22 @@ def test_a_run_that_cannot_make_progress_stops_and_keeps_what_it_has(tmp_path, r
         build(parse_config(replay_config), str(tmp_path / "run"))
     assert f"0 of {TARGET}" in str(caught.value)
     assert Run.open(str(tmp_path / "run")).status()["rejected"] == {"engine_error": 16}
+
+
+def test_a_stop_string_that_never_comes_is_said(tmp_path, replay_config):
+    recording = tmp_path / "answers.jsonl"
+    replay_config["generator"]["replay"] = {"recording": str(recording)}
+    replay_config["bootstrap"] |= {"stall_rounds": 1}
+    config = parse_config(replay_config)
+    rows = Prompting(config, load_seeds("bundled")[0]).rows(0)
+    answer = {"completion": " and so on" * 50, "finish_reason": "length"}
+    recording.write_text(
+        "\n".join(json.dumps({"prompt": json.loads(row["prompt"])} | answer) for row in rows)
+    )
+    notes = []
+    with pytest.raises(NoProgressError):
+        build(config, str(tmp_path / "run"), listen=lambda progress: notes.append(progress.note))
+    assert any("8 of 8 completions ran into max_tokens without a stop" in note for note in notes)
 
 
 def test_finish_goes_on_with_what_is_accepted(finished, tmp_path):
