@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,13 +24,12 @@ from ray_si.distributed.connect import connect
 from ray_si.distributed.extras import need
 from ray_si.engines import bundled, registry
 from ray_si.errors import ConfigError, RunError, StorageLostError, TrainingError
-from ray_si.records import Instance
-from ray_si.self_instruct.formats import to_row
+from ray_si.self_instruct import formats
 from ray_si.storage.objects import absolute
 from ray_si.storage.run import Run
 from ray_si.storage.training_shards import shard_tables
 from ray_si.training.base import Base, choose_encoding, inspect
-from ray_si.training.config import Training
+from ray_si.training.config import Training, TrainingEncoding
 from ray_si.training.encode import Encoder
 from ray_si.training.job import Job, Rows, encode_rows
 
@@ -100,7 +100,7 @@ def finetune(
             encoder = Encoder(
                 base.tokenizer, encoding, max_length=length, too_long=settings.too_long
             )
-            parts = encode_rows(_rows(run), encoder, run.location)
+            parts = encode_rows(training_rows(run, encoding, settings.seed), encoder, run.location)
         record = _record(run, base, settings, encoding)
         job.folder.claim(identity, record)
         with job.folder.held(lambda message: listen(TrainingProgress(note=message))):
@@ -144,18 +144,17 @@ def _record(run: Run, base: Base, settings: Training, encoding: str) -> dict[str
     }
 
 
-def _rows(run: Run) -> Rows:
-    """Ids, prompts and completions of the run's shards."""
-    for table in shard_tables(run, ["id", "instruction", "input", "output"]):
-        rows = [
-            to_row(row["instruction"], Instance(row["input"], row["output"]), "prompt-completion")
-            for row in table.to_pylist()
-        ]
-        yield (
-            table["id"].to_pylist(),
-            [row["prompt"] for row in rows],
-            [row["completion"] for row in rows],
-        )
+def training_rows(run: Run, encoding: TrainingEncoding, seed: int) -> Rows:
+    """Ids, prompts and completions of the run's shards; varied ones by the seed."""
+    layout = formats.layout(
+        "prompt-completion-varied" if encoding == "varied" else "prompt-completion"
+    )
+    draw = random.Random(seed)
+    for table in shard_tables(run, ["id", *layout.columns]):
+        columns = table.to_pydict()
+        numbers = [draw.randrange(formats.ENCODINGS) for _ in range(table.num_rows)]
+        rows = list(layout.rows(columns, numbers))
+        yield columns["id"], [row["prompt"] for row in rows], [row["completion"] for row in rows]
 
 
 def _check_resources(settings: Training, is_ours: bool) -> None:

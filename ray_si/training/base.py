@@ -6,10 +6,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from ray_si.errors import EngineError
-from ray_si.training.config import Encoding
+from ray_si.training.config import TrainingEncoding
+
+E = TypeVar("E", bound=TrainingEncoding)
 
 RECORD = "ray_si.json"
 """Lies in the folder of a model that `ray-si finetune` made: what it was trained on."""
@@ -74,8 +76,8 @@ def weights_digest(path: str, commit: str | None) -> str:
     return sha.hexdigest()
 
 
-def choose_encoding(wanted: Encoding, tokenizer: Any, model: str) -> Encoding:
-    """ "chat" or "text"; EngineError where chat is wanted and there is no template."""
+def choose_encoding(wanted: E, tokenizer: Any, model: str) -> E | Literal["chat", "text"]:
+    """What is wanted, "auto" decided; EngineError where chat is and there is no template."""
     if wanted == "chat" and not tokenizer.chat_template:
         raise EngineError(f"model {model!r} has no chat template; set encoding to text, or to auto")
     if wanted == "auto":

@@ -13,6 +13,11 @@ Encoding = Literal["auto", "chat", "text"]
 the input after a blank line, and another blank line). "auto" is chat where there is a template."""
 
 
+TrainingEncoding = Encoding | Literal["varied"]
+"""Besides, as the paper encodes them, each row in one of 16 ways: "Task:", "Input:" and "Output:"
+there or not, one line break or two. What is tuned so may be asked as plain text, one of the 16."""
+
+
 class Lora(Section):
     """Low-rank adapters (arXiv 2106.09685), by PEFT."""
 
@@ -41,8 +46,8 @@ class Training(Section):
     method: Literal["lora", "full"] = "lora"
     """Train adapters, or all weights."""
     lora: Lora = Lora()
-    encoding: Encoding = "auto"
-    """How rows become tokens."""
+    encoding: TrainingEncoding = "auto"
+    """How rows become tokens; varied draws the way of each row by ``seed``."""
     max_length: int = Field(1024, ge=8)
     """Longest row, in tokens; the model's context where that is shorter."""
     too_long: Literal["drop", "truncate"] = "drop"

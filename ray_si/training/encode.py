@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ray_si.records import Prompt
-from ray_si.training.config import Encoding
+from ray_si.training.config import Encoding, TrainingEncoding
 
 TOKENS = pa.schema(
     [
@@ -33,16 +33,17 @@ def as_prompt(text: str, encoding: Encoding) -> Prompt:
 class Encoder:
     """Encodes rows for one tokenizer and counts what became of them.
 
-    ``encoding`` is "chat" or "text". The prompt's tokens are exactly those that an engine makes of
-    `as_prompt`; the completion's follow, with the template's end of turn or the tokenizer's end of
-    sequence. ``counts``: rows, kept, truncated, dropped (too long, or no room for any completion),
-    tokens and completion_tokens (both of kept rows).
+    ``encoding`` is "chat", "text" or "varied". The prompt's tokens are exactly those that an engine
+    makes of `as_prompt`, or of the prompt itself where that is varied already; the completion's
+    follow, with the template's end of turn or the tokenizer's end of sequence. ``counts``: rows,
+    kept, truncated, dropped (too long, or no room for any completion), tokens and completion_tokens
+    (both of kept rows).
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        encoding: Encoding,
+        encoding: TrainingEncoding,
         *,
         max_length: int,
         too_long: Literal["drop", "truncate"],
@@ -82,8 +83,10 @@ class Encoder:
         self, prompts: Sequence[str], completions: Sequence[str]
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of prompts and of completions."""
-        if self._encoding == "text":
-            texts = [str(as_prompt(prompt, "text")) for prompt in prompts]
+        if self._encoding != "chat":
+            texts = list(prompts)
+            if self._encoding == "text":
+                texts = [str(as_prompt(prompt, "text")) for prompt in prompts]
             end = self._tokenizer.eos_token_id
             return self._ids(texts, special=True), [
                 [*ids, end] for ids in self._ids(completions, special=False)

@@ -16,12 +16,13 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ray_si.distributed.finetune import finetune
+from ray_si.distributed.finetune import finetune, training_rows
 from ray_si.errors import EngineError, RunError
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
 from ray_si.training.base import training_record
 from ray_si.training.config import Training
+from ray_si.training.encode import Encoder
 from ray_si.training.job import Job
 from tests.command import ENVIRONMENT, ray_si
 from tests.training.conftest import write_tiny_model
@@ -72,6 +73,23 @@ class TestOnTheSessionsRay:
         seeds = {seed.instruction for seed in load_seeds("bundled")[0]}
         assert set(record["seed_instructions"]) == seeds
         assert record["base_model"] == models[0]
+
+    def test_varied_rows_are_encoded_as_in_the_paper_and_by_the_seed(self, finished, models):
+        run = Run.open(str(finished[0]))
+        tokenizer = AutoTokenizer.from_pretrained(models[1])
+        encoder = Encoder(tokenizer, "varied", max_length=10_000, too_long="drop")
+        (part,) = list(training_rows(run, "varied", 0))[:1]
+        found = encoder.encode(*part)["input_ids"].to_pylist()
+        ends = tokenizer.eos_token_id
+        for prompt, completion, ids in zip(*part[1:], found, strict=True):
+            assert tokenizer.decode(ids[:-1]) == prompt + completion
+            assert ids[-1] == ends
+            assert prompt.endswith(("\n", "Output:"))
+        ways = {(p.startswith("Task: "), "\n\n" in p, p.endswith("Output:")) for p in part[1]}
+        assert len(ways) == 8
+        assert (
+            next(training_rows(run, "varied", 0)) == part != next(training_rows(run, "varied", 1))
+        )
 
     def test_called_again_it_has_nothing_to_do(self, finished, tuned, models):
         location, _ = finished
