@@ -112,7 +112,7 @@ def submit(ray_environment) -> Iterator:
 def config(tmp_path) -> Path:
     """A small run on the replay, slow enough to be interrupted."""
     values = replay_values()
-    values["generator"]["replay"] = {"latency_s": 0.3, "latency_sigma": 0.5}
+    values["generator"]["replay"] = {"latency_s": 1.0, "latency_sigma": 0.5}
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
