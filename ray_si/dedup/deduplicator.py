@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -233,12 +234,13 @@ def warm_up() -> None:
     """Compile what the gate runs, or load it from numba's cache.
 
     Some ten seconds the first time after an installation, which may pass in a thread beside other
-    work; without it they are spent at the first use.
+    work; without it they are spent at the first use. What goes wrong here goes wrong there again.
     """
     texts = [f"{i} of {i % 7}" for i in range(1500)]  # enough for postings
     gate = Deduplicator(cosine=0.9, most_similar=1)
-    gate.add(texts, np.ones((len(texts), 2)))
-    gate.filter([*texts[:2], "another", "another one"], np.eye(4, 2))
+    with suppress(RuntimeError):  # a process that ends meanwhile starts no more threads
+        gate.add(texts, np.ones((len(texts), 2)))
+        gate.filter([*texts[:2], "another", "another one"], np.eye(4, 2))
 
 
 def _check_cosine(cosine: float | None) -> None:

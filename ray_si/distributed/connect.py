@@ -13,6 +13,9 @@ from contextlib import contextmanager
 
 from ray_si.errors import ConfigError
 
+_TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+"""What to do where a cluster lets in only who has its token."""
+
 
 @contextmanager
 def connect(address: str | None) -> Iterator[bool]:
@@ -50,17 +53,23 @@ def connect(address: str | None) -> Iterator[bool]:
 def _connect(address: str) -> None:
     """`ray.init`, with ConfigError where no cluster answers at the address."""
     import ray
+    from ray.exceptions import AuthenticationError
 
+    answers = False
     host, _, port = address.rpartition(":")
     local = {"include_dashboard": False} if address == "local" else {}
     try:
         if port.isdigit() and "/" not in host:  # `ray.init` would try for two minutes
             socket.create_connection((host, int(port)), timeout=10).close()
+            answers = True
         with _keep_sigterm():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except AuthenticationError as error:
+        raise ConfigError(f"Ray asks for a token, and there is none here: {_TOKEN}") from error
     except (OSError, OverflowError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"no Ray cluster answers at {address}: {reason}") from error
+        token = f" (where it wants a token, {_TOKEN})" if answers else ""
+        raise ConfigError(f"no Ray cluster answers at {address}: {reason}{token}") from error
     except RuntimeError as error:
         versions = re.findall(r"(?:Ray|Python): (\S+)", str(error))
         if "ersion mismatch" not in str(error) or len(versions) != 4:

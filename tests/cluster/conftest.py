@@ -42,9 +42,13 @@ def start_head(port: int):
 
 @pytest.fixture(scope="session")
 def ray_environment(s3_server) -> Iterator[dict[str, str]]:
-    """The environment of nodes that find the session's S3 server, and this Python as "python"."""
+    """The environment of nodes that find the session's S3 server, and this Python as "python".
+
+    Without Ray's tokens, which a Ray started earlier in this process turns on from then.
+    """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     variables = s3_server | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "200"}
+    variables["RAY_AUTH_MODE"] = "disabled"
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("RAY_ADDRESS", raising=False)
         for name, value in variables.items():
@@ -112,7 +116,7 @@ def submit(ray_environment) -> Iterator:
 def config(tmp_path) -> Path:
     """A small run on the replay, slow enough to be interrupted."""
     values = replay_values()
-    values["generator"]["replay"] = {"latency_s": 0.3, "latency_sigma": 0.5}
+    values["generator"]["replay"] = {"latency_s": 1.0, "latency_sigma": 0.5}
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(values))
     return path

@@ -1,8 +1,10 @@
 """What KubeRay's CRDs say of RayCluster and RayJob, as far as Ray's own fields go.
 
-Written from the operator's published Go types (v1), from which the CRDs are generated: names,
-types, enumerations, what is required. Pod templates and other parts of Kubernetes' own in them are
-left to Kubernetes' schemas: see `kubernetes_parts`.
+Names, types and what is required are those of the published CRDs, compared field by field with the
+generated files of the operator's repository from the times of 1.4 and of 1.6, which only added to
+them. Stricter here: numbers have a minimum, and a few strings their values, as the operator itself
+checks them. Pod templates and other parts of Kubernetes' own are left to Kubernetes' schemas: see
+`kubernetes_parts`.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ _HEAD = _object(
     enableIngress=FLAG,
 )
 _WORKERS = _object(
-    ("groupName", "template"),
+    ("groupName", "maxReplicas", "minReplicas", "template"),
     groupName=TEXT,
     replicas=COUNT,
     minReplicas=COUNT,
@@ -87,7 +89,7 @@ JOB_SPEC = _object(
     runtimeEnvYAML=TEXT,
     jobId=TEXT,
     metadata=_map(TEXT),
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
     entrypointResources=TEXT,
     entrypointNumCpus={"type": "number"},
     entrypointNumGpus={"type": "number"},

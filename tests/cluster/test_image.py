@@ -29,18 +29,28 @@ def test_the_dockerfile_is_linted():
     assert root.returncode == 1
 
 
-def test_both_variants_end_as_a_user_on_a_pinned_base():
+def test_every_variant_ends_as_a_user_on_a_pinned_base():
     targets = {name: base for base, name in re.findall(r"^FROM (\S+) AS (\S+)$", TEXT, re.M)}
-    assert {"cpu", "gpu"} <= targets.keys()
-    for target in ("cpu", "gpu"):
+    assert {"cpu", "gpu", "vllm"} <= targets.keys()
+    for target in ("cpu", "gpu", "vllm"):
         chain = [target]
         while chain[-1] in targets:
             chain.append(targets[chain[-1]])
         assert chain[-1] == "python:${PYTHON}-slim-bookworm"
         assert "base" in chain
     assert re.search(r"^ARG PYTHON=3\.\d+\.\d+$", TEXT, re.M)
+    assert re.search(r"^ARG VLLM=\d+\.\d+\.\d+$", TEXT, re.M)
     users = re.findall(r"^USER (\S+)$", TEXT, re.M)
     assert users == ["1000"]
+
+
+def test_a_login_shell_finds_what_is_installed(tmp_path):
+    """Ray's launcher runs its commands in one; Debian's profile sets PATH anew."""
+    (line,) = re.findall(r'^    && echo "(.*)" > /etc/profile\.d/ray_si\.sh', TEXT, re.M)
+    (tmp_path / "profile").write_text("PATH=/usr/bin:/bin\n" + line.replace("\\$", "$") + "\n")
+    command = ["bash", "-c", f'. {tmp_path / "profile"}; echo "$PATH"']
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "/opt/ray_si/bin:/usr/bin:/bin"
 
 
 def test_every_file_that_is_copied_is_there_and_not_ignored():

@@ -115,7 +115,8 @@ def test_a_driver_that_was_killed_elsewhere_is_succeeded_after_watching_its_leas
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow_and_to_stop_it(
     head, submit, config, out, undisturbed, ray_environment
 ):
-    submission = submit(config, "--out", out, "--address", head)
+    slow = "generator.replay.latency_s=10"  # it is to be there still after four commands
+    submission = submit(config, "--out", out, "--address", head, "--set", slow)
     submission.read_until("round 0:")
     submission.process.send_signal(signal.SIGINT)
     assert submission.end() == 130

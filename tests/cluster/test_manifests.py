@@ -1,4 +1,4 @@
-"""Kubernetes manifests against schemas: Kubernetes' own, and KubeRay's fields from its types."""
+"""Kubernetes manifests against schemas: Kubernetes' own, and KubeRay's fields from its CRDs."""
 
 from __future__ import annotations
 
@@ -106,6 +106,40 @@ def test_gpu_workers_come_and_go_and_the_head_takes_none(name):
     assert (workers["minReplicas"], workers["replicas"]) == (0, 0) < (workers["maxReplicas"],) * 2
     (container,) = workers["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize("name", RAY)
+def test_shared_memory_holds_rays_object_store_which_would_else_be_on_disk(name):
+    spec = cluster_spec(load(name)[0])
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (volume,) = [v for v in pod["volumes"] if v["name"] == "shm"]
+        memory = pod["containers"][0]["resources"]["limits"]["memory"]
+        gibibytes = [float(x.removesuffix("Gi")) for x in (volume["emptyDir"]["sizeLimit"], memory)]
+        assert 0.3 * gibibytes[1] < gibibytes[0] < gibibytes[1]  # 0.3: Ray's default
+
+
+@pytest.mark.parametrize("name", RAY)
+def test_the_head_with_the_driver_is_not_moved_by_those_who_tidy_nodes(name):
+    template = cluster_spec(load(name)[0])["headGroupSpec"]["template"]
+    assert template["metadata"]["annotations"] == {
+        "karpenter.sh/do-not-disrupt": "true",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    }
+
+
+def test_what_auto_mode_leaves_out_is_there():
+    by_kind = {manifest["kind"]: manifest for manifest in load("auto-mode.yaml")}
+    check(by_kind["StorageClass"])
+    check(by_kind["ConfigMap"])
+    (claim,) = [m for m in load("redis.yaml") if m["kind"] == "PersistentVolumeClaim"]
+    assert "storageClassName" not in claim["spec"], "it takes the default one"
+    annotations = by_kind["StorageClass"]["metadata"]["annotations"]
+    assert annotations == {"storageclass.kubernetes.io/is-default-class": "true"}
+    assert by_kind["ConfigMap"]["data"] == {"enable-network-policy-controller": "true"}
+    requirements = by_kind["NodePool"]["spec"]["template"]["spec"]["requirements"]
+    capacity = {r["key"]: r["values"] for r in requirements}["karpenter.sh/capacity-type"]
+    assert capacity == ["spot", "on-demand"]
 
 
 def test_two_ray_manifests_describe_the_same_cluster():

@@ -9,6 +9,7 @@ import time
 import pytest
 import requests
 import yaml
+from ray.job_submission import JobSubmissionClient
 
 from tests.cluster.conftest import ROOT
 
@@ -50,7 +51,9 @@ def test_what_is_mounted_is_there_and_refers_to_each_other():
 
 @pytest.mark.slow
 def test_metrics_of_the_node_dashboard_are_those_that_ray_has(head):
-    """On a head, which has no GPU: the others are looked for."""
+    """On a head, which has no GPU: the others are looked for. A job brings an actor, to be counted."""
+    client = JobSubmissionClient(head)
+    job = client.submit_job(entrypoint="sleep 120")
     text = (GRAFANA / "ray.json").read_text()
     wanted = set(re.findall(r"\bray_[a-z_]+\b", text)) - {"ray_node_gpus_utilization"}
     found: set[str] = set()
@@ -62,6 +65,7 @@ def test_metrics_of_the_node_dashboard_are_those_that_ray_has(head):
             page = requests.get(f"http://{address}:{port}/metrics", timeout=10).text
             found |= set(re.findall(r"^(ray_[a-z_]+)", page, re.M))
         if wanted <= found:
+            client.stop_job(job)
             return
         time.sleep(1)
     raise AssertionError(f"not there: {wanted - found}")

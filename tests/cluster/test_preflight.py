@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 import pytest
@@ -136,6 +140,45 @@ def test_a_cluster_of_another_version_is_one_line(mixed, config, ray_environment
     )
     environment = ray_environment | {"RAY_ADDRESS": mixed}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
-    done = ray_si("build", config, "--out", tmp_path / "run", "--address", mixed)
-    assert_one_line_error(done, f"the cluster at {mixed} runs Ray 2.41.0 on Python 3.9.1")
+    build = "build", config, "--out", tmp_path / "run", "--address", mixed
+    done = ray_si(*build, env=ray_environment)
+    assert done.returncode == 2
+    (error,) = [x for x in done.stderr.splitlines() if x != "start - starting Ray"]
+    assert f"the cluster at {mixed} runs Ray 2.41.0 on Python 3.9.1" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_wants_a_token_is_told_from_one_that_is_not_there(
+    ray_environment, config, tmp_path
+):
+    port = free_port()
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    build = "build", config, "--out", tmp_path / "run", "--address", f"127.0.0.1:{port}"
+    with guarded_head(port, ray_environment | token):
+        without = ray_si(*build, env=ray_environment)
+        within = ray_si(*build, env=ray_environment | token)
+    assert without.returncode == 2
+    assert "where it wants a token, set RAY_AUTH_MODE=token" in without.stderr
+    assert "Traceback" not in without.stderr
+    assert within.returncode == 0, within.stderr
+
+
+@contextmanager
+def guarded_head(port, environment):
+    """A Ray of its own, which `ray start` keeps in the foreground."""
+    folder = tempfile.TemporaryDirectory(prefix="ray")  # a short path, for sockets
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+    command += ["--include-dashboard=false", "--node-ip-address=127.0.0.1"]
+    command += [f"--temp-dir={folder.name}", f"--dashboard-agent-listen-port={free_port()}"]
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with folder, subprocess.Popen(command, env=environment, **output) as head:
+        try:
+            for _ in range(300):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                time.sleep(0.2)
+            time.sleep(5)
+            yield
+        finally:
+            head.terminate()

@@ -114,6 +114,22 @@ def test_kubectl_reads_the_manifests(tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("aws"), reason="the aws command is not here")
+def test_the_registry_and_the_bucket_of_the_kubernetes_section_come_and_go(s3_server, tmp_path):
+    """As written, against a loopback AWS API; the password goes nowhere."""
+    bucket = f"walk-{uuid4().hex[:8]}"
+    environment = os.environ | s3_server | {"BUCKET": bucket, "HOME": str(tmp_path)}
+    section = README[README.index("## Kubernetes") : README.index("## Jobs")]
+    lines = [line for line in lines_of(section) if line.startswith("aws ")]
+    assert len(lines) == 5
+    for line in lines:
+        command = line.partition(" | docker login")[0]
+        done = subprocess.run(
+            command, shell=True, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.skipif(not shutil.which("aws"), reason="the aws command is not here")
 def test_the_aws_commands_make_and_remove_what_they_say(s3_server, tmp_path):
     """As written, against a loopback AWS API."""
     import boto3
