@@ -19,8 +19,8 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 demo: $(VENV)/.installed ## build the quick start dataset in runs/quickstart
 	$(BIN)/ray-si build configs/quickstart.yaml --out runs/quickstart
 
-test: $(VENV)/.installed ## run the default tests
-	$(BIN)/pytest
+test: $(VENV)/.installed ## run the default tests, in two processes
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-slow: $(VENV)/.installed ## run the tests that take minutes
 	$(BIN)/pytest -m slow --override-ini addopts="-ra --strict-markers --durations=10"

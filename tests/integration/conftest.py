@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ray_si.config_file import parse_config
@@ -24,6 +27,14 @@ def replay_values() -> dict:
         "instances": {"block_size": 16},
         "output": {"format": "both", "rows_per_shard": 40},
     }
+
+
+def rays_processes(title: str) -> Iterator[psutil.Process]:
+    """Processes of the session's Ray whose title begins so."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if " ".join(process.cmdline()).startswith(title):
+                yield process
 
 
 def digests(location: Path, pattern: str = "data/*") -> dict[str, str]:

@@ -7,7 +7,6 @@ import json
 import shutil
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +19,7 @@ from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, S
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
 from ray_si.storage.spent import spending
-from tests.integration.conftest import TARGET, digests
+from tests.integration.conftest import TARGET, digests, rays_processes
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -200,11 +199,10 @@ def test_a_dead_replica_loses_nothing(finished, tmp_path, replay_config):
     def kill_one_replica(progress):
         if killed or not list(run.glob("bootstrap/*/block-*.parquet")):
             return
-        for process in psutil.process_iter(["cmdline"]):
-            title = " ".join(process.info["cmdline"] or [])
-            if title.startswith("ray::ServeReplica") and "GeneratorReplica" in title:
+        for process in rays_processes("ray::ServeReplica"):
+            if "GeneratorReplica" in " ".join(process.cmdline()):
                 process.kill()
-                killed.append(title)
+                killed.append(process.pid)
                 return
 
     build(parse_config(replay_config), str(run), listen=kill_one_replica)

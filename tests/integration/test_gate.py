@@ -17,7 +17,7 @@ from ray_si.distributed.builder import build
 from ray_si.distributed.gate import ShardedDeduplicator
 from ray_si.errors import GateError
 from tests.dedup.oracle import corpora, one_by_one
-from tests.integration.conftest import digests, replay_values
+from tests.integration.conftest import digests, rays_processes, replay_values
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -155,11 +155,7 @@ def test_a_shard_killed_during_a_build_changes_nothing(plain, tmp_path):
     killed = []
 
     def kill(progress):
-        shards = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if " ".join(process.info["cmdline"] or []).startswith("ray::Shard")
-        ]
+        shards = list(rays_processes("ray::Shard"))
         if progress.phase == "bootstrap" and progress.note and len(killed) < 2:
             newest = max(shards, key=psutil.Process.create_time)  # of this build, not of a fixture
             newest.kill()
