@@ -51,7 +51,7 @@ def test_what_is_mounted_is_there_and_refers_to_each_other():
 
 @pytest.mark.slow
 def test_metrics_of_the_node_dashboard_are_those_that_ray_has(head):
-    """On a head without GPUs, so theirs are left out. A job brings an actor, to be counted."""
+    """On a head, which has no GPU: the others are looked for. A job brings an actor to count."""
     client = JobSubmissionClient(head)
     job = client.submit_job(entrypoint="sleep 120")
     text = (GRAFANA / "ray.json").read_text()
