@@ -103,8 +103,7 @@ class RowStopper(StoppingCriteria):
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._prompt_length = prompt_length
-        # each token adds at least one byte, so this many hold any stop string
-        self._tail = [max((len(s.encode()) for s in p.stop), default=0) + 1 for p in sampling]
+        self._tail = [tail_length(params.stop) for params in sampling]
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any
@@ -122,6 +121,11 @@ class RowStopper(StoppingCriteria):
             return False
         tail = self._tokenizer.decode(ids[-min(written, self._tail[row]) :])
         return any(stop in tail for stop in stops)
+
+
+def tail_length(stops: Sequence[str]) -> int:
+    """How many of the last tokens hold any of these strings that has just been completed."""
+    return max((len(stop.encode()) for stop in stops), default=0) + 1  # a token is a byte or more
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:

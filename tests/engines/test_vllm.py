@@ -51,9 +51,10 @@ def engine(loop):
 
 @pytest.fixture(scope="module")
 def transformers_engine():
+    from ray_si.engines.loading import load
     from ray_si.engines.transformers import TransformersEngine
 
-    return TransformersEngine(MODEL, dtype="float32")
+    return TransformersEngine(load(MODEL, dtype="float32"))
 
 
 @pytest.fixture
