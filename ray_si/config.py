@@ -95,7 +95,7 @@ class Generator(_Section):
     batching: Literal["auto", "static", "continuous"] = "auto"
     """Of the transformers engine: batches that begin and end together, or one that requests join
     and leave at any time, over a paged cache. auto is continuous on a GPU with a flash-attention
-    kernel (package flash-attn or kernels), else static; sampled texts of the two differ."""
+    kernel (package flash-attn or kernels), else static."""
     batch_tokens: int = Field(32768, ge=256)
     """Most prompt and completion tokens in a batch, padding included; with continuous batching on a
     GPU, what its memory holds instead."""
@@ -464,7 +464,7 @@ def fingerprint_of(
 
 _HOSTING = (
     *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),
-    *("threads", "max_batch", "batch_tokens", "prices"),
+    *("threads", "batching", "max_batch", "batch_tokens", "prices"),
 )
 _PLACEMENT = {
     "generator": _HOSTING,

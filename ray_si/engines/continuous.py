@@ -15,7 +15,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from ray_si.engines.base import Completion, Request, too_long
 from ray_si.engines.continuous_sampling import ContinuousSampler, Draw, logprob
 from ray_si.engines.loading import LanguageModel
-from ray_si.engines.sampling import cut_at_stop, tail_length
+from ray_si.engines.sampling import cut_at_stop, tail_length, uniforms
 from ray_si.engines.waiting import Waiting
 from ray_si.errors import EngineError
 
@@ -48,10 +48,10 @@ class ContinuousEngine:
     free memory, times ``gpu_share``, and what runs out of pages is computed again later; elsewhere
     they hold ``batch_tokens``.
 
-    Every request has its own parameters and seed, and its draws depend on these and its logits
-    only. So do `TransformersEngine`'s, but they are others: two engines, like two dtypes, write
-    different texts for the same seed. Logits vary in their last bits with a batch's neighbours,
-    which depend on time; a resumed run is exact because stored blocks are never written again.
+    Every request draws with its own parameters and seed, and the same numbers as in
+    `TransformersEngine`: the two write the same text as far as their arithmetic agrees. Logits vary
+    in their last bits with a batch's neighbours, which depend on time, and so may a text; a resumed
+    run is exact because stored blocks are never written again.
 
     An error inside the manager, out of memory included, ends it for good: what it was asked fails,
     and `check_health` says so, since Serve replaces the replica then.
@@ -169,9 +169,9 @@ class ContinuousEngine:
                 eos_token_id=-1 if running.label else None,
                 draw=Draw(
                     request.sampling,
-                    request.seed,
                     len(running.prompt),
                     running.slot,
+                    uniforms(request.seed, request.sampling.max_tokens).tolist(),
                     running.label,
                 ),
             )

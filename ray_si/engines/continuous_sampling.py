@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from math import expm1, log
 from typing import Any
 
 import torch
 
 from ray_si.engines.base import SamplingParams
+from ray_si.engines.sampling import draw, tempered
 
 _SCALE = 16.0
 """How `_telling` squeezes log-probabilities; in float32, they are right to 1e-3 down to -80."""
@@ -20,13 +21,14 @@ class Draw:
     """How a request's tokens are drawn.
 
     ``prompt_tokens`` is where its completion starts, ``slot`` a number that no other request has at
-    the same time. ``forced`` tokens are taken instead of drawn ones: that scores them.
+    the same time, ``uniform`` the numbers for its tokens (see `draw`). ``forced`` tokens are taken
+    instead of drawn ones: that scores them.
     """
 
     sampling: SamplingParams
-    seed: int
     prompt_tokens: int
     slot: int
+    uniform: Sequence[float] = ()
     forced: tuple[int, ...] = ()
 
 
@@ -35,11 +37,10 @@ class ContinuousSampler:
 
     The library's own list draws all requests from one random stream, knows neither greedy requests
     beside others nor a presence penalty, and tells the log-probability after the cut of top-k and
-    top-p. Here each token is drawn by the Gumbel-max trick (arXiv 1411.0030) with noise that is
-    hashed from seed, place in the completion and token: a draw depends on its request's seed and
-    logits only. The manager picks the largest score (``do_sample=False``), which is that of the
-    drawn token, and returns its log-probability under these scores, from which `logprob` reads the
-    one under the model itself.
+    top-p. Here tokens are drawn as `RowSampler` draws them, with the same numbers for a seed. The
+    manager picks the largest score (``do_sample=False``), which is that of the drawn token, and
+    returns its log-probability under these scores, from which `logprob` reads the one under the
+    model itself.
 
     Requests bring their `Draw` as the keyword argument ``draw``. All of `__call__` runs on the
     device with shapes that don't depend on values, as CUDA graphs need. ``vocabulary`` counts
@@ -50,11 +51,10 @@ class ContinuousSampler:
     do_processing = True
 
     def __init__(self, slots: int, vocabulary: int, end: int | None, device: torch.device) -> None:
-        self._nobody = slots
+        self._padding: _Row = (0.0, 1.0, 0.0, 0.0, 0, slots << 1 | 1, -1)
         self._end = end
         self._ended = [False] * (slots + 1)
         self._seen = torch.zeros((slots + 1, vocabulary), dtype=torch.bool, device=device)
-        self._tokens = torch.arange(vocabulary, dtype=torch.int32, device=device)
 
     def begin(self, slot: int) -> None:
         """A new request has this slot."""
@@ -71,7 +71,7 @@ class ContinuousSampler:
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """Arguments of rows that are padding, shape (7, 1)."""
-        int32_tensor.copy_(_columns([self._padding()]))
+        int32_tensor.copy_(_columns([self._padding]))
 
     def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: torch.Tensor) -> Any:
         """Write the arguments of all requests that get a token, one column each, in order."""
@@ -80,25 +80,22 @@ class ContinuousSampler:
             arg_storage[:, : len(rows)] = _columns(rows).to(arg_storage.device)
         return arg_storage
 
-    def _padding(self) -> _Row:
-        return 0.0, 2.0, 0.0, 0, 0, self._nobody << 1 | 1, -1
-
     def _row(self, state: Any) -> _Row:
-        draw: Draw | None = state.logit_processor_kwargs.get("draw")
-        if draw is None:  # the manager's own, to warm up
-            return self._padding()
-        place = state.position_offset - draw.prompt_tokens
-        forced = draw.forced[place] if place < len(draw.forced) else -1
-        if self._ended[draw.slot] and self._end is not None:
+        own: Draw | None = state.logit_processor_kwargs.get("draw")
+        if own is None:  # the manager's own, to warm up
+            return self._padding
+        place = state.position_offset - own.prompt_tokens
+        forced = own.forced[place] if place < len(own.forced) else -1
+        if self._ended[own.slot] and self._end is not None:
             forced = self._end
-        params = draw.sampling
+        params = own.sampling
         return (
             params.temperature,
-            params.top_p if params.top_p < 1 else 2.0,  # rounding must not cut what 1 lets through
+            params.top_p,
             params.presence_penalty,
+            own.uniform[place] if place < len(own.uniform) else 0.0,  # the step after the last
             params.top_k,
-            _key(draw.seed, place),
-            draw.slot << 1 | (place == 0),
+            own.slot << 1 | (place == 0),
             forced,
         )
 
@@ -109,12 +106,13 @@ class ContinuousSampler:
 
         ``input_ids``, shape (rows,), is the token before each, ``scores`` are the logits.
         """
-        temperature, top_p, penalty = (row.view(torch.float32) for row in logits_processor_args[:3])
-        top_k, key, slot, forced = logits_processor_args[3:]
+        temperature, top_p, penalty, uniform = (
+            row.view(torch.float32) for row in logits_processor_args[:4]
+        )
+        top_k, slot, forced = logits_processor_args[4:]
         seen = self._note(slot >> 1, slot & 1 == 1, input_ids)
-        scaled = (scores - penalty[:, None] * seen) / temperature.where(temperature > 0, 1)[:, None]
-        noisy = _cut(scaled, top_k, top_p) + _gumbel(key, self._tokens) * (temperature > 0)[:, None]
-        drawn = noisy.argmax(-1)
+        logits, top_k = tempered(scores - penalty[:, None] * seen, temperature, top_k)
+        drawn, _ = draw(logits, scores.shape[1], top_k, top_p, uniform)
         drawn = drawn.where(forced < 0, forced)[:, None]
         return _telling(scores, drawn, scores.gather(1, drawn) - scores.logsumexp(-1, keepdim=True))
 
@@ -144,43 +142,12 @@ def _telling(scores: torch.Tensor, drawn: torch.Tensor, logprobs: torch.Tensor) 
     return told.scatter(1, (drawn + 1) % scores.shape[1], logprobs / _SCALE - 1)
 
 
-def _cut(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Logits with -inf for what top-k, and of its rest top-p, leave out; the likeliest stays."""
-    ordered = logits.sort(dim=-1, descending=True).values
-    ranks = torch.arange(logits.shape[-1], device=logits.device)
-    kept = (ranks < top_k[:, None]) | (top_k == 0)[:, None]
-    probabilities = ordered.masked_fill(~kept, -torch.inf).softmax(-1)
-    kept &= probabilities.cumsum(-1) - probabilities < top_p[:, None]
-    least = ordered.masked_fill(~kept | (ranks == 0), torch.inf).amin(-1, keepdim=True)
-    return logits.masked_fill(logits < least.minimum(ordered[:, :1]), -torch.inf)
-
-
-def _gumbel(keys: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise of shape (keys, tokens), a pure function of both."""
-    uniform = ((_mixed(tokens ^ keys[:, None]) >> 9 & 0x7FFFFF) + 0.5) / 0x800000
-    return -(-uniform.log()).log()
-
-
-def _mixed(words: torch.Tensor) -> torch.Tensor:
-    """The finalizer of MurmurHash3 for 32 bits, on int32 that wraps (A. Appleby, public domain)."""
-    words = words ^ words >> 16 & 0xFFFF
-    words = words * (0x85EBCA6B - (1 << 32))
-    words = words ^ words >> 13 & 0x7FFFF
-    words = words * (0xC2B2AE35 - (1 << 32))
-    return words ^ words >> 16 & 0xFFFF
-
-
-def _key(seed: int, place: int) -> int:
-    """32 bits, signed, of a request's seed and a place in its completion."""
-    return int.from_bytes(blake2b(b"%d %d" % (seed, place), digest_size=4).digest(), signed=True)
-
-
-_Row = tuple[float, float, float, int, int, int, int]
-"""Temperature, top-p, presence penalty; top-k, key of the noise, slot and whether it is new (the
+_Row = tuple[float, float, float, float, int, int, int]
+"""Temperature, top-p, presence penalty, number from 0 to 1; top-k, slot and whether it is new (the
 lowest bit), token that is forced or -1."""
 
 
 def _columns(rows: list[_Row]) -> torch.Tensor:
     """Rows as the manager stores them: shape (7, rows), int32, floats by their bits."""
-    floats = torch.tensor([row[:3] for row in rows], dtype=torch.float32).view(torch.int32)
-    return torch.cat([floats, torch.tensor([row[3:] for row in rows], dtype=torch.int32)], 1).T
+    floats = torch.tensor([row[:4] for row in rows], dtype=torch.float32).view(torch.int32)
+    return torch.cat([floats, torch.tensor([row[4:] for row in rows], dtype=torch.int32)], 1).T
