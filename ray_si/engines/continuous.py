@@ -53,8 +53,9 @@ class ContinuousEngine:
     in their last bits with a batch's neighbours, which depend on time, and so may a text; a resumed
     run is exact because stored blocks are never written again.
 
-    An error inside the manager, out of memory included, ends it for good: what it was asked fails,
-    and `check_health` says so, since Serve replaces the replica then.
+    Nobody else may compute with the model meanwhile: the library changes the model's configuration
+    for the time of a step. An error inside the manager, out of memory included, ends it for good:
+    what it was asked fails, and `check_health` says so, since Serve replaces the replica then.
     """
 
     def __init__(
