@@ -115,7 +115,7 @@ def child(which: str, batch: int, count: int, threads: int) -> None:
 
 
 SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "batch": 8, "requests": 96},
+    "tiny": {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "batch": 8, "requests": 24},
     "1b": {
         "layers": 16,
         "hidden": 2048,

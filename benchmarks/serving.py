@@ -270,7 +270,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-PARTS = {"busy": busy, "rounds": rounds, "calls": calls, "cpu": engine_speed.cpu, "gpu": None}
+PARTS = {"busy": busy, "rounds": rounds, "calls": calls, "cpu": engine_speed.cpu}
 
 
 def main() -> None:
@@ -278,7 +278,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=PARTS, action="append", help="a part; repeat for more")
+    parser.add_argument(
+        "--only", choices=[*PARTS, "gpu"], action="append", help="a part; repeat for more"
+    )
     parser.add_argument("--write", action="store_true", help="update serving.json and serving.svg")
     parser.add_argument(
         "--shape", choices=engine_speed.SHAPES, action="append", help="of gpu; default: 1b and 8b"
@@ -289,8 +291,9 @@ def main() -> None:
     report = json.loads(path.read_text()) if path.exists() else {}
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     gpu = functools.partial(engine_speed.gpu, arguments.shape or ["1b", "8b"], arguments.device)
-    for name in arguments.only or PARTS:
-        found = (PARTS[name] or gpu)()
+    parts = PARTS | {"gpu": gpu}
+    for name in arguments.only or parts:
+        found = parts[name]()
         if not found:
             print(f"{name}: skipped, there is no GPU here (torch.cuda.is_available() is false)")
             continue

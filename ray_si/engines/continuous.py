@@ -10,7 +10,6 @@ from collections import deque
 from typing import Any
 
 from transformers import ContinuousBatchingConfig, GenerationConfig
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from ray_si.engines.base import Completion, Request, too_long
 from ray_si.engines.continuous_sampling import ContinuousSampler, Draw, logprob
@@ -105,8 +104,12 @@ class ContinuousEngine:
         self._running: dict[str, _Running] = {}
         self._queue: deque[_Running] = deque()
         self._broken: str | None = None
-        self._reader = threading.Thread(target=self._read, name="continuous-engine", daemon=True)
+        started = threading.Event()
+        self._reader = threading.Thread(
+            target=self._read, args=(started,), name="continuous-engine", daemon=True
+        )
         self._reader.start()
+        started.wait()
 
     def check_health(self) -> None:
         """Raises EngineError where this process can answer nothing any more; see `Engine`."""
@@ -189,8 +192,9 @@ class ContinuousEngine:
 
     # The reader's thread ---------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def _read(self, started: threading.Event) -> None:
         self._manager.start()  # from here, since its thread is a daemon's if this one is
+        started.set()
         while True:
             output = self._manager.get_result(timeout=0.1)
             if output is not None:
@@ -209,12 +213,13 @@ class ContinuousEngine:
     def _receive(self, output: Any) -> None:
         running = self._running[output.request_id]
         if not running.done:
-            if output.error:
+            try:
+                if completion := self._completion(running, output):
+                    running.done = True
+                    running.resolve(completion)
+            except Exception as error:  # noqa: BLE001 - handed on; this thread has to live
                 running.done = True
-                running.fail(RuntimeError(output.error))
-            elif completion := self._completion(running, output):
-                running.done = True
-                running.resolve(completion)
+                running.fail(error)
         with self._lock:
             if output.is_finished():
                 del self._running[output.request_id]
@@ -226,6 +231,8 @@ class ContinuousEngine:
 
     def _completion(self, running: _Running, output: Any) -> Completion | None:
         """The answer, if it is there: all tokens are, or a stop string."""
+        if output.error:
+            raise RuntimeError(output.error)
         finished = output.is_finished()
         if not finished:
             tail = self._lm.tokenizer.decode(output.generated_tokens[-running.tail :])
@@ -239,11 +246,3 @@ class ContinuousEngine:
             len(running.prompt), output.generated_tokens, logprobs, running.request.sampling
         )
         return completion if finished or completion.finish_reason == "stop" else None
-
-
-def has_flash_attention(language_model: LanguageModel) -> bool:
-    """Whether a GPU has the model and there is a kernel that attends to pages, for this model."""
-    if language_model.device.type != "cuda" or not language_model.model._supports_flash_attn:
-        return False
-    kernels = (is_flash_attn_3_available, is_flash_attn_2_available)
-    return any(available(kernels_fallback_ok=True) for available in kernels)

@@ -10,7 +10,10 @@ from itertools import chain
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from ray_si.engines.base import Completion, Engine, Request, too_long
 from ray_si.engines.loading import LanguageModel, load
@@ -20,6 +23,9 @@ from ray_si.errors import EngineError
 
 _MIN_PREFIX = 32
 """Tokens that prompts must share before their keys and values are worth sharing."""
+
+_IS_NEW = Version(transformers.__version__) >= Version("5.23")
+"""Enough for continuous batching; vLLM wants an older one."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +46,30 @@ def create(
     continuous batching computes every token's attention to all requests' caches, and masks most.
     """
     language_model = load(model, **loading)
-    if batching != "static":
-        from ray_si.engines.continuous import ContinuousEngine, has_flash_attention
+    if batching == "continuous" or (batching == "auto" and _is_suited(language_model)):
+        if not _IS_NEW:
+            raise EngineError("continuous batching needs transformers 5.23 or newer")
+        from ray_si.engines.continuous import ContinuousEngine
 
-        if batching == "continuous" or has_flash_attention(language_model):
-            try:
-                return ContinuousEngine(
-                    language_model,
-                    max_batch=max_batch,
-                    batch_tokens=batch_tokens,
-                    gpu_share=gpu_share,
-                )
-            except EngineError as error:
-                if batching == "continuous":
-                    raise
-                logger.warning("batches are static: %s", error)
+        try:
+            return ContinuousEngine(
+                language_model, max_batch=max_batch, batch_tokens=batch_tokens, gpu_share=gpu_share
+            )
+        except EngineError as error:
+            if batching == "continuous":
+                raise
+            logger.warning("batches are static: %s", error)
     return TransformersEngine(language_model, max_batch=max_batch, batch_tokens=batch_tokens)
+
+
+def _is_suited(language_model: LanguageModel) -> bool:
+    """Whether a GPU has the model, and a kernel that attends to pages."""
+    if not _IS_NEW or language_model.device.type != "cuda":
+        return False
+    kernels = (is_flash_attn_3_available, is_flash_attn_2_available)
+    return language_model.model._supports_flash_attn and any(
+        available(kernels_fallback_ok=True) for available in kernels
+    )
 
 
 class TransformersEngine:
