@@ -2,7 +2,8 @@
 
     python benchmarks/serving.py                    all parts that this machine can run; print
     python benchmarks/serving.py --write            also write serving.json and serving.svg
-    python benchmarks/serving.py --only busy        one part: busy, rounds, calls, cpu
+    python benchmarks/serving.py --only busy        one part: busy, rounds, calls, cpu, gpu
+    python benchmarks/serving.py --only gpu --device cpu --shape tiny     that gpu runs, no more
 
 busy    `replay` replicas of 64 slots, log-normal latency with a mean of 1 s: sum of the latencies
         over slots and wall-clock, in steady state and with ramp-up and tail, gate included. How
@@ -16,26 +17,31 @@ calls   latencies of 100 ms, where calls are the limit: requests a second of the
 cpu     tokens/s of the transformers engine and of a plain float32 ``generate`` at batch 8 on the
         same prompts with the bundled model, prefill included, and the memory of both; the engine
         also as replicas of one thread, one for each core.
+gpu     tokens/s of random-weight models of Llama's architecture, whose texts end as unevenly as a
+        model's: a plain bfloat16 ``generate``, the transformers engine with static and continuous
+        batching and vLLM where it is installed, each by itself, and the whole pipeline around the
+        transformers engine. Skipped where there is no GPU; it has not been run on one yet.
+
+The last two are in benchmarks/engine_speed.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import heapq
 import json
 import math
 import os
 import platform
-import random
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import engine_speed
 
 from ray_si.config_file import parse_config
 
@@ -246,102 +252,6 @@ def calls() -> dict[str, Any]:
     }
 
 
-def prompts(count: int) -> list[str]:
-    """Instruction prompts as a build of the quick start renders them."""
-    from ray_si.self_instruct.prompts import instruction_prompt
-    from ray_si.storage.seeds import load_seeds
-
-    texts = [seed.instruction for seed in load_seeds("bundled")[0]]
-    draw = random.Random(0)
-    rendered = [
-        instruction_prompt(
-            draw.sample(texts, 8), style="completion", classification_only=False, new=4
-        ).prompt
-        for _ in range(count)
-    ]
-    assert all(isinstance(prompt, str) for prompt in rendered)
-    return rendered  # type: ignore[return-value]
-
-
-TOKENS = 64
-
-
-def plain(model: str, batch: int, texts: list[str], threads: int) -> dict[str, Any]:
-    """A plain float32 ``generate`` in batches."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.set_num_threads(threads)
-    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 0}
-    end = tokenizer.eos_token_id
-    tokens = 0
-    began = time.perf_counter()
-    for start in range(0, len(texts), batch):
-        inputs = tokenizer(texts[start : start + batch], return_tensors="pt", padding=True)
-        written = loaded.generate(**inputs, **sampling, max_new_tokens=TOKENS, pad_token_id=end)
-        for row in written[:, inputs["input_ids"].shape[1] :].tolist():
-            tokens += row.index(end) + 1 if end in row else len(row)
-    return _result(tokens, began)
-
-
-def engine(model: str, batch: int, texts: list[str], threads: int) -> dict[str, Any]:
-    """The transformers engine on the same prompts."""
-    from ray_si.engines.base import Request, SamplingParams
-    from ray_si.engines.transformers import TransformersEngine
-
-    made = TransformersEngine(model, max_batch=batch, batch_tokens=1 << 20, threads=threads)
-    sampling = SamplingParams(TOKENS, temperature=0.7, top_p=0.8)
-    requests = [Request(text, sampling, seed) for seed, text in enumerate(texts)]
-
-    async def ask() -> list[Any]:
-        return await asyncio.gather(*map(made.generate, requests))
-
-    began = time.perf_counter()
-    answers = asyncio.run(ask())
-    return _result(sum(answer.completion_tokens for answer in answers), began)
-
-
-def _result(tokens: int, began: float) -> dict[str, Any]:
-    seconds = time.perf_counter() - began
-    return {
-        "tokens": tokens,
-        "tokens_per_second": round(tokens / seconds, 1),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-
-
-def cpu() -> dict[str, Any]:
-    """Each in a process of its own, for the sake of their memory."""
-    cores = os.cpu_count() or 1
-    found = {}
-    for name, count, arguments in (
-        ("plain float32, batch 8", 1, ("plain", 8, 64, cores)),
-        ("engine, batch 32", 1, ("engine", 32, 128, cores)),
-        ("engine, batch 64", 1, ("engine", 64, 128, cores)),
-        (f"{cores} engines of one thread, batch 32 each", cores, ("engine", 32, 64, 1)),
-    ):
-        command = [sys.executable, __file__, "--child", json.dumps(arguments)]
-        running = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)
-        ]
-        each = [json.loads(child.communicate()[0].splitlines()[-1]) for child in running]
-        found[name] = {key: round(sum(row[key] for row in each), 1) for key in each[0]}
-    base = found["plain float32, batch 8"]["tokens_per_second"]
-    best = max(row["tokens_per_second"] for row in found.values())
-    return {**found, "ratio": round(best / base, 2)}
-
-
-def child(which: str, batch: int, count: int, threads: int) -> None:
-    """One measurement of `cpu`."""
-    from ray_si.engines import bundled
-
-    model = bundled.resolve("smollm2-135m-instruct")
-    measure = {"plain": plain, "engine": engine}[which]
-    print(json.dumps(measure(model, batch, prompts(count), threads)))
-
-
 def plot(result: dict[str, Any], path: Path) -> None:
     """Busy slots over time, as SVG."""
     import matplotlib
@@ -360,7 +270,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-PARTS = {"busy": busy, "rounds": rounds, "calls": calls, "cpu": cpu}
+PARTS = {"busy": busy, "rounds": rounds, "calls": calls, "cpu": engine_speed.cpu}
 
 
 def main() -> None:
@@ -368,18 +278,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=PARTS, action="append", help="a part; repeat for more")
+    parser.add_argument(
+        "--only", choices=[*PARTS, "gpu"], action="append", help="a part; repeat for more"
+    )
     parser.add_argument("--write", action="store_true", help="update serving.json and serving.svg")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--shape", choices=engine_speed.SHAPES, action="append", help="of gpu; default: 1b and 8b"
+    )
+    parser.add_argument("--device", default="cuda", help="of gpu; cpu tries it out, unwritten")
     arguments = parser.parse_args()
-    if arguments.child:
-        child(*json.loads(arguments.child))
-        return
     path = HERE / "serving.json"
     report = json.loads(path.read_text()) if path.exists() else {}
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    for name in arguments.only or PARTS:
-        report[name] = PARTS[name]()
+    gpu = functools.partial(engine_speed.gpu, arguments.shape or ["1b", "8b"], arguments.device)
+    parts = PARTS | {"gpu": gpu}
+    for name in arguments.only or parts:
+        found = parts[name]()
+        if not found:
+            print(f"{name}: skipped, there is no GPU here (torch.cuda.is_available() is false)")
+            continue
+        if found.get("device") == "cpu":
+            print(name, json.dumps(found, indent=2))
+            continue
+        report[name] = found
         print(name, json.dumps({k: v for k, v in report[name].items() if k != "load"}, indent=2))
     report["machine"] = machine
     if arguments.write:

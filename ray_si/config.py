@@ -92,8 +92,13 @@ class Generator(_Section):
     """Let a hub model run its own Python code."""
     max_batch: int = Field(32, ge=1)
     """Most requests that a replica answers at once."""
+    batching: Literal["auto", "static", "continuous"] = "auto"
+    """Of the transformers engine: batches that begin and end together, or one that requests join
+    and leave at any time, over a paged cache. auto is continuous on a GPU with a flash-attention
+    kernel (package flash-attn or kernels), else static."""
     batch_tokens: int = Field(32768, ge=256)
-    """Most prompt and completion tokens in a batch, padding included."""
+    """Most prompt and completion tokens in a batch, padding included; with continuous batching on a
+    GPU, what its memory holds instead."""
     request_timeout_s: float | None = Field(None, gt=0)
     """A request that takes longer on its replica becomes an error row; none waits."""
     sampling: SamplingByPurpose = SamplingByPurpose()
@@ -141,8 +146,10 @@ class Generator(_Section):
             return options
         names = ["revision", "max_batch", "dtype", "trust_remote_code"]
         if self.engine == "transformers":
-            names += ["batch_tokens", "threads"]
+            names += ["batching", "batch_tokens", "threads"]
         options = {name: getattr(self, name) for name in names}
+        if self.engine == "transformers" and 0 < self.gpus < 1:
+            options["gpu_share"] = self.gpus  # replicas beside it need theirs
         return options | (self.vllm.model_dump() if self.engine == "vllm" else {})
 
 
@@ -457,7 +464,7 @@ def fingerprint_of(
 
 _HOSTING = (
     *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),
-    *("threads", "max_batch", "batch_tokens", "prices"),
+    *("threads", "batching", "max_batch", "batch_tokens", "prices"),
 )
 _PLACEMENT = {
     "generator": _HOSTING,

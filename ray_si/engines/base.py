@@ -73,7 +73,7 @@ def too_long(prompt_tokens: int, sampling: SamplingParams, context: int) -> Comp
     longest = prompt_tokens + sampling.max_tokens
     if longest <= context:
         return None
-    error = f"{longest} prompt and completion tokens exceed the model's {context}"
+    error = f"{longest} prompt and completion tokens exceed the context of {context}"
     return Completion("", "refused", prompt_tokens=prompt_tokens, error=error)
 
 

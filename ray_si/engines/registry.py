@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ray_si.engines.embedding import Embedder
 
 ENGINES = {
-    "transformers": ("ray_si.engines.transformers:TransformersEngine", ("torch", "transformers")),
+    "transformers": ("ray_si.engines.transformers:create", ("torch", "transformers")),
     "vllm": ("ray_si.engines.vllm:VLLMEngine", ("vllm",)),
     "openai": ("ray_si.engines.openai:OpenAIEngine", ("openai",)),
     "replay": ("ray_si.engines.replay:ReplayEngine", ()),
 }
-"""Name -> (module:class, packages it needs)."""
+"""Name -> (module:callable that makes it, packages it needs)."""
 
 _HUB_HINT = (
     "without network, give a folder with the model's files, or one of the bundled names "

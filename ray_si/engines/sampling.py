@@ -21,11 +21,9 @@ class RowSampler(LogitsProcessor):
     """Draws each row's next token from its own distribution with its own random stream.
 
     Made for greedy ``generate``: it returns scores whose argmax is the drawn token. A row takes one
-    number from its stream for each token and inverts the distribution of its tokens, likeliest
-    first, so its draws depend on its seed and logits only, not on its neighbours. Tokens are cut by
-    ``top_k``, what is left is normalised and cut by ``top_p`` (nucleus sampling; Holtzman et al.,
-    arXiv 1904.09751). ``logprobs`` gathers the natural log-probability, under the model itself, of
-    what was drawn: one tensor of shape (rows,) for each step.
+    number from its stream for each token (`uniforms`, `draw`), so its draws depend on its seed and
+    logits only, not on its neighbours. ``logprobs`` gathers the natural log-probability, under the
+    model itself, of what was drawn: one tensor of shape (rows,) for each step.
     """
 
     def __init__(
@@ -36,10 +34,7 @@ class RowSampler(LogitsProcessor):
             (len(sampling), max(params.max_tokens for params in sampling)), dtype=torch.float64
         )
         for row, (params, seed) in enumerate(zip(sampling, seeds, strict=True)):
-            stream = torch.Generator().manual_seed(seed)
-            self._uniform[row, : params.max_tokens] = torch.rand(
-                params.max_tokens, generator=stream, dtype=torch.float64
-            )
+            self._uniform[row, : params.max_tokens] = uniforms(seed, params.max_tokens)
         self._temperature = torch.tensor([params.temperature for params in sampling])
         self._top_k = torch.tensor([params.top_k for params in sampling])
         self._top_p = torch.tensor([params.top_p for params in sampling], dtype=torch.float64)
@@ -65,33 +60,57 @@ class RowSampler(LogitsProcessor):
         device, vocabulary = logits.device, logits.shape[1]
         temperature, top_k = self._temperature.to(device), self._top_k.to(device)
         top_p, uniform = self._top_p.to(device), self._uniform[:, step].to(device)
-        greedy = temperature == 0
-        top_k = torch.where(greedy, 1, top_k)
-        logits = logits / torch.where(greedy, 1.0, temperature)[:, None]
-
-        def draw(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-            """For these rows, from so many sorted tokens; and whether these were enough."""
-            values, ids = logits[rows].topk(count)
-            is_cut = torch.arange(count, device=device) >= top_k[rows, None]
-            is_cut &= top_k[rows, None] > 0
-            values = values.double().masked_fill(is_cut, -torch.inf)
-            whole = torch.where(
-                top_k[rows] > 0, values.logsumexp(1), logits[rows].logsumexp(1).double()
-            )
-            summed = (values - whole[:, None]).exp().cumsum(1)
-            before = summed.roll(1, 1)
-            before[:, 0] = 0.0
-            kept = ((before < top_p[rows, None]) & ~is_cut).sum(1).clamp(min=1)
-            mass = summed.gather(1, kept[:, None] - 1)
-            place = torch.minimum((summed <= uniform[rows, None] * mass).sum(1), kept - 1)
-            is_enough = (top_k[rows] > 0) | (summed[:, -1] >= top_p[rows])
-            return ids.gather(1, place[:, None])[:, 0], is_enough
-
-        every = torch.arange(len(logits), device=device)
-        tokens, is_enough = draw(every, min(vocabulary, max(_SHORT, int(top_k.max()))))
-        for rows in every[~is_enough].split(_FEW):
-            tokens[rows] = draw(rows, vocabulary)[0]
+        logits, top_k = tempered(logits, temperature, top_k)
+        tokens, is_enough = draw(
+            logits, min(vocabulary, max(_SHORT, int(top_k.max()))), top_k, top_p, uniform
+        )
+        for rows in torch.arange(len(logits), device=device)[~is_enough].split(_FEW):
+            tokens[rows] = draw(logits[rows], vocabulary, top_k[rows], top_p[rows], uniform[rows])[
+                0
+            ]
         return tokens
+
+
+def uniforms(seed: int, count: int) -> torch.Tensor:
+    """The numbers from 0 to 1, float64, that a request's tokens are drawn with, in order."""
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def tempered(
+    logits: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of shape (rows, vocabulary) over each row's temperature, and top_k; 0 makes it 1."""
+    greedy = temperature == 0
+    return logits / torch.where(greedy, 1.0, temperature)[:, None], torch.where(greedy, 1, top_k)
+
+
+def draw(
+    logits: torch.Tensor,
+    count: int,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    uniform: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token for each row, from its ``count`` likeliest, and whether these were enough.
+
+    The row's number is looked up in the cumulative distribution of its tokens, likeliest first:
+    cut by ``top_k``, normalised, then cut by ``top_p`` (nucleus sampling; Holtzman et al., arXiv
+    1904.09751). All but ``logits`` have shape (rows,). The vocabulary is always enough. No shape
+    depends on a value, and nothing is read back from the device.
+    """
+    values, ids = logits.topk(count)
+    is_cut = torch.arange(count, device=logits.device) >= top_k[:, None]
+    is_cut &= top_k[:, None] > 0
+    values = values.double().masked_fill(is_cut, -torch.inf)
+    whole = torch.where(top_k > 0, values.logsumexp(1), logits.logsumexp(1).double())
+    summed = (values - whole[:, None]).exp().cumsum(1)
+    before = summed.roll(1, 1)
+    before[:, 0] = 0.0
+    kept = ((before < top_p[:, None]) & ~is_cut).sum(1).clamp(min=1)
+    mass = summed.gather(1, kept[:, None] - 1)
+    place = torch.minimum((summed <= uniform[:, None] * mass).sum(1), kept - 1)
+    is_enough = (top_k > 0) | (summed[:, -1] >= top_p)
+    return ids.gather(1, place[:, None])[:, 0], is_enough
 
 
 class RowStopper(StoppingCriteria):
@@ -103,8 +122,7 @@ class RowStopper(StoppingCriteria):
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._prompt_length = prompt_length
-        # each token adds at least one byte, so this many hold any stop string
-        self._tail = [max((len(s.encode()) for s in p.stop), default=0) + 1 for p in sampling]
+        self._tail = [tail_length(params.stop) for params in sampling]
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any
@@ -122,6 +140,11 @@ class RowStopper(StoppingCriteria):
             return False
         tail = self._tokenizer.decode(ids[-min(written, self._tail[row]) :])
         return any(stop in tail for stop in stops)
+
+
+def tail_length(stops: Sequence[str]) -> int:
+    """How many of the last tokens hold any of these strings that has just been completed."""
+    return max((len(stop.encode()) for stop in stops), default=0) + 1  # a token is a byte or more
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -2,55 +2,74 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import queue
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
+import transformers
+from packaging.version import Version
+from transformers import DynamicCache
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from ray_si.engines import bundled
-from ray_si.engines.base import Completion, Request, too_long
-from ray_si.engines.memory import check_memory
-from ray_si.engines.sampling import RowSampler, RowStopper, cut_at_stop
+from ray_si.engines.base import Completion, Engine, Request, too_long
+from ray_si.engines.loading import LanguageModel, load
+from ray_si.engines.sampling import RowSampler, RowStopper
+from ray_si.engines.waiting import Waiting
 from ray_si.errors import EngineError
 
 _MIN_PREFIX = 32
 """Tokens that prompts must share before their keys and values are worth sharing."""
 
+_IS_NEW = Version(transformers.__version__) >= Version("5.23")
+"""Enough for continuous batching; vLLM wants an older one."""
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class _Waiting:
-    request: Request
-    prompt: list[int]
-    answer: asyncio.Future[Completion]
-    loop: asyncio.AbstractEventLoop
+def create(
+    model: str,
+    *,
+    batching: str = "auto",
+    max_batch: int = 32,
+    batch_tokens: int = 32768,
+    gpu_share: float = 1.0,
+    **loading: Any,
+) -> Engine:
+    """Load a model (see `load`) and the engine that ``batching`` names.
 
-    @property
-    def tokens(self) -> int:
-        return len(self.prompt) + self.request.sampling.max_tokens
+    "static" is `TransformersEngine`, "continuous" `ContinuousEngine`. "auto" is the latter on a GPU
+    with a flash-attention kernel, if it can start there. Without such a kernel the library's
+    continuous batching computes every token's attention to all requests' caches, and masks most.
+    """
+    language_model = load(model, **loading)
+    if batching == "continuous" or (batching == "auto" and _is_suited(language_model)):
+        if not _IS_NEW:
+            raise EngineError("continuous batching needs transformers 5.23 or newer")
+        from ray_si.engines.continuous import ContinuousEngine
 
-    def resolve(self, completion: Completion) -> None:
-        def set_result() -> None:
-            if not self.answer.done():
-                self.answer.set_result(completion)
+        try:
+            return ContinuousEngine(
+                language_model, max_batch=max_batch, batch_tokens=batch_tokens, gpu_share=gpu_share
+            )
+        except EngineError as error:
+            if batching == "continuous":
+                raise
+            logger.warning("batches are static: %s", error)
+    return TransformersEngine(language_model, max_batch=max_batch, batch_tokens=batch_tokens)
 
-        self.loop.call_soon_threadsafe(set_result)
 
-    def fail(self, error: BaseException) -> None:
-        def set_exception() -> None:
-            if not self.answer.done():
-                self.answer.set_exception(error)
-
-        self.loop.call_soon_threadsafe(set_exception)
+def _is_suited(language_model: LanguageModel) -> bool:
+    """Whether a GPU has the model, and a kernel that attends to pages."""
+    if not _IS_NEW or language_model.device.type != "cuda":
+        return False
+    kernels = (is_flash_attn_3_available, is_flash_attn_2_available)
+    return language_model.model._supports_flash_attn and any(
+        available(kernels_fallback_ok=True) for available in kernels
+    )
 
 
 class TransformersEngine:
@@ -60,52 +79,19 @@ class TransformersEngine:
     and at most ``batch_tokens`` prompt and completion tokens, padding included. Prompts are padded
     on the left; a prefix that all of a batch share is computed once. Every row samples with its
     own parameters and seed.
-
-    ``dtype`` "auto" is bfloat16 on a GPU and on processors with native bfloat16, else float32.
     """
 
     def __init__(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        max_batch: int = 32,
-        batch_tokens: int = 32768,
-        dtype: str = "auto",
-        device: str = "auto",
-        threads: int | None = None,
-        trust_remote_code: bool = False,
+        self, language_model: LanguageModel, *, max_batch: int = 32, batch_tokens: int = 32768
     ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
-        self._device = _choose_device(device)
-        if self._device.type == "cpu":  # else keys and values are repeated for every group of heads
-            os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
-        source = {"revision": revision, "trust_remote_code": trust_remote_code}
-        path = bundled.resolve(model)
-        if self._device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info()
-            check_memory(model, path, _choose_dtype(dtype, self._device), source, free)
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)
-            loaded = AutoModelForCausalLM.from_pretrained(
-                path, dtype=_choose_dtype(dtype, self._device), **source
-            )
-        except (OSError, ValueError) as error:
-            raise EngineError(f"model {model!r} could not be loaded: {error}") from error
-        self._model: Any = loaded.to(self._device).eval()
-        if self._tokenizer.pad_token_id is None:
-            self._tokenizer.pad_token_id = self._tokenizer.eos_token_id
-        self._end = _end_tokens(self._model, self._tokenizer)
-        # instruct models bring defaults of their own, such as a repetition penalty: only ours count
-        self._model.generation_config = GenerationConfig(eos_token_id=sorted(self._end) or None)
-        self._context = getattr(self._model.config, "max_position_embeddings", None) or 1 << 20
+        self._lm = language_model
+        self._model, self._device = language_model.model, language_model.device
         self._batch_tokens = batch_tokens
         self.slots = max_batch
         self.capacity = 2 * max_batch  # a batch is chosen from what waits while another is written
         self._broken: str | None = None
         self._prefix: tuple[list[int], DynamicCache] | None = None
-        self._arrivals: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
         self._worker.start()
 
@@ -116,26 +102,17 @@ class TransformersEngine:
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`. Raises what torch raises (out of memory, say)."""
-        prompt = self._encode(request)
-        if refusal := too_long(len(prompt), request.sampling, self._context):
+        prompt = self._lm.encode(request)
+        if refusal := too_long(len(prompt), request.sampling, self._lm.context):
             return refusal
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(request, prompt, loop.create_future(), loop)
+        waiting = Waiting(request, prompt)
         self._arrivals.put(waiting)
         return await waiting.answer
-
-    def _encode(self, request: Request) -> list[int]:
-        if isinstance(request.prompt, str):
-            return list(self._tokenizer(request.prompt)["input_ids"])
-        text = self._tokenizer.apply_chat_template(
-            request.prompt, add_generation_prompt=True, tokenize=False
-        )
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     # The worker thread -----------------------------------------------------------------------
 
     def _work(self) -> None:
-        pending: list[_Waiting] = []
+        pending: list[Waiting] = []
         while True:
             if not pending:
                 pending.append(self._arrivals.get())
@@ -157,7 +134,7 @@ class TransformersEngine:
             for waiting, answer in zip(batch, answers, strict=True):
                 waiting.resolve(answer)
 
-    def _answer(self, batch: list[_Waiting]) -> list[Completion]:
+    def _answer(self, batch: list[Waiting]) -> list[Completion]:
         """Answer a batch; in halves where it does not fit into memory."""
         try:
             return (self._score if batch[0].request.labels else self._write)(batch)
@@ -171,11 +148,11 @@ class TransformersEngine:
         middle = len(batch) // 2
         return self._answer(batch[:middle]) + self._answer(batch[middle:])
 
-    def _next_batch(self, pending: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
+    def _next_batch(self, pending: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
         """The oldest request and those that fit with it; the rest stay in order."""
         kind = (pending[0].request.purpose, pending[0].request.labels)
-        batch: list[_Waiting] = []
-        rest: list[_Waiting] = []
+        batch: list[Waiting] = []
+        rest: list[Waiting] = []
         widest = 0
         for waiting in pending:
             width = max(widest, waiting.tokens)
@@ -210,7 +187,7 @@ class TransformersEngine:
             prefix = []
         shared = len(prefix)
         width = max(map(len, rows))
-        pad = self._tokenizer.pad_token_id
+        pad = self._lm.tokenizer.pad_token_id
         ids = torch.full((len(rows), width), pad, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
         for i, row in enumerate(rows):
@@ -231,7 +208,7 @@ class TransformersEngine:
                 )
         return ids.to(self._device), mask.to(self._device), cache, shared
 
-    def _write(self, batch: Sequence[_Waiting]) -> list[Completion]:
+    def _write(self, batch: Sequence[Waiting]) -> list[Completion]:
         sampling = [waiting.request.sampling for waiting in batch]
         prompts = [waiting.prompt for waiting in batch]
         ids, mask, cache, _ = self._prepare(prompts, self._shared_prefix(prompts))
@@ -242,57 +219,28 @@ class TransformersEngine:
             attention_mask=mask,
             past_key_values=cache,
             logits_processor=[sampler],
-            stopping_criteria=[RowStopper(self._tokenizer, sampling, width)],
+            stopping_criteria=[RowStopper(self._lm.tokenizer, sampling, width)],
             max_new_tokens=max(params.max_tokens for params in sampling),
             do_sample=False,
             temperature=None,
             top_p=None,
             top_k=None,
-            pad_token_id=self._tokenizer.pad_token_id,
+            pad_token_id=self._lm.tokenizer.pad_token_id,
         )[:, width:]
         logprobs = torch.stack(sampler.logprobs, dim=1)
         return [
-            self._completion(waiting, row.tolist(), values)
+            self._lm.completion(
+                len(waiting.prompt), row.tolist(), values.tolist(), waiting.request.sampling
+            )
             for waiting, row, values in zip(batch, written, logprobs, strict=True)
         ]
 
-    def _completion(self, waiting: _Waiting, row: list[int], logprobs: torch.Tensor) -> Completion:
-        params = waiting.request.sampling
-        row = row[: params.max_tokens]
-        end = next((i for i, token in enumerate(row) if token in self._end), None)
-        text = self._tokenizer.decode(row if end is None else row[:end], skip_special_tokens=True)
-        text, stopped = cut_at_stop(text, params.stop)
-        count = len(row) if end is None else end + 1
-        if stopped:  # what follows the stop string is padding
-            count = self._tokens_until(row[:count], params.stop)
-        return Completion(
-            text,
-            "stop" if stopped or end is not None else "length",
-            prompt_tokens=len(waiting.prompt),
-            completion_tokens=count,
-            mean_logprob=float(logprobs[:count].mean()) if count else None,
-        )
-
-    def _tokens_until(self, row: list[int], stops: Sequence[str]) -> int:
-        """How many tokens had been written when the first stop string was complete."""
-        low, high = 1, len(row)
-        while low < high:
-            middle = (low + high) // 2
-            if cut_at_stop(self._tokenizer.decode(row[:middle]), stops)[1]:
-                high = middle
-            else:
-                low = middle + 1
-        return low
-
-    def _score(self, batch: Sequence[_Waiting]) -> list[Completion]:
+    def _score(self, batch: Sequence[Waiting]) -> list[Completion]:
         """Log-probability of each label after each prompt, in one forward pass.
 
         Labels that differ in their last token only share a row, so that Yes and No need one.
         """
-        labels = [
-            self._tokenizer(label, add_special_tokens=False)["input_ids"]
-            for label in batch[0].request.labels
-        ]
+        labels = [self._lm.label(label) for label in batch[0].request.labels]
         contexts = [[tuple(waiting.prompt + label[:-1]) for label in labels] for waiting in batch]
         row_of = {row: i for i, row in enumerate(dict.fromkeys(chain.from_iterable(contexts)))}
         prefix = self._shared_prefix([waiting.prompt for waiting in batch])
@@ -319,22 +267,3 @@ class TransformersEngine:
                 )
             )
         return answers
-
-
-def _choose_device(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    tokens = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
-    return {token for token in tokens if token is not None}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 from vllm import AsyncEngineArgs, SamplingParams as VLLMSampling
 from vllm.lora.request import LoRARequest
@@ -56,24 +57,8 @@ class VLLMEngine:
         engine_kwargs: dict[str, Any] | None = None,
     ) -> None:
         path = bundled.resolve(model)
-        gpus = tensor_parallel_size * pipeline_parallel_size
         source = {"revision": revision, "trust_remote_code": trust_remote_code}
-        arguments = {
-            "model": path,
-            "served_model_name": model,
-            "dtype": dtype,
-            "max_num_seqs": max_batch,
-            "tensor_parallel_size": tensor_parallel_size,
-            "pipeline_parallel_size": pipeline_parallel_size,
-            "distributed_executor_backend": "ray" if gpus > 1 else None,
-            "enable_prefix_caching": enable_prefix_caching,
-            "max_model_len": max_model_len,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "quantization": quantization,
-            **source,
-        }
-        if lora:
-            arguments |= {"enable_lora": True, "max_lora_rank": _room_for(lora)}
+        gpus = tensor_parallel_size * pipeline_parallel_size
         if gpus == 1 and current_platform.is_cuda():
             if not torch.cuda.device_count():
                 raise EngineError("this vLLM needs a GPU: set generator.gpus to 1")
@@ -82,11 +67,25 @@ class VLLMEngine:
                 have = current_platform.get_device_total_memory() * gpu_memory_utilization
                 check_memory(model, path, weights, source, int(have))
         try:
-            made = AsyncEngineArgs(**arguments | (engine_kwargs or {}), enable_log_requests=False)
+            made = engine_args(
+                path,
+                max_batch=max_batch,
+                lora=lora,
+                engine_kwargs=engine_kwargs or {},
+                served_model_name=model,
+                dtype=dtype,
+                tensor_parallel_size=tensor_parallel_size,
+                pipeline_parallel_size=pipeline_parallel_size,
+                enable_prefix_caching=enable_prefix_caching,
+                max_model_len=max_model_len,
+                gpu_memory_utilization=gpu_memory_utilization,
+                quantization=quantization,
+                **source,
+            )
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)
             self._engine = AsyncLLM.from_engine_args(made)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise EngineError(f"vLLM could not start {model}: {_last_line(error)}") from error
+            raise EngineError(f"vLLM could not start {model}: {_reason(error)}") from error
         self._context: int = self._engine.model_config.max_model_len
         self._lora = LoRARequest("adapter", 1, lora) if lora else None
         self._numbers = itertools.count()
@@ -171,6 +170,35 @@ class VLLMEngine:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def engine_args(
+    path: str,
+    *,
+    max_batch: int,
+    tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int = 1,
+    lora: str | None = None,
+    engine_kwargs: dict[str, Any] | None = None,
+    **named: Any,
+) -> AsyncEngineArgs:
+    """vLLM's own arguments; ``named`` ones are called as vLLM calls them.
+
+    ``engine_kwargs`` come last and win. Raises EngineError where ``lora`` is no adapter, and what
+    vLLM raises where it knows no such argument.
+    """
+    gpus = tensor_parallel_size * pipeline_parallel_size
+    arguments = {
+        "model": path,
+        "max_num_seqs": max_batch,
+        "tensor_parallel_size": tensor_parallel_size,
+        "pipeline_parallel_size": pipeline_parallel_size,
+        "distributed_executor_backend": "ray" if gpus > 1 else None,
+        **named,
+    }
+    if lora:
+        arguments |= {"enable_lora": True, "max_lora_rank": _room_for(lora)}
+    return AsyncEngineArgs(**arguments | (engine_kwargs or {}), enable_log_requests=False)
+
+
 def sampling_of(params: SamplingParams, seed: int) -> VLLMSampling:
     """A request's sampling parameters as vLLM has them."""
     return VLLMSampling(
@@ -195,6 +223,8 @@ def _room_for(lora: str) -> int:
         raise EngineError(f"{lora} is no LoRA adapter that vLLM can take: {error}") from error
 
 
-def _last_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 from ray_si.engines import bundled
 from ray_si.engines.base import Request, SamplingParams
+from ray_si.engines.loading import LanguageModel, load
 from ray_si.engines.sampling import RowSampler
 from ray_si.engines.transformers import TransformersEngine
 from ray_si.errors import EngineError
@@ -31,7 +32,8 @@ PREFIX = "A list of short facts. " * 12
 
 @pytest.fixture(scope="module")
 def engine():
-    return TransformersEngine("smollm2-135m-instruct", dtype="float32", threads=2, max_batch=8)
+    loaded = load("smollm2-135m-instruct", dtype="float32", threads=2)
+    return TransformersEngine(loaded, max_batch=8)
 
 
 def ask(engine, requests):
@@ -43,9 +45,9 @@ def ask(engine, requests):
 
 def test_greedy_text_equals_transformers_own(engine):
     (done,) = ask(engine, [Request(PROMPTS[0], GREEDY, 0)])
-    ids = engine._tokenizer(PROMPTS[0], return_tensors="pt")
+    ids = engine._lm.tokenizer(PROMPTS[0], return_tensors="pt")
     written = engine._model.generate(**ids, max_new_tokens=12, do_sample=False)
-    expected = engine._tokenizer.decode(written[0, ids["input_ids"].shape[1] :])
+    expected = engine._lm.tokenizer.decode(written[0, ids["input_ids"].shape[1] :])
     assert done.text == expected
     assert "Paris" in done.text
     assert (done.finish_reason, done.completion_tokens) == ("length", 12)
@@ -57,7 +59,7 @@ def test_a_models_own_sampling_defaults_do_not_count(engine, tmp_path):
     (tmp_path / "generation_config.json").unlink()
     defaults = {"eos_token_id": 2, "repetition_penalty": 9.0}
     (tmp_path / "generation_config.json").write_text(json.dumps(defaults))
-    penalised = TransformersEngine(str(tmp_path), dtype="float32", threads=2)
+    penalised = TransformersEngine(load(str(tmp_path), dtype="float32", threads=2))
     request = Request(PROMPTS[2], GREEDY, 0)
     assert ask(penalised, [request])[0].text == ask(engine, [request])[0].text
 
@@ -66,7 +68,8 @@ def test_a_request_that_the_model_chokes_on_fails_alone_and_the_next_is_answered
     engine, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_encode", lambda request: [10**6])  # no such token: an IndexError
+        # no such token: an IndexError
+        patch.setattr(LanguageModel, "encode", lambda self, request: [10**6])
         with pytest.raises(IndexError):
             ask(engine, [Request(PROMPTS[0], GREEDY, 0)])
     (done,) = ask(engine, [Request(PROMPTS[0], GREEDY, 0)])
@@ -158,11 +161,11 @@ def test_label_scores_are_the_models_log_probabilities(engine):
         for task in tasks
     ]
     for request, done in zip(requests, ask(engine, requests), strict=True):
-        ids = engine._tokenizer(request.prompt, return_tensors="pt")["input_ids"]
+        ids = engine._lm.tokenizer(request.prompt, return_tensors="pt")["input_ids"]
         with torch.inference_mode():
             scores = engine._model(ids).logits[0, -1].log_softmax(0)
         for label, score in zip(labels, done.label_logprobs, strict=True):
-            (token,) = engine._tokenizer(label, add_special_tokens=False)["input_ids"]
+            (token,) = engine._lm.tokenizer(label, add_special_tokens=False)["input_ids"]
             assert score == pytest.approx(float(scores[token]), abs=1e-3)
         assert done.text == labels[done.label_logprobs.index(max(done.label_logprobs))]
 
@@ -170,8 +173,8 @@ def test_label_scores_are_the_models_log_probabilities(engine):
 def test_labels_of_several_tokens_are_summed(engine):
     labels = (" Paris, of course", " no")
     (done,) = ask(engine, [Request(PROMPTS[0], GREEDY, 0, "classification", labels)])
-    ids = engine._tokenizer(PROMPTS[0] + labels[0], return_tensors="pt")["input_ids"]
-    start = len(engine._tokenizer(PROMPTS[0])["input_ids"])
+    ids = engine._lm.tokenizer(PROMPTS[0] + labels[0], return_tensors="pt")["input_ids"]
+    start = len(engine._lm.tokenizer(PROMPTS[0])["input_ids"])
     with torch.inference_mode():
         scores = engine._model(ids).logits[0].log_softmax(-1)
     expected = sum(float(scores[i - 1, ids[0, i]]) for i in range(start, ids.shape[1]))
@@ -202,7 +205,7 @@ def test_more_requests_than_a_batch_holds_are_all_answered(engine):
 def test_a_model_that_cannot_be_loaded_is_an_engine_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match="could not be loaded"):
-        TransformersEngine(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_the_model_is_converted_once(engine):

@@ -51,9 +51,10 @@ def engine(loop):
 
 @pytest.fixture(scope="module")
 def transformers_engine():
+    from ray_si.engines.loading import load
     from ray_si.engines.transformers import TransformersEngine
 
-    return TransformersEngine(MODEL, dtype="float32")
+    return TransformersEngine(load(MODEL, dtype="float32"))
 
 
 @pytest.fixture
@@ -126,6 +127,82 @@ def test_what_vllm_cannot_take_is_an_engine_error(engine, tmp_path):
         VLLMEngine(MODEL, lora=str(tmp_path))
     with pytest.raises(EngineError, match=r"vLLM could not start.*nonsense"):
         VLLMEngine(MODEL, engine_kwargs={"nonsense": 1})
+
+
+@pytest.fixture
+def configured(monkeypatch):
+    """vLLM's whole configuration, checked by its own models, of a generator."""
+    pytest.importorskip("vllm")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def make(**values):
+        from ray_si.engines.vllm import engine_args
+
+        generator = parse_config({"generator": {"engine": "vllm", "max_batch": 8, **values}})
+        options = generator.generator.engine_options()
+        return engine_args(bundled.resolve(MODEL), **options).create_engine_config()
+
+    return make
+
+
+def test_defaults_make_one_worker_with_cached_prefixes(configured):
+    made = configured(dtype="bfloat16")
+    assert made.parallel_config.world_size == 1
+    assert made.cache_config.enable_prefix_caching
+    assert made.scheduler_config.max_num_seqs == 8
+    assert (str(made.model_config.dtype), made.model_config.max_model_len) == (
+        "torch.bfloat16",
+        8192,
+    )
+    assert made.lora_config is None
+
+
+def test_a_model_over_several_gpus_is_spread_by_rays_workers(configured):
+    sizes = {"tensor_parallel_size": 3, "pipeline_parallel_size": 2}
+    made = configured(gpus=6, vllm=sizes).parallel_config
+    assert (made.tensor_parallel_size, made.pipeline_parallel_size, made.world_size) == (3, 2, 6)
+    assert made.distributed_executor_backend == "ray"
+
+
+def test_an_adapter_gets_the_least_room_that_it_fits(configured, tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"r": 24}')
+    assert configured(vllm={"lora": str(tmp_path)}).lora_config.max_lora_rank == 32
+
+
+def test_memory_context_quantization_and_further_arguments_arrive(configured):
+    made = configured(
+        dtype="bfloat16",
+        vllm={
+            "quantization": "fp8",
+            "max_model_len": 512,
+            "enable_prefix_caching": False,
+            "gpu_memory_utilization": 0.7,
+            "engine_kwargs": {"seed": 3, "max_num_seqs": 5},
+        },
+    )
+    assert (made.model_config.quantization, made.model_config.max_model_len) == ("fp8", 512)
+    assert made.cache_config.gpu_memory_utilization == 0.7
+    assert not made.cache_config.enable_prefix_caching
+    assert (made.model_config.seed, made.scheduler_config.max_num_seqs) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantization": "nonsense"}, "Unknown quantization method: nonsense"),
+        ({"quantization": "fp8", "dtype": "float32"}, "float32 is not supported for"),
+        ({"quantization": "awq", "dtype": "bfloat16"}, "config file for awq"),
+        ({"tensor_parallel_size": 2}, "must be divisible by tensor parallel size"),
+        ({"max_model_len": 10**6}, "max_model_len .* is greater than"),
+    ],
+)
+def test_what_vllms_own_configuration_refuses_is_one_line(configured, options, message):
+    from ray_si.engines.vllm import VLLMEngine
+
+    with pytest.raises(EngineError, match=f"vLLM could not start.*{message}") as refused:
+        VLLMEngine(MODEL, **options)
+    assert "pydantic" not in str(refused.value)
 
 
 def test_placement_is_that_of_rays_own_llm_serving():

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ray_si.engines.base import Request, SamplingParams
-from ray_si.engines.transformers import TransformersEngine
+from ray_si.engines.loading import load
 from ray_si.errors import EngineError
 from ray_si.training.base import choose_encoding, inspect, weights_digest
 from ray_si.training.encode import IGNORED, TOKENS, Encoder, as_prompt
@@ -41,9 +41,9 @@ def test_the_prompt_is_token_by_token_what_the_engine_makes_of_it(tiny_model, en
     made, _ = encoder(tiny_model, encoding)
     (row,) = made.encode(["a"], [PROMPT], [COMPLETION]).to_pylist()
     prompt = row["input_ids"][: row["labels"].count(IGNORED)]
-    engine = TransformersEngine(tiny_model, dtype="float32", threads=1)
+    loaded = load(tiny_model, dtype="float32", threads=1)
     asked = Request(as_prompt(PROMPT, encoding), SamplingParams(), 0)
-    assert engine._encode(asked) == prompt
+    assert loaded.encode(asked) == prompt
 
 
 def test_long_rows_are_dropped_or_truncated_and_counted_either_way(tiny_model):
