@@ -18,7 +18,7 @@ RaySIError
 ├── GateError              a part of the gate was lost and could not be rebuilt
 ├── LeaseLostError         another driver has taken over the run; nothing more is written
 ├── ClusterLostError       a cluster that answered does so no more; the run is kept
-├── HubLostError         a dataset hub does not answer or failed; nothing was committed
+├── HubLostError           a dataset hub does not answer or failed; nothing was committed
 └── StorageLostError       storage that worked failed for good; what is finished is kept
 
 Each takes one message, so every one of them survives pickling across Ray.

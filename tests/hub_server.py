@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -22,8 +23,8 @@ class HubServer:
     """``repos`` maps names to visibility, owner, branches (name -> commit) and commits.
 
     A commit is its message and the files, each the bytes or, of large ones, their SHA-256. ``fail``
-    maps a part of a path to the status of its answers, and to how many of them. ``seen`` are method
-    and path of every request.
+    maps a part of a path to the status of its answers, and to how many of them; paths with ``hold``
+    in them are not answered. ``seen`` are method and path of every request.
     """
 
     def __init__(self):
@@ -43,8 +44,8 @@ class HubServer:
                   methods=["POST"]),
             Route("/datasets/{owner}/{name}.git/info/lfs/objects/batch", self._batch,
                   methods=["POST"]),
-            Route("/lfs/{oid}", self._put, methods=["PUT"]),
-            Route("/lfs/{oid}/verify", self._verify, methods=["POST"]),
+            Route("/store/{oid}", self._put, methods=["PUT"]),
+            Route("/store/{oid}/verify", self._verify, methods=["POST"]),
             Route("/site/{rest:path}", self._page),
         ]  # fmt: skip
         config = uvicorn.Config(
@@ -64,7 +65,7 @@ class HubServer:
         self.repos, self.large, self.verified = {}, {}, set()
         self.fail, self.seen = {}, []
         self.role, self.storage = "write", None
-        self.meanwhile = None
+        self.meanwhile = self.hold = None
 
     def stop(self):
         self._server.should_exit = True
@@ -109,7 +110,9 @@ class HubServer:
                 if part in path and times:
                     self.fail[part] = (status, times - 1)
                     return JSONResponse({"error": "out of order"}, status)
-            open_ = path.startswith(("/lfs/", "/site/")) and not path.endswith("/verify")
+            while self.hold and self.hold in path:
+                await asyncio.sleep(0.05)
+            open_ = path.startswith(("/store/", "/site/")) and not path.endswith("/verify")
             if not open_ and http.headers.get("authorization") != f"Bearer {TOKEN}":
                 return refusal(401, "Invalid credentials in Authorization header")
             return await answer(http)
@@ -208,7 +211,7 @@ class HubServer:
         for asked in (await http.json())["objects"]:
             item = {"oid": asked["oid"], "size": asked["size"]}
             if asked["oid"] not in self.large:
-                href = f"{self.url}/lfs/{asked['oid']}"
+                href = f"{self.url}/store/{asked['oid']}"
                 item["actions"] = {"upload": {"href": href}, "verify": {"href": href + "/verify"}}
             objects.append(item)
         return JSONResponse({"transfer": "basic", "objects": objects})

@@ -64,7 +64,9 @@ def push(
     The token is $HF_TOKEN, or that of `hf auth login`. About 64 MB are in memory at a time, or the
     largest shard.
     """
-    with errors_as_exits(), interruptible("nothing was committed"):
+    # at once: the client's threads would finish their uploads first
+    stopped = "the hub has all of it or nothing, and the same command goes on"
+    with errors_as_exits(), interruptible(stopped, at_once=True):
         from ray_si.storage.dataset_files import dataset_files
         from ray_si.storage.hub import Hub
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import hypothesis.strategies as st
@@ -44,7 +49,8 @@ def server(process, monkeypatch, tmp_path):
         "HF_HUB_OFFLINE": False,
     }.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    clock = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
     return process
 
 
@@ -296,14 +302,14 @@ def test_a_commit_that_came_in_between_is_not_overwritten(server, run):
     assert len(server.messages("me/tasks")) == 1
 
 
-@pytest.mark.parametrize("part", ["/lfs/", "/preupload/", "/objects/batch", "/verify"])
+@pytest.mark.parametrize("part", ["/store/", "/preupload/", "/objects/batch", "/verify"])
 def test_passing_failures_are_waited_out(server, run, part):
     server.fail = {part: (503, 2)}
     push(server, run.location)
     assert len(server.files("me/tasks")) == 5
 
 
-@pytest.mark.parametrize("part", ["/lfs/", "/preupload/", "/commit/", "/create", "/whoami"])
+@pytest.mark.parametrize("part", ["/store/", "/preupload/", "/commit/", "/create", "/whoami"])
 def test_a_hub_that_keeps_failing_has_no_commit(server, run, part):
     server.fail = {part: (500, 1000)}
     with pytest.raises(HubLostError, match=r"failed with status 500 .*nothing was committed"):
@@ -317,10 +323,13 @@ def test_a_hub_that_keeps_failing_has_no_commit(server, run, part):
 # The command ------------------------------------------------------------------------------------
 
 
+def environment(server, **changes):
+    values = ENVIRONMENT | {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    return values | {"HF_ENDPOINT": server.url} | changes
+
+
 def command(server, *arguments, **changes):
-    environment = ENVIRONMENT | {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"} | changes
-    environment.pop("HF_HUB_OFFLINE", None)
-    return ray_si("push", *arguments, env=environment | {"HF_ENDPOINT": server.url})
+    return ray_si("push", *arguments, env=environment(server, **changes))
 
 
 def test_the_command_lists_what_would_go_then_pushes_it(server, run):
@@ -348,3 +357,26 @@ def test_a_users_mistake_is_one_line_and_a_silent_hub_has_status_1(server, run, 
     assert done.stderr.startswith("127.0.0.1:1 does not answer (ConnectError); nothing was commit")
     assert len(done.stderr.splitlines()) == 1
     assert TOKEN not in done.stdout + done.stderr
+
+
+def test_interrupted_it_commits_nothing_and_pushes_again(server, run):
+    server.hold = "/store/"
+    pushing = subprocess.Popen(
+        [sys.executable, "-m", "ray_si", "push", run.location, "me/tasks"],
+        env=environment(server), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 100
+        while not any(path.startswith("/store/") for _, path in server.seen):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        pushing.send_signal(signal.SIGINT)
+        _, said = pushing.communicate(timeout=60)
+    finally:
+        server.hold = None
+        pushing.kill()
+    assert pushing.returncode == 130
+    assert said == "stopped; the hub has all of it or nothing, and the same command goes on\n"
+    assert server.files("me/tasks") == {}
+    push(server, run.location)
+    assert len(server.files("me/tasks")) == 5
