@@ -7,6 +7,7 @@ RaySIError
 │   ├── RunError             a run folder that is foreign, damaged, or of another configuration
 │   │   └── DamageError        a run whose header is not what was written
 │   ├── StorageError         a folder or bucket that is not there, or refuses what is asked of it
+│   ├── HubError             a dataset hub that refuses what is asked of it
 │   ├── CorpusError          a file of texts that cannot be read, or its output not be written
 │   ├── TaskError            evaluation tasks or ratings missing, malformed or of another schema
 │   └── EngineError          an engine or model that is not there, or lacks its extra
@@ -17,6 +18,7 @@ RaySIError
 ├── GateError              a part of the gate was lost and could not be rebuilt
 ├── LeaseLostError         another driver has taken over the run; nothing more is written
 ├── ClusterLostError       a cluster that answered does so no more; the run is kept
+├── HubLostError           a dataset hub does not answer or failed; nothing was committed
 └── StorageLostError       storage that worked failed for good; what is finished is kept
 
 Each takes one message, so every one of them survives pickling across Ray.
@@ -49,6 +51,10 @@ class DamageError(RunError):
 
 class StorageError(UserError):
     """A folder or bucket that cannot be used as it is."""
+
+
+class HubError(UserError):
+    """A dataset hub that refuses what is asked of it."""
 
 
 class CorpusError(UserError):
@@ -89,6 +95,10 @@ class LeaseLostError(RaySIError):
 
 class ClusterLostError(RaySIError):
     """A cluster that took a job does not answer any more."""
+
+
+class HubLostError(RaySIError):
+    """A dataset hub that does not answer, or failed after every retry."""
 
 
 class StorageLostError(RaySIError):

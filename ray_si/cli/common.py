@@ -53,11 +53,12 @@ def errors_as_exits() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(consequence: str) -> Iterator[None]:
+def interruptible(consequence: str, *, at_once: bool = False) -> Iterator[None]:
     """SIGTERM as Ctrl-C; both end with what that means, and the usual exit statuses.
 
     The process then leaves without Python's own farewell, which would wait for rounds begun ahead,
-    and Ray, once closed, may never let go of those. A second signal does not wait for Ray either.
+    and Ray, once closed, may never let go of those. A second signal does not wait for Ray either,
+    and with ``at_once``, for what leaves nothing to clear away, the first waits for nothing.
     """
     status = 0
 
@@ -71,6 +72,8 @@ def interruptible(consequence: str) -> Iterator[None]:
         if status:
             leave()
         status = 128 + number
+        if at_once:
+            leave()
         raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ray_si.distributed.builder import Inputs
     from ray_si.distributed.dedup_files import DedupReport
     from ray_si.distributed.regate import Regated
+    from ray_si.storage.dataset_files import DatasetFiles
+    from ray_si.storage.hub import Pushed
 
 _LINE_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal."""
@@ -352,6 +355,37 @@ def print_regated(source: str, location: str, result: Regated) -> None:
             )
     for line in lines:
         console().print(line, markup=False, highlight=False)
+
+
+def print_dataset_files(files: DatasetFiles, target: str) -> None:
+    """What a push would send, a file on a line."""
+    out = console()
+    for info in files.files:
+        out.print(f"{decimal(info.size):>10}  {info.key}", markup=False, highlight=False)
+    out.print(f"{_sum(files)} would go to {target}", markup=False, highlight=False)
+
+
+def print_pushed(pushed: Pushed, files: DatasetFiles) -> None:
+    """Where a push went, and what it took away or left."""
+    lines = [f"nothing to push: {pushed.url} has these {len(files.files)} files already"]
+    if pushed.changed:
+        lines = [f"{_sum(files)} pushed to {pushed.url} (commit {pushed.commit[:12]})"]
+    if pushed.removed:
+        lines.append(f"removed, of an earlier version: {_some(pushed.removed)}")
+    if pushed.others:
+        lines.append(f"left as they are: {_some(pushed.others)}")
+    for line in lines:
+        console().print(line, markup=False, highlight=False)
+
+
+def _sum(files: DatasetFiles) -> str:
+    rows = sum(info.rows for info in files.files)
+    return f"{len(files.files)} files, {rows} rows, {decimal(files.size)},"
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _cell(text: str, limit: int = 240) -> str:

@@ -187,10 +187,13 @@ def candidates_of(row: dict[str, Any], config: RunConfig) -> list[Candidate]:
         items = parse_joint(row["text"], row["finish_reason"], headings=headings, **how)
     else:
         items = parse_instructions(row["text"], row["finish_reason"], **how)
-    return [replace(item, reason=item.reason or _reason(item.text, config)) for item in items]
+    labelled = row["classification_prompt"] and config.classification.method == "prompt"
+    return [
+        replace(item, reason=item.reason or _reason(item.text, config, labelled)) for item in items
+    ]
 
 
-def _reason(text: str, config: RunConfig) -> str | None:
+def _reason(text: str, config: RunConfig, is_classification: bool) -> str | None:
     options, language = config.bootstrap, config.language
     reason = instruction_reason(
         text,
@@ -202,7 +205,7 @@ def _reason(text: str, config: RunConfig) -> str | None:
         unspaced=config.dedup.tokenizer == "unicode",
     )
     if reason is None and options.quality_filters:
-        reason = instruction_quality_reason(text)
+        reason = instruction_quality_reason(text, is_classification=is_classification)
     return reason
 
 

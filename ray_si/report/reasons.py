@@ -25,6 +25,7 @@ REASONS = {
     "rambling": "Very long for a task.",
     "placeholder": "Holds a placeholder, such as [name].",
     "repeated_words": "Uses one word three times or more.",
+    "no_labels": "A classification task without labels to choose from.",
     # instances
     "empty_output": "The output is empty.",
     "input_is_output": "Input and output are the same.",

@@ -62,6 +62,14 @@ _POINTS_AT_INPUT = re.compile(
     re.IGNORECASE,
 )
 _ANSWERS = frozenset(("yes", "no", "true", "false"))
+_CHOICE = re.compile(
+    r"\bor\b(?! not\b)|\bbetween\b.+\band\b|:.+,|[a-z]/[a-z]|\b(?:yes|no|true|false)\b", re.I
+)
+_YES_OR_NO = re.compile(
+    r"(?:is|are|was|were|do|does|did|has|have|should|(?:can|could|will|would)(?! you\b))\b"
+    r"|.*\bwhether\b|.*\b(?:decide|determine|tell(?: me)?|say|check|detect|predict|identify) if\b",
+    re.I,
+)
 _SCAFFOLD = re.compile(r"\b(?:task|input|output|example ?\d*|class label|instruction)\s*:", re.I)
 _PLACEHOLDER = re.compile(r"\[[^\]\d]{2,40}\]|<[a-z _]{2,30}>|_{3,}", re.IGNORECASE)
 
@@ -120,12 +128,15 @@ def instruction_reason(
     return None
 
 
-def instruction_quality_reason(text: str, *, max_words: int = 30) -> str | None:
+def instruction_quality_reason(
+    text: str, *, max_words: int = 30, is_classification: bool = False
+) -> str | None:
     """Why an instruction looks like a small model's slip, or None. English only; not in the paper.
 
     Codes: unusual_opening (the first word is neither a common task verb nor a question word),
     several_sentences, no_full_stop, rambling (more than ``max_words`` words), placeholder,
-    repeated_words (a word three times over, short words aside).
+    repeated_words (a word three times over, short words aside), no_labels (of a classification
+    task: it neither names labels to choose from nor can be answered by yes or no).
     """
     words = re.findall(r"[a-z'-]+", text.lower())
     if not words or words[0] not in _OPENINGS:
@@ -141,6 +152,8 @@ def instruction_quality_reason(text: str, *, max_words: int = 30) -> str | None:
     long_words = [word for word in words if len(word) > 3]
     if any(long_words.count(word) > 2 for word in set(long_words)):
         return "repeated_words"
+    if is_classification and not (_CHOICE.search(text) or _YES_OR_NO.match(text)):
+        return "no_labels"
     return None
 
 
@@ -174,8 +187,8 @@ def instance_quality_reason(
     Codes: scaffolding (pieces of the prompt's form inside the text), placeholder, echo (the output
     repeats the instruction or the input), loop (the output repeats itself), missing_input (the
     instruction points at an input that is not there, or it is a classification task),
-    unknown_label (a classification task's output is none of yes, no, true and false, nor in the
-    instruction).
+    unknown_label (a classification task's output is not among the labels that the instruction
+    lists, nor yes, no, true or false to what can be answered so).
     """
     both = f"{instance.input}\n{instance.output}"
     if _SCAFFOLD.search(both):
@@ -191,9 +204,23 @@ def instance_quality_reason(
         return "loop"
     if not instance.input and (is_classification or _POINTS_AT_INPUT.search(instruction)):
         return "missing_input"
-    if is_classification and squeezed not in _ANSWERS and squeezed not in instruction.lower():
+    if is_classification and not _is_label(squeezed, instruction):
         return "unknown_label"
     return None
+
+
+def _is_label(answer: str, instruction: str) -> bool:
+    if answer in _ANSWERS:
+        named = answer in re.findall(r"\w+", instruction.lower())
+        return named or (not _CHOICE.search(instruction) and bool(_YES_OR_NO.match(instruction)))
+    # one of several: beside a comma, "or" and the like, or in quotation marks
+    quote = "[\"'\u2018\u2019\u201c\u201d]"
+    label = rf"{quote}?(?<!\w){re.escape(answer)}(?:e?s)?(?!\w){quote}?"
+    listed = (
+        rf"(?:[,:/(]|\b(?:or|and|either|between)\b)\s*(?:(?:an?|the)\s)?{label}"
+        rf"|{label}\s*(?:[,/)]|\b(?:or|and)\b)|{quote}{re.escape(answer)}{quote}"
+    )
+    return bool(answer and re.search(listed, instruction, re.I))
 
 
 def filter_instances(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_si.errors import RunError
 from ray_si.storage.objects import Objects
 
 
@@ -41,6 +42,19 @@ def put_document(objects: Objects, key: str, data: bytes) -> ShardInfo:
 def describe_table(key: str, table: pa.Table) -> ShardInfo:
     """What a manifest says of a Parquet table once it is written; writes nothing."""
     return _info(key, table.num_rows, _to_parquet(table))
+
+
+def read_named(objects: Objects, location: str, info: ShardInfo, manifest: str) -> bytes:
+    """An object's bytes; RunError with the ``location`` unless they are what the manifest says."""
+    try:
+        data = objects.get(info.key)
+    except KeyError as error:
+        raise RunError(f"{location} is damaged: {info.key} is missing") from error
+    if hashlib.sha256(data).hexdigest() != info.sha256:
+        raise RunError(
+            f"{location}/{info.key} is damaged: it has other content than {manifest} says"
+        )
+    return data
 
 
 def claim_table(objects: Objects, key: str, table: pa.Table) -> tuple[pa.Table, ShardInfo]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ray_si.errors import ConfigError, RunError
 from ray_si.storage.export import ROWS
 from ray_si.storage.run import Run
-from ray_si.storage.shards import ShardInfo, from_bytes
+from ray_si.storage.shards import ShardInfo, from_bytes, read_named
 from ray_si.storage.shuffle import row_numbers
 
 _CHUNK = 500
@@ -60,13 +60,7 @@ class Source:
                 yield upcoming.popleft().result()
 
     def _read(self, info: ShardInfo, columns: Sequence[str]) -> pa.Table:
-        where = f"{self._run.location}/{info.key}"
-        try:
-            data = self._run.objects.get(info.key)
-        except KeyError as error:
-            raise RunError(f"{self._run.location} is damaged: {info.key} is missing") from error
-        if hashlib.sha256(data).hexdigest() != info.sha256:
-            raise RunError(f"{where} is damaged: it has other content than stats.json says")
+        data = read_named(self._run.objects, self._run.location, info, "stats.json")
         return from_bytes(info.key, data, list(columns), ROWS)
 
     def hold_out(self, seed: int, part: float | int) -> set[str]:

@@ -15,6 +15,7 @@ from ray_si.self_instruct.filters import (
     instruction_quality_reason,
     instruction_reason,
 )
+from ray_si.storage.seeds import load_seeds
 
 
 @pytest.mark.parametrize(
@@ -117,17 +118,66 @@ def test_quoted_words_and_general_questions_need_no_input():
 
 
 @pytest.mark.parametrize(
-    ("instance", "reason"),
+    ("instruction", "label", "known"),
     [
-        (Instance("Late again.", "Negative"), None),
-        (Instance("Late again.", "yes."), None),
-        (Instance("Late again.", "Spam"), "unknown_label"),
-        (Instance("", "Negative"), "missing_input"),
+        ("Is the review positive or negative?", "Negative", True),
+        ("Is the review positive or negative?", "yes.", False),
+        ("Is the review positive or negative?", "Spam", False),
+        ("Label the e-mail as spam or not spam.", "Not spam", True),
+        ("Sort the animals into mammals and birds.", "Mammal", True),
+        ("Assign a topic: sports, politics, C++.", "C++", True),
+        ("Choose between 'red' and 'blue'.", "Blue", True),
+        ("Is this sentence an interview?", "Yes", True),
+        ("Tell me if the e-mail is spam or not.", "no", True),
+        ("Output true if it rhymes, else false.", "False", True),
+        ("Which country is the author of the text?", "Yes", False),
+        ("Choose the number of stars in the sky.", "Star", False),
+        ("Determine the length of the sports game.", "Sports", False),
+        ("Could you rewrite the sentence?", "Yes", False),
     ],
 )
-def test_classification_tasks_need_an_input_and_a_label_they_name(instance, reason):
+def test_a_label_is_one_that_the_instruction_lists_or_answers_its_question(
+    instruction, label, known
+):
+    instance = Instance("Late again.", label)
+    reason = instance_quality_reason(instruction, instance, is_classification=True)
+    assert reason == (None if known else "unknown_label")
+
+
+def test_classification_tasks_need_an_input():
+    instance = Instance("", "Negative")
     instruction = "Is the review positive or negative?"
-    assert instance_quality_reason(instruction, instance, is_classification=True) == reason
+    found = instance_quality_reason(instruction, instance, is_classification=True)
+    assert found == "missing_input"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Is the tweet funny?", None),
+        ("Decide whether the tweet is funny.", None),
+        ("Is the tweet funny or sad?", None),
+        ("Give the tweet a topic: sports, politics, or none.", None),
+        ("Write a report on the top five lists.", "no_labels"),
+        ("Can you make the tweet more interesting?", "no_labels"),
+        ("Which topic does the tweet have?", "no_labels"),
+    ],
+)
+def test_classification_tasks_offer_labels(text, reason):
+    assert instruction_quality_reason(text, is_classification=True) == reason
+    assert instruction_quality_reason(text) is None
+
+
+def test_our_own_classification_seeds_offer_labels_and_have_those():
+    for seed in load_seeds("bundled")[0]:
+        if seed.is_classification:
+            offered = instruction_quality_reason(
+                seed.instruction, max_words=99, is_classification=True
+            )
+            assert offered != "no_labels"
+            for instance in seed.instances:
+                found = instance_quality_reason(seed.instruction, instance, is_classification=True)
+                assert found != "unknown_label"
 
 
 def test_conflicting_outputs_drop_everything():
