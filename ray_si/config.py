@@ -81,7 +81,8 @@ class Generator(_Section):
     cpus: float = Field(1.0, ge=0)
     """Processor cores reserved for a replica."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs reserved for a replica."""
+    """GPUs reserved for a replica; a share of one, or a number of them. The transformers engine
+    spreads a model's layers over several."""
     accelerator: str | None = None
     """Kind of GPU that a replica must have, as Ray names it: A100, H100, L4 ..."""
     threads: int | None = Field(None, ge=1)
@@ -119,6 +120,8 @@ class Generator(_Section):
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError("max_replicas is less than replicas")
         need = self.vllm.tensor_parallel_size * self.vllm.pipeline_parallel_size
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError("gpus must be a whole number, or less than 1")
         if self.engine == "vllm" and need > 1 and self.gpus != need:
             raise ValueError(
                 f"gpus must be {need}, what vllm.tensor_parallel_size x pipeline_parallel_size "

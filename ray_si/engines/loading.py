@@ -19,13 +19,21 @@ from ray_si.errors import EngineError
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Weights on one device; ``end`` are the tokens that end a text, ``context`` counts tokens."""
+    """Weights with a tokenizer; ``end`` are the tokens that end a text, ``context`` counts tokens.
+
+    ``device`` is where inputs go.
+    """
 
     model: Any
     tokenizer: Any
     device: torch.device
     end: frozenset[int]
     context: int
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the weights lie on several devices."""
+        return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
 
     def encode(self, request: Request) -> list[int]:
         """The tokens of a prompt; chat turns go through the model's own template."""
@@ -83,11 +91,13 @@ def load(
     threads: int | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Load a bundled model, a folder or a hub name onto one device, a GPU where there is one.
+    """Load a bundled model, a folder or a hub name, onto a GPU where there is one.
+
+    Where this process has several GPUs, accelerate spreads the layers over them (``device_map``).
 
     ``dtype`` "auto" is bfloat16 on a GPU and on processors with native bfloat16, else float32;
     ``threads`` sets torch's for the whole process. Raises EngineError where the model cannot be
-    loaded, or its weights exceed the GPU's free memory (then nothing has been loaded).
+    loaded, or its weights exceed the GPUs' free memory (then nothing has been loaded).
     """
     if threads:
         torch.set_num_threads(threads)
@@ -97,15 +107,17 @@ def load(
     weights = _choose_dtype(dtype, place)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     path = bundled.resolve(model)
-    if place.type == "cuda":
-        free, _ = torch.cuda.mem_get_info()
+    gpus = _gpus(place)
+    if gpus:
+        free = sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
         check_memory(model, path, weights, source, free)
+    spread = {"device_map": "auto"} if len(gpus) > 1 else {}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=weights, **source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=weights, **spread, **source)
     except (OSError, ValueError) as error:
         raise EngineError(f"model {model!r} could not be loaded: {error}") from error
-    loaded = loaded.to(place).eval()
+    loaded = (loaded if spread else loaded.to(place)).eval()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     end = _end_tokens(loaded, tokenizer)
@@ -119,6 +131,15 @@ def _choose_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
+
+
+def _gpus(place: torch.device) -> list[torch.device]:
+    """The GPUs that a model at this place may take: all that Ray gave the process, or the one."""
+    if place.type != "cuda":
+        return []
+    if place.index is not None:
+        return [place]
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
 def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:

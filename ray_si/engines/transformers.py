@@ -49,6 +49,11 @@ def create(
     if batching == "continuous" or (batching == "auto" and _is_suited(language_model)):
         if not _IS_NEW:
             raise EngineError("continuous batching needs transformers 5.23 or newer")
+        if language_model.is_spread:
+            raise EngineError(
+                "continuous batching needs the whole model on one GPU: set generator.gpus to 1, or "
+                "generator.batching to static"
+            )
         from ray_si.engines.continuous import ContinuousEngine
 
         try:
@@ -64,7 +69,7 @@ def create(
 
 def _is_suited(language_model: LanguageModel) -> bool:
     """Whether a GPU has the model, and a kernel that attends to pages."""
-    if not _IS_NEW or language_model.device.type != "cuda":
+    if not _IS_NEW or language_model.device.type != "cuda" or language_model.is_spread:
         return False
     kernels = (is_flash_attn_3_available, is_flash_attn_2_available)
     return language_model.model._supports_flash_attn and any(

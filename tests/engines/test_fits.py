@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ray_si.config_file import parse_config
 from ray_si.distributed.longest import longest_requests
-from ray_si.engines import bundled, registry
+from ray_si.engines import bundled, loading, registry
 from ray_si.engines.context import check_context
 from ray_si.engines.memory import check_weights, count_parameters
 from ray_si.errors import EngineError
@@ -112,3 +112,23 @@ def test_weights_that_exceed_the_gpu_are_refused_with_the_estimate():
         "big has 70.00 billion parameters, which in bfloat16 take 130.4 GiB, and the GPU has "
         "76.0 GiB to give: spread it over more GPUs"
     )
+
+
+def test_a_model_over_several_gpus_is_placed_by_accelerate_if_their_memory_together_has_room(
+    monkeypatch,
+):
+    gpus = [torch.device("cuda", 0), torch.device("cuda", 1)]  # there are none: it lands on the CPU
+    monkeypatch.setattr(loading, "_gpus", lambda place: gpus)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (150 << 20, 1 << 40))
+    placed, original = [], AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*arguments, **options):
+        placed.append(options.get("device_map"))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    loading.load("smollm2-135m-instruct", device="cpu", dtype="bfloat16")  # of 257 MiB
+    assert placed == ["auto"]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (100 << 20, 1 << 40))
+    with pytest.raises(EngineError, match=r"the GPU has 0\.2 GiB"):
+        loading.load("smollm2-135m-instruct", device="cpu", dtype="bfloat16")
