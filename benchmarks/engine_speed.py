@@ -115,7 +115,7 @@ def child(which: str, batch: int, count: int, threads: int) -> None:
 
 
 SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "batch": 8, "requests": 24},
+    "tiny": {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "batch": 4, "requests": 8},
     "1b": {
         "layers": 16,
         "hidden": 2048,
@@ -136,7 +136,7 @@ SHAPES: dict[str, dict[str, int]] = {
 """Llama 3.2 1B and Llama 3.1 8B, and one to try the script with; slots and requests."""
 
 VOCABULARY, MEAN_LENGTH, LONGEST = 128_256, 150, 512
-"""One in `MEAN_LENGTH` tokens ends a text, and random weights make all about equally likely, so
+"""Llama 3's. One in `MEAN_LENGTH` tokens ends a text, and random weights make all about equally likely, so
 lengths are geometric."""
 
 SAMPLING = {"max_tokens": LONGEST, "temperature": 1.0, "top_p": 0.95, "stop": ("Task 999",)}
