@@ -380,7 +380,7 @@ def print_pushed(pushed: Pushed, files: DatasetFiles) -> None:
 
 def _sum(files: DatasetFiles) -> str:
     rows = sum(info.rows for info in files.files)
-    return f"{len(files.files)} files, {rows} rows, {decimal(files.size)},"
+    return f"{len(files.files)} files, {rows} rows, {decimal(files.size)}"
 
 
 def _some(names: list[str], most: int = 5) -> str:

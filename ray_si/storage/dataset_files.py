@@ -54,9 +54,9 @@ class DatasetFiles:
 
     def check(self, listen: Callable[[str, int, int], None] = lambda *step: None) -> None:
         """Read everything once; RunError where something is missing or damaged."""
-        for done, info in enumerate(self.files):
-            listen("checking", done, len(self.files))
+        for done, info in enumerate(self.files, 1):
             self.read(info)
+            listen("checking", done, len(self.files))
 
     def groups(self) -> Iterator[list[ShardInfo]]:
         """The files in order, as many at a time as may be in memory together."""
