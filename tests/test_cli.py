@@ -115,7 +115,7 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
     process = subprocess.Popen(
         command + slow, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list(run.glob("bootstrap/round-00000/manifest.json")):
         assert process.poll() is None
         assert time.monotonic() < deadline
