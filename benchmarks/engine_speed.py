@@ -136,8 +136,8 @@ SHAPES: dict[str, dict[str, int]] = {
 """Llama 3.2 1B and Llama 3.1 8B, and one to try the script with; slots and requests."""
 
 VOCABULARY, MEAN_LENGTH, LONGEST = 128_256, 150, 512
-"""Llama 3's. One in `MEAN_LENGTH` tokens ends a text, and random weights make all about equally likely, so
-lengths are geometric."""
+"""Llama 3's. One in `MEAN_LENGTH` tokens ends a text, and random weights make all about equally
+likely, so lengths are geometric."""
 
 SAMPLING = {"max_tokens": LONGEST, "temperature": 1.0, "top_p": 0.95, "stop": ("Task 999",)}
 
