@@ -140,7 +140,7 @@ def test_what_loses_its_pages_is_computed_again_and_draws_as_if_it_had_not(small
         "create_equivalent_initial_request",
         lambda state: (again.append(state.generated_len()), original(state))[1],
     )
-    penalised = replace(SAMPLED, max_tokens=60, presence_penalty=1.0)
+    penalised = replace(SAMPLED, max_tokens=36, presence_penalty=1.0)
     requests = [Request(f"Write about {topic}.", penalised, i) for i, topic in enumerate(TOPICS)]
     together = ask(small, requests)
     assert any(again), "the test needs a smaller cache"
