@@ -48,9 +48,6 @@ from ray_si.config_file import parse_config
 HERE = Path(__file__).parent
 SIGMA = 0.8
 REPLICAS, SLOTS = 4, 64
-_ENDING_S = 20.0
-"""For the rounds begun ahead of a draw's end; Ray closed under them ended the process (SIGSEGV)."""
-
 DRAWS = range(5)
 """Seeds of a run, each with latencies of its own."""
 
@@ -142,15 +139,11 @@ def scheduled(latencies: list[float], slots: int) -> float:
 
 def busy() -> dict[str, Any]:
     """15,000 requests of a mean of 1 s on 256 slots, with several draws of their latencies."""
-    from ray_si.distributed.connect import connect
-
     rounds, slots = 6, REPLICAS * SLOTS
     draws = []
     for seed in DRAWS:
         config = values(1.0, 15_000, rounds, lookahead=2) | {"seed": seed}
-        with connect(None):  # rounds begun ahead still wait on it when a build ends
-            measured = Measured(config)
-            time.sleep(_ENDING_S)
+        measured = Measured(config)
         ideal = sum(measured.latencies) / slots
         first_come = scheduled(measured.latencies, slots)
         # steady: from when all slots have been filled once until the last requests run out

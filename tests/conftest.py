@@ -16,14 +16,6 @@ settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("default")
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For ``pytest -n 2 --dist loadgroup``: one process has the session's Ray, files stay whole."""
-    for item in items:
-        shares_ray = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if shares_ray else str(item.path)))
-
-
 REFERENCE = Path(__file__).parents[2] / "shared" / "data"
 
 

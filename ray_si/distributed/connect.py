@@ -11,7 +11,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray_si.distributed.background import wait_for_all
 from ray_si.errors import ConfigError
+
+_ENDING_S = 10.0
+"""Most seconds for what still runs in threads when a connection is closed."""
 
 _TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
 """What to do where a cluster lets in only who has its token."""
@@ -45,7 +49,9 @@ def connect(address: str | None) -> Iterator[bool]:
         yield address == "local" and close is not None
     finally:
         if close:
-            # a round begun ahead may still run, and would report the lost connection at length
+            # its replicas are gone, so a round begun ahead ends soon; with Ray closed under it, it
+            # would report the lost connection at length, and once took the process with it
+            wait_for_all(_ENDING_S)
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             close()
 

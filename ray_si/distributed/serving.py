@@ -113,7 +113,11 @@ class Serving:
         for name in ("recording", "lora"):
             if name in options:
                 options[name] = _for_workers(options[name])
-        scaling: dict[str, Any] = {"num_replicas": generator.replicas}
+        # they go when the run ends, and nobody wants the answers they still owe
+        scaling: dict[str, Any] = {
+            "num_replicas": generator.replicas,
+            "graceful_shutdown_timeout_s": 1.0,
+        }
         if generator.max_replicas:
             scaling = {
                 "autoscaling_config": AutoscalingConfig(
