@@ -16,11 +16,12 @@ from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.distributed.allowance import Allowance
 from ray_si.distributed.background import in_thread
 from ray_si.distributed.decisions import (
-    COMPLETION_COLUMNS,
+    add_completions,
     decide_round,
     is_plateau,
     texts_of,
 )
+from ray_si.distributed.instances import Instances
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.prompting import Prompting, instruction_request
 from ray_si.distributed.stages import Ask, Generators, Task, write_blocks
@@ -37,14 +38,6 @@ _CUT_OFF = 0.9
 
 CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
 """The rows of a round in request order, and the blocks that they are stored in."""
-
-
-def add_completions(table: pa.Table, completions: list[Completion]) -> pa.Table:
-    """The table with the completions' columns appended; rows correspond."""
-    for name, kind in COMPLETION_COLUMNS:
-        values = [getattr(completion, name) for completion in completions]
-        table = table.append_column(name, pa.array(values, kind))
-    return table
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,8 @@ class Bootstrap:
     """Runs rounds from where the run stands until its target is reached, or a plateau.
 
     Commits happen in round order; what a round asks depends on committed ones only: see
-    `Prompting`.
+    `Prompting`. Replicas that would idle write ``instances`` meanwhile: all of them once the rounds
+    in flight are likely to be the last, and from the start those that the bootstrap has no use for.
     """
 
     def __init__(
@@ -84,9 +78,11 @@ class Bootstrap:
         generators: Generators,
         reporter: Reporter,
         allowance: Allowance,
+        instances: Instances,
     ) -> None:
         self._config, self._run, self._generators = config, run, generators
         self._gate, self._reporter, self._allowance = gate, reporter, allowance
+        self._instances = instances
         self._seeds = len(seeds)
         self._prompting = Prompting(config, seeds)
         self._manifests = run.rounds()
@@ -111,10 +107,13 @@ class Bootstrap:
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
                         in_flight[round_] = in_thread(self._complete_round, round_, abandon)
+                if self._may_fill(current, len(in_flight)):
+                    self._instances.begin()
                 self._commit(current, *in_flight.pop(current).result())
         except BudgetError:
             for future in in_flight.values():
                 future.exception()  # waits: what it has asked for will be paid for
+            self._instances.wait()
             raise
         finally:
             abandon.set()
@@ -125,6 +124,17 @@ class Bootstrap:
             return True
         expected: int = self._manifests[-1]["accepted"] * (round_ - current)
         return self._prompting.accepted + expected < self._config.target_instructions
+
+    def _may_fill(self, current: int, in_flight: int) -> bool:
+        """Whether instances may be written by now: replicas will have too little to do otherwise.
+
+        Not on a budget, which is for this phase first.
+        """
+        if self._config.budget.tokens or self._config.budget.dollars:
+            return False
+        apps = self._generators.apps
+        own = apps["input_first"] != apps[self._config.bootstrap_purpose]
+        return own or not self._is_wanted(current + in_flight, current)
 
     # Asking ------------------------------------------------------------------------------------
 
@@ -174,6 +184,7 @@ class Bootstrap:
         self._run.commit_round(round_, blocks, accepted, rejected, manifest)
         self._manifests.append(manifest)
         self._prompting.extend(accepted)
+        self._instances.extend(accepted)
         candidates = manifest["candidates"]
         share = 100 * accepted.num_rows / max(1, candidates)
         self._report(

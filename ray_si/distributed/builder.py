@@ -197,17 +197,19 @@ def _write(
         run.create(inputs.seeds, inputs.sets)
         hold()
         stack.enter_context(Watcher(serving, reporter, run))
+        instances = Instances(config, run, serving.generators, reporter, allowance)
+        stack.callback(instances.abandon)
         if bootstrap_left:
             if inputs.sets:
                 _announce(config, inputs, reporter)
             gate = stack.enter_context(open_gate(config, run, inputs.seeds, serving.encode))
             phase = Bootstrap(
-                config, run, inputs.seeds, gate, serving.generators, reporter, allowance
+                config, run, inputs.seeds, gate, serving.generators, reporter, allowance, instances
             )
             with _clock(seconds, "bootstrap"):
                 phase.run()
         with _clock(seconds, "instances"):
-            Instances(config, run, serving.generators, reporter, allowance).run()
+            instances.run()
 
 
 def _announce(config: RunConfig, inputs: Inputs, reporter: Reporter) -> None:

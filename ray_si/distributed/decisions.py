@@ -132,6 +132,14 @@ Decide = Callable[[Usable], DedupResult]
 """The gate, asked about a round's usable candidates."""
 
 
+def add_completions(table: pa.Table, completions: list[Completion]) -> pa.Table:
+    """The table with the completions' columns appended; rows correspond."""
+    for name, kind in COMPLETION_COLUMNS:
+        values = [getattr(completion, name) for completion in completions]
+        table = table.append_column(name, pa.array(values, kind))
+    return table
+
+
 class Taken(NamedTuple):
     """An accepted instruction, as far as the phases after the gate go by it."""
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from ray_si import __version__
 from ray_si.config import Generator, RunConfig
-from ray_si.distributed.bootstrap import add_completions
 from ray_si.distributed.connect import connect
+from ray_si.distributed.decisions import add_completions
 from ray_si.distributed.extras import need
 from ray_si.distributed.preflight import demands, wait_for_room
 from ray_si.distributed.serving import Serving

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from concurrent.futures import Future, as_completed, wait
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,9 +11,16 @@ import pyarrow as pa
 
 from ray_si.config import RunConfig
 from ray_si.distributed.allowance import Allowance
-from ray_si.distributed.bootstrap import add_completions
+from ray_si.distributed.background import in_thread
 from ray_si.distributed.classify import Classified, classify
-from ray_si.distributed.decisions import GIVEN, INSTANCE, KEPT, LEFT_OUT, instances_of
+from ray_si.distributed.decisions import (
+    GIVEN,
+    INSTANCE,
+    KEPT,
+    LEFT_OUT,
+    add_completions,
+    instances_of,
+)
 from ray_si.distributed.decontaminate import forbidden_of
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.prompting import instance_request
@@ -24,8 +32,14 @@ from ray_si.storage.run import Run
 from ray_si.storage.shards import ShardInfo
 from ray_si.storage.spent import TOKEN_COLUMNS, tokens_of
 
-_LAST = (1 << 40,)
-"""Order of instance requests where a replica has others too: after those of any round."""
+_LAST = 1 << 40
+"""Order of instance requests where there are others too: after those of any round."""
+
+_COLUMNS = ["id", "instruction", "classification_prompt", "instance"]
+"""Of accepted rows, those that instances are written from."""
+
+_AT_ONCE = 2
+"""Threads that write ahead: one goes on while the other's last rows are awaited."""
 
 _CAME_ALONG = Completion("", cast(Any, GIVEN))
 """Stands for the answer where none was asked for."""
@@ -91,7 +105,12 @@ class WriteInstances:
 
 
 class Instances:
-    """Runs phases 2 and 3 over the accepted instructions that have no block yet."""
+    """Runs phases 2 and 3 over the accepted instructions that have no block yet.
+
+    Blocks are consecutive accepted instructions in pool order, so each is known as soon as the
+    rounds that it comes from are committed: `begin` writes those in the background, while the
+    bootstrap leaves replicas idle; `run` waits for them and writes the rest.
+    """
 
     def __init__(
         self,
@@ -103,47 +122,112 @@ class Instances:
     ) -> None:
         self._config, self._run = config, run
         self._generators, self._reporter, self._allowance = generators, reporter, allowance
+        self._finished = run.finished_blocks("instances")
+        self._rows: list[dict[str, Any]] = []  # of the block that is not full yet
+        self._cut = 0  # blocks that are
+        self._total = 0  # rows so far
+        self._ready: list[pa.Table] = []  # of those, the ones that nobody writes yet
+        self._writing: list[Future[None]] = []
+        self._abandon = threading.Event()
+        self._is_running = False
+        self._lock = threading.Lock()  # of what is counted below, and of what is ready
+        self._done = self._instances = 0
+        self._infos: list[ShardInfo] = []
+        for table in run.accepted(_COLUMNS):
+            self.extend(table)
+
+    def extend(self, accepted: pa.Table) -> None:
+        """Take the accepted rows of the next committed round."""
+        size = self._config.instances.block_size
+        self._rows += accepted.select(_COLUMNS).to_pylist()
+        self._total += accepted.num_rows
+        while len(self._rows) >= size:
+            self._cut_block(size)
+
+    def begin(self) -> None:
+        """Write the blocks that are known in a thread, unless some of these lag behind already."""
+        if sum(not each.done() for each in self._writing) < _AT_ONCE:
+            self._begin()
+
+    def wait(self) -> None:
+        """Until what was begun has ended, one way or another."""
+        wait(self._writing)
+
+    def abandon(self) -> None:
+        """Let what was begun end early; what is stored by then stays."""
+        self._abandon.set()
 
     def run(self) -> None:
         """Write the missing blocks, then the manifest.
 
         Raises BudgetError where the budget has no room for another block.
         """
-        finished = self._run.finished_blocks("instances")
-        blocks = list(self._blocks())
-        done = instances = 0
+        if self._rows:
+            self._cut_block(len(self._rows))
+        self._is_running = True
+        self._report()
+        while True:
+            before = self._done
+            self._begin()
+            for each in as_completed(self._writing):
+                each.result()
+            if not self._ready:
+                break
+            if self._done == before:
+                raise self._allowance.error(
+                    f"{self._done} of {self._total} instructions have their instances, which are "
+                    "kept"
+                )
+        self._infos.sort(key=lambda info: info.key)
+        counts = {"blocks": self._cut, "instructions": self._total, "instances": self._instances}
+        self._run.commit_instances(self._infos, counts)
+
+    def _begin(self) -> None:
+        with self._lock:
+            blocks, self._ready = self._ready, []
+        if blocks:
+            self._writing.append(in_thread(self._write, blocks, _LAST + len(self._writing)))
+
+    def _write(self, blocks: list[pa.Table], order: int) -> None:
+        """Write those of the blocks that do not stand yet, as far as the budget goes."""
         missing: dict[int, pa.Table] = {}
-        infos: list[ShardInfo] = []
-        for number, block in enumerate(blocks):
-            stored = self._stored(finished.get(number), block)
-            if stored is None:
-                missing[number] = block
+        for block in blocks:
+            number = block["block"][0].as_py()
+            if stored := self._stored(self._finished.get(number), block):
+                kept = sum(map(len, stored[0]["instances"].to_pylist()))
+                self._count(block.num_rows, kept, stored[1])
             else:
-                done += block.num_rows
-                instances += sum(map(len, stored[0]["instances"].to_pylist()))
-                infos.append(stored[1])
-        total = sum(block.num_rows for block in blocks)
+                missing[number] = block
+        self._report()
         work = WriteInstances(self._config, self._run.location)
-        task = Task(work, self._generators, self._run.location, _LAST, until=self._allowance.until)
-        self._reporter.report(Progress("instances", done, total, instances=instances))
-        while missing:
-            sizes = [block.num_rows for block in missing.values()]
-            granted = self._allowance.grant("instances", sizes)
-            if not granted:
-                standing = f"{done} of {total} instructions have their instances, which are kept"
-                raise self._allowance.error(standing)
-            now = list(missing.values())[:granted]
-            for table, info in write_blocks(now, task, parallel_phases=False):
-                del missing[table["block"][0].as_py()]
-                infos.append(info)
-                done += table.num_rows
-                instances += sum(table["kept"].to_pylist())
-                self._allowance.settle("instances", table.num_rows, tokens_of(table))
-                self._reporter.report(Progress("instances", done, total, instances=instances))
-        infos.sort(key=lambda info: info.key)
-        self._run.commit_instances(
-            infos, {"blocks": len(blocks), "instructions": total, "instances": instances}
+        task = Task(
+            work, self._generators, self._run.location, (_LAST,), until=self._allowance.until
         )
+        while missing and not self._abandon.is_set():
+            sizes = [block.num_rows for block in missing.values()]
+            granted = self._allowance.grant("instances", sizes, order=order, stop=self._abandon)
+            if not granted:
+                with self._lock:
+                    self._ready += missing.values()
+                return
+            now = list(missing.values())[:granted]
+            for table, info in write_blocks(now, task, parallel_phases=False, stop=self._abandon):
+                del missing[table["block"][0].as_py()]
+                self._allowance.settle("instances", table.num_rows, tokens_of(table))
+                self._count(table.num_rows, sum(table["kept"].to_pylist()), info)
+                self._report()
+
+    def _count(self, done: int, instances: int, info: ShardInfo) -> None:
+        with self._lock:
+            self._done += done
+            self._instances += instances
+            self._infos.append(info)
+
+    def _report(self) -> None:
+        if self._is_running:  # else the bootstrap reports
+            self._reporter.report(
+                Progress("instances", self._done, self._total, instances=self._instances)
+            )
 
     def _stored(self, key: str | None, block: pa.Table) -> tuple[pa.Table, ShardInfo] | None:
         """A block as it is stored; None where it must be written.
@@ -158,20 +242,20 @@ class Instances:
         self._run.objects.delete(key)
         return None
 
-    def _blocks(self) -> Iterator[pa.Table]:
-        """Accepted instructions in pool order, cut into blocks of fixed size."""
-        size = self._config.instances.block_size
-        columns = ["id", "instruction", "classification_prompt", "instance"]
-        rows = [row for table in self._run.accepted(columns) for row in table.to_pylist()]
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            values = {name: [row[name] for row in part] for name in columns[:3]}
-            seeds = range(start, start + len(part))
-            yield pa.table(
-                {
-                    "block": pa.array([start // size] * len(part), pa.int64()),
-                    **values,
-                    "seed": [derive_seed(self._config.seed, "instances", 0, i) for i in seeds],
-                    "instance": pa.array([row["instance"] for row in part], INSTANCE),
-                }
-            )
+    def _cut_block(self, size: int) -> None:
+        """Make the next block, of the first ``size`` rows that are in none."""
+        part, self._rows = self._rows[:size], self._rows[size:]
+        start = self._cut * self._config.instances.block_size
+        values = {name: [row[name] for row in part] for name in _COLUMNS[:3]}
+        seeds = range(start, start + len(part))
+        block = pa.table(
+            {
+                "block": pa.array([self._cut] * len(part), pa.int64()),
+                **values,
+                "seed": [derive_seed(self._config.seed, "instances", 0, i) for i in seeds],
+                "instance": pa.array([row["instance"] for row in part], INSTANCE),
+            }
+        )
+        self._cut += 1
+        with self._lock:
+            self._ready.append(block)

@@ -341,14 +341,14 @@ class Run:
             for row in table["rejected"].to_pylist()
             for item in row
         )
+        live = None if stats else self._json_or_none(LIVE)
         phase = "bootstrap"
         if stats:
             phase = "done"
         elif instances:
             phase = "export"
-        elif accepted >= target or blocks:
-            phase = "instances"
-        live = None if stats else self._json_or_none(LIVE)
+        elif accepted >= target or (live and live["phase"] == "instances"):
+            phase = "instances"  # there may be blocks before: see Instances.begin
         return {
             "phase": phase,
             "target": target,

@@ -350,6 +350,27 @@ def test_another_model_may_write_the_instances(finished, tmp_path, replay_config
     assert [row["instruction"] for row in mine] == [row["instruction"] for row in theirs]
 
 
+@pytest.mark.parametrize("own_replicas", [False, True])
+def test_instances_are_written_while_the_last_rounds_are_awaited(
+    finished, tmp_path, replay_config, own_replicas
+):
+    location, _ = finished
+    slow = {"replay": {"latency_s": 0.4, "latency_sigma": 0.8}, "max_batch": 8}
+    replay_config["generator"] |= slow
+    if own_replicas:
+        replay_config["instance_generator"] = replay_config["generator"] | {"replicas": 1}
+    run, classified = tmp_path / "run", []
+
+    def listen(progress):
+        if progress.phase == "bootstrap" and progress.usage.replicas:
+            classified.append((progress.done, progress.usage.requests["classification"]))
+
+    build(parse_config(replay_config), str(run), listen=listen)
+    most = 0.5 * TARGET if own_replicas else TARGET
+    assert any(done < most and requests for done, requests in classified)
+    assert digests(run) == digests(location)
+
+
 def test_what_a_run_spent_is_counted_from_what_it_stores(finished):
     location, result = finished
     found = spending(Run.open(str(location)))
