@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py                    all parts that this machine can run; print
     python benchmarks/serving.py --write            also write serving.json and serving.svg
-    python benchmarks/serving.py --only busy        one part: busy, rounds, calls, cpu, gpu
+    python benchmarks/serving.py --only busy        one part: busy, whole, rounds, calls, cpu, gpu
     python benchmarks/serving.py --only gpu --device cpu --shape tiny     that gpu runs, no more
 
 busy    `replay` replicas of 64 slots, log-normal latency with a mean of 1 s: sum of the latencies
@@ -10,6 +10,8 @@ busy    `replay` replicas of 64 slots, log-normal latency with a mean of 1 s: su
         near a tail can come to the ideal depends on the last latencies drawn, so there are several
         draws, and the same requests scheduled first come, first served, with nothing lost, stand
         beside each.
+whole   the same replicas through whole builds, to the last instance: with instances written while
+        the bootstrap's last rounds are awaited, as a build does it, and all of them after it.
 rounds  the cost of one more round, its 50 requests included, which take no time.
 calls   latencies of 100 ms, where calls are the limit: requests a second of the pipeline, of a bare
         loop of one request a call over a Serve handle, and of the pipeline's client without the
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import heapq
 import json
@@ -38,6 +41,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,7 @@ from ray_si.config_file import parse_config
 HERE = Path(__file__).parent
 SIGMA = 0.8
 REPLICAS, SLOTS = 4, 64
-DRAWS = range(5)
+DRAWS, WHOLE_DRAWS = range(5), range(3)
 """Seeds of a run, each with latencies of its own."""
 
 
@@ -81,52 +85,68 @@ def values(mean_s: float, prompts: int, rounds: int, **bootstrap: Any) -> dict[s
 
 
 class Measured:
-    """One build's requests, their latencies, and what the replicas said of themselves."""
+    """One build's requests, their latencies, and what the replicas said of themselves.
+
+    ``commits`` are when each round was committed, ``ended`` when the last instance was written, in
+    seconds since the first round was asked for; ``latencies`` those of the committed rounds in
+    order, ``later`` those of classification and instances.
+    """
 
     def __init__(self, config: dict[str, Any]) -> None:
         from ray_si.distributed.builder import build
         from ray_si.distributed.prompting import Prompting
         from ray_si.engines.replay import latency
         from ray_si.errors import NoProgressError
+        from ray_si.storage.run import Run
 
         settings = parse_config(config)
         replay = settings.generator.replay
-        self.latencies: list[float] = []
+        asked: dict[int, list[float]] = {}
         self.commits: list[float] = []
         self.load: list[tuple[float, int]] = []
-        self.began = 0.0
+        self.began = self.ended = 0.0
         original = Prompting.rows
+
+        def took(prompt: Any, seed: int) -> float:
+            return latency(prompt, seed, replay.latency_s, replay.latency_sigma)
 
         def noted(prompting: Any, round_: int) -> Any:
             self.began = self.began or time.monotonic()
             rows = original(prompting, round_)
-            if round_ < settings.bootstrap.stall_rounds:
-                for row in rows:
-                    prompt = json.loads(row["prompt"])
-                    took = latency(prompt, row["seed"], replay.latency_s, replay.latency_sigma)
-                    self.latencies.append(took)
+            asked[round_] = [took(json.loads(row["prompt"]), row["seed"]) for row in rows]
             return rows
 
         def listen(progress: Any) -> None:
-            now = time.monotonic()
+            now = time.monotonic() - self.began
             if progress.note.startswith("round"):
-                self.commits.append(now - self.began)
-            elif self.began and progress.usage.replicas:
-                self.load.append((now - self.began, progress.usage.running))
-                self.finished = progress.usage.requests.total()
+                self.commits.append(now)
+            elif self.began and progress.usage.replicas and not self.ended:
+                self.load.append((now, progress.usage.running))
+            if progress.phase == "instances" and progress.done == progress.total:
+                self.ended = self.ended or now
 
         Prompting.rows = noted  # type: ignore[method-assign]
         try:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                build(settings, f"{folder}/run", listen=listen)
-        except NoProgressError:
-            pass
+                with contextlib.suppress(NoProgressError):
+                    build(settings, f"{folder}/run", listen=listen)
+                run = Run.open(f"{folder}/run")
+                self.later = [took(*each) for each in later_requests(settings, run)]
         finally:
             Prompting.rows = original  # type: ignore[method-assign]
-        self.seconds = self.commits[settings.bootstrap.stall_rounds - 1]
-        self.latencies = self.latencies[
-            : settings.bootstrap.stall_rounds * settings.bootstrap.prompts_per_round
-        ]
+        self.latencies = [each for round_ in range(len(self.commits)) for each in asked[round_]]
+
+
+def later_requests(config: Any, run: Any) -> Iterator[tuple[Any, int]]:
+    """Prompts and seeds of classification and instances, of a run that has come so far."""
+    from ray_si.distributed.prompting import classification_request, instance_request
+
+    for block in run.instance_blocks() if run.instances() else ():
+        for row in block.select(["instruction", "is_classification", "seed"]).to_pylist():
+            seed = row["seed"]
+            yield classification_request(config, row["instruction"], seed).prompt, seed
+            found = instance_request(config, row["instruction"], row["is_classification"], seed)
+            yield found.prompt, seed
 
 
 def scheduled(latencies: list[float], slots: int) -> float:
@@ -147,17 +167,17 @@ def busy() -> dict[str, Any]:
         ideal = sum(measured.latencies) / slots
         first_come = scheduled(measured.latencies, slots)
         # steady: from when all slots have been filled once until the last requests run out
-        steady = [n for at, n in measured.load if 3 < at < 0.8 * measured.seconds]
+        steady = [n for at, n in measured.load if 3 < at < 0.8 * measured.commits[-1]]
         draws.append(
             {
                 "seed": seed,
-                "seconds": round(measured.seconds, 2),
+                "seconds": round(measured.commits[-1], 2),
                 "ideal_seconds": round(ideal, 2),
                 "first_come_seconds": round(first_come, 2),
                 "longest_seconds": round(max(measured.latencies), 1),
-                "of_ideal": round(ideal / measured.seconds, 3),
+                "of_ideal": round(ideal / measured.commits[-1], 3),
                 "first_come_of_ideal": round(ideal / first_come, 3),
-                "of_first_come": round(first_come / measured.seconds, 3),
+                "of_first_come": round(first_come / measured.commits[-1], 3),
                 "steady_state": round(sum(min(n, slots) for n in steady) / len(steady) / slots, 3),
             }
         )
@@ -169,6 +189,46 @@ def busy() -> dict[str, Any]:
         "median": {share: statistics.median(draw[share] for draw in draws) for share in shares},
         "draws": draws,
         "load": [[round(at, 1), running] for at, running in measured.load],
+    }
+
+
+def whole() -> dict[str, Any]:
+    """Builds of 16,000 requests, 6,000 of them of the bootstrap, filled and not."""
+    from ray_si.distributed.instances import Instances
+
+    slots, begin = REPLICAS * SLOTS, Instances.begin
+    draws = []
+    try:
+        for seed in WHOLE_DRAWS:
+            config = values(1.0, 6_000, 6, lookahead=2, stall_acceptance=0, min_words=18) | {
+                "target_instructions": 5_000,
+                "seed": seed,
+                "dedup": {"rouge": 1.0, "cosine": None},  # of the script's texts too few pass
+            }
+            found: dict[str, Any] = {"seed": seed}
+            for name, way in (("one_after_the_other", lambda self: None), ("filled", begin)):
+                Instances.begin = way  # type: ignore[method-assign]
+                measured = Measured(config)
+                ideal = (sum(measured.latencies) + sum(measured.later)) / slots
+                found |= {
+                    "rounds": len(measured.commits),
+                    "requests": len(measured.latencies) + len(measured.later),
+                    "ideal_seconds": round(ideal, 2),
+                    name: {
+                        "bootstrap_seconds": round(measured.commits[-1], 2),
+                        "seconds": round(measured.ended, 2),
+                        "of_ideal": round(ideal / measured.ended, 3),
+                    },
+                }
+            draws.append(found)
+    finally:
+        Instances.begin = begin  # type: ignore[method-assign]
+    ways = ("one_after_the_other", "filled")
+    return {
+        "median_of_ideal": {
+            way: statistics.median(draw[way]["of_ideal"] for draw in draws) for way in ways
+        },
+        "draws": draws,
     }
 
 
@@ -242,7 +302,7 @@ def calls() -> dict[str, Any]:
         serve.delete("bare")
         pipeline = Measured(values(0.1, count, rounds, lookahead=2))
         assert ray.is_initialized()
-    rate = count / pipeline.seconds
+    rate = count / pipeline.commits[-1]
     return {
         "requests": count,
         "handle_per_second": round(by_handle),
@@ -270,7 +330,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-PARTS = {"busy": busy, "rounds": rounds, "calls": calls, "cpu": engine_speed.cpu}
+PARTS = {"busy": busy, "whole": whole, "rounds": rounds, "calls": calls, "cpu": engine_speed.cpu}
 
 
 def main() -> None:

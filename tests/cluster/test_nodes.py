@@ -44,7 +44,7 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tm
     values = yaml.safe_load(builds.config.read_text())
     values["target_instructions"] = 200
     values["generator"] |= {"replicas": 1, "max_replicas": 2, "cpus": 2, "max_batch": 8}
-    values["generator"]["replay"] = {"latency_s": 1.0}
+    values["generator"]["replay"] = {"latency_s": 1.5}  # minutes, in which a node can join
     values["dedup"] = {"cosine": None, "shards": 2}
     builds.config.write_text(yaml.safe_dump(values))
     run = tmp_path / "run"
