@@ -63,7 +63,8 @@ def test_a_run_on_s3_has_the_same_bytes_and_goes_on_when_it_was_cut_short(
     for key in lost:
         objects.delete(key)
     status = Run.open(location).status()
-    assert (status["phase"], status["target"]) == ("instances", TARGET)
+    assert status["accepted"] < status["target"] == TARGET
+    assert status["phase"] == "bootstrap"  # whose last round is lost, though instances stand
     assert build(parse_config(replay_config), location).stats == result.stats
     assert digests(location) == digests(in_folder[0])
     assert Run.open(location).status()["phase"] == "done"
