@@ -32,8 +32,9 @@ from ray_si.storage.run import Run
 from ray_si.storage.shards import ShardInfo
 from ray_si.storage.spent import TOKEN_COLUMNS, tokens_of
 
-_LAST = 1 << 40
-"""Order of instance requests where there are others too: after those of any round."""
+_FIRST, _LAST = -1, 1 << 40
+"""Orders of instance requests: after those of any round while the bootstrap runs, and before what
+is left of rounds that turned out not to be needed once it is over."""
 
 _COLUMNS = ["id", "instruction", "classification_prompt", "instance"]
 """Of accepted rows, those that instances are written from."""
@@ -200,9 +201,8 @@ class Instances:
                 missing[number] = block
         self._report()
         work = WriteInstances(self._config, self._run.location)
-        task = Task(
-            work, self._generators, self._run.location, (_LAST,), until=self._allowance.until
-        )
+        first = (_FIRST if self._is_running else _LAST,)
+        task = Task(work, self._generators, self._run.location, first, until=self._allowance.until)
         while missing and not self._abandon.is_set():
             sizes = [block.num_rows for block in missing.values()]
             granted = self._allowance.grant("instances", sizes, order=order, stop=self._abandon)

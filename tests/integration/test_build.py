@@ -14,6 +14,7 @@ import pytest
 from ray_si.config_file import parse_config
 from ray_si.dedup.rouge import rouge_l
 from ray_si.distributed.builder import build
+from ray_si.distributed.instances import Instances
 from ray_si.distributed.prompting import Prompting
 from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError
 from ray_si.storage.run import Run
@@ -350,25 +351,33 @@ def test_another_model_may_write_the_instances(finished, tmp_path, replay_config
     assert [row["instruction"] for row in mine] == [row["instruction"] for row in theirs]
 
 
-@pytest.mark.parametrize("own_replicas", [False, True])
-def test_instances_are_written_while_the_last_rounds_are_awaited(
-    finished, tmp_path, replay_config, own_replicas
+def test_instances_are_begun_before_the_last_round_is_committed(
+    tmp_path, replay_config, monkeypatch
 ):
-    location, _ = finished
-    slow = {"replay": {"latency_s": 0.4, "latency_sigma": 0.8}, "max_batch": 8}
-    replay_config["generator"] |= slow
-    if own_replicas:
-        replay_config["instance_generator"] = replay_config["generator"] | {"replicas": 1}
-    run, classified = tmp_path / "run", []
+    replay_config["bootstrap"]["lookahead"] = 0
+    now, begun, begin = [], [], Instances.begin
 
-    def listen(progress):
-        if progress.phase == "bootstrap" and progress.usage.replicas:
-            classified.append((progress.done, progress.usage.requests["classification"]))
+    def noted(instances):
+        known = len(instances._ready)
+        begin(instances)
+        if len(instances._ready) < known:
+            begun.append(now[-1].done)
 
-    build(parse_config(replay_config), str(run), listen=listen)
-    most = 0.5 * TARGET if own_replicas else TARGET
-    assert any(done < most and requests for done, requests in classified)
-    assert digests(run) == digests(location)
+    def accepted_when_begun(name, **changed):
+        """Of the build: how much was accepted at each beginning."""
+        begun.clear()
+        build(parse_config(replay_config | changed), str(tmp_path / name), listen=now.append)
+        return begun.copy()
+
+    monkeypatch.setattr(Instances, "begin", noted)
+    assert accepted_when_begun("on_a_budget", budget={"tokens": 10**9}) == []  # rounds come first
+    rounds = [manifest["accepted"] for manifest in Run.open(str(tmp_path / "on_a_budget")).rounds()]
+    assert len(rounds) > 2
+    assert accepted_when_begun("shared") == [TARGET - rounds[-1]]
+    own = {"instance_generator": replay_config["generator"] | {"replicas": 1}}
+    assert accepted_when_begun("own", **own)[0] == rounds[0]
+    expected = digests(tmp_path / "on_a_budget")
+    assert digests(tmp_path / "shared") == digests(tmp_path / "own") == expected
 
 
 def test_what_a_run_spent_is_counted_from_what_it_stores(finished):
