@@ -18,7 +18,7 @@ import tempfile
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import corpus
 import pyarrow as pa
@@ -26,14 +26,14 @@ import pyarrow as pa
 from ray_si import build
 from ray_si.config_file import parse_config
 from ray_si.dedup import DedupResult
-from ray_si.distributed.bootstrap import Bootstrap
-from ray_si.distributed.decisions import decide_round
+from ray_si.distributed.decisions import ACCEPTED, decide_round
 from ray_si.distributed.instances import Instances
 from ray_si.distributed.progress import Reporter
+from ray_si.distributed.prompting import Prompting
 from ray_si.storage.seeds import load_seeds
 
 RESULT = Path(__file__).with_name("capacity.json")
-POOL = 200_000
+SMALL, POOL = 1000, 200_000
 REPLAY: dict[str, Any] = {
     "target_instructions": 3000,
     "generator": {"engine": "replay", "model": None, "max_batch": 256, "cpus": 1},
@@ -46,34 +46,35 @@ def lists() -> dict[str, float]:
     """Of the driver's lists of the pool: bytes, and seconds to choose demonstrations from them."""
     texts = list(corpus.texts(POOL))
     ids = [f"r{i // 1000:05d}-{i % 1000:05d}-00" for i in range(POOL)]
-    run: Any = _Made(pa.table({"id": ids, "instruction": texts}))
+    table = _accepted(ids, texts)
     few = {"bootstrap": {"prompts_per_round": 4}}  # so that the pool is most of what is read
     config = parse_config(REPLAY | few)
     seeds, _ = load_seeds("bundled")
-    nobody: Any = None
-    quiet = Reporter(lambda progress: None)
+    run, nobody = cast(Any, _Made(table)), cast(Any, None)
     tracemalloc.start()
-    phase = Bootstrap(config, run, seeds, nobody, nobody, quiet)
+    prompting = Prompting(config, seeds)
+    prompting.extend(table)
     driver = tracemalloc.get_traced_memory()[0]
     arrow = pa.total_allocated_bytes()
-    blocks = list(Instances(config, run, nobody, quiet)._blocks())
-    instances = tracemalloc.get_traced_memory()[0] - driver + pa.total_allocated_bytes() - arrow
+    instances = Instances(config, run, nobody, Reporter(lambda progress: None), nobody)
+    later = tracemalloc.get_traced_memory()[0] - driver + pa.total_allocated_bytes() - arrow
     tracemalloc.stop()
-    assert sum(block.num_rows for block in blocks) == POOL
-    whole = phase._machine
+    del instances
+    small = Prompting(config, seeds)
+    small.extend(table.slice(0, SMALL))
+    sees_all = 1 + config.bootstrap.lookahead  # the first round that draws on the pool
     seconds = []
-    for size in (1000, POOL):
-        phase._machine, phase._pool_sizes = whole[:size], [size] * 3
+    for each in (small, prompting):
         times = []
         for _ in range(10):
             began = time.perf_counter()
-            phase._requests(2)
+            each.rows(sees_all)
             times.append(time.perf_counter() - began)
         seconds.append(min(times))
     return {
-        "round_s": (seconds[1] - seconds[0]) / (POOL - 1000),
+        "round_s": (seconds[1] - seconds[0]) / (POOL - SMALL),
         "driver_bytes": driver / POOL,
-        "instances_bytes": instances / POOL,
+        "instances_bytes": later / POOL,
     }
 
 
@@ -123,16 +124,25 @@ def request_s() -> float:
     return float((os.cpu_count() or 1) * seconds / requests)
 
 
+def _accepted(ids: list[str], texts: list[str]) -> pa.Table:
+    """Accepted rows, of which the lists read only some columns."""
+    rows = [
+        {"id": id_, "instruction": text, "classification_prompt": False}
+        for id_, text in zip(ids, texts, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, ACCEPTED)
+
+
 class _Made:
-    """As much of a run as the driver's lists are filled from."""
+    """As much of a run as instances are written from."""
 
     location = "/nowhere"
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
 
-    def rounds(self) -> list[dict[str, Any]]:
-        return []
+    def finished_blocks(self, folder: str) -> dict[int, str]:
+        return {}
 
     def accepted(self, columns: list[str]) -> list[pa.Table]:
         return [self._table.select(columns)]

@@ -7,7 +7,8 @@
 (/dev/shm), where syncing costs nothing; alternately, several times. Bootstrap and instances are
 compared, not the start of Ray. ``resume`` writes a run of a million accepted instructions, then
 measures what stands between its resumption and the first prompts of the next round: reading the
-manifests, filling the gate, sampling; Ray's and the models' own start come on top.
+manifests, filling the gate, the blocks of instances, sampling; Ray's and the models' own start come
+on top.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import corpus
 import pyarrow as pa
@@ -28,11 +29,11 @@ import pyarrow as pa
 from ray_si import build
 from ray_si.config import RunConfig
 from ray_si.config_file import parse_config
-from ray_si.distributed.allowance import Allowance
-from ray_si.distributed.bootstrap import Bootstrap
 from ray_si.distributed.decisions import ACCEPTED, REJECTED
 from ray_si.distributed.gate import open_gate
+from ray_si.distributed.instances import Instances
 from ray_si.distributed.progress import Reporter
+from ray_si.distributed.prompting import Prompting
 from ray_si.storage.run import Run
 from ray_si.storage.seeds import load_seeds
 
@@ -91,14 +92,14 @@ def resume(pool: int) -> dict[str, Any]:
             write_rounds(run, pool)
         began = time.perf_counter()
         run = Run.open(f"{folder}/run")
-        with open_gate(settings, run, seeds, encode=lambda texts: None) as gate:  # type: ignore[arg-type, return-value]
+        with open_gate(settings, run, seeds, encode=lambda texts: None):  # type: ignore[arg-type, return-value]
             filled = time.perf_counter()
-            allowance, reporter = (
-                Allowance.of(settings, run, seeds),
-                Reporter(lambda progress: None),
-            )
-            phase = Bootstrap(settings, run, seeds, gate, "none", reporter, allowance)
-            requests = phase._requests(len(run.rounds()))
+            nobody = cast(Any, None)
+            Instances(settings, run, nobody, Reporter(lambda progress: None), nobody)
+            prompting = Prompting(settings, seeds)
+            for table in run.accepted(prompting.columns):
+                prompting.extend(table)
+            requests = prompting.rows(len(run.rounds()))
         ready = time.perf_counter()
     return {
         "accepted": pool,
@@ -106,7 +107,7 @@ def resume(pool: int) -> dict[str, Any]:
         "gate_seconds": round(filled - began, 2),
         "prompts_seconds": round(ready - filled, 2),
         "seconds": round(ready - began, 2),
-        "requests": requests.num_rows,
+        "requests": len(requests),
     }
 
 
