@@ -216,7 +216,8 @@ def bare(folder: str, device: str, name: str, batch: int, texts: list[str]) -> l
 
     async def one(text: str, seed: int, began: float) -> None:
         nonlocal tokens
-        tokens += (await made.generate(Request(text, sampling, seed))).completion_tokens
+        answer = await made.generate(Request(text, sampling, seed))
+        tokens += answer.completion_tokens  # not in one line: += reads what it adds to first
         found.append((time.perf_counter() - began, tokens))
 
     async def ask() -> None:
@@ -235,10 +236,9 @@ def bare(folder: str, device: str, name: str, batch: int, texts: list[str]) -> l
 
 
 def pipeline(folder: str, device: str, name: str, batch: int, count: int) -> list[Any]:
-    """A build of instructions around the transformers engine, gate included."""
+    """A build of instructions around the transformers engine, gate included, for four rounds."""
     from ray_si.config_file import parse_config
     from ray_si.distributed.builder import build
-    from ray_si.errors import NoProgressError
 
     rounds = 4
     config = parse_config(
@@ -256,8 +256,6 @@ def pipeline(folder: str, device: str, name: str, batch: int, count: int) -> lis
             "dedup": {"cosine": None},
             "bootstrap": {
                 "prompts_per_round": count // rounds,
-                "stall_rounds": rounds,  # and every round counts as stalled
-                "stall_acceptance": 0.9999,
                 "new_instructions": 4,
                 "lookahead": 2,
             },
@@ -272,8 +270,13 @@ def pipeline(folder: str, device: str, name: str, batch: int, count: int) -> lis
             began = began or time.perf_counter()
             if not found or progress.tokens > found[-1][1]:
                 found.append((time.perf_counter() - began, progress.tokens))
+        if progress.note.startswith(f"round {rounds - 1}:"):
+            raise KeyboardInterrupt
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as runs, suppress(NoProgressError):
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as runs,
+        suppress(KeyboardInterrupt),
+    ):
         build(config, f"{runs}/run", listen=listen)
     return found
 

@@ -47,6 +47,14 @@ def console(*, error: bool = False) -> Console:
     return Console(stderr=error, soft_wrap=True)
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that people would tell it in, from seconds to days."""
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 class Display:
     """Bars on a terminal, plain lines elsewhere (standard error)."""
 
@@ -133,7 +141,7 @@ class BuildDisplay(Display):
             parts.append(f"{100 * progress.utilisation:.0f} % busy")
         if progress.done > done:
             left = (progress.total - progress.done) * elapsed / (progress.done - done)
-            parts.append(f"about {left:.0f} s left")
+            parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
 
 

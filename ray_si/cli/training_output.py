@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
-from ray_si.cli.output import BuildDisplay, Display, console
+from ray_si.cli.output import BuildDisplay, Display, console, duration
 from ray_si.training.comparison import METRICS, interval, verdict
 from ray_si.training.ratings import GRADES
 
@@ -52,7 +52,8 @@ class _StepDisplay(Display):
         began, first = self._began
         if done <= first or done >= total:
             return ""
-        return f"about {(total - done) * (time.monotonic() - began) / (done - first):.0f} s left"
+        left = (total - done) * (time.monotonic() - began) / (done - first)
+        return f"about {duration(left)} left"
 
 
 class TrainingDisplay(_StepDisplay):
