@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -410,7 +410,22 @@ class RunConfig(_Section):
 
     def generator_for(self, purpose: Purpose) -> Generator:
         """The generator that answers requests of a purpose."""
-        return self.generator if purpose == "instructions" else self.instances_by
+        first = purpose in ("instructions", "joint")
+        return self.generator if first else self.instances_by
+
+    def dollars(
+        self, prompt_tokens: Mapping[Purpose, float], completion_tokens: Mapping[Purpose, float]
+    ) -> float | None:
+        """What tokens, by purpose, cost at the generators' prices; None where none has prices."""
+        if not any(generator.prices for generator in self.generators.values()):
+            return None
+        total = 0.0
+        for purpose in {*prompt_tokens, *completion_tokens}:
+            if prices := self.generator_for(purpose).prices:
+                total += prices.dollars(
+                    prompt_tokens.get(purpose, 0), completion_tokens.get(purpose, 0)
+                )
+        return total
 
     @property
     def generators(self) -> dict[str, Generator]:

@@ -160,6 +160,25 @@ def test_the_fingerprint_ignores_placement_and_nothing_else():
         assert parse_config(values).fingerprint("seeds") != base
 
 
+def test_what_the_bootstrap_asks_is_the_first_generators_in_either_mode():
+    config = parse_config({"instance_generator": {"model": "other"}})
+    for purpose in ("instructions", "joint"):
+        assert config.generator_for(purpose) is config.generator
+    for purpose in ("classification", "input_first", "output_first"):
+        assert config.generator_for(purpose) is config.instance_generator
+
+
+def test_tokens_cost_what_the_generator_of_their_purpose_is_priced_at():
+    prompt, completion = {"instructions": 1_000_000, "input_first": 2_000_000}, {"input_first": 500}
+    assert parse_config({}).dollars(prompt, completion) is None
+    values = {"generator": {"prices": {"prompt": 3, "completion": 5}}}
+    assert parse_config(values).dollars(prompt, completion) == pytest.approx(9.0025)
+    other = {"instance_generator": {"model": "other", "prices": {"prompt": 1, "completion": 0}}}
+    assert parse_config(values | other).dollars(prompt, completion) == pytest.approx(5.0)
+    other["instance_generator"]["prices"] = None
+    assert parse_config(values | other).dollars(prompt, completion) == pytest.approx(3.0)
+
+
 def test_the_fingerprint_ignores_limits_prices_addresses_and_engines_not_in_use():
     def fingerprint(engine, **values):
         generator = {"engine": engine, "model": "m", **values.pop("generator", {})}

@@ -139,6 +139,10 @@ class BuildDisplay(Display):
             parts.append(f"{(progress.tokens - tokens) / elapsed:.0f} tokens/s")
         if progress.utilisation is not None:
             parts.append(f"{100 * progress.utilisation:.0f} % busy")
+        if waiting := progress.usage.queued:
+            parts.append(f"{waiting} waiting")
+        if progress.dollars is not None:
+            parts.append(f"${progress.dollars:,.2f}")
         if progress.done > done:
             left = (progress.total - progress.done) * elapsed / (progress.done - done)
             parts.append(f"about {duration(left)} left")

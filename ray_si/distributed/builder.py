@@ -196,7 +196,7 @@ def _write(
             stack.enter_context(serving)
         run.create(inputs.seeds, inputs.sets)
         hold()
-        stack.enter_context(Watcher(serving, reporter, run))
+        stack.enter_context(Watcher(config, serving, reporter, run))
         instances = Instances(config, run, serving.generators, reporter, allowance)
         stack.callback(instances.abandon)
         if bootstrap_left:

@@ -24,7 +24,8 @@ class Progress:
     ``done`` of ``total`` are accepted instructions (bootstrap) or instructions with their instances
     written (instances). ``usage`` is what the replicas have done for this build, not what a resume
     found on disk; ``utilisation`` the share of their slots' time that was used in the last
-    `RECENT_S` seconds, None while nothing is known.
+    `RECENT_S` seconds, None while nothing is known. ``dollars`` is what the usage cost, None where
+    no prices are configured.
     """
 
     phase: Phase
@@ -35,6 +36,7 @@ class Progress:
     note: str = ""
     usage: Usage = field(default_factory=Usage)
     utilisation: float | None = None
+    dollars: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -59,31 +61,42 @@ class DedupProgress:
 
 
 class Reporter:
-    """Keeps the current `Progress` and hands each change on; safe to use from several threads."""
+    """Keeps the current `Progress` and hands each change on; safe to use from several threads.
+
+    ``accepted`` counts the instructions that this build accepted, without those it found.
+    """
 
     def __init__(self, listen: Callable[[Progress], None]) -> None:
         self._listen = listen
         self._lock = threading.Lock()
         self.began = time.monotonic()
         self.last = Progress("start")
+        self.accepted = 0
+        self._found: int | None = None  # accepted before this build
         self._recent = deque([(self.began, Usage())])
 
     def report(self, progress: Progress) -> None:
         """Take a new state; what the replicas do is filled in here."""
         with self._lock:
             last = self.last
-            self.last = replace(progress, usage=last.usage, utilisation=last.utilisation)
+            self.last = replace(
+                progress, usage=last.usage, utilisation=last.utilisation, dollars=last.dollars
+            )
+            if progress.phase == "bootstrap":
+                if self._found is None:
+                    self._found = progress.done
+                self.accepted = progress.done - self._found
             self._listen(self.last)
 
-    def see(self, usage: Usage) -> None:
-        """Take what the replicas have done by now."""
+    def see(self, usage: Usage, dollars: float | None) -> None:
+        """Take what the replicas have done by now, and what that cost."""
         with self._lock:
             now = time.monotonic()
             self._recent.append((now, usage))
             while len(self._recent) > 2 and self._recent[1][0] <= now - RECENT_S:
                 self._recent.popleft()
             share = usage.utilisation_since(self._recent[0][1])
-            self.last = replace(self.last, usage=usage, utilisation=share, note="")
+            self.last = replace(self.last, usage=usage, utilisation=share, dollars=dollars, note="")
             self._listen(self.last)
 
     def tokens_per_second(self) -> float:

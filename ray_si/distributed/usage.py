@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ray_si.engines.base import Completion, Request
+from ray_si.engines.base import Completion, Purpose, Request
 
 
 @dataclass
@@ -24,10 +24,15 @@ class Usage:
     waiting: int = 0
     busy_s: float = 0.0
     open_s: float = 0.0
-    requests: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    prompt_tokens: Counter[str] = field(default_factory=Counter)
-    completion_tokens: Counter[str] = field(default_factory=Counter)
+    requests: Counter[Purpose] = field(default_factory=Counter)
+    failed: Counter[Purpose] = field(default_factory=Counter)
+    prompt_tokens: Counter[Purpose] = field(default_factory=Counter)
+    completion_tokens: Counter[Purpose] = field(default_factory=Counter)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a slot, wherever they do."""
+        return self.waiting + max(0, self.running - self.slots)
 
     def count(self, request: Request, completion: Completion) -> None:
         """Add one answered request."""

@@ -12,6 +12,7 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.util.metrics import Gauge
 
+from ray_si.config import RunConfig
 from ray_si.distributed.progress import Progress, Reporter
 from ray_si.distributed.serving import Serving
 from ray_si.errors import RaySIError
@@ -33,7 +34,8 @@ class Watcher:
     which is there only while a build runs (or after one was killed).
     """
 
-    def __init__(self, serving: Serving, reporter: Reporter, run: Run) -> None:
+    def __init__(self, config: RunConfig, serving: Serving, reporter: Reporter, run: Run) -> None:
+        self._config = config
         self._serving, self._reporter, self._run = serving, reporter, run
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -56,15 +58,17 @@ class Watcher:
             logger.warning("%s could not be removed: %s", LIVE, problem)
 
     def _watch(self) -> None:
-        names = ("accepted", "candidates", "target", "instances")
+        names = ("accepted", "candidates", "target", "instances", "dollars")
         gauges = {name: Gauge(f"si_{name}", f"Of the run: {name}", ("run",)) for name in names}
         written = 0.0
         while not self._ended.wait(_LOOK_S):
             try:
-                self._reporter.see(self._serving.usage())
+                usage = self._serving.usage()
             except RayError as error:  # the meter is being restarted
                 logger.debug("the replicas' usage is not known: %s", error)
                 continue
+            dollars = self._config.dollars(usage.prompt_tokens, usage.completion_tokens)
+            self._reporter.see(usage, dollars)
             last = self._reporter.last
             self._set(gauges, last)
             if time.monotonic() - written >= _WRITE_S:
@@ -75,20 +79,22 @@ class Watcher:
                     logger.warning("%s could not be written: %s", LIVE, problem)
 
     def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:
-        values = {"instances": last.instances}
+        values: dict[str, float] = {"instances": last.instances}
         if last.phase == "bootstrap":
             values = {"accepted": last.done, "target": last.total, "candidates": last.candidates}
+        if last.dollars is not None:
+            values["dollars"] = last.dollars
         for name, value in values.items():
             gauges[name].set(value, {"run": self._run.location})
 
     def live(self) -> dict[str, Any]:
         """Numbers of this build so far, as ``ray-si status`` shows them.
 
-        Seconds count from its start. Tokens and seconds go to what this build accepted, rejected
-        candidates included in their cost.
+        Seconds count from its start, also those for each instruction that it accepted; dollars are
+        of what its replicas answered.
         """
         last, usage = self._reporter.last, self._reporter.last.usage
-        seconds = time.monotonic() - self._reporter.began
+        seconds, accepted = time.monotonic() - self._reporter.began, self._reporter.accepted
         return {
             "at": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "phase": last.phase,
@@ -98,10 +104,12 @@ class Watcher:
             "replicas": usage.replicas,
             "slots": usage.slots,
             "running": min(usage.running, usage.slots),
-            "waiting": usage.waiting + max(0, usage.running - usage.slots),
+            "waiting": usage.queued,
             "utilisation": _rounded(last.utilisation),
             "utilisation_overall": _rounded(usage.busy_s / usage.open_s if usage.open_s else None),
             "tokens_per_second": round(self._reporter.tokens_per_second(), 1),
+            "seconds_per_accepted": _rounded(seconds / accepted if accepted else None),
+            **({} if last.dollars is None else {"dollars": round(last.dollars, 4)}),
             **{
                 name: dict(sorted(getattr(usage, name).items()))
                 for name in ("requests", "failed", "prompt_tokens", "completion_tokens")
@@ -109,5 +117,5 @@ class Watcher:
         }
 
 
-def _rounded(share: float | None) -> float | None:
-    return None if share is None else round(share, 3)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

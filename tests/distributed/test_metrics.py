@@ -14,7 +14,9 @@ def test_every_metric_of_the_dashboard_is_one_that_the_code_sets():
     code = "".join(path.read_text() for path in sources)
     counters = set(re.findall(r'Counter\("(si_\w+)"', code))
     gauges = set(re.findall(r'Gauge\("(si_\w+)"', code))
-    gauges |= {f"si_{name}" for name in ("accepted", "candidates", "target", "instances")}
+    gauges |= {
+        f"si_{name}" for name in ("accepted", "candidates", "target", "instances", "dollars")
+    }
     known = {f"ray_{name}_total" for name in counters} | {f"ray_{name}" for name in gauges}
     dashboard = json.loads((ROOT / "cluster/grafana/ray_si.json").read_text())
     asked = {

@@ -313,6 +313,7 @@ def test_a_model_that_fails_on_its_replica_is_an_engine_error(tmp_path, replay_c
 def test_a_running_build_says_how_busy_its_replicas_are(tmp_path, replay_config):
     run = tmp_path / "run"
     replay_config["generator"] |= {"max_batch": 4, "replay": {"latency_s": 0.3}}
+    replay_config["generator"]["prices"] = {"prompt": 2.0, "completion": 3.0}
     replay_config["target_instructions"] = 30
     seen, shown = [], []
 
@@ -331,6 +332,11 @@ def test_a_running_build_says_how_busy_its_replicas_are(tmp_path, replay_config)
     live = [status["live"] for status in shown if "live" in status]
     assert {"bootstrap"} <= {each["phase"] for each in live}
     assert max(each["slots"] for each in live) == 4
+    costs = [(each["prompt_tokens"], each["completion_tokens"], each["dollars"]) for each in live]
+    for prompt, completion, dollars in costs:
+        exact = (2 * sum(prompt.values()) + 3 * sum(completion.values())) / 1e6
+        assert dollars == pytest.approx(exact, abs=1e-4)
+    assert seen[-1].dollars > 0
     assert "live" not in Run.open(str(run)).status()
     assert not (run / "live.json").exists()
 
