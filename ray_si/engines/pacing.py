@@ -5,12 +5,16 @@ Pure: the caller brings the time, in seconds from any fixed start that never goe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 _BURST_S = 1.0
 """A rate limit may be used up this far ahead: endpoints measure limits a minute in seconds."""
 
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 30.0
+
+_FEWEST = 4
+"""Answers that the window is changed after: fewer say too little of the share that is refused."""
 
 
 class _Rate:
@@ -38,6 +42,43 @@ class _Rate:
             self._full += amount / self._per_second
 
 
+class _Elasticity:
+    """Whether more in flight are more answers, from the shares that were refused at each window.
+
+    With w in flight of which a share p is refused, answers go as w·(1 - p); their elasticity is
+    d ln(w·(1 - p)) / d ln w = 1 - (dp / d ln w) / (1 - p): 0 at a limit, above which all that is
+    added is refused, and 1 where the same share is, whatever the window. The slope is that of a
+    least-squares line through recent shares, which counts requests and forgets them exponentially;
+    it is taken to be a limit's until enough are seen at different windows.
+    """
+
+    _MEMORY, _PRIOR = 1000.0, 1.0
+    """Requests; and requests times the squared distance of their ln w that weigh as much as the
+    assumption of a limit."""
+
+    def __init__(self) -> None:
+        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+
+    def see(self, window: float, share: float, requests: int) -> None:
+        """So many requests ended, a share of them refused, with so many in flight."""
+        kept, x = max(0.0, 1 - requests / self._MEMORY), math.log(window)
+        self._weight = kept * self._weight + requests
+        self._x = kept * self._x + requests * x
+        self._y = kept * self._y + requests * share
+        self._xx = kept * self._xx + requests * x * x
+        self._xy = kept * self._xy + requests * x * share
+
+    def estimate(self) -> float:
+        """From 0 to 1."""
+        if self._weight <= self._y:
+            return 0.0
+        mean, answered = self._x / self._weight, 1 - self._y / self._weight
+        variation = self._xx - mean * self._x
+        together = self._xy - mean * self._y
+        slope = (together + self._PRIOR * answered) / (variation + self._PRIOR)
+        return min(1.0, max(0.0, 1 - slope / answered))
+
+
 @dataclass(frozen=True)
 class Ticket:
     """A request that was let go: when, and with how many tokens it was reckoned."""
@@ -50,11 +91,14 @@ class Pacer:
     """Says when the next request may start, and learns from how requests end.
 
     Three limits hold together: requests in flight, requests a minute, tokens a minute. The first
-    adapts between 1 and ``concurrency``: after as many answers as it allows in flight it grows by
-    an eighth, at least one, if none of them was a refusal (HTTP 429), else it shrinks in proportion
-    to their share, to half if all were (the decrease of DCTCP, Alizadeh et al., SIGCOMM 2010: a few
-    refusals mean a limit just reached, and halving for each would leave capacity idle). Requests
-    that had started before the last decrease say nothing about what came of it and don't count.
+    adapts between 1 and ``concurrency``: after as many answers as it allows in flight (at least
+    `_FEWEST`) it grows by an eighth, at least one, if none of them was a refusal (HTTP 429), else
+    it shrinks in proportion to their share, to half if all were (the decrease of DCTCP, Alizadeh et
+    al., SIGCOMM 2010: a few refusals mean a limit just reached, and halving for each would leave
+    capacity idle). That is the rule at a limit. An endpoint that others keep busy refuses a share
+    of whatever is asked, and fewer in flight are only fewer answers; so growing and shrinking are
+    weighed by what smaller windows were seen to do (`_Elasticity`). Requests that had started
+    before the last decrease say nothing about what came of it and don't count.
 
     A refusal also stops all starts for a while: until the time that it names (Retry-After), else
     for a tenth of a second, and twice as long for each in a row, up to half a minute.
@@ -77,6 +121,7 @@ class Pacer:
         self._paused_until = 0.0
         self._decreased = self._slowed = float("-inf")
         self._answers = self._refusals = self._in_a_row = 0
+        self._elasticity = _Elasticity()
         self.in_flight = 0
 
     @property
@@ -126,11 +171,16 @@ class Pacer:
             return
         self._answers += 1
         self._refusals += refused
-        if self._answers < self.window:
+        if self._answers < max(self.window, _FEWEST):
             return
-        if self._refusals:
-            self._window = max(1.0, self._window * (1 - self._refusals / self._answers / 2))
+        share = self._refusals / self._answers
+        if share < 1:  # else there were no answers to be had at any window
+            self._elasticity.see(self._window, share, self._answers)
+        self._answers = self._refusals = 0
+        gain = 1.0 if share == 0 else self._elasticity.estimate() if share < 1 else 0.0
+        change = gain / 8 - (1 - gain) * share / 2
+        if change < 0:
+            self._window = max(1.0, self._window * (1 + change))
             self._decreased = now
         else:
-            self._window = min(float(self._most), self._window + max(1.0, self._window / 8))
-        self._answers = self._refusals = 0
+            self._window = min(float(self._most), self._window + max(gain, self._window * change))

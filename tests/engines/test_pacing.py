@@ -116,11 +116,29 @@ def test_an_endpoint_with_a_limit_of_its_own_is_used_well_and_seldom_refuses(say
     assert len(refused) < (1.2 if capacity == 30 else 0.2) * len(late)
 
 
-def test_a_third_refused_at_random_still_leaves_several_in_flight():
-    rng = random.Random(0)
-    done = Simulation(Pacer(64), lambda now, admitted: rng.random() < 1 / 3 or False).run(400)
-    assert len(done.admitted) > 2 * 400  # one at a time would be 400: an answer takes a second
-    assert done.windows[-1] < 64
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("concurrency", [16, 64])
+@pytest.mark.parametrize("says", [True, 0.2], ids=["no-retry-after", "retry-after"])
+@pytest.mark.parametrize("share", [0.05, 1 / 3])
+def test_refusals_that_come_whatever_is_asked_do_not_slow_it(share, says, concurrency, seed):
+    rng = random.Random(seed)
+    pacer = Pacer(concurrency)
+    done = Simulation(pacer, lambda now, admitted: says if rng.random() < share else False).run(400)
+    late = [time for time in done.admitted if time > 100]  # an answer takes a second
+    assert len(late) > 0.7 * concurrency * 300
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_limit_is_found_among_refusals_that_come_whatever_is_asked(seed):
+    rng = random.Random(seed)
+
+    def refuses(now, admitted):
+        return sum(now - 1 < time for time in admitted[-20:]) == 20 or rng.random() < 0.2 or False
+
+    done = Simulation(Pacer(64), refuses).run(400)
+    late = [time for time in done.admitted if time > 100]
+    assert len(late) > 0.6 * 20 * 300
+    assert len([time for time in done.refused if time > 100]) < 0.5 * len(late)
 
 
 def test_an_endpoint_that_refuses_everything_is_asked_ever_more_rarely():
