@@ -54,10 +54,11 @@ def lists() -> dict[str, float]:
     tracemalloc.start()
     prompting = Prompting(config, seeds)
     prompting.extend(table)
-    driver = tracemalloc.get_traced_memory()[0]
+    lists = tracemalloc.get_traced_memory()[0]
+    driver = lists + table.select(prompting.columns).nbytes  # which it keeps
     arrow = pa.total_allocated_bytes()
     instances = Instances(config, run, nobody, Reporter(lambda progress: None), nobody)
-    later = tracemalloc.get_traced_memory()[0] - driver + pa.total_allocated_bytes() - arrow
+    later = tracemalloc.get_traced_memory()[0] - lists + pa.total_allocated_bytes() - arrow
     tracemalloc.stop()
     del instances
     small = Prompting(config, seeds)

@@ -6,6 +6,8 @@ A build, `verify` and `preview` call them; nothing here needs Ray.
 from __future__ import annotations
 
 import json
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +57,8 @@ class Prompting:
 
     Round r's machine-written demonstrations come from the pool at the end of round
     r - 1 - lookahead, so what it asks does not depend on timing. `extend` tells of each committed
-    round, in order; ``accepted`` counts what these accepted.
+    round, in order; ``accepted`` counts what these accepted. What is drawn costs time, the pool
+    only memory: what rounds accepted stays in their Arrow tables.
     """
 
     def __init__(self, config: RunConfig, seeds: Sequence[SeedTask]) -> None:
@@ -65,15 +68,15 @@ class Prompting:
         human = [self._of_seed(seed) for seed in seeds]
         only = [source for source in human if source.classification]
         self._human = {False: self._short_ones(human), True: self._short_ones(only)}
-        self._machine: list[Source] = []
-        self._usable: list[bool] = []
-        self._sizes: list[int] = []
+        self._machine: list[pa.Table] = []  # of each round
+        self._sizes = array("q")  # of the pool at the end of each
+        self._usable = {False: array("q"), True: array("q")}  # places in it; of classification only
         self._embeddings: list[np.ndarray] = []
 
     @property
     def accepted(self) -> int:
         """Instructions accepted so far."""
-        return len(self._machine)
+        return self._sizes[-1] if self._sizes else 0
 
     @property
     def columns(self) -> list[str]:
@@ -83,13 +86,15 @@ class Prompting:
 
     def extend(self, accepted: pa.Table) -> None:
         """Take the accepted rows of the next committed round."""
-        for row in accepted.select(self.columns[:4]).to_pylist():
-            instance = row["instance"] and Instance(**row["instance"])
-            example = Example(row["instruction"], instance)
-            source = Source(row["id"], example, row["classification_prompt"])
-            self._machine.append(source)
-            self._usable.append(self._may_stand(source))
-        self._sizes.append(len(self._machine))
+        table = accepted.select(self.columns[:4])
+        for place, row in enumerate(table.to_pylist(), self.accepted):
+            source = _of_row(row)
+            if self._may_stand(source):
+                self._usable[False].append(place)
+                if source.classification:
+                    self._usable[True].append(place)
+        self._machine.append(table)
+        self._sizes.append(self.accepted + table.num_rows)
         if self._diverse and accepted.num_rows:
             vectors = embeddings_of(accepted)
             assert vectors is not None, "accepted instructions have no embeddings"
@@ -99,19 +104,18 @@ class Prompting:
         """Every request of a round, in order."""
         options = self._config.bootstrap
         size = self._seen(round_)
-        usable = [i for i in range(size) if self._usable[i]]
-        pools = {False: usable, True: [i for i in usable if self._machine[i].classification]}
+        counts = {only: bisect_left(pool, size) for only, pool in self._usable.items()}
         clusters = self._clusters(round_, size)
-        regions = {only: _regions(pool, clusters) for only, pool in pools.items()}
-        human = {only: _texts(sources) for only, sources in self._human.items()}
-        machine = {only: _texts([self._machine[i] for i in pool]) for only, pool in pools.items()}
+        regions = {
+            only: _regions(pool[: counts[only]], clusters) for only, pool in self._usable.items()
+        }
         asked = []
         for index in range(options.prompts_per_round):
             only = self.is_classification_only(index)
             seed = derive_seed(self._config.seed, "instructions", round_, index)
             drawn = sample_demonstrations(
-                human[only],
-                machine[only],
+                len(self._human[only]),
+                counts[only],
                 total=options.demonstrations,
                 machine_count=options.machine_demonstrations,
                 seed=seed,
@@ -120,7 +124,7 @@ class Prompting:
             sources = [
                 self._human[only][d.index]
                 if d.kind == "human"
-                else self._machine[pools[only][d.index]]
+                else self._at(self._usable[only][d.index])
                 for d in drawn
             ]
             asked.append(Asked(index, f"r{round_:05d}-{index:05d}", seed, only, sources))
@@ -177,6 +181,13 @@ class Prompting:
             )
         return rows
 
+    def _at(self, place: int) -> Source:
+        """The machine-written task at a place in the pool."""
+        round_ = bisect_right(self._sizes, place)
+        start = self._sizes[round_ - 1] if round_ else 0
+        (row,) = self._machine[round_].slice(place - start, 1).to_pylist()
+        return _of_row(row)
+
     def _seen(self, round_: int) -> int:
         """How many machine-written tasks there are to a round."""
         seen = round_ - 1 - self._config.bootstrap.lookahead
@@ -210,6 +221,12 @@ class Prompting:
         return short if len(short) >= self._config.bootstrap.demonstrations else sources
 
 
+def _of_row(row: dict[str, Any]) -> Source:
+    """Of an accepted row."""
+    instance = row["instance"] and Instance(**row["instance"])
+    return Source(row["id"], Example(row["instruction"], instance), row["classification_prompt"])
+
+
 def _length(source: Source) -> int:
     instance = source.example.instance or Instance("", "")
     return len(source.example.instruction) + len(instance.input) + len(instance.output)
@@ -217,15 +234,11 @@ def _length(source: Source) -> int:
 
 def words_of(sources: Sequence[Source], count: int) -> str:
     """So many words of the sources' instructions, over and over if need be."""
-    every = " ".join(_texts(sources)).split()
+    every = " ".join(source.example.instruction for source in sources).split()
     return " ".join((every * (count // max(1, len(every)) + 1))[:count])
 
 
-def _texts(sources: Sequence[Source]) -> list[str]:
-    return [source.example.instruction for source in sources]
-
-
-def _regions(pool: list[int], clusters: np.ndarray | None) -> list[list[int]] | None:
+def _regions(pool: Sequence[int], clusters: np.ndarray | None) -> list[list[int]] | None:
     """Positions in ``pool``, whose items are rows of ``clusters``, cluster by cluster."""
     if clusters is None:
         return None

@@ -11,13 +11,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Demonstration:
-    """An in-context example: a seed instruction ("human") or an accepted one ("machine").
-
-    ``index`` is its position among the sequence of that kind given to `sample_demonstrations`.
-    """
+    """An in-context example: which seed task ("human") or accepted instruction ("machine")."""
 
     kind: Literal["human", "machine"]
-    text: str
     index: int
 
 
@@ -31,8 +27,8 @@ def derive_seed(run_seed: int, phase: str, round_: int, index: int) -> int:
 
 
 def sample_demonstrations(
-    human: Sequence[str],
-    machine: Sequence[str],
+    human: int,
+    machine: int,
     *,
     total: int = 8,
     machine_count: int = 2,
@@ -41,22 +37,23 @@ def sample_demonstrations(
 ) -> list[Demonstration]:
     """Draw ``total`` distinct demonstrations, ``machine_count`` of them machine-written, shuffled.
 
-    While the machine pool has fewer than ``machine_count`` texts, it gives what it has and human
-    ones fill the rest (paper, section 2.2). Where ``human`` is too short, fewer come back.
+    There are ``human`` seed tasks and ``machine`` accepted instructions to draw from. While there
+    are fewer than ``machine_count`` of the latter, all of them are drawn and human ones fill the
+    rest (paper, section 2.2). Where ``human`` is too few, fewer come back.
 
     Machine-written ones are drawn uniformly, as in the paper. With ``regions``, a partition of
     their indices, each has a weight inversely proportional to the size of its region: regions are
     drawn uniformly, no region twice before all have been, then one of the region's texts.
     """
     rng = random.Random(seed)
-    count = min(machine_count, len(machine))
+    count = min(machine_count, machine)
     if regions is None:
-        from_machine = rng.sample(range(len(machine)), count)
+        from_machine = rng.sample(range(machine), count)
     else:
         from_machine = _from_regions(rng, regions, count)
-    from_human = rng.sample(range(len(human)), min(total - len(from_machine), len(human)))
-    chosen = [Demonstration("machine", machine[i], i) for i in from_machine]
-    chosen += [Demonstration("human", human[i], i) for i in from_human]
+    from_human = rng.sample(range(human), min(total - len(from_machine), human))
+    chosen = [Demonstration("machine", i) for i in from_machine]
+    chosen += [Demonstration("human", i) for i in from_human]
     rng.shuffle(chosen)
     return chosen
 
