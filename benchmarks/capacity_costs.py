@@ -27,7 +27,7 @@ from ray_si import build
 from ray_si.config_file import parse_config
 from ray_si.dedup import DedupResult
 from ray_si.distributed.decisions import ACCEPTED, decide_round
-from ray_si.distributed.instances import Instances
+from ray_si.distributed.instances import _COLUMNS, Instances
 from ray_si.distributed.progress import Reporter
 from ray_si.distributed.prompting import Prompting
 from ray_si.storage.seeds import load_seeds
@@ -59,6 +59,7 @@ def lists() -> dict[str, float]:
     arrow = pa.total_allocated_bytes()
     instances = Instances(config, run, nobody, Reporter(lambda progress: None), nobody)
     later = tracemalloc.get_traced_memory()[0] - lists + pa.total_allocated_bytes() - arrow
+    later += table.select(_COLUMNS).nbytes  # a resumed build reads these once more
     tracemalloc.stop()
     del instances
     small = Prompting(config, seeds)

@@ -15,7 +15,6 @@ from ray_si.distributed.background import in_thread
 from ray_si.distributed.classify import Classified, classify
 from ray_si.distributed.decisions import (
     GIVEN,
-    INSTANCE,
     KEPT,
     LEFT_OUT,
     add_completions,
@@ -124,10 +123,10 @@ class Instances:
         self._config, self._run = config, run
         self._generators, self._reporter, self._allowance = generators, reporter, allowance
         self._finished = run.finished_blocks("instances")
-        self._rows: list[dict[str, Any]] = []  # of the block that is not full yet
+        self._rest = pa.table({})  # rows of the block that is not full yet
         self._cut = 0  # blocks that are
         self._total = 0  # rows so far
-        self._ready: list[pa.Table] = []  # of those, the ones that nobody writes yet
+        self._ready: list[tuple[int, pa.Table]] = []  # of those, the ones that nobody writes yet
         self._writing: list[Future[None]] = []
         self._abandon = threading.Event()
         self._is_running = False
@@ -140,9 +139,10 @@ class Instances:
     def extend(self, accepted: pa.Table) -> None:
         """Take the accepted rows of the next committed round."""
         size = self._config.instances.block_size
-        self._rows += accepted.select(_COLUMNS).to_pylist()
+        table = accepted.select(_COLUMNS)
+        self._rest = pa.concat_tables([self._rest, table]) if self._rest.num_rows else table
         self._total += accepted.num_rows
-        while len(self._rows) >= size:
+        while self._rest.num_rows >= size:
             self._cut_block(size)
 
     def begin(self) -> None:
@@ -163,8 +163,8 @@ class Instances:
 
         Raises BudgetError where the budget has no room for another block.
         """
-        if self._rows:
-            self._cut_block(len(self._rows))
+        if self._rest.num_rows:
+            self._cut_block(self._rest.num_rows)
         self._is_running = True
         self._report()
         while True:
@@ -189,11 +189,10 @@ class Instances:
         if blocks:
             self._writing.append(in_thread(self._write, blocks, _LAST + len(self._writing)))
 
-    def _write(self, blocks: list[pa.Table], order: int) -> None:
+    def _write(self, blocks: list[tuple[int, pa.Table]], order: int) -> None:
         """Write those of the blocks that do not stand yet, as far as the budget goes."""
         missing: dict[int, pa.Table] = {}
-        for block in blocks:
-            number = block["block"][0].as_py()
+        for number, block in blocks:
             if stored := self._stored(self._finished.get(number), block):
                 kept = sum(map(len, stored[0]["instances"].to_pylist()))
                 self._count(block.num_rows, kept, stored[1])
@@ -208,9 +207,9 @@ class Instances:
             granted = self._allowance.grant("instances", sizes, order=order, stop=self._abandon)
             if not granted:
                 with self._lock:
-                    self._ready += missing.values()
+                    self._ready += missing.items()
                 return
-            now = list(missing.values())[:granted]
+            now = [self._to_write(*item) for item in list(missing.items())[:granted]]
             for table, info in write_blocks(now, task, parallel_phases=False, stop=self._abandon):
                 del missing[table["block"][0].as_py()]
                 self._allowance.settle("instances", table.num_rows, tokens_of(table))
@@ -244,18 +243,22 @@ class Instances:
 
     def _cut_block(self, size: int) -> None:
         """Make the next block, of the first ``size`` rows that are in none."""
-        part, self._rows = self._rows[:size], self._rows[size:]
-        start = self._cut * self._config.instances.block_size
-        values = {name: [row[name] for row in part] for name in _COLUMNS[:3]}
-        seeds = range(start, start + len(part))
-        block = pa.table(
-            {
-                "block": pa.array([self._cut] * len(part), pa.int64()),
-                **values,
-                "seed": [derive_seed(self._config.seed, "instances", 0, i) for i in seeds],
-                "instance": pa.array([row["instance"] for row in part], INSTANCE),
-            }
-        )
-        self._cut += 1
         with self._lock:
-            self._ready.append(block)
+            self._ready.append((self._cut, self._rest.slice(0, size)))
+        self._rest = self._rest.slice(size)
+        self._cut += 1
+
+    def _to_write(self, number: int, rows: pa.Table) -> pa.Table:
+        """A block as its task gets it."""
+        start = number * self._config.instances.block_size
+        seeds = [
+            derive_seed(self._config.seed, "instances", 0, i)
+            for i in range(start, start + rows.num_rows)
+        ]
+        columns = {
+            "block": pa.array([number] * rows.num_rows, pa.int64()),
+            **{name: rows[name] for name in _COLUMNS[:3]},
+            "seed": pa.array(seeds, pa.int64()),
+            "instance": rows["instance"],
+        }
+        return pa.table(columns).combine_chunks()

@@ -87,11 +87,17 @@ class Prompting:
     def extend(self, accepted: pa.Table) -> None:
         """Take the accepted rows of the next committed round."""
         table = accepted.select(self.columns[:4])
-        for place, row in enumerate(table.to_pylist(), self.accepted):
-            source = _of_row(row)
-            if self._may_stand(source):
+        if self._joint or self._config.bootstrap.max_demonstration_words is not None:
+            may = [self._may_stand(_of_row(row)) for row in table.to_pylist()]
+        else:
+            may = [True] * table.num_rows
+        classification = table["classification_prompt"].to_pylist()
+        for place, (usable, only) in enumerate(
+            zip(may, classification, strict=True), self.accepted
+        ):
+            if usable:
                 self._usable[False].append(place)
-                if source.classification:
+                if only:
                     self._usable[True].append(place)
         self._machine.append(table)
         self._sizes.append(self.accepted + table.num_rows)
