@@ -9,8 +9,8 @@ percent larger; it takes as long as the slower of its two sides, which overlap (
 
 - the replicas: requests times tokens, over what all replicas write in a second;
 - the driver with the gate: parsing and deciding each candidate; choosing demonstrations, which
-  reads a list of the pool once a round; the gate's search, in which every shard searches its part
-  of the pool for every candidate, and so all take what one takes; the commit of each round.
+  hardly depends on the pool; the gate's search, in which every shard searches its part of the pool
+  for every candidate, and so all take what one takes; the commit of each round.
 
 Then the instances: two requests for each instruction, bounded by replicas alone.
 

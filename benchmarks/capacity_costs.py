@@ -27,7 +27,7 @@ from ray_si import build
 from ray_si.config_file import parse_config
 from ray_si.dedup import DedupResult
 from ray_si.distributed.decisions import ACCEPTED, decide_round
-from ray_si.distributed.instances import _COLUMNS, Instances
+from ray_si.distributed.instances import Instances
 from ray_si.distributed.progress import Reporter
 from ray_si.distributed.prompting import Prompting
 from ray_si.storage.seeds import load_seeds
@@ -59,7 +59,7 @@ def lists() -> dict[str, float]:
     arrow = pa.total_allocated_bytes()
     instances = Instances(config, run, nobody, Reporter(lambda progress: None), nobody)
     later = tracemalloc.get_traced_memory()[0] - lists + pa.total_allocated_bytes() - arrow
-    later += table.select(_COLUMNS).nbytes  # a resumed build reads these once more
+    later += table.select(prompting.columns).nbytes  # a resumed build reads these once more
     tracemalloc.stop()
     del instances
     small = Prompting(config, seeds)
@@ -74,7 +74,7 @@ def lists() -> dict[str, float]:
             times.append(time.perf_counter() - began)
         seconds.append(min(times))
     return {
-        "round_s": (seconds[1] - seconds[0]) / (POOL - SMALL),
+        "round_s": max(0.0, seconds[1] - seconds[0]) / (POOL - SMALL),
         "driver_bytes": driver / POOL,
         "instances_bytes": later / POOL,
     }

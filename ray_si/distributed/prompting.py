@@ -111,10 +111,10 @@ class Prompting:
         options = self._config.bootstrap
         size = self._seen(round_)
         counts = {only: bisect_left(pool, size) for only, pool in self._usable.items()}
-        clusters = self._clusters(round_, size)
-        regions = {
-            only: _regions(pool[: counts[only]], clusters) for only, pool in self._usable.items()
-        }
+        regions: dict[bool, list[list[int]] | None] = {False: None, True: None}
+        if (clusters := self._clusters(round_, size)) is not None:
+            for only, pool in self._usable.items():
+                regions[only] = _regions(pool[: counts[only]], clusters)
         asked = []
         for index in range(options.prompts_per_round):
             only = self.is_classification_only(index)
@@ -244,10 +244,8 @@ def words_of(sources: Sequence[Source], count: int) -> str:
     return " ".join((every * (count // max(1, len(every)) + 1))[:count])
 
 
-def _regions(pool: Sequence[int], clusters: np.ndarray | None) -> list[list[int]] | None:
+def _regions(pool: Sequence[int], clusters: np.ndarray) -> list[list[int]]:
     """Positions in ``pool``, whose items are rows of ``clusters``, cluster by cluster."""
-    if clusters is None:
-        return None
     regions: dict[int, list[int]] = {}
     for position, row in enumerate(pool):
         regions.setdefault(int(clusters[row]), []).append(position)
