@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-faults lint bench bench-gate bench-serving bench-export clean
+.PHONY: help demo test test-slow test-faults lint docs bench bench-gate bench-serving bench-export clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +32,9 @@ lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed ## write docs/configuration.md and docs/reasons.md from the code
+	$(BIN)/python docs/write_reference.py
 
 bench: $(VENV)/.installed ## where the time of a build goes
 	$(BIN)/python benchmarks/pipeline.py --write

@@ -20,8 +20,8 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from ray_si.engines.base import Request, SamplingParams
 from ray_si.engines.registry import create
+from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.prompts import LABELS, classification_prompt
-from ray_si.storage.seeds import load_seeds
 
 THRESHOLDS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)
 

@@ -26,16 +26,16 @@ from typing import Any, cast
 import corpus
 import pyarrow as pa
 
-from ray_si import build
+from ray_si.build.builder import build
+from ray_si.build.gate import open_gate
+from ray_si.build.instances import Instances
 from ray_si.config import RunConfig
-from ray_si.config_file import parse_config
-from ray_si.distributed.decisions import ACCEPTED, REJECTED
-from ray_si.distributed.gate import open_gate
-from ray_si.distributed.instances import Instances
-from ray_si.distributed.progress import Reporter
-from ray_si.distributed.prompting import Prompting
-from ray_si.storage.run import Run
-from ray_si.storage.seeds import load_seeds
+from ray_si.config.file import parse_config
+from ray_si.pipeline.decisions import ACCEPTED, REJECTED
+from ray_si.pipeline.progress import Reporter
+from ray_si.pipeline.prompting import Prompting
+from ray_si.run.run import Run
+from ray_si.run.seeds import load_seeds
 
 REPEATS = 3
 ROUND = 1000

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_si.engines.registry import embedder
-from ray_si.storage.seeds import load_seeds
+from ray_si.run.seeds import load_seeds
 
 MODEL = "all-minilm-l6-v2"
 KINDS = (

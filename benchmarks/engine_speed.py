@@ -19,8 +19,8 @@ from typing import Any
 
 def prompts(count: int) -> list[str]:
     """Instruction prompts as a build of the quick start renders them."""
+    from ray_si.run.seeds import load_seeds
     from ray_si.self_instruct.prompts import instruction_prompt
-    from ray_si.storage.seeds import load_seeds
 
     texts = [seed.instruction for seed in load_seeds("bundled")[0]]
     draw = random.Random(0)
@@ -237,8 +237,8 @@ def bare(folder: str, device: str, name: str, batch: int, texts: list[str]) -> l
 
 def pipeline(folder: str, device: str, name: str, batch: int, count: int) -> list[Any]:
     """A build of instructions around the transformers engine, gate included, for four rounds."""
-    from ray_si.config_file import parse_config
-    from ray_si.distributed.builder import build
+    from ray_si.build.builder import build
+    from ray_si.config.file import parse_config
 
     rounds = 4
     config = parse_config(

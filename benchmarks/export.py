@@ -6,7 +6,7 @@ A run with made-up rows of some 400 bytes is written without Ray, then exported 
 process may use, to the disk that holds temporary files. Rates are in MB (10^6 bytes) of JSON lines
 a second, whatever the kind; the best of three, since other work on the machine only ever slows one
 down. ``load_average_before`` says how much of that there was, and ``processor_seconds`` what an
-export costs in spite of it. ``encoding`` is one core on rows as `ray_si.storage.training_lines`
+export costs in spite of it. ``encoding`` is one core on rows as `ray_si.export.training_lines`
 encodes them, by encoder and by how many rows are encoded at once: where they do not fit into the
 processor's cache it takes twice as long.
 """
@@ -27,14 +27,14 @@ from typing import Any
 import corpus
 import pyarrow as pa
 
-from ray_si.distributed.decisions import ACCEPTED, REJECTED, WRITTEN
+from ray_si.export.rows import export_data
+from ray_si.export.training_files import Options, write_training_files
+from ray_si.export.training_lines import encoder
+from ray_si.pipeline.decisions import ACCEPTED, REJECTED, WRITTEN
+from ray_si.run.run import Run, block_key
+from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.formats import layout
-from ray_si.storage.export import export_data
-from ray_si.storage.run import Run, block_key
-from ray_si.storage.seeds import load_seeds
-from ray_si.storage.shards import write_table
-from ray_si.storage.training_files import Options, write_training_files
-from ray_si.storage.training_lines import encoder
+from ray_si.storage.tables import write_table
 
 REPEATS = 3
 ROWS_PER_SHARD = 50_000

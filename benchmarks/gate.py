@@ -386,7 +386,7 @@ def split_in_this_process(shards: int) -> Any:
     """
     import ray
 
-    from ray_si.distributed.gate import Shard, ShardedDeduplicator, ShardedPool
+    from ray_si.build.gate import Shard, ShardedDeduplicator, ShardedPool
 
     threads = ThreadPoolExecutor(shards)
 
@@ -401,7 +401,7 @@ def split_in_this_process(shards: int) -> Any:
         def close(self) -> None:
             threads.shutdown()
 
-    from ray_si.distributed import gate
+    from ray_si.build import gate
 
     gate.ShardedPool = Pool
     return ShardedDeduplicator(shards=shards, rouge=THRESHOLD, cosine=None)
@@ -417,7 +417,7 @@ def batches(pool: int, shards: int, actors: bool = True) -> tuple[dict[str, Any]
     if shards:
         import ray
 
-        from ray_si.distributed.gate import ShardedDeduplicator
+        from ray_si.build.gate import ShardedDeduplicator
 
         ray.init(
             num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False, logging_level=40
@@ -556,8 +556,8 @@ def main() -> None:
         report["profile"] = fresh(profile, options.pool or FILTERED)
         keep(table("what a search reads, a query", {"exact": report["profile"]}))
     if "sharded" in parts:
-        if importlib.util.find_spec("ray_si.distributed.gate") is None:
-            console.log("sharded: skipped, there is no ray_si.distributed.gate")
+        if importlib.util.find_spec("ray_si.build.gate") is None:
+            console.log("sharded: skipped, there is no ray_si.build.gate")
             return
         pool = options.pool or SHARDED_POOL
         report["sharded"] = {"pool": pool, "gates": sharded(pool)}

@@ -20,8 +20,9 @@ from typing import Any
 
 import psutil
 
-from ray_si import build, load_config
-from ray_si.config_file import parse_config
+from ray_si import load_config
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
 
 HERE = Path(__file__).parent
 REPLAY = {

@@ -29,13 +29,13 @@ import numpy as np
 import pyarrow as pa
 
 from ray_si.config import RunConfig
-from ray_si.config_file import parse_config
-from ray_si.distributed.decisions import ACCEPTED, RAW, REJECTED, WRITTEN
+from ray_si.config.file import parse_config
+from ray_si.export.rows import export_data
+from ray_si.pipeline.decisions import ACCEPTED, RAW, REJECTED, WRITTEN
 from ray_si.report.verbs import parser_name
-from ray_si.storage.export import export_data
-from ray_si.storage.run import Run, block_key, round_folder
-from ray_si.storage.seeds import load_seeds
-from ray_si.storage.shards import write_table
+from ray_si.run.run import Run, block_key, round_folder
+from ray_si.run.seeds import load_seeds
+from ray_si.storage.tables import write_table
 
 ROUND, REFUSED, REQUESTS = 1000, 1500, 320
 """Accepted and rejected candidates of a round, and its requests."""

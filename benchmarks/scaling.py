@@ -75,8 +75,8 @@ def measure(nodes: int) -> dict[str, Any]:
     """Build once on a cluster of that many nodes, and a head that takes no replicas."""
     from ray.cluster_utils import Cluster
 
-    from ray_si import build
-    from ray_si.config_file import parse_config
+    from ray_si.build.builder import build
+    from ray_si.config.file import parse_config
 
     began = time.perf_counter()
     cluster = Cluster(

@@ -47,7 +47,7 @@ from typing import Any
 
 import engine_speed
 
-from ray_si.config_file import parse_config
+from ray_si.config.file import parse_config
 
 HERE = Path(__file__).parent
 SIGMA = 0.8
@@ -93,11 +93,11 @@ class Measured:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from ray_si.distributed.builder import build
-        from ray_si.distributed.prompting import Prompting
-        from ray_si.engines.replay import latency
+        from ray_si.build.builder import build
+        from ray_si.engines.replay.engine import latency
         from ray_si.errors import NoProgressError
-        from ray_si.storage.run import Run
+        from ray_si.pipeline.prompting import Prompting
+        from ray_si.run.run import Run
 
         settings = parse_config(config)
         replay = settings.generator.replay
@@ -139,7 +139,7 @@ class Measured:
 
 def later_requests(config: Any, run: Any) -> Iterator[tuple[Any, int]]:
     """Prompts and seeds of classification and instances, of a run that has come so far."""
-    from ray_si.distributed.prompting import classification_request, instance_request
+    from ray_si.pipeline.prompting import classification_request, instance_request
 
     for block in run.instance_blocks() if run.instances() else ():
         for row in block.select(["instruction", "is_classification", "seed"]).to_pylist():
@@ -194,7 +194,7 @@ def busy() -> dict[str, Any]:
 
 def whole() -> dict[str, Any]:
     """Builds of 16,000 requests, 6,000 of them of the bootstrap, filled and not."""
-    from ray_si.distributed.instances import Instances
+    from ray_si.build.instances import Instances
 
     slots, begin = REPLICAS * SLOTS, Instances.begin
     draws = []
@@ -249,11 +249,11 @@ def calls() -> dict[str, Any]:
     from ray import serve
 
     from ray_si.config import RunConfig
-    from ray_si.distributed.client import Client
-    from ray_si.distributed.connect import connect
-    from ray_si.distributed.serving import Serving
     from ray_si.engines.base import Request, SamplingParams
-    from ray_si.engines.replay import ReplayEngine
+    from ray_si.engines.replay.engine import ReplayEngine
+    from ray_si.serving.applications import Serving
+    from ray_si.serving.client import Client
+    from ray_si.serving.connect import connect
 
     count, rounds = 12_000, 4
     config: RunConfig = parse_config(values(0.1, count, rounds, lookahead=2))

@@ -28,9 +28,9 @@ import pyarrow as pa
 from ray_si import load_config
 from ray_si.config import RunConfig
 from ray_si.dedup.tokens import tokenize
-from ray_si.distributed.decisions import decide_round, embeddings_of, texts_of
-from ray_si.distributed.prompting import Prompting, instruction_request
-from ray_si.distributed.trial import Trial, raw_row
+from ray_si.pipeline.decisions import decide_round, embeddings_of, texts_of
+from ray_si.pipeline.prompting import Prompting, instruction_request
+from ray_si.planning.preview import Trial, raw_row
 
 HERE = Path(__file__).parent
 ACCEPTED = 150

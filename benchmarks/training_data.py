@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ray_si.engines import bundled
-from ray_si.storage.run import Run
-from ray_si.storage.seeds import load_seeds
-from ray_si.storage.training_shards import shard_tables
+from ray_si.export.training_shards import shard_tables
+from ray_si.run.run import Run
+from ray_si.run.seeds import load_seeds
 from ray_si.training.base import inspect
 from ray_si.training.batches import Batches, row_numbers
 from ray_si.training.encode import Encoder

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
+
+from tests.builds import replay_values
+from tests.clusters import Submission, free_port, start_head
 
 # No deadline: a first call may compile. The same examples every time, since a run of the tests says
 # something of the code, not of its luck; `pytest --hypothesis-profile=explore` looks for new ones.
@@ -130,3 +136,80 @@ def ray_session(s3_server, endpoint_process):
         )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def replay_config():
+    return replay_values()
+
+
+@pytest.fixture(scope="session")
+def finished(ray_session, tmp_path_factory):
+    """A finished run of `replay_values`, to be left as it is, and the result of its build."""
+    from ray_si.build.builder import build
+    from ray_si.config.file import parse_config
+
+    location = tmp_path_factory.mktemp("build") / "run"
+    return location, build(parse_config(replay_values()), str(location))
+
+
+@pytest.fixture(scope="session")
+def finished_with_cosine(ray_session, tmp_path_factory):
+    """A finished run with both gates, tight enough to refuse some candidates by each."""
+    from ray_si.build.builder import build
+    from ray_si.config.file import parse_config
+
+    location = tmp_path_factory.mktemp("cosine") / "run"
+    values = replay_values()
+    values["dedup"] = {"cosine": 0.6, "most_similar": 3}
+    return location, build(parse_config(values), str(location))
+
+
+@pytest.fixture(scope="session")
+def ray_environment(s3_server) -> Iterator[dict[str, str]]:
+    """The environment of nodes that find the session's S3 server, and this Python as "python".
+
+    Without Ray's tokens, which a Ray started earlier in this process turns on from then.
+    """
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = s3_server | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "200"}
+    variables["RAY_AUTH_MODE"] = "disabled"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("RAY_ADDRESS", raising=False)
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        yield dict(os.environ)
+
+
+@pytest.fixture(scope="session")
+def head(ray_environment) -> Iterator[str]:
+    """Dashboard address of a Ray that outlives its jobs."""
+    port = free_port()
+    cluster = start_head(port)
+    yield f"http://127.0.0.1:{port}"
+    cluster.shutdown()
+
+
+@pytest.fixture
+def submit(ray_environment) -> Iterator:
+    """Starts a `Submission`."""
+    started = []
+
+    def start(*arguments: object) -> Submission:
+        started.append(Submission(*arguments, environment=ray_environment))
+        return started[-1]
+
+    yield start
+    for submission in started:
+        submission.process.kill()
+        submission.process.communicate()
+
+
+@pytest.fixture
+def slow_config(tmp_path) -> Path:
+    """A small run on the replay, slow enough to be interrupted."""
+    values = replay_values()
+    values["generator"]["replay"] = {"latency_s": 1.0, "latency_sigma": 0.5}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path

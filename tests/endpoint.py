@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ray_si.engines.base import Request, SamplingParams
-from ray_si.engines.replay import ReplayEngine, request_key
+from ray_si.engines.replay.engine import ReplayEngine, request_key
 from ray_si.self_instruct.prompts import LABELS
 
 KEY, MODEL, CONTEXT = "sk-correct", "replay-1", 4096

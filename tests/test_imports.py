@@ -1,38 +1,56 @@
-"""Imports run one way, and importing ray_si is cheap."""
+"""Imports run one way, and importing ray_si is cheap.
+
+Names that only type checkers import, under ``if TYPE_CHECKING``, count for directions and not for
+cycles.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "ray_si"
-BASE = {"records", "errors", "__init__"}
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ray_si"
+BASE = {"records", "errors", "_version"}
+BYTES = {"storage", "run", "export"}
+RUN = BASE | BYTES | {"config", "self_instruct", "dedup", "engines"}
+BUILD = RUN | {"report", "serving", "pipeline", "build"}
 ROOMS = {
-    "records": set(),
+    "_version": set(),
     "errors": set(),
-    "self_instruct": BASE,
+    "records": set(),
     "dedup": set(),
+    "self_instruct": {"records"},
     "engines": BASE,
     "storage": BASE,
-    "section": set(),
-    "engine_options": {"section"},
-    "config": BASE | {"engines", "section", "engine_options", "self_instruct"},
-    "config_file": BASE | {"config"},
-    "report": BASE | {"dedup", "storage"},
-    "training": BASE | {"storage", "section"},
-    "distributed": BASE
-    | {"config", "config_file", "section", "self_instruct", "dedup", "engines", "storage"}
-    | {"report", "training"},
-    "cli": BASE
-    | {"config", "config_file", "distributed", "self_instruct", "storage"}
-    | {"report", "training"},
+    "config": BASE | {"engines", "self_instruct"},
+    "run": BASE | {"storage"},
+    "export": BASE | {"storage", "run"},
+    "report": BASE | BYTES | {"dedup"},
+    "serving": BASE | {"config", "engines", "storage"},
+    "pipeline": RUN | {"serving"},
+    "build": RUN | {"report", "serving", "pipeline"},
+    "audit": BASE | BYTES | {"config", "self_instruct", "dedup", "report", "pipeline"},
+    "planning": BUILD,
+    "corpora": BUILD,
+    "training": BASE | {"config", "storage", "run"},
+    "experiments": BUILD | {"training"},
+    "submission": BASE | {"config", "engines", "serving", "storage"},
+    "cli": BUILD | {"audit", "planning", "corpora", "training", "experiments", "submission"},
     "__main__": {"cli"},
 }
 """Room -> what it may import besides itself. The package's __init__ imports lazily."""
+
+WITH_RAY = {"serving", "build", "experiments", "submission"}
+WITH_TORCH = {"engines", "training"}
+MOST_FILES = 15
+"""Modules in a folder, its __init__ included, beyond which nobody finds anything in it."""
 
 
 def _modules() -> list[Path]:
@@ -43,35 +61,87 @@ def _room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def _imports(path: Path) -> set[str]:
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _nodes(tree: ast.AST, *, typing: bool) -> Iterator[ast.AST]:
+    """Every node, those that only type checkers reach included with ``typing``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            children: list[ast.AST] = [*node.orelse, *(node.body if typing else [])]
+        else:
+            children = [node]
+        for child in children:
+            yield child
+            yield from _nodes(child, typing=typing)
+
+
+def _imports(path: Path, *, typing: bool = True) -> set[str]:
+    """What a module imports, wherever in it; a module of ours by its own name."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), typing=typing):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module)
-            if node.module == "ray_si":
-                found |= {f"ray_si.{alias.name}" for alias in node.names}
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                found.add(below if _is_module(below) else node.module)
     return found
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return name.startswith("ray_si.") and (path.is_dir() or path.with_suffix(".py").is_file())
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_rooms_import_only_what_lies_below_them(path):
     room = _room(path)
-    allowed = ROOMS[room] | {room, "__version__"}
     for name in _imports(path):
         if name.startswith("ray_si."):
-            assert name.split(".")[1] in allowed, f"{room} must not import {name}"
+            assert name.split(".")[1] in ROOMS[room] | {room}, f"{room} must not import {name}"
 
 
-@pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_ray_is_imported_in_distributed_only_and_torch_where_models_are_only(path):
-    top = {name.split(".")[0] for name in _imports(path)}
-    if _room(path) != "distributed":
-        assert "ray" not in top
-    if _room(path) not in {"engines", "training"}:
-        assert not top & {"torch", "transformers", "sentence_transformers"}
+def test_no_two_rooms_need_each_other():
+    list(TopologicalSorter(ROOMS).static_order())
+
+
+def test_no_two_files_need_each_other():
+    graph = {
+        _name(path): {
+            name
+            for name in _imports(path, typing=False)
+            if name.startswith("ray_si.") and name != _name(path)
+        }
+        for path in _modules()
+    }
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_every_room_is_known_and_small_enough_to_find_things_in():
+    assert {_room(path) for path in _modules()} == ROOMS.keys()
+    folders = {path.parent for path in _modules()}
+    crowded = {f.name: n for f in folders if (n := len(list(f.glob("*.py")))) > MOST_FILES}
+    assert not crowded
+
+
+def test_ray_and_torch_are_imported_in_few_rooms():
+    found: dict[str, set[str]] = {"ray": set(), "torch": set()}
+    for path in _modules():
+        top = {name.split(".")[0] for name in _imports(path)}
+        if "ray" in top:
+            found["ray"].add(_room(path))
+        if top & {"torch", "transformers", "sentence_transformers"}:
+            found["torch"].add(_room(path))
+    assert found == {"ray": WITH_RAY, "torch": WITH_TORCH}
+
+
+def test_settings_of_ray_are_made_before_a_room_imports_it():
+    for room in WITH_RAY - {"serving"}:
+        assert "ray_si.serving" in _imports(PACKAGE / room / "__init__.py")
+    assert "RAY_ENABLE_AUTO_CONNECT" in (PACKAGE / "serving/__init__.py").read_text()
 
 
 def test_importing_the_package_and_its_command_line_loads_neither_ray_nor_torch():
@@ -87,5 +157,6 @@ def test_every_public_name_can_be_loaded():
     import ray_si
 
     assert all(getattr(ray_si, name) is not None for name in ray_si.__all__)
+    assert not set(ray_si.__all__) & (ROOMS.keys() - {"_version"}), "a room would replace it"
     with pytest.raises(AttributeError, match="nonsense"):
         _ = ray_si.nonsense

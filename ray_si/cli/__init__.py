@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ray_si import __version__
+from ray_si._version import __version__
 from ray_si.cli.common import app
 
 # imported for the verbs that they register, in the order in which --help lists them

@@ -52,7 +52,7 @@ def dedup(
 ) -> None:
     """Copy the rows that resemble no earlier one; the others go beside them, with the reason."""
     with errors_as_exits(), interruptible("nothing was written"):
-        from ray_si.distributed.dedup_files import dedup_files, parse_cosine
+        from ray_si.corpora.dedup import dedup_files, parse_cosine
 
         with DedupDisplay() as display:
             report = dedup_files(

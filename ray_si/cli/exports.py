@@ -11,8 +11,8 @@ import typer
 from ray_si.cli.common import RunPath, app, errors_as_exits, interruptible
 from ray_si.cli.output import ExportDisplay, console
 from ray_si.errors import ConfigError
+from ray_si.export.shard_files import KINDS
 from ray_si.self_instruct.formats import FORMATS, Layout, layout, mapped
-from ray_si.storage.shard_files import KINDS
 
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 Kind = Enum("Kind", {name: name for name in KINDS}, type=str)  # type: ignore[misc]
@@ -85,8 +85,8 @@ def export(
     SHA-256 of each; it comes last, so a folder without it is not finished.
     """
     with errors_as_exits(), interruptible("nothing was written"):
-        from ray_si.storage.run import Run
-        from ray_si.storage.training_files import Options, write_training_files
+        from ray_si.export.training_files import Options, write_training_files
+        from ray_si.run.run import Run
 
         rows, description = _layout(format_, map_)
         options = Options(
@@ -113,7 +113,7 @@ def export(
 
 def _layout(format_: Any, map_: list[str] | None) -> tuple[Layout, dict[str, Any]]:
     """The layout asked for, and what the manifest says of it."""
-    from ray_si.storage.export import ROWS
+    from ray_si.export.rows import ROWS
 
     if (format_ is None) == (not map_):
         raise ConfigError("name a --format, or fields with --map, and not both")

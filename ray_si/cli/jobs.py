@@ -11,10 +11,10 @@ import typer
 
 from ray_si.cli.common import ConfigPath, Overrides, app, errors_as_exits
 from ray_si.cli.output import console, print_jobs
-from ray_si.config_file import load_config
+from ray_si.config.file import load_config
 
 if TYPE_CHECKING:
-    from ray_si.distributed.submit import Cluster, Outcome
+    from ray_si.submission.jobs import Cluster, Outcome
 
 DashboardAddress = Annotated[
     str | None,
@@ -73,8 +73,8 @@ def submit(
     the log, and ends with the job's exit status. Ctrl-C leaves the job running.
     """
     with errors_as_exits():
-        from ray_si.distributed import packaging, submit as jobs
-        from ray_si.distributed.builder import check_inputs
+        from ray_si.build.builder import check_inputs
+        from ray_si.submission import jobs, packaging
 
         settings = load_config(config, set_ or [])
         jobs.check_out(out)
@@ -128,7 +128,7 @@ def jobs(
     A stopped job keeps what it has finished; submitting the same again goes on from there.
     """
     with errors_as_exits():
-        from ray_si.distributed import submit as cluster_jobs
+        from ray_si.submission import jobs as cluster_jobs
 
         cluster = cluster_jobs.Cluster(address)
         if stop:

@@ -24,19 +24,19 @@ from rich.progress import (
 from rich.table import Table
 
 from ray_si.config import RunConfig
-from ray_si.distributed.progress import DedupProgress, Progress
-from ray_si.storage.audit import Check
-from ray_si.storage.export import training_rows
-from ray_si.storage.run import Run
+from ray_si.export.rows import training_rows
+from ray_si.pipeline.progress import DedupProgress, Progress
+from ray_si.run.audit import Check
+from ray_si.run.run import Run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ray_si.distributed.builder import Inputs
-    from ray_si.distributed.dedup_files import DedupReport
-    from ray_si.distributed.regate import Regated
-    from ray_si.storage.dataset_files import DatasetFiles
-    from ray_si.storage.hub import Pushed
+    from ray_si.audit.regate import Regated
+    from ray_si.build.builder import Inputs
+    from ray_si.corpora.dedup import DedupReport
+    from ray_si.export.dataset_files import DatasetFiles
+    from ray_si.export.hub import Pushed
 
 _LINE_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal."""
@@ -330,7 +330,7 @@ def print_verification(checks: list[Check]) -> None:
 
 
 def print_jobs(jobs: list[dict[str, Any]]) -> None:
-    """A cluster's jobs, as `ray_si.distributed.submit.summary_of` has them."""
+    """A cluster's jobs, as `ray_si.submission.jobs.summary_of` has them."""
     table = Table("job", "status")
     table.add_column("run or command", overflow="fold")  # to be copied whole
     table.add_column("began")

@@ -12,7 +12,7 @@ import typer
 from ray_si.cli.common import ConfigPath, Overrides, app, errors_as_exits, interruptible
 from ray_si.cli.output import console
 from ray_si.cli.planning_output import print_estimate, print_preview
-from ray_si.config_file import load_config
+from ray_si.config.file import load_config
 
 
 def _note(text: str) -> None:
@@ -39,7 +39,7 @@ def preview(
     a few that were kept. The model is loaded once, in this process, without Ray.
     """
     with errors_as_exits(), interruptible("nothing was written"):
-        from ray_si.distributed.trial import Trial
+        from ray_si.planning.preview import Trial
 
         started = time.monotonic()
         trial = Trial(load_config(config, set_ or []), _note)
@@ -79,8 +79,8 @@ def estimate(
     examples change. Cost goes by `generator.prices`.
     """
     with errors_as_exits(), interruptible("nothing was written"):
-        from ray_si.distributed.estimate import extrapolate, take_sample
-        from ray_si.distributed.trial import Trial
+        from ray_si.planning.estimate import extrapolate, take_sample
+        from ray_si.planning.preview import Trial
 
         settings = load_config(config, set_ or [])
         found = extrapolate(take_sample(Trial(settings, _note), sample, instances), settings)

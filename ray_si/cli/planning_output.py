@@ -16,8 +16,8 @@ from ray_si.cli.output import console
 from ray_si.records import Prompt
 
 if TYPE_CHECKING:
-    from ray_si.distributed.estimate import Estimate, Range
-    from ray_si.distributed.trial import Answered, Line, Written
+    from ray_si.planning.estimate import Estimate, Range
+    from ray_si.planning.preview import Answered, Line, Written
 
 
 def print_preview(answered: list[Answered], written: list[Written], seconds: float) -> None:

@@ -67,8 +67,8 @@ def push(
     # at once: the client's threads would finish their uploads first
     stopped = "the hub has all of it or nothing, and the same command goes on"
     with errors_as_exits(), interruptible(stopped, at_once=True):
-        from ray_si.storage.dataset_files import dataset_files
-        from ray_si.storage.hub import Hub
+        from ray_si.export.dataset_files import dataset_files
+        from ray_si.export.hub import Hub
 
         hub = Hub(repo, endpoint)
         files = dataset_files(source, card)

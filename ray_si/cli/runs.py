@@ -25,7 +25,7 @@ from ray_si.cli.output import (
     print_summary,
     print_verification,
 )
-from ray_si.config_file import load_config
+from ray_si.config.file import load_config
 
 
 @app.command(
@@ -48,7 +48,7 @@ def build(
     """Build a dataset, or go on with one: the same command resumes."""
     kept = f"what is finished is kept in {out}. The same command goes on from there."
     with errors_as_exits(), interruptible(kept):
-        from ray_si.distributed import builder
+        from ray_si.build import builder
 
         settings = load_config(config, set_ or [])
         with BuildDisplay() as display:
@@ -62,7 +62,7 @@ def build(
 def check(config: ConfigPath, set_: Overrides = None) -> None:
     """Check configuration, seed tasks and models without starting anything."""
     with errors_as_exits():
-        from ray_si.distributed import builder
+        from ray_si.build import builder
 
         settings = load_config(config, set_ or [])
         print_check(settings, builder.check(settings))
@@ -75,8 +75,8 @@ def status(
 ) -> None:
     """Show where a run stands, while it is being built too."""
     with errors_as_exits():
-        from ray_si.storage.run import Run
-        from ray_si.storage.spent import spending
+        from ray_si.run.run import Run
+        from ray_si.run.tokens import spending
 
         opened = Run.open(run)
         found = opened.status()
@@ -99,7 +99,7 @@ def verify(
     goes.
     """
     with errors_as_exits():
-        from ray_si.distributed.verify import verify as verify_run
+        from ray_si.audit.verify import verify as verify_run
 
         checks = verify_run(run)
         if as_json:
@@ -148,7 +148,7 @@ def regate(
     one, nothing is written and --cosine off is the way.
     """
     with errors_as_exits():
-        from ray_si.distributed.regate import regate as regate_run
+        from ray_si.audit.regate import regate as regate_run
 
         given = {"rouge": rouge, "cosine": cosine, "tokenizer": tokenizer}
         dedup: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

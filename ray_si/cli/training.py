@@ -25,7 +25,7 @@ from ray_si.cli.training_output import (
     print_ratings,
     print_training,
 )
-from ray_si.config_file import parse_section, read_values
+from ray_si.config.file import parse_section, read_values
 from ray_si.errors import ConfigError
 
 ToFolder = Annotated[
@@ -63,7 +63,7 @@ def finetune(
     """
     kept = f"checkpoints are kept in {to}. The same command goes on from the last one."
     with errors_as_exits(), interruptible(kept):
-        from ray_si.distributed.finetune import finetune as finetune_run
+        from ray_si.experiments.finetune import finetune as finetune_run
         from ray_si.training.config import Training
 
         values = read_values(config, set_ or []) | {"model": model}
@@ -112,7 +112,7 @@ def evaluate(
     """
     kept = f"answers are kept in {to}. The same command goes on from there."
     with errors_as_exits(), interruptible(kept):
-        from ray_si.distributed import evaluate as evaluation
+        from ray_si.experiments import evaluate as evaluation
         from ray_si.training.tasks import BUNDLED
 
         settings = parse_section(
@@ -145,7 +145,7 @@ def ratings(
 ) -> None:
     """Count the grades that raters gave, by model, and say how far the raters agree."""
     with errors_as_exits():
-        from ray_si.distributed.evaluate import rate
+        from ray_si.experiments.evaluate import rate
 
         result = rate(evaluation, files)
         if as_json:
@@ -181,7 +181,7 @@ def loop(
     """
     kept = f"what is finished is kept in {to}. The same command goes on from there."
     with errors_as_exits(), interruptible(kept):
-        from ray_si.distributed import loop as loops
+        from ray_si.experiments import loop as loops
 
         settings = loops.load_loop(config, set_ or [])
         with LoopDisplay() as display:

@@ -14,9 +14,9 @@ from ray_si.training.comparison import METRICS, interval, verdict
 from ray_si.training.ratings import GRADES
 
 if TYPE_CHECKING:
-    from ray_si.distributed.evaluate import EvaluationProgress
-    from ray_si.distributed.finetune import Finetuned, TrainingProgress
-    from ray_si.distributed.progress import Progress
+    from ray_si.experiments.evaluate import EvaluationProgress
+    from ray_si.experiments.finetune import Finetuned, TrainingProgress
+    from ray_si.pipeline.progress import Progress
 
 
 class _StepDisplay(Display):

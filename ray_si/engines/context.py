@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_si.engines.base import Request
-from ray_si.engines.openai_protocol import estimate_tokens
+from ray_si.engines.openai.protocol import estimate_tokens
 from ray_si.errors import EngineError
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ray_si.engines.embedding import Embedder
 
 ENGINES = {
-    "transformers": ("ray_si.engines.transformers:create", ("torch", "transformers")),
+    "transformers": ("ray_si.engines.huggingface.engine:create", ("torch", "transformers")),
     "vllm": ("ray_si.engines.vllm:VLLMEngine", ("vllm",)),
-    "openai": ("ray_si.engines.openai:OpenAIEngine", ("openai",)),
-    "replay": ("ray_si.engines.replay:ReplayEngine", ()),
+    "openai": ("ray_si.engines.openai.engine:OpenAIEngine", ("openai",)),
+    "replay": ("ray_si.engines.replay.engine:ReplayEngine", ()),
 }
 """Name -> (module:callable that makes it, packages it needs)."""
 
@@ -51,12 +51,12 @@ def check(
     if engine == "replay":
         recording = (options or {}).get("recording")
         if recording:
-            from ray_si.engines.replay import load_recording
+            from ray_si.engines.replay.engine import load_recording
 
             load_recording(recording)
     elif engine == "openai":
         assert model
-        from ray_si.engines.openai import OpenAIEngine
+        from ray_si.engines.openai.engine import OpenAIEngine
 
         endpoint = OpenAIEngine(model, **options or {})
         with ThreadPoolExecutor(1) as thread:  # the caller's own may run an event loop already

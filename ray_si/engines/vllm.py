@@ -22,7 +22,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from ray_si.engines import bundled
 from ray_si.engines.base import Completion, Request, SamplingParams, too_long
-from ray_si.engines.memory import check_memory
+from ray_si.engines.huggingface.memory import check_memory
 from ray_si.errors import EngineError
 
 logger = logging.getLogger(__name__)

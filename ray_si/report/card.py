@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from ray_si.report.wording import asset, number, plain
-from ray_si.storage.run import Manifest
+from ray_si.run.run import Manifest
 
 COLUMNS = {
     "id": "of the row: the instruction's id and the instance's place",

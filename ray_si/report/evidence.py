@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_si.errors import DamageError
-from ray_si.storage.audit import Audit, Check, wrong_columns
-from ray_si.storage.export import MOST_SIMILAR
+from ray_si.export.rows import MOST_SIMILAR
+from ray_si.run.audit import Audit, Check, wrong_columns
+from ray_si.run.run import Manifest, Run, block_key, part_key, round_folder
 from ray_si.storage.objects import open_objects
-from ray_si.storage.run import Manifest, Run, block_key, part_key, round_folder
 
 State = Literal["finished", "unfinished", "empty", "damaged"]
 

@@ -12,8 +12,9 @@ from ray_si.report.card import card
 from ray_si.report.evidence import Evidence, State
 from ray_si.report.page import render
 from ray_si.report.statistics import Listen, collect
-from ray_si.storage.objects import Objects, absolute, check_key, open_objects
-from ray_si.storage.run import Manifest, Run
+from ray_si.run.run import Manifest, Run
+from ray_si.storage.base import Objects, absolute, check_key
+from ray_si.storage.objects import open_objects
 
 
 def write_report(

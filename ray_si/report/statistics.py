@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_si import __version__
+from ray_si._version import __version__
 from ray_si.dedup.rouge_index import RougeIndex
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.dedup.vocabulary import Encoded, Vocabulary

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from ray_si.errors import LeaseLostError, RaySIError, RunError
-from ray_si.storage.objects import Objects
+from ray_si.storage.base import Objects
 
 _PREFIX = "lease/"
 

@@ -31,7 +31,7 @@ from botocore.exceptions import ClientError, FlexibleChecksumError
 from botocore.parsers import ResponseParserError
 
 from ray_si.errors import StorageError
-from ray_si.storage.objects import check_key
+from ray_si.storage.base import check_key
 from ray_si.storage.s3_errors import SILENCE, error_code, one_line, translated
 
 _ATTEMPTS = 10
@@ -63,7 +63,7 @@ class _AgainError(Exception):
 
 
 class S3Objects:
-    """Objects under ``s3://bucket/prefix``; see `ray_si.storage.objects.Objects` for the methods.
+    """Objects under ``s3://bucket/prefix``; see `ray_si.storage.base.Objects` for the methods.
 
     ``timeout_s`` is the silence in seconds that is waited for. A process makes its connections when
     it first needs them.

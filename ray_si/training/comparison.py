@@ -34,7 +34,7 @@ def compare(
     answers: Mapping[str, Sequence[Answer]],
     left_out: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The report: see `report.json` in the README. ``answers`` are by model, the first is the base.
+    """What report.json says (docs/finetuning.md). ``answers`` are by model, the first is the base.
 
     ``left_out`` says how many examples were not asked, and why.
     """

@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.errors import RunError
-from ray_si.storage.folder import Folder
-from ray_si.storage.shards import read_table, write_table
+from ray_si.run.folder import Folder
+from ray_si.storage.tables import read_table, write_table
 from ray_si.training.base import RECORD
 from ray_si.training.encode import Encoder
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ray_si.config_file import load_config
-from ray_si.distributed.builder import check_inputs
-from ray_si.distributed.preflight import demands, lack
+from ray_si.build.builder import check_inputs
+from ray_si.build.checks import demands, lack
+from ray_si.config.file import load_config
 from ray_si.engines.registry import ENGINES
-from tests.cluster.conftest import ROOT
+from tests.clusters import ROOT
 
-LOOP = ROOT / "configs/loop.yaml"  # has sections of its own: tests/test_training_cli.py
+LOOP = ROOT / "configs/loop.yaml"  # has sections of its own: tests/cli/test_training.py
 CONFIGS = sorted({*(ROOT / "configs").glob("*.yaml")} - {LOOP})
 MACHINES = {
     "gpu-1": [{"CPU": 8.0, "GPU": 1.0}],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import ROOT
+from tests.clusters import ROOT
 
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 TEXT = DOCKERFILE.read_text()

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ray_si.storage.objects import open_objects
-from tests.cluster.conftest import ROOT, free_port, start_head
+from tests.clusters import ROOT, free_port, start_head
 from tests.command import assert_one_line_error, ray_si
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("s3_environment")]
@@ -33,7 +33,7 @@ def undisturbed(head, ray_environment, tmp_path_factory):
     """Digests of the shards of a build that nothing happened to, in a folder."""
     import yaml
 
-    from tests.integration.conftest import digests, replay_values
+    from tests.builds import digests, replay_values
 
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "run.yaml").write_text(yaml.safe_dump(replay_values()))
@@ -67,9 +67,9 @@ def jobs(head, environment):
 
 
 def test_a_submitted_build_ends_as_one_in_a_folder_does(
-    head, submit, config, out, undisturbed, ray_environment
+    head, submit, slow_config, out, undisturbed, ray_environment
 ):
-    submission = submit(config, "--out", out, "--address", head)
+    submission = submit(slow_config, "--out", out, "--address", head)
     assert submission.end() == 0, submission.output
     assert f"the job succeeded: {out}" in submission.output
     assert shards(out) == undisturbed
@@ -77,14 +77,14 @@ def test_a_submitted_build_ends_as_one_in_a_folder_does(
     assert jobs(head, ray_environment)[out]["status"] == "SUCCEEDED"
     table = ray_si("jobs", "--address", head, env=ray_environment)
     assert out in table.stdout
-    again = submit(config, "--out", out, "--address", head)  # a finished run stays finished
+    again = submit(slow_config, "--out", out, "--address", head)  # a finished run stays finished
     assert again.end() == 0
 
 
 def test_a_driver_that_is_killed_is_submitted_again_by_itself(
-    head, submit, config, out, undisturbed, ray_environment
+    head, submit, slow_config, out, undisturbed, ray_environment
 ):
-    submission = submit(config, "--out", out, "--address", head, "--retries", "2")
+    submission = submit(slow_config, "--out", out, "--address", head, "--retries", "2")
     submission.read_until("round 0:")
     (driver,) = drivers(out)
     driver.kill()
@@ -95,9 +95,9 @@ def test_a_driver_that_is_killed_is_submitted_again_by_itself(
 
 
 def test_a_driver_that_was_killed_elsewhere_is_succeeded_after_watching_its_lease(
-    head, submit, config, out, undisturbed
+    head, submit, slow_config, out, undisturbed
 ):
-    submission = submit(config, "--out", out, "--address", head, "--retries", "0")
+    submission = submit(slow_config, "--out", out, "--address", head, "--retries", "0")
     submission.read_until("round 0:")
     (driver,) = drivers(out)
     driver.kill()
@@ -106,17 +106,17 @@ def test_a_driver_that_was_killed_elsewhere_is_succeeded_after_watching_its_leas
     (lease,) = objects.list("lease/")
     record = json.loads(objects.get(lease))
     objects.put(lease, json.dumps(record | {"machine": "one that was preempted"}).encode())
-    again = submit(config, "--out", out, "--address", head)
+    again = submit(slow_config, "--out", out, "--address", head)
     again.read_until("waiting up to 30 s to see whether process")
     assert again.end() == 0, again.output
     assert shards(out) == undisturbed
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow_and_to_stop_it(
-    head, submit, config, out, undisturbed, ray_environment
+    head, submit, slow_config, out, undisturbed, ray_environment
 ):
     slow = "generator.replay.latency_s=10"  # it is to be there still after four commands
-    submission = submit(config, "--out", out, "--address", head, "--set", slow)
+    submission = submit(slow_config, "--out", out, "--address", head, "--set", slow)
     submission.read_until("round 0:")
     submission.process.send_signal(signal.SIGINT)
     assert submission.end() == 130
@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow_and_to_stop_it(
     assert f"ray-si jobs --address {head} --stop {id_}" in submission.output
     assert jobs(head, ray_environment)[out]["status"] == "RUNNING"
 
-    second = submit(config, "--out", out, "--address", head)
+    second = submit(slow_config, "--out", out, "--address", head)
     assert second.end() == 2
     assert f"job {id_} writes {out} already" in second.output
 
@@ -137,7 +137,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow_and_to_stop_it(
     assert followed.returncode == 143
     assert "The same command goes on from there" in followed.stdout
 
-    assert submit(config, "--out", out, "--address", head).end() == 0
+    assert submit(slow_config, "--out", out, "--address", head).end() == 0
     assert shards(out) == undisturbed
 
 
@@ -153,10 +153,10 @@ def applications(head):
 
 
 def test_what_the_user_has_to_mend_ends_with_status_2_and_is_not_tried_again(
-    head, submit, config, out
+    head, submit, slow_config, out
 ):
     open_objects(out).put("something.txt", b"else")
-    submission = submit(config, "--out", out, "--address", head)
+    submission = submit(slow_config, "--out", out, "--address", head)
     assert submission.end() == 2
     assert "is not empty and not a run" in submission.output
     assert submission.output.count("submitted as") == 1
@@ -169,13 +169,13 @@ def test_jobs_that_are_not_there_are_one_line(head, ray_environment):
 
 
 def test_ray_job_submit_runs_the_entry_points(
-    head, config, out, undisturbed, ray_environment, tmp_path
+    head, slow_config, out, undisturbed, ray_environment, tmp_path
 ):
     """As the README has it, from a checkout: a build that is killed, and again; then an export."""
     checkout = tmp_path / "checkout"
     ignored = shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, checkout, ignore=ignored)
-    shutil.copy(config, checkout / "mine.yaml")
+    shutil.copy(slow_config, checkout / "mine.yaml")
 
     def submit_job(*arguments):
         command = ["ray", "job", "submit", "--address", head, "--working-dir", ".", "--"]
@@ -246,10 +246,10 @@ class Relay:
 
 
 def test_a_connection_that_breaks_is_made_anew_and_no_line_comes_twice(
-    head, submit, config, out, undisturbed
+    head, submit, slow_config, out, undisturbed
 ):
     relay = Relay(int(head.rpartition(":")[2]))
-    submission = submit(config, "--out", out, "--address", relay.address)
+    submission = submit(slow_config, "--out", out, "--address", relay.address)
     for round_ in (0, 1):
         submission.read_until(f"round {round_}:")
         relay.cut()
@@ -260,10 +260,10 @@ def test_a_connection_that_breaks_is_made_anew_and_no_line_comes_twice(
     assert shards(out) == undisturbed
 
 
-def test_a_head_that_is_replaced_gets_the_job_again(submit, config, out, undisturbed):
+def test_a_head_that_is_replaced_gets_the_job_again(submit, slow_config, out, undisturbed):
     port = free_port()
     first = start_head(port)
-    submission = submit(config, "--out", out, "--address", f"http://127.0.0.1:{port}")
+    submission = submit(slow_config, "--out", out, "--address", f"http://127.0.0.1:{port}")
     submission.read_until("round 0:")
     first.shutdown()
     for driver in drivers(out):  # as it would with its machine

@@ -13,7 +13,7 @@ import boto3
 import pytest
 import yaml
 
-from tests.cluster.conftest import ROOT
+from tests.clusters import ROOT
 
 CLUSTER = ROOT / "cluster"
 LAUNCHERS = ["aws", "gcp"]

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.cluster.conftest import ROOT
 from tests.cluster.ray_kinds import KINDS, cluster_spec, kubernetes_parts
+from tests.clusters import ROOT
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 

@@ -11,7 +11,7 @@ import requests
 import yaml
 from ray.job_submission import JobSubmissionClient
 
-from tests.cluster.conftest import ROOT
+from tests.clusters import ROOT
 
 MONITORING = ROOT / "cluster" / "monitoring"
 GRAFANA = ROOT / "cluster" / "grafana"

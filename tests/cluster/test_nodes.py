@@ -8,9 +8,9 @@ import time
 import pytest
 import yaml
 
+from tests.builds import digests
 from tests.faults.conftest import Builds
 from tests.faults.test_killed_nodes import QUICK_TO_NOTICE
-from tests.integration.conftest import digests
 
 pytestmark = pytest.mark.slow
 

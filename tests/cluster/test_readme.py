@@ -11,38 +11,16 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from click import Command, Group
 
-from tests.cluster.conftest import ROOT
-from tests.integration.conftest import replay_values
+from tests.builds import replay_values
+from tests.pages import ROOT, command_lines, commands, parse
 
 README = (ROOT / "cluster" / "README.md").read_text()
 
 
-def lines_of(text: str) -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
-    return [line for block in blocks for line in block.splitlines()]
-
-
-LINES = lines_of(README)
+LINES = command_lines(README, "sh")
 CLOUD = {"gcloud", "eksctl", "helm"}
 """Programs whose commands nothing here can check."""
-
-
-def commands(*start: str) -> list[list[str]]:
-    """Those that begin with these words, split as a shell would."""
-    split = [shlex.split(line) for line in LINES]
-    return [words for words in split if tuple(words[: len(start)]) == start]
-
-
-def parse(command: Command, words: list[str]) -> None:
-    """What click makes of the words after the program's name; raises where it would refuse them."""
-    context = command.make_context(words[0], list(words[1:]), resilient_parsing=False)
-    if isinstance(command, Group):
-        name, inner, rest = command.resolve_command(
-            context, [*context._protected_args, *context.args]
-        )
-        parse(inner, [name or "", *rest])
 
 
 def test_every_command_is_one_that_a_test_looks_at():
@@ -53,7 +31,7 @@ def test_every_command_is_one_that_a_test_looks_at():
 def test_rays_own_commands_take_the_arguments_and_files_given():
     from ray.scripts.scripts import cli
 
-    found = commands("ray")
+    found = commands(LINES, "ray")
     assert len(found) > 8
     for words in found:
         parse(cli, words)
@@ -67,7 +45,7 @@ def test_our_own_commands_take_the_arguments_given():
 
     from ray_si.cli import app
 
-    found = commands("ray-si")
+    found = commands(LINES, "ray-si")
     assert len(found) >= 5
     for words in found:
         parse(typer.main.get_command(app), words)
@@ -81,7 +59,7 @@ def test_files_that_commands_name_are_there():
 
 def test_docker_builds_name_targets_that_there_are():
     text = (ROOT / "cluster" / "Dockerfile").read_text()
-    for words in commands("docker", "build"):
+    for words in commands(LINES, "docker", "build"):
         target = words[words.index("--target") + 1]
         assert re.search(rf"^FROM \S+ AS {target}$", text, re.M)
 
@@ -103,7 +81,7 @@ def test_filling_in_names_leaves_no_placeholder_and_valid_files(tmp_path):
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not here")
 def test_kubectl_reads_the_manifests(tmp_path):
-    files = {w for words in commands("kubectl") for w in words if w.endswith(".yaml")}
+    files = {w for words in commands(LINES, "kubectl") for w in words if w.endswith(".yaml")}
     for name in sorted(file for file in files if (ROOT / file).is_file() and "kuberay" in file):
         shutil.copy(ROOT / name, tmp_path / "one.yaml")
         (tmp_path / "kustomization.yaml").write_text("resources: [one.yaml]\n")
@@ -119,7 +97,7 @@ def test_the_registry_and_the_bucket_of_the_kubernetes_section_come_and_go(s3_se
     bucket = f"walk-{uuid4().hex[:8]}"
     environment = os.environ | s3_server | {"BUCKET": bucket, "HOME": str(tmp_path)}
     section = README[README.index("## Kubernetes") : README.index("## Jobs")]
-    lines = [line for line in lines_of(section) if line.startswith("aws ")]
+    lines = [line for line in command_lines(section, "sh") if line.startswith("aws ")]
     assert len(lines) == 5
     for line in lines:
         command = line.partition(" | docker login")[0]
@@ -143,7 +121,7 @@ def test_the_aws_commands_make_and_remove_what_they_say(s3_server, tmp_path):
         s3, formation = boto3.client("s3"), boto3.client("cloudformation")
     environment["VPC"] = vpcs[0]["VpcId"]
     section = README[README.index("## AWS") : README.index("## Google Cloud")]
-    lines = [line for line in lines_of(section) if line.startswith("aws ")]
+    lines = [line for line in command_lines(section, "sh") if line.startswith("aws ")]
     assert len(lines) == 3
     for line in lines:
         line = line.replace("$(curl -s https://checkip.amazonaws.com)", "203.0.113.7")
@@ -169,7 +147,7 @@ def test_the_jobs_section_from_submission_to_training_rows(
     (tmp_path / "configs" / "gpu-1.yaml").write_text(yaml.safe_dump(replay_values()))
     section = README[README.index("## Jobs") : README.index("## What goes wrong")]
     prefix = f"runs/{uuid4().hex}"
-    for line in lines_of(section):
+    for line in command_lines(section, "sh"):
         line = line.replace("http://127.0.0.1:8265", head).replace("$BUCKET", prefix)
         done = subprocess.run(
             line,

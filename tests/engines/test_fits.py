@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ray_si.config_file import parse_config
-from ray_si.distributed.longest import longest_requests
-from ray_si.engines import bundled, loading, registry
+from ray_si.config.file import parse_config
+from ray_si.engines import bundled, registry
 from ray_si.engines.context import check_context
-from ray_si.engines.memory import check_weights, count_parameters
+from ray_si.engines.huggingface import loading
+from ray_si.engines.huggingface.memory import check_weights, count_parameters
 from ray_si.errors import EngineError
-from ray_si.storage.seeds import load_seeds
+from ray_si.pipeline.longest_requests import longest_requests
+from ray_si.run.seeds import load_seeds
 
 SEEDS = load_seeds("bundled")[0]
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ray_si.config_file import parse_config
+from ray_si.config.file import parse_config
 from ray_si.engines import bundled
 from ray_si.engines.base import Request, SamplingParams
 from ray_si.errors import EngineError
@@ -51,8 +51,8 @@ def engine(loop):
 
 @pytest.fixture(scope="module")
 def transformers_engine():
-    from ray_si.engines.loading import load
-    from ray_si.engines.transformers import TransformersEngine
+    from ray_si.engines.huggingface.engine import TransformersEngine
+    from ray_si.engines.huggingface.loading import load
 
     return TransformersEngine(load(MODEL, dtype="float32"))
 
@@ -209,7 +209,7 @@ def test_placement_is_that_of_rays_own_llm_serving():
     pytest.importorskip("vllm")
     from ray.serve.llm import LLMConfig
 
-    from ray_si.distributed.placement import placement
+    from ray_si.serving.placement import placement
 
     sizes = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
     values = {"engine": "vllm", "gpus": 4, "cpus": 1, "vllm": sizes}

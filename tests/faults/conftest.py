@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.conftest import digests, replay_values
+from tests.builds import digests, replay_values
 
 ROOT = Path(__file__).parents[2]
 

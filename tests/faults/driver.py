@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from ray_si.cli import app
-from ray_si.storage.objects import LocalObjects, _written
+from ray_si.storage.local import LocalObjects, _written
 
 
 def die() -> None:

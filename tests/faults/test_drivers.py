@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.integration.conftest import digests
+from tests.builds import digests
 
 pytestmark = pytest.mark.slow
 

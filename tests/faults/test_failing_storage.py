@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 
 from ray_si.storage.objects import open_objects
+from tests.builds import digests
 from tests.faults.conftest import Builds
 from tests.faults.flaky_s3 import FAULTS, FlakyS3
-from tests.integration.conftest import digests
 
 pytestmark = pytest.mark.slow
 

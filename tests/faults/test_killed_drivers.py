@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.integration.conftest import digests
+from tests.builds import digests
 
 KILLS = 50
 """In all lives together, in the long form of this test."""

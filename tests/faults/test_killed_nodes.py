@@ -7,8 +7,8 @@ import time
 import pytest
 import yaml
 
+from tests.builds import digests
 from tests.faults.conftest import Builds
-from tests.integration.conftest import digests
 
 pytestmark = pytest.mark.slow
 

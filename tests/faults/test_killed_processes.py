@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from ray_si.config_file import parse_config
-from ray_si.distributed.builder import build
-from tests.integration.conftest import digests, replay_values
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
+from tests.builds import digests, replay_values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 

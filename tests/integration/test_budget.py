@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ray_si.config_file import parse_config
-from ray_si.distributed.builder import build
-from ray_si.distributed.verify import verify
+from ray_si.audit.verify import verify
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
 from ray_si.errors import BudgetError
-from ray_si.storage.run import Run
-from ray_si.storage.spent import spent
-from tests.integration.conftest import digests
+from ray_si.run.run import Run
+from ray_si.run.tokens import spent
+from tests.builds import digests
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

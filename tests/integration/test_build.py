@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_si.config_file import parse_config
+from ray_si.build.builder import build
+from ray_si.build.instances import Instances
+from ray_si.config.file import parse_config
 from ray_si.dedup.rouge import rouge_l
-from ray_si.distributed.builder import build
-from ray_si.distributed.instances import Instances
-from ray_si.distributed.prompting import Prompting
 from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError
-from ray_si.storage.run import Run
-from ray_si.storage.seeds import load_seeds
-from ray_si.storage.spent import spending
-from tests.integration.conftest import TARGET, digests, rays_processes
+from ray_si.pipeline.prompting import Prompting
+from ray_si.run.run import Run
+from ray_si.run.seeds import load_seeds
+from ray_si.run.tokens import spending
+from tests.builds import TARGET, digests, rays_processes
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

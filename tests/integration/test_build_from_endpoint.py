@@ -8,14 +8,14 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from ray_si.config_file import parse_config
-from ray_si.distributed.builder import build
-from ray_si.distributed.verify import verify
+from ray_si.audit.verify import verify
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
 from ray_si.errors import BudgetError, EngineError, GenerationError
-from ray_si.storage.run import Run
+from ray_si.run.run import Run
+from tests.builds import digests
 from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
 from tests.endpoint import KEY, MODEL
-from tests.integration.conftest import digests
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

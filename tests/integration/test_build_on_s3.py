@@ -11,15 +11,15 @@ import pyarrow.dataset
 import pytest
 from pyarrow import fs
 
-from ray_si.config_file import parse_config
-from ray_si.distributed.builder import build
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
 from ray_si.errors import StorageError
+from ray_si.export.rows import ROWS
+from ray_si.export.training_files import Options, write_training_files
+from ray_si.run.run import Run
 from ray_si.self_instruct.formats import mapped
-from ray_si.storage.export import ROWS
 from ray_si.storage.objects import open_objects
-from ray_si.storage.run import Run
-from ray_si.storage.training_files import Options, write_training_files
-from tests.integration.conftest import TARGET, replay_values
+from tests.builds import TARGET, replay_values
 
 pytestmark = pytest.mark.usefixtures("ray_session", "s3_environment")
 

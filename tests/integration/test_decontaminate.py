@@ -9,17 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 from rapidfuzz.distance import LCSseq
 
-from ray_si.config_file import parse_config
+from ray_si.audit.regate import regate
+from ray_si.audit.verify import verify
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
 from ray_si.dedup.tokens import tokenize
-from ray_si.distributed.builder import build
-from ray_si.distributed.regate import regate
-from ray_si.distributed.verify import verify
 from ray_si.errors import ConfigError, CorpusError, RunError
-from ray_si.storage.evaluation import load_sets, texts_of_instance
-from ray_si.storage.run import Run
+from ray_si.run.evaluation import load_sets, texts_of_instance
+from ray_si.run.run import Run
+from tests.audit.test_verify import edit, findings, rewrite
+from tests.builds import digests, replay_values
 from tests.command import assert_one_line_error, ray_si
-from tests.integration.conftest import digests, replay_values
-from tests.integration.test_verify import edit, findings, rewrite
 
 LIMIT = 0.7
 

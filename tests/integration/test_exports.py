@@ -7,10 +7,10 @@ import json
 import datasets
 import pytest
 
+from ray_si.export.training_files import Options, write_training_files
 from ray_si.self_instruct.formats import FORMATS, layout
-from ray_si.storage.training_files import Options, write_training_files
 from tests.command import assert_one_line_error, ray_si
-from tests.storage.finished import finished_run
+from tests.run.finished import finished_run
 
 COLUMNS = {
     "alpaca": ["instruction", "input", "output"],

@@ -9,16 +9,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ray_si.config_file import load_config, parse_config
-from ray_si.distributed.builder import build
-from ray_si.distributed.decisions import is_plateau
-from ray_si.distributed.regate import regate
-from ray_si.distributed.verify import verify
+from ray_si.audit.regate import regate
+from ray_si.audit.verify import verify
+from ray_si.build.builder import build
+from ray_si.config.file import load_config, parse_config
 from ray_si.errors import NoProgressError, RunError
-from ray_si.storage.run import Run
-from ray_si.storage.seeds import load_seeds
-from tests.integration.conftest import digests, replay_values
-from tests.integration.test_verify import rewrite
+from ray_si.pipeline.decisions import is_plateau
+from ray_si.run.run import Run
+from ray_si.run.seeds import load_seeds
+from tests.audit.test_verify import rewrite
+from tests.builds import digests, replay_values
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -13,11 +13,11 @@ import time
 
 import pytest
 
-from ray_si.config_file import parse_config
-from ray_si.distributed.builder import build
-from ray_si.distributed.verify import verify
+from ray_si.audit.verify import verify
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
 from ray_si.engines import bundled
-from ray_si.storage.run import Run
+from ray_si.run.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 

@@ -9,16 +9,16 @@ import shutil
 import pytest
 import yaml
 
-from ray_si.config_file import parse_config
-from ray_si.distributed.builder import build
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
+from ray_si.export.rows import ROWS, training_rows
 from ray_si.report.card import COLUMNS
 from ray_si.report.evidence import Evidence
 from ray_si.report.files import documents
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
-from ray_si.storage.audit import Audit
-from ray_si.storage.export import ROWS, training_rows
-from ray_si.storage.run import Run
+from ray_si.run.audit import Audit
+from ray_si.run.run import Run
 from tests.report.made import HOSTILE, made_run
 
 CHOSEN = {

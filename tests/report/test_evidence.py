@@ -16,7 +16,7 @@ from ray_si.report.evidence import Evidence
 from ray_si.report.files import write_report
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
-from ray_si.storage.run import Run
+from ray_si.run.run import Run
 from tests.report.made import made_run
 
 

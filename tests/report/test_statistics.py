@@ -16,7 +16,7 @@ from ray_si.report.diversity import Vendi, distinct, self_bleu
 from ray_si.report.evidence import Evidence
 from ray_si.report.sample import Sample, draw, priorities
 from ray_si.report.statistics import collect
-from ray_si.storage.seeds import load_seeds
+from ray_si.run.seeds import load_seeds
 from tests.report.made import made_run, texts
 
 TEXTS = st.lists(st.lists(st.integers(0, 6), max_size=12), max_size=8)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from ray_si.records import Instance
+from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.filters import (
     KEYWORDS,
     count_words,
@@ -15,7 +16,6 @@ from ray_si.self_instruct.filters import (
     instruction_quality_reason,
     instruction_reason,
 )
-from ray_si.storage.seeds import load_seeds
 
 
 @pytest.mark.parametrize(

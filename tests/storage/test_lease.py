@@ -11,10 +11,10 @@ import time
 import pytest
 
 from ray_si.errors import LeaseLostError, RunError
+from ray_si.run.run import Run
 from ray_si.storage import lease as lease_module
 from ray_si.storage.lease import Lease
-from ray_si.storage.objects import LocalObjects
-from ray_si.storage.run import Run
+from ray_si.storage.local import LocalObjects
 
 TTL = 0.9
 

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ray_si.errors import StorageError, StorageLostError
-from ray_si.storage.objects import LocalObjects, check_key, open_objects
+from ray_si.storage.base import check_key
+from ray_si.storage.local import LocalObjects
+from ray_si.storage.objects import open_objects
 
 LARGE = 33 << 20
 

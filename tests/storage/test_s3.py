@@ -11,11 +11,11 @@ import boto3
 import pytest
 
 from ray_si.errors import StorageError, StorageLostError
+from ray_si.run.run import Run
+from ray_si.run.seeds import load_seeds
 from ray_si.storage import s3
 from ray_si.storage.objects import open_objects
-from ray_si.storage.run import Run
 from ray_si.storage.s3 import S3Objects
-from ray_si.storage.seeds import load_seeds
 from tests.faults.flaky_s3 import FAULTS, FlakyS3
 
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ray_si.engines.base import Request, SamplingParams
-from ray_si.engines.loading import load
+from ray_si.engines.huggingface.loading import load
 from ray_si.errors import EngineError
 from ray_si.training.base import choose_encoding, inspect, weights_digest
 from ray_si.training.encode import IGNORED, TOKENS, Encoder, as_prompt

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from ray_si.errors import TaskError
 from ray_si.records import Instance, SeedTask
-from ray_si.storage.seeds import load_seeds
+from ray_si.run.seeds import load_seeds
 from ray_si.training.tasks import (
     digest,
     examples_of,

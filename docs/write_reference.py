@@ -1,0 +1,147 @@
+"""Write the pages that say what the code says: configuration.md and reasons.md.
+
+``make docs`` runs it. tests/docs/test_reference.py fails while a page says something else than the
+classes that check a configuration, or the reasons that a report explains.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from ray_si.config import RunConfig
+from ray_si.config.section import Section
+from ray_si.report.reasons import REASONS
+from ray_si.training.config import Evaluation, Training
+
+FOLDER = Path(__file__).parent
+
+CONFIGURATION = """\
+# Configuration
+
+Every key, its values, its default and its meaning, written by `make docs` from the classes that
+check them. Unknown keys are refused, with the nearest right one. On the command line a key is set
+by its dotted name: `--set generator.replicas=2`. Examples are in [configs/](../configs).
+"""
+
+REASON_CODES = """\
+# Reasons of rejections
+
+Every rejected instruction and instance is kept with one of these codes, and with the text it came
+too close to and the score where that is the reason. Written by `make docs` from what the report
+explains.
+
+| code | meaning |
+| --- | --- |
+"""
+
+CHAPTERS = (
+    (
+        "A run",
+        "For `ray-si build`, `check`, `preview`, `estimate`, `submit` and `loop`.",
+        RunConfig,
+    ),
+    ("Fine-tuning", "For `finetune`, as `--config FILE` and `--set`.", Training),
+    ("Evaluation", "For `evaluate`, as `--config FILE` and `--set`.", Evaluation),
+)
+
+BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+HEAD = ("| key | values | default | meaning |", "| --- | --- | --- | --- |")
+MANY_WORDS = 8
+"""Default texts of more words than this are named, not shown."""
+
+
+def pages() -> dict[str, str]:
+    """File name -> Markdown."""
+    parts = [CONFIGURATION]
+    for title, use, section in CHAPTERS:
+        parts += [f"## {title}\n\n{use}\n", *_tables(section, "", {})]
+    codes = "".join(f"| `{code}` | {_text(meaning)} |\n" for code, meaning in REASONS.items())
+    return {"configuration.md": "\n".join(parts), "reasons.md": REASON_CODES + codes}
+
+
+def _tables(section: type[Section], prefix: str, shown: dict[type, str]) -> Iterator[str]:
+    """The table of a section, then those of the sections in it; a class is shown once."""
+    shown[section] = prefix
+    rows, inner = [], []
+    for name, field in section.model_fields.items():
+        part, key = _section_of(field.annotation), prefix + name
+        if part is None:
+            rows.append((key, _values(field), _default(field), _text(field.description)))
+        elif part not in shown:
+            inner.append((part, key, _text(field.description)))
+            shown[part] = key
+        else:
+            same = f"A section like `{shown[part].rstrip('.')}`."
+            text = " ".join(filter(None, (_text(field.description), same)))
+            rows.append((key, "section", _changes(part, field.default), text))
+    if rows:
+        lines = [f"| `{key}` | {v} | {default} | {text} |" for key, v, default, text in rows]
+        yield "\n".join([*HEAD, *lines]) + "\n"
+    for part, key, use in inner:
+        yield f"### `{key}`\n\n{' '.join(filter(None, (_text(part.__doc__), use)))}\n"
+        yield from _tables(part, f"{key}.", shown)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def _values(field: FieldInfo) -> str:
+    """What a key may be, such as "whole number ≥ 1"; the bounds pydantic checks included."""
+    bounds = [
+        f"{sign} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for name, sign in BOUNDS.items()
+        if hasattr(bound, name)
+    ]
+    kind, none, _ = _kind(field.annotation).partition(" or none")
+    values = " ".join(filter(None, (kind, ", ".join(bounds))))
+    return f"{values} or none" if none else values
+
+
+def _kind(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        kinds = [_kind(argument) for argument in arguments if argument is not type(None)]
+        return " or ".join(kinds + ["none"] * (type(None) in arguments))
+    if origin in (tuple, list):
+        return f"list of {_kind(arguments[0])}"
+    if origin is dict or annotation is dict:
+        return "mapping"
+    return {bool: "true, false", int: "whole number", float: "number", str: "text"}[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, tuple) and sum(len(str(item).split()) for item in value) > MANY_WORDS:
+        return "the paper's"
+    return "none" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def _changes(section: type[Section], default: Section | None) -> str:
+    """A default section's values where they differ from the class's own."""
+    if default is None:
+        return "none"
+    values = default.model_dump(mode="json", exclude_unset=True)
+    return f"`{json.dumps(values)}`" if values else "the same"
+
+
+def _text(description: str | None) -> str:
+    """One line, without the marks of docstrings that Markdown has not."""
+    return " ".join((description or "").split()).replace("``", "`").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")

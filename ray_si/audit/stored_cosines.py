@@ -1,0 +1,126 @@
+"""The cosine gate from stored rows alone: what they say of cosines, and where they say too little.
+
+A run stores the embeddings of what it accepted, the highest cosine of each, and match and cosine of
+what the cosine gate refused; no embeddings of seed tasks or of rejected candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_si.dedup import Deduplicator, DedupResult, Duplicate
+from ray_si.pipeline.decisions import Usable, embeddings_of, instruction_id, texts_of
+
+
+class Former:
+    """What a run decided in one round, by candidate id: accepted and rejected rows, embeddings."""
+
+    def __init__(self, accepted: pa.Table, rejected: pa.Table) -> None:
+        rows = accepted.drop_columns(["embedding"]).to_pylist()
+        self.accepted: dict[str, dict[str, Any]] = {row["id"]: row for row in rows}
+        self.rejected = {
+            instruction_id(row["request_id"], row["position"]): row for row in rejected.to_pylist()
+        }
+        known = accepted.filter(accepted["embedding"].is_valid())
+        vectors = embeddings_of(known)
+        ids = known["id"].to_pylist()
+        self.embeddings: dict[str, np.ndarray] = (
+            {} if vectors is None else dict(zip(ids, vectors, strict=True))
+        )
+
+
+class StoredCosines:
+    """Vectors for candidates with which a `Deduplicator` decides as their embeddings would.
+
+    What was accepted has its own embedding. What the cosine gate refused borrows the vector of its
+    match, so it is refused for as long as that is in the pool; a match without embedding (a seed
+    task, or what came after the target) is given an axis of its own. All others are zero: cosine 0
+    with everything. Sound as long as the pool is part of what it was, which holds unless something
+    is accepted that has no embedding; that, and every other decision for which stored cosines do
+    not suffice, is noted in ``undecided``, by candidate id.
+    """
+
+    def __init__(self, rounds: Iterable[Former], limit: float, *, same_limit: bool) -> None:
+        self._limit, self._same_limit = limit, same_limit
+        self.undecided: list[str] = []
+        self._intact = True  # the pool is all that it was
+        self._vectors: dict[str, np.ndarray] = {}
+        matches: dict[str, None] = {}
+        embeddings: dict[str, np.ndarray] = {}
+        for former in rounds:
+            embeddings |= {
+                former.accepted[id_]["instruction"]: vector
+                for id_, vector in former.embeddings.items()
+            }
+            refused = (row for row in former.rejected.values() if row["reason"] == "cosine")
+            matches |= dict.fromkeys(row["match"] for row in refused)
+        axes = [text for text in matches if text not in embeddings]
+        width = max((len(vector) for vector in embeddings.values()), default=0)
+        self._zero = np.zeros(width + len(axes) + 1, np.float32)
+        for text, vector in embeddings.items():
+            self._vectors[text] = self._zero.copy()
+            self._vectors[text][: len(vector)] = vector
+        for axis, text in enumerate(axes, width):
+            self._vectors[text] = self._zero.copy()
+            self._vectors[text][axis] = 1
+
+    def of_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """The vectors of texts of the pool, float32, shape (n, dimension)."""
+        return np.stack([self._vectors.get(text, self._zero) for text in texts])
+
+    def filter(self, gate: Deduplicator, usable: Usable, former: Former, room: int) -> DedupResult:
+        """The gate's result on a round, of which the first ``room`` are accepted."""
+        ids = [instruction_id(row["request_id"], item.position) for row, item in usable]
+        if not ids:
+            return gate.filter([])
+        vectors = np.stack([self._vector(id_, former) for id_ in ids])
+        result = gate.filter(texts_of(usable), vectors)
+        for k, i in enumerate(result.accepted):
+            row = former.accepted.get(ids[i])
+            late = former.rejected.get(ids[i], {}).get("reason") == "target_reached"
+            if row is not None and row["cosine"] is not None and row["cosine"] <= self._limit:
+                continue
+            if not (late and k >= room and self._same_limit):
+                self.undecided.append(ids[i])
+        refused = [self._explained(duplicate, ids, former) for duplicate in result.rejected]
+        return replace(result, rejected=refused)
+
+    def known(self, accepted: pa.Table, former: Former) -> list[float | None]:
+        """Each accepted row's highest cosine; None where it can no longer be known."""
+        ids = accepted["id"].to_pylist()
+        self._intact = self._intact and ids == list(former.accepted)
+        stored = [former.accepted[id_]["cosine"] for id_ in ids]
+        found = accepted["cosine"].to_pylist()
+        pairs = zip(stored, found, strict=True)
+        return [before if self._intact or before == now else None for before, now in pairs]
+
+    def _vector(self, id_: str, former: Former) -> np.ndarray:
+        if id_ in former.accepted:
+            text = former.accepted[id_]["instruction"]
+        elif id_ not in former.rejected:
+            return self._zero
+        else:
+            row = former.rejected[id_]
+            text = row["text"]
+            if row["reason"] == "cosine":
+                text = row["match"] if row["score"] > self._limit else None
+            elif row["reason"] != "target_reached":
+                return self._zero
+        return self._vectors.get(text, self._zero)
+
+    def _explained(self, duplicate: Duplicate, ids: list[str], former: Former) -> Duplicate:
+        if duplicate.reason != "cosine":
+            return duplicate
+        id_ = ids[duplicate.index]
+        row = former.rejected.get(id_)
+        if row is not None and row["reason"] == "cosine" and row["match"] == duplicate.match:
+            return replace(duplicate, score=row["score"])
+        before = former.accepted.get(id_, {}).get("cosine")
+        if before is None or duplicate.score < before:  # a seed task may be nearer
+            self.undecided.append(id_)
+        return duplicate

@@ -1,0 +1,274 @@
+"""Every promise about a run that can be checked on its stored bytes, without Ray or a model."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+import pyarrow as pa
+
+from ray_si.audit.verify_rounds import RoundAudit
+from ray_si.config import RunConfig, fingerprint_of
+from ray_si.config.file import parse_config
+from ray_si.errors import ConfigError, DamageError, RunError
+from ray_si.export.rows import recount, shard_tables, suffixes
+from ray_si.pipeline.contamination import forbidden
+from ray_si.pipeline.decisions import (
+    COMPLETION_NULLABLE,
+    GIVEN,
+    NOT_ASKED,
+    WRITTEN,
+    Taken,
+    instances_of,
+)
+from ray_si.run.audit import Audit, Check
+from ray_si.run.evaluation import TABLE, EvaluationSet, from_table
+from ray_si.run.run import Run, shard_key
+from ray_si.run.seeds import SEEDS, seeds_of
+from ray_si.self_instruct.sampling import derive_seed
+from ray_si.storage.tables import read_table, to_bytes
+
+_MAY_BE_NULL = COMPLETION_NULLABLE | {"classification_answer", "classification_margin"}
+
+
+def verify(location: str) -> list[Check]:
+    """Check a run, finished or not, as far as it goes; see each check's findings and notes.
+
+    Reads a block at a time; what grows with the run is the pool: texts and, with a cosine gate,
+    embeddings. Writes nothing. Raises RunError where there is no run, or one of another layout.
+    """
+    try:
+        run = Run.open(location)
+    except DamageError as error:
+        check = Check("header", 1)
+        check.find("run.json", str(error).removeprefix(f"{location}/run.json "))
+        return [check]
+    return Verification(run).run()
+
+
+class Verification:
+    """The checks of one run, in an order that lets the later ones build on the earlier."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._regated = "regated_from" in run.header
+        self._audit = Audit(run)
+
+    def run(self) -> list[Check]:
+        """All checks; only the first where the header itself is wrong."""
+        header = Check("header")
+        config = self._header(header)
+        if config is None:
+            return [header]
+        audit = self._audit
+        checks = [header, audit.check_manifests(), audit.check_objects()]
+        seeds = audit.table("seeds.parquet", SEEDS, header)
+        tasks = [] if seeds is None else seeds_of(seeds)
+        sets = self._sets(header, config)
+        self._forbidden = forbidden(config, sets) if sets else None
+        rounds = RoundAudit(config, audit, tasks, sets or [], self._regated)
+        if seeds is None or sets is None:
+            rounds.stopped = 0
+        if seeds is not None:
+            self._unique(header, seeds["id"].to_pylist())
+        checks += rounds.run()
+        instances, shards, stats = Check("instances"), Check("shards"), Check("stats")
+        size = config.instances.block_size
+        rows = None
+        if rounds.stopped is None and audit.intact:
+            rows = self._instances(instances, config, rounds.pool)
+        if rows is None:
+            for check in (instances, shards, stats):
+                check.notes.append("not checked: what it depends on is damaged")
+        elif audit.stats is None:
+            for check in (shards, stats):
+                check.notes.append("unfinished: there is no stats.json yet")
+        else:
+            self._shards(shards, config, rows)
+            stats.count = 1
+            for name, found in recount(self._run, rows).items():
+                stats.expect("stats.json", name, found, audit.stats.get(name))
+        round_blocks = -(-config.bootstrap.prompts_per_round // config.bootstrap.block_size)
+        instance_blocks = audit.instances["blocks"] if audit.instances else 0
+        if instance_blocks and rows is not None:
+            instance_blocks = -(-len(rounds.pool) // size)
+        strays = audit.check_strays(round_blocks, instance_blocks)
+        return [*checks, instances, shards, stats, strays]
+
+    # Header ------------------------------------------------------------------------------------
+
+    def _header(self, check: Check) -> RunConfig | None:
+        """The configuration, where the header agrees with itself."""
+        check.count += 1
+        header = self._run.header
+        try:
+            config = parse_config(header["config"])
+        except ConfigError as error:
+            check.find("run.json", f"holds a configuration that cannot be used: {error}")
+            return None
+        if config.identity() != header["identity"]:
+            check.find("run.json", "its identity is not that of its configuration")
+        sets = [one.get("sha256", "") for one in header.get("decontaminate", ())]
+        expected = fingerprint_of(header["identity"], header.get("seeds_sha256"), sets)
+        if expected != header["fingerprint"]:
+            check.find("run.json", "its fingerprint is not that of its identity and inputs")
+        if len(sets) != len(config.decontaminate):
+            check.find("run.json", "it names other evaluation sets than its configuration")
+        return config
+
+    def _sets(self, check: Check, config: RunConfig) -> list[EvaluationSet] | None:
+        """The evaluation sets as they are stored, if they are what the header says; else None."""
+        said = self._run.header.get("decontaminate", [])
+        if not said and not config.decontaminate:
+            return []
+        key = "decontaminate.parquet"
+        table = self._audit.table(key, TABLE, check)
+        if table is None:
+            return None
+        sets = from_table(table)
+        check.count += len(sets)
+        found = [{"name": s.name, "sha256": s.sha256, "texts": len(s.texts)} for s in sets]
+        if found != said:
+            check.find(key, "holds other evaluation sets than run.json says")
+            return None
+        return sets
+
+    def _unique(self, check: Check, ids: list[str]) -> None:
+        check.count += len(ids)
+        if len(set(ids)) != len(ids):
+            check.find("seeds.parquet", "an id is there twice")
+
+    # Instances ---------------------------------------------------------------------------------
+
+    def _instances(self, check: Check, config: RunConfig, pool: list[Taken]) -> int | None:
+        """Check the blocks against the accepted instructions; the number of instances kept.
+
+        None where a block is damaged or missing, or wrong in a way that others build on.
+        """
+        size = config.instances.block_size
+        manifest = self._audit.instances
+        stored = self._run.finished_blocks("instances")
+        expected = range(-(-len(pool) // size))
+        kept = 0
+        sound = manifest is None or stored.keys() <= set(expected)  # else they are strays
+        for number in expected:
+            if number not in stored:
+                if manifest:
+                    check.find(f"instances/block-{number:05d}.parquet", "is missing")
+                    sound = False
+                continue
+            key = stored[number]
+            table = self._audit.table(key, WRITTEN, check, _MAY_BE_NULL)
+            if table is None:
+                sound = False
+                continue
+            part = pool[number * size : (number + 1) * size]
+            begins = table["id"].to_pylist() == [taken.id for taken in part[: table.num_rows]]
+            if manifest is None and begins and table.num_rows < len(part):
+                check.notes.append(f"unfinished: {key} was cut short and will be written again")
+                continue
+            kept += self._block(check, config, key, number, table, part)
+            sound = sound and table.num_rows == len(part)
+        if manifest is None:
+            done = sum(number in stored for number in expected)
+            check.notes.append(f"unfinished: {done} of {len(expected)} blocks are written so far")
+            return kept if sound else None
+        found = {"blocks": len(expected), "instructions": len(pool)}
+        for name, count in (found | ({"instances": kept} if sound else {})).items():
+            check.expect("instances/manifest.json", name, count, manifest[name])
+        return kept if sound else None
+
+    def _block(
+        self,
+        check: Check,
+        config: RunConfig,
+        key: str,
+        number: int,
+        table: pa.Table,
+        part: list[Taken],
+    ) -> int:
+        """Check one block's rows against its instructions; the number of instances kept."""
+        start = number * config.instances.block_size
+        kept = 0
+        for k, (row, source) in enumerate(zip_longest(table.to_pylist(), part)):
+            check.count += 1
+            if row is None or source is None:
+                check.find(key, f"has {table.num_rows} rows for {len(part)} instructions")
+                break
+            kept += len(row["instances"])
+            id_ = row["id"]
+            if (id_, row["instruction"]) != source[:2]:
+                check.find(key, f"row {k} is {id_}, where {source.id} was accepted")
+            if row["block"] != number:
+                check.find(key, f"{id_} says block {row['block']}")
+            seed = derive_seed(config.seed, "instances", 0, start + k)
+            if row["seed"] != seed and not self._regated:
+                check.find(key, f"{id_} has another seed than its place gives")
+            if row["finish_reason"] == NOT_ASKED and not self._regated:
+                check.find(key, f"{id_} was never asked for")
+            if (row["finish_reason"] == GIVEN) != (source.given is not None):
+                check.find(key, f"{id_} was asked for an instance that it has, or has none")
+            margin = row["classification_margin"]
+            not_asked = source.given or config.classification.method == "prompt"
+            if not_asked and row["is_classification"] != source.classification_prompt:
+                check.find(key, f"{id_} is not classified as its prompt asked for")
+            if margin is not None:
+                answer = margin > config.classification.threshold
+                if answer != row["is_classification"]:
+                    check.find(key, f"{id_} is classified against its margin {margin}")
+            found = instances_of(
+                config,
+                row["instruction"],
+                row["is_classification"],
+                row["text"],
+                row["finish_reason"],
+                source.given,
+                self._forbidden,
+            )
+            if found != (row["instances"], row["rejected"]):
+                check.find(key, f"{id_} has other instances than its completion gives")
+        return kept
+
+    # Shards ------------------------------------------------------------------------------------
+
+    def _shards(self, check: Check, config: RunConfig, rows: int) -> None:
+        """Write the training rows again, in memory, and compare."""
+        assert self._audit.stats is not None
+        per_shard = config.output.rows_per_shard
+        count = -(-rows // per_shard)
+        named = [entry["key"] for entry in self._audit.stats["shards"]]
+        expected = []
+        try:
+            for index, table in enumerate(shard_tables(self._run, per_shard)):
+                for suffix in suffixes(config.output.format):
+                    key = shard_key(index, count, suffix)
+                    expected.append(key)
+                    check.count += 1
+                    if key not in self._audit.damaged:
+                        self._shard(check, key, table)
+        except RunError as error:
+            check.find("data", str(error))
+            return
+        if named != expected:
+            for key in sorted(set(expected) ^ set(named)) or ["out of order"]:
+                check.find("stats.json", f"names other shards than there should be: {key}")
+
+    def _shard(self, check: Check, key: str, table: pa.Table) -> None:
+        expected = to_bytes(key, table)
+        try:
+            stored = self._run.objects.get(key)
+            if stored == expected:
+                return
+            if key.endswith(".jsonl"):
+                found, wanted = stored.splitlines(), expected.splitlines()
+            else:  # another version of pyarrow writes other bytes for the same rows
+                found = read_table(self._run.objects, key).to_pylist()
+                wanted = table.to_pylist()
+        except KeyError:
+            check.find(key, "is missing")
+            return
+        except (pa.ArrowException, OSError, ValueError) as error:
+            check.find(key, f"cannot be read: {error}")
+            return
+        for k, (row, other) in enumerate(zip_longest(found, wanted)):
+            if row != other:
+                check.find(key, f"row {k} is not what the instance blocks say")

@@ -1,0 +1,246 @@
+"""Phase 1: rounds of prompting, parsing, filtering and gating until enough is accepted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ray_si.build.instances import Instances
+from ray_si.build.stages import Ask, Task, write_blocks
+from ray_si.config import RunConfig
+from ray_si.dedup import Deduplicator, GuardedGate
+from ray_si.engines.base import Completion
+from ray_si.errors import BudgetError, NoProgressError
+from ray_si.pipeline.decisions import (
+    add_completions,
+    decide_round,
+    is_plateau,
+    texts_of,
+)
+from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.pipeline.prompting import Prompting, instruction_request
+from ray_si.pipeline.token_budget import Allowance
+from ray_si.records import SeedTask
+from ray_si.run.run import Run, round_folder
+from ray_si.run.tokens import tokens_of
+from ray_si.self_instruct.prompts import RenderedPrompt
+from ray_si.serving.applications import Generators
+from ray_si.serving.background import in_thread
+from ray_si.storage.tables import ShardInfo
+
+_CUT_OFF = 0.9
+"""Share of completions beyond which reaching the token limit is worth a word."""
+
+CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
+"""The rows of a round in request order, and the blocks that they are stored in."""
+
+
+@dataclass(frozen=True)
+class CompleteRequests:
+    """Instruction prompts to completions: the work of a round's tasks, see `Work`."""
+
+    folder: str
+    config: RunConfig
+
+    async def answer(self, row: dict[str, Any], ask: Ask) -> Completion:
+        """Ask one prompt."""
+        prompt = RenderedPrompt(json.loads(row["prompt"]), tuple(row["stop"]))
+        return await ask(instruction_request(self.config, prompt, row["seed"]))
+
+    def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
+        """A raw block."""
+        return add_completions(block.drop_columns(["prompt", "stop"]), answers)
+
+    def summary(self, stored: pa.Table) -> pa.Table:
+        """All of it: the driver decides on it."""
+        return stored
+
+
+class Bootstrap:
+    """Runs rounds from where the run stands until its target is reached, or a plateau.
+
+    Commits happen in round order; what a round asks depends on committed ones only: see
+    `Prompting`. Replicas that would idle write ``instances`` meanwhile: all of them once the rounds
+    in flight are likely to be the last, and from the start those that the bootstrap has no use for.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: Run,
+        seeds: list[SeedTask],
+        gate: Deduplicator | GuardedGate,
+        generators: Generators,
+        reporter: Reporter,
+        allowance: Allowance,
+        instances: Instances,
+    ) -> None:
+        self._config, self._run, self._generators = config, run, generators
+        self._gate, self._reporter, self._allowance = gate, reporter, allowance
+        self._instances = instances
+        self._seeds = len(seeds)
+        self._prompting = Prompting(config, seeds)
+        self._manifests = run.rounds()
+        for table in run.accepted(self._prompting.columns):
+            self._prompting.extend(table)
+
+    def run(self) -> None:
+        """Commit rounds until the target is reached, or a plateau with ``on_stall`` "finish".
+
+        Raises NoProgressError at a plateau otherwise, and BudgetError where the budget has no room
+        for another block; then all that was asked for is stored.
+        """
+        width = self._config.bootstrap.lookahead + 1
+        in_flight: dict[int, Future[CompleteRound]] = {}
+        abandon = threading.Event()
+        self._report()
+        try:
+            while self._prompting.accepted < self._config.target_instructions:
+                if self._is_plateau():
+                    break
+                current = len(self._manifests)
+                for round_ in range(current, current + width):
+                    if round_ not in in_flight and self._is_wanted(round_, current):
+                        in_flight[round_] = in_thread(self._complete_round, round_, abandon)
+                if self._may_fill(current, len(in_flight)):
+                    self._instances.begin()
+                self._commit(current, *in_flight.pop(current).result())
+        except BudgetError:
+            for future in in_flight.values():
+                future.exception()  # waits: what it has asked for will be paid for
+            self._instances.wait()
+            raise
+        finally:
+            abandon.set()
+
+    def _is_wanted(self, round_: int, current: int) -> bool:
+        """Whether the rounds before this one are likely to fall short of the target."""
+        if round_ == current or not self._manifests:
+            return True
+        expected: int = self._manifests[-1]["accepted"] * (round_ - current)
+        return self._prompting.accepted + expected < self._config.target_instructions
+
+    def _may_fill(self, current: int, in_flight: int) -> bool:
+        """Whether instances may be written by now: replicas will have too little to do otherwise.
+
+        Not on a budget, which is for this phase first.
+        """
+        if self._config.budget.tokens or self._config.budget.dollars:
+            return False
+        apps = self._generators.apps
+        own = apps["input_first"] != apps[self._config.bootstrap_purpose]
+        return own or not self._is_wanted(current + in_flight, current)
+
+    # Asking ------------------------------------------------------------------------------------
+
+    def _complete_round(self, round_: int, abandon: threading.Event) -> CompleteRound:
+        """Answer what a round still lacks; all its rows in request order, and their blocks."""
+        folder = round_folder(round_)
+        requests = pa.Table.from_pylist(self._prompting.rows(round_))
+        finished = {
+            number: block
+            for number, key in self._run.finished_blocks(folder).items()
+            if (block := self._run.sound_block(key))
+        }
+        stored = list(finished.values())
+        size = self._config.bootstrap.block_size
+        missing = {
+            start // size: requests.slice(start, size)
+            for start in range(0, requests.num_rows, size)
+            if start // size not in finished
+        }
+        work = CompleteRequests(folder, self._config)
+        task = Task(
+            work, self._generators, self._run.location, (round_,), until=self._allowance.until
+        )
+        while missing and not abandon.is_set():
+            sizes = [block.num_rows for block in missing.values()]
+            granted = self._allowance.grant("bootstrap", sizes, order=round_, stop=abandon)
+            if not granted:
+                raise self._allowance.error(self._standing())
+            blocks = list(missing.values())[:granted]
+            for table, info in write_blocks(blocks, task, parallel_phases=True, stop=abandon):
+                del missing[table["block"][0].as_py()]
+                self._allowance.settle("bootstrap", table.num_rows, tokens_of(table))
+                stored.append((table, info))
+        rows = [row for table, _ in stored for row in table.to_pylist()]
+        rows.sort(key=lambda row: row["request_id"])
+        return rows, sorted((info for _, info in stored), key=lambda info: info.key)
+
+    # Deciding ----------------------------------------------------------------------------------
+
+    def _commit(self, round_: int, rows: list[dict[str, Any]], blocks: list[ShardInfo]) -> None:
+        assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
+        room = self._config.target_instructions - self._prompting.accepted
+        accepted, rejected, manifest = decide_round(
+            self._config, round_, rows, room, lambda usable: self._gate.filter(texts_of(usable))
+        )
+        manifest["pool"] = self._seeds + self._prompting.accepted + accepted.num_rows
+        self._run.commit_round(round_, blocks, accepted, rejected, manifest)
+        self._manifests.append(manifest)
+        self._prompting.extend(accepted)
+        self._instances.extend(accepted)
+        candidates = manifest["candidates"]
+        share = 100 * accepted.num_rows / max(1, candidates)
+        self._report(
+            f"round {round_}: {candidates} candidates, {accepted.num_rows} accepted "
+            f"({share:.0f} %){_cut_off(rows)}"
+        )
+
+    # Keeping count -----------------------------------------------------------------------------
+
+    def _is_plateau(self) -> bool:
+        """Whether the run ends phase 1 here; NoProgressError where it may not."""
+        options = self._config.bootstrap
+        if not is_plateau(self._manifests, options):
+            return False
+        last = self._manifests[-options.stall_rounds :]
+        reasons: Counter[str] = Counter()
+        for manifest in last:
+            reasons.update(manifest["rejected"])
+        common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+        said = (
+            f"the last {len(last)} rounds accepted almost nothing "
+            f"(rejected: {common or 'nothing'}). "
+            f"{self._prompting.accepted} of {self._config.target_instructions} instructions are "
+            "accepted"
+        )
+        if options.on_stall == "stop":
+            raise NoProgressError(
+                f"stopped: {said} and kept; add --finish, or set bootstrap.on_stall=finish from "
+                "the start, to go on with these"
+            )
+        self._report(f"plateau: {said}; going on with these")
+        return True
+
+    def _standing(self) -> str:
+        target = self._config.target_instructions
+        return f"{self._prompting.accepted} of {target} instructions are accepted and kept"
+
+    def _report(self, note: str = "") -> None:
+        self._reporter.report(
+            Progress(
+                "bootstrap",
+                done=self._prompting.accepted,
+                total=self._config.target_instructions,
+                candidates=sum(manifest["candidates"] for manifest in self._manifests),
+                note=note,
+            )
+        )
+
+
+def _cut_off(rows: list[dict[str, Any]]) -> str:
+    """What to say of a round in which hardly any completion came to its end."""
+    cut = sum(row["finish_reason"] == "length" for row in rows)
+    if cut <= _CUT_OFF * len(rows):
+        return ""
+    return (
+        f"; {cut} of {len(rows)} completions ran into max_tokens without a stop string: raise it, "
+        "or try other prompts (ray-si preview shows them)"
+    )

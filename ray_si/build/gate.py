@@ -1,0 +1,298 @@
+"""The gate of a run, in the driver or over shard actors, which decide as one process would."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_si.config import RunConfig
+from ray_si.dedup import Deduplicator, EmbeddingIndex, GuardedGate, RougeIndex, Similar
+from ray_si.dedup.deduplicator import Encoder
+from ray_si.dedup.pool import LocalPool
+from ray_si.dedup.rouge_index import no_match
+from ray_si.dedup.segment import Best
+from ray_si.dedup.tokens import Tokenizer
+from ray_si.errors import GateError
+from ray_si.pipeline.contamination import forbidden
+from ray_si.records import SeedTask
+from ray_si.run.run import Run
+
+Batch = tuple[Sequence[str], np.ndarray | None]
+"""Texts and their normalized embeddings, shape (n, dimension), or None without a cosine gate."""
+
+Restore = Callable[[], Iterable[Batch]]
+"""Yields everything that was put into the pool before the current batch, in order. Runs in a shard
+that replaces a dead one, so it must be picklable."""
+
+_ATTEMPTS = 5
+"""Times that a shard is replaced within one question before the gate gives up."""
+
+logger = logging.getLogger(__name__)
+
+
+class Shard:
+    """An actor with every ``count``-th text of the pool, from ``number`` on.
+
+    It answers with ids of the whole pool.
+    """
+
+    def __init__(self, number: int, count: int, options: dict[str, Any]) -> None:
+        self._number, self._count = number, count
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        self._pool = LocalPool(threads=threads, **options)
+
+    def restore(self, restore: Restore, size: int) -> None:
+        """Take this shard's texts among the first ``size`` that ``restore`` yields."""
+        first_id = 0
+        for texts, embeddings in restore():
+            room = size - first_id
+            self.add((texts[:room], None if embeddings is None else embeddings[:room]), first_id)
+            first_id += min(room, len(texts))
+        if first_id < size:
+            raise GateError(f"only {first_id} of the pool's {size} texts could be read back")
+
+    def add(self, batch: Batch, first_id: int) -> None:
+        """Take this shard's texts of a batch whose ids begin with ``first_id``."""
+        own = slice((self._number - first_id) % self._count, None, self._count)
+        texts, embeddings = batch
+        self._pool.add(texts[own], None if embeddings is None else embeddings[own])
+
+    def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
+        """See `ray_si.dedup.pool.Pool`."""
+        ids, lcs, totals = self._pool.nearest_by_rouge(texts)
+        return self._global(ids), lcs, totals
+
+    def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `ray_si.dedup.pool.Pool`."""
+        ids, cosines = self._pool.nearest_by_cosine(normalized)
+        return self._global(ids), cosines
+
+    def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
+        """See `ray_si.dedup.pool.Pool`."""
+        found = self._pool.most_similar(texts, k)
+        number, count = self._number, self._count
+        return [Similar([i * count + number for i in s.ids], s.scores, s.total) for s in found]
+
+    def texts(self, ids: Sequence[int]) -> dict[int, str]:
+        """Those of the texts that are here, by id."""
+        own = [id_ for id_ in ids if id_ % self._count == self._number]
+        places = [id_ // self._count for id_ in own]
+        return dict(zip(own, self._pool.texts(places), strict=True))
+
+    def set_rouge(self, threshold: float) -> None:
+        """See `ray_si.dedup.pool.Pool`."""
+        self._pool.set_rouge(threshold)
+
+    def _global(self, ids: np.ndarray) -> np.ndarray:
+        return np.where(ids < 0, -1, ids * self._count + self._number)
+
+
+class ShardedPool:
+    """A `ray_si.dedup.pool.Pool` over shard actors; text i lives on shard i modulo ``shards``.
+
+    A question goes once into the object store and from there to all shards. A shard that dies is
+    replaced and filled from ``restore``; GateError where that is None or fails for good.
+    """
+
+    def __init__(self, shards: int, restore: Restore | None, **options: Any) -> None:
+        self._options, self._restore = options, restore
+        self._size = 0
+        self._shards = [self._start(number, shards) for number in range(shards)]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def close(self) -> None:
+        """End the actors."""
+        for shard in self._shards:
+            ray.kill(shard)
+
+    def add(self, texts: Sequence[str], embeddings: np.ndarray | None) -> None:
+        """See `ray_si.dedup.pool.Pool`."""
+        if texts:
+            self._ask("add", ray.put((list(texts), embeddings)), self._size)
+            self._size += len(texts)
+
+    def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
+        """See `ray_si.dedup.pool.Pool`."""
+        best = no_match(len(texts))
+        for found in self._ask("nearest_by_rouge", ray.put(list(texts))):
+            (ids, lcs, totals), (best_ids, best_lcs, best_totals) = found, best
+            mine, his = lcs * best_totals, best_lcs * totals
+            nearer = (mine > his) | ((mine == his) & (ids >= 0) & (ids < best_ids))
+            best = tuple(np.where(nearer, a, b) for a, b in zip(found, best, strict=True))  # type: ignore[assignment]
+        return best
+
+    def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `ray_si.dedup.pool.Pool`."""
+        best_ids, best = np.full(len(normalized), -1), np.full(len(normalized), -1.0)
+        for ids, cosines in self._ask("nearest_by_cosine", ray.put(normalized)):
+            nearer = (cosines > best) | ((cosines == best) & (ids >= 0) & (ids < best_ids))
+            best_ids, best = np.where(nearer, ids, best_ids), np.where(nearer, cosines, best)
+        return best_ids, best
+
+    def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
+        """See `ray_si.dedup.pool.Pool`."""
+        merged = [Similar([], [], 0)] * len(texts)
+        for part in self._ask("most_similar", ray.put(list(texts)), k):
+            merged = [a.merged(b, k) for a, b in zip(merged, part, strict=True)]
+        return merged
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """See `ray_si.dedup.pool.Pool`."""
+        if not ids:
+            return []
+        found: dict[int, str] = {}
+        for part in self._ask("texts", list(ids)):
+            found |= part
+        return [found[id_] for id_ in ids]
+
+    def set_rouge(self, threshold: float) -> None:
+        """See `ray_si.dedup.pool.Pool`."""
+        self._ask("set_rouge", threshold)
+        self._options["rouge"] = threshold
+
+    def _start(self, number: int, count: int) -> Any:
+        nodes = _homes()
+        home = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=False)
+        actor = ray.remote(Shard).options(num_cpus=0, scheduling_strategy=home)
+        return actor.remote(number, count, self._options)
+
+    def _ask(self, method: str, *arguments: Any) -> list[Any]:
+        """Every shard's answer, in order."""
+        answers = [getattr(shard, method).remote(*arguments) for shard in self._shards]
+        return [self._answer(i, answer, method, arguments) for i, answer in enumerate(answers)]
+
+    def _answer(self, number: int, answer: Any, method: str, arguments: tuple[Any, ...]) -> Any:
+        for _ in range(_ATTEMPTS):
+            try:
+                return ray.get(answer)
+            except (RayActorError, ActorUnschedulableError) as error:  # or its node has just left
+                name = type(error).__name__
+                logger.warning("gate shard %d is lost (%s) and rebuilt", number, name)
+            ray.kill(self._shards[number])  # in case it was only out of reach
+            self._shards[number] = self._start(number, len(self._shards))
+            answer = self._refill_and_ask(number, method, arguments)
+        raise GateError(f"gate shard {number} was lost {_ATTEMPTS} times in a row")
+
+    def _refill_and_ask(self, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
+        shard = self._shards[number]
+        if not self._size:
+            return getattr(shard, method).remote(*arguments)
+        if self._restore is None:
+            raise GateError(f"gate shard {number} was lost, with nothing to rebuild it from")
+        try:
+            ray.get(shard.restore.remote(self._restore, self._size))
+        except RayTaskError as error:
+            raise GateError(f"gate shard {number} cannot be rebuilt: {error.cause}") from error
+        except (RayActorError, ActorUnschedulableError):
+            logger.warning("gate shard %d was lost while it was rebuilt", number)
+        return getattr(shard, method).remote(*arguments)
+
+
+def _homes() -> list[str]:
+    """Ids of the living nodes, the head last: it has the driver, and shards should share evenly.
+
+    Ray puts actors that reserve nothing anywhere, SPREAD or not: eight shards on five of nine.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes.sort(key=lambda node: ("node:__internal_head__" in node["Resources"], node["NodeID"]))
+    return [node["NodeID"] for node in nodes]
+
+
+class ShardedDeduplicator(Deduplicator):
+    """A `Deduplicator` whose pool is spread over ``shards`` actors; ``with`` ends them.
+
+    Decisions, matches and scores equal those of a `Deduplicator`, for any number of shards.
+    ``restore`` is what a dead shard is rebuilt from: see `Restore`. Needs a running Ray.
+    """
+
+    def __init__(
+        self,
+        shards: int,
+        rouge: float = 0.7,
+        cosine: float | None = 0.9,
+        encoder: Encoder | None = None,
+        *,
+        tokenizer: Tokenizer = "reference",
+        embedding_index: str = "Flat",
+        most_similar: int = 0,
+        restore: Restore | None = None,
+    ) -> None:
+        RougeIndex(rouge, tokenizer)  # refuses what the shards would refuse, before they start
+        self._shards = ShardedPool(
+            shards, restore, rouge=rouge, tokenizer=tokenizer, embedding_index=embedding_index
+        )
+        super().__init__(
+            rouge,
+            cosine,
+            encoder,
+            tokenizer=tokenizer,
+            most_similar=most_similar,
+            pool=self._shards,
+        )
+
+    def __enter__(self) -> ShardedDeduplicator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shards.close()
+
+
+@contextmanager
+def open_gate(
+    config: RunConfig, run: Run, seeds: list[SeedTask], encode: Encoder
+) -> Iterator[Deduplicator | GuardedGate]:
+    """The gate with the run's pool in it: the seeds, and what its rounds accepted so far.
+
+    Evaluation sets stand in front of it, in this process however many shards the pool has.
+    """
+    options = config.dedup
+    texts = [seed.instruction for seed in seeds]
+    human: Batch = (texts, None if options.cosine is None else encode(texts))
+    settings: dict[str, Any] = {
+        "rouge": options.rouge,
+        "cosine": options.cosine,
+        "encoder": encode,
+        "tokenizer": options.tokenizer,
+        "embedding_index": options.embedding_index,
+        "most_similar": options.most_similar,
+    }
+    restore = partial(_committed, human, run.location)
+    with ExitStack() as stack:
+        gate = (
+            Deduplicator(**settings)
+            if options.shards == 1
+            else stack.enter_context(
+                ShardedDeduplicator(options.shards, restore=restore, **settings)
+            )
+        )
+        for batch in restore():
+            gate.add(*batch)
+        if config.decontaminate:
+            encoder = None if options.cosine is None else encode
+            sets = forbidden(config, run.evaluation_sets(), encoder)
+            yield GuardedGate(sets, gate.filter, encoder)
+        else:
+            yield gate
+
+
+def _committed(human: Batch, location: str) -> Iterator[Batch]:
+    """The pool as the run's manifests have it. Runs in a gate shard, too."""
+    texts, embeddings = human
+    yield texts, None if embeddings is None else EmbeddingIndex.normalize(embeddings)
+    for table in Run.open(location).accepted(["instruction", "embedding"]):
+        column = table["embedding"].combine_chunks()
+        vectors = None
+        if len(column) and not column.null_count:
+            vectors = column.flatten().to_numpy().reshape(len(column), -1)
+        yield table["instruction"].to_pylist(), vectors

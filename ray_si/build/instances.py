@@ -1,0 +1,265 @@
+"""Phases 2 and 3 as one stream: classification flows into instance generation, block by block."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, as_completed, wait
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+
+from ray_si.build.classify import Classified, classify
+from ray_si.build.stages import Ask, Task, write_blocks
+from ray_si.config import RunConfig
+from ray_si.engines.base import Completion
+from ray_si.pipeline.contamination import forbidden_of
+from ray_si.pipeline.decisions import (
+    GIVEN,
+    KEPT,
+    LEFT_OUT,
+    add_completions,
+    instances_of,
+)
+from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.pipeline.prompting import instance_request
+from ray_si.pipeline.token_budget import Allowance
+from ray_si.records import Instance
+from ray_si.run.run import Run
+from ray_si.run.tokens import TOKEN_COLUMNS, tokens_of
+from ray_si.self_instruct.sampling import derive_seed
+from ray_si.serving.applications import Generators
+from ray_si.serving.background import in_thread
+from ray_si.storage.tables import ShardInfo
+
+_FIRST, _LAST = -1, 1 << 40
+"""Orders of instance requests: after those of any round while the bootstrap runs, and before what
+is left of rounds that turned out not to be needed once it is over."""
+
+_COLUMNS = ["id", "instruction", "classification_prompt", "instance"]
+"""Of accepted rows, those that instances are written from."""
+
+_AT_ONCE = 2
+"""Threads that write ahead: one goes on while the other's last rows are awaited."""
+
+_CAME_ALONG = Completion("", cast(Any, GIVEN))
+"""Stands for the answer where none was asked for."""
+
+
+@dataclass(frozen=True)
+class WriteInstances:
+    """Instructions to instances, each classified first: the work of the tasks, see `Work`.
+
+    ``location`` is the run's, for what it is decontaminated against.
+    """
+
+    config: RunConfig
+    location: str
+    folder: str = "instances"
+
+    async def answer(self, row: dict[str, Any], ask: Ask) -> tuple[Classified, Completion]:
+        """Classify one instruction, then have its instances written, unless one came with it."""
+        classified = await classify(row, self.config, ask)
+        if row["instance"] is not None:
+            return classified, _CAME_ALONG
+        request = instance_request(
+            self.config, row["instruction"], classified.is_classification, row["seed"]
+        )
+        return classified, await ask(request)
+
+    def complete(self, block: pa.Table, answers: list[tuple[Classified, Completion]]) -> pa.Table:
+        """An instance block: what was answered, parsed and filtered."""
+        forbidden = forbidden_of(self.config, self.location)
+        kept, rejected = [], []
+        for row, (classified, completion) in zip(block.to_pylist(), answers, strict=True):
+            good, bad = instances_of(
+                self.config,
+                row["instruction"],
+                classified.is_classification,
+                completion.text,
+                completion.finish_reason,
+                row["instance"] and Instance(**row["instance"]),
+                forbidden,
+            )
+            kept.append(good)
+            rejected.append(bad)
+        block = block.drop_columns(["classification_prompt", "instance"])  # accepted rows have them
+        every = [classified for classified, _ in answers]
+        columns = {
+            "is_classification": pa.array([c.is_classification for c in every], pa.bool_()),
+            "classification_answer": pa.array([c.answer for c in every], pa.string()),
+            "classification_margin": pa.array([c.margin for c in every], pa.float64()),
+            "classification_prompt_tokens": pa.array([c.prompt_tokens for c in every]),
+            "classification_completion_tokens": pa.array([c.completion_tokens for c in every]),
+        }
+        for name, values in columns.items():
+            block = block.append_column(name, values)
+        block = add_completions(block, [completion for _, completion in answers])
+        block = block.append_column("instances", pa.array(kept, KEPT))
+        return block.append_column("rejected", pa.array(rejected, LEFT_OUT))
+
+    def summary(self, stored: pa.Table) -> pa.Table:
+        """How many instances each instruction has, and the tokens it took."""
+        counts = [len(instances) for instances in stored["instances"].to_pylist()]
+        tokens = {name: stored[name] for name in TOKEN_COLUMNS}
+        return pa.table({"block": stored["block"], "kept": pa.array(counts, pa.int64()), **tokens})
+
+
+class Instances:
+    """Runs phases 2 and 3 over the accepted instructions that have no block yet.
+
+    Blocks are consecutive accepted instructions in pool order, so each is known as soon as the
+    rounds that it comes from are committed: `begin` writes those in the background, while the
+    bootstrap leaves replicas idle; `run` waits for them and writes the rest.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: Run,
+        generators: Generators,
+        reporter: Reporter,
+        allowance: Allowance,
+    ) -> None:
+        self._config, self._run = config, run
+        self._generators, self._reporter, self._allowance = generators, reporter, allowance
+        self._finished = run.finished_blocks("instances")
+        self._rest = pa.table({})  # rows of the block that is not full yet
+        self._cut = 0  # blocks that are
+        self._total = 0  # rows so far
+        self._ready: list[tuple[int, pa.Table]] = []  # of those, the ones that nobody writes yet
+        self._writing: list[Future[None]] = []
+        self._abandon = threading.Event()
+        self._is_running = False
+        self._lock = threading.Lock()  # of what is counted below, and of what is ready
+        self._done = self._instances = 0
+        self._infos: list[ShardInfo] = []
+        for table in run.accepted(_COLUMNS):
+            self.extend(table)
+
+    def extend(self, accepted: pa.Table) -> None:
+        """Take the accepted rows of the next committed round."""
+        size = self._config.instances.block_size
+        table = accepted.select(_COLUMNS)
+        self._rest = pa.concat_tables([self._rest, table]) if self._rest.num_rows else table
+        self._total += accepted.num_rows
+        while self._rest.num_rows >= size:
+            self._cut_block(size)
+
+    def begin(self) -> None:
+        """Write the blocks that are known in a thread, unless some of these lag behind already."""
+        if sum(not each.done() for each in self._writing) < _AT_ONCE:
+            self._begin()
+
+    def wait(self) -> None:
+        """Until what was begun has ended, one way or another."""
+        wait(self._writing)
+
+    def abandon(self) -> None:
+        """Let what was begun end early; what is stored by then stays."""
+        self._abandon.set()
+
+    def run(self) -> None:
+        """Write the missing blocks, then the manifest.
+
+        Raises BudgetError where the budget has no room for another block.
+        """
+        if self._rest.num_rows:
+            self._cut_block(self._rest.num_rows)
+        self._is_running = True
+        self._report()
+        while True:
+            before = self._done
+            self._begin()
+            for each in as_completed(self._writing):
+                each.result()
+            if not self._ready:
+                break
+            if self._done == before:
+                raise self._allowance.error(
+                    f"{self._done} of {self._total} instructions have their instances, which are "
+                    "kept"
+                )
+        self._infos.sort(key=lambda info: info.key)
+        counts = {"blocks": self._cut, "instructions": self._total, "instances": self._instances}
+        self._run.commit_instances(self._infos, counts)
+
+    def _begin(self) -> None:
+        with self._lock:
+            blocks, self._ready = self._ready, []
+        if blocks:
+            self._writing.append(in_thread(self._write, blocks, _LAST + len(self._writing)))
+
+    def _write(self, blocks: list[tuple[int, pa.Table]], order: int) -> None:
+        """Write those of the blocks that do not stand yet, as far as the budget goes."""
+        missing: dict[int, pa.Table] = {}
+        for number, block in blocks:
+            if stored := self._stored(self._finished.get(number), block):
+                kept = sum(map(len, stored[0]["instances"].to_pylist()))
+                self._count(block.num_rows, kept, stored[1])
+            else:
+                missing[number] = block
+        self._report()
+        work = WriteInstances(self._config, self._run.location)
+        first = (_FIRST if self._is_running else _LAST,)
+        task = Task(work, self._generators, self._run.location, first, until=self._allowance.until)
+        while missing and not self._abandon.is_set():
+            sizes = [block.num_rows for block in missing.values()]
+            granted = self._allowance.grant("instances", sizes, order=order, stop=self._abandon)
+            if not granted:
+                with self._lock:
+                    self._ready += missing.items()
+                return
+            now = [self._to_write(*item) for item in list(missing.items())[:granted]]
+            for table, info in write_blocks(now, task, parallel_phases=False, stop=self._abandon):
+                del missing[table["block"][0].as_py()]
+                self._allowance.settle("instances", table.num_rows, tokens_of(table))
+                self._count(table.num_rows, sum(table["kept"].to_pylist()), info)
+                self._report()
+
+    def _count(self, done: int, instances: int, info: ShardInfo) -> None:
+        with self._lock:
+            self._done += done
+            self._instances += instances
+            self._infos.append(info)
+
+    def _report(self) -> None:
+        if self._is_running:  # else the bootstrap reports
+            self._reporter.report(
+                Progress("instances", self._done, self._total, instances=self._instances)
+            )
+
+    def _stored(self, key: str | None, block: pa.Table) -> tuple[pa.Table, ShardInfo] | None:
+        """A block as it is stored; None where it must be written.
+
+        A last block that ``finish`` cut short has to be, once the bootstrap has gone on after all.
+        """
+        if key is None:
+            return None
+        stored = self._run.sound_block(key)
+        if stored is None or stored[0]["id"].equals(block["id"]):
+            return stored
+        self._run.objects.delete(key)
+        return None
+
+    def _cut_block(self, size: int) -> None:
+        """Make the next block, of the first ``size`` rows that are in none."""
+        with self._lock:
+            self._ready.append((self._cut, self._rest.slice(0, size)))
+        self._rest = self._rest.slice(size)
+        self._cut += 1
+
+    def _to_write(self, number: int, rows: pa.Table) -> pa.Table:
+        """A block as its task gets it."""
+        start = number * self._config.instances.block_size
+        seeds = [
+            derive_seed(self._config.seed, "instances", 0, i)
+            for i in range(start, start + rows.num_rows)
+        ]
+        columns = {
+            "block": pa.array([number] * rows.num_rows, pa.int64()),
+            **{name: rows[name] for name in _COLUMNS[:3]},
+            "seed": pa.array(seeds, pa.int64()),
+            "instance": rows["instance"],
+        }
+        return pa.table(columns).combine_chunks()

@@ -1,0 +1,266 @@
+"""Ray Data adapters: durable blocks, many to a task, rows in = rows out."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from ray_si import errors
+from ray_si.engines.base import Completion, Request
+from ray_si.errors import GenerationError, RaySIError
+from ray_si.run.run import block_key
+from ray_si.serving.applications import Generators
+from ray_si.serving.client import Client
+from ray_si.serving.replicas import Order
+from ray_si.storage.objects import open_objects
+from ray_si.storage.tables import ShardInfo, claim_table, read_stored
+
+_ERROR = "ray_si_error"
+"""Column of the row that stands for a task that raised an error of ours."""
+
+_WINDOWS = 8
+"""Rows of a task, in windows, where there is a choice: enough that its end hardly counts."""
+
+Ask = Callable[[Request], Awaitable[Completion]]
+
+T = TypeVar("T")
+
+
+class Work(Protocol):
+    """What becomes of durable blocks, row by row; it travels to the task that does it."""
+
+    @property
+    def folder(self) -> str:
+        """Of the run, in which the blocks are stored."""
+
+    async def answer(self, row: dict[str, Any], ask: Ask) -> Any:
+        """What the model says to one row. Called concurrently."""
+
+    def complete(self, block: pa.Table, answers: list[Any]) -> pa.Table:
+        """The block as it is stored, with as many rows; not called on the event loop."""
+
+    def summary(self, stored: pa.Table) -> pa.Table:
+        """What the driver needs of a stored block, ``block`` among its columns, all rows."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A `Work` with where it asks and stores.
+
+    ``until``, in seconds since the epoch, is when it begins no further block.
+    """
+
+    work: Work
+    generators: Generators
+    location: str
+    order: Order
+    until: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether that time has come."""
+        return self.until is not None and time.time() >= self.until
+
+
+def write_blocks(
+    blocks: list[pa.Table],
+    task: Task,
+    *,
+    parallel_phases: bool,
+    stop: threading.Event | None = None,
+) -> Iterator[tuple[pa.Table, ShardInfo]]:
+    """Answer and store every block; yields each one's summary, and how it is stored.
+
+    The blocks go to Ray tasks, several to each, whose rows are answered with no barrier between
+    blocks; each block is stored as soon as its rows are there, by whoever comes first. Their order
+    is not kept. With ``parallel_phases`` other calls of this function fill the slots that the last
+    rows of a task leave idle, so the blocks are dealt to as few tasks as keep the slots busy.
+    Setting ``stop`` ends the iteration after the next task; what is running by then is dropped.
+
+    Raises GenerationError when a block comes back with another number of rows than it had, or
+    doesn't come back though the task has no end, and whatever error of ours the work raises.
+    """
+    if not blocks:
+        return
+    parts, concurrency = _deal(blocks, task.generators, parallel_phases)
+    # from_arrow would start a task that wants a whole CPU, which the replicas may have taken
+    dataset: Any = ray.data.from_blocks(parts)
+    dataset = dataset.map_batches(
+        _guarded,
+        fn_kwargs={"task": task},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,  # they only wait for replicas, which may have taken every core
+        compute=ray.data.TaskPoolStrategy(concurrency),
+    )
+    expected = {block["block"][0].as_py(): block.num_rows for block in blocks}
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        if _ERROR in table.column_names:
+            name, message = table[_ERROR][0].as_py()
+            raise getattr(errors, name)(message)
+        for block, part in split_blocks(table):
+            if expected.pop(block, None) != part.num_rows:
+                raise GenerationError(f"block {block} came back with {part.num_rows} rows")
+            info = ShardInfo(**part["stored"][0].as_py())
+            yield part.drop_columns(["stored"]), info
+        if stop and stop.is_set():
+            return
+    if expected and task.until is None:
+        raise GenerationError(f"blocks {sorted(expected)} did not come back")
+
+
+def split_blocks(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """The durable blocks that lie one after another in a table, with their numbers."""
+    numbers = table["block"].to_pylist()
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[start]:
+            yield numbers[start], table.slice(start, end - start)
+            start = end
+
+
+def _deal(
+    blocks: list[pa.Table], generators: Generators, parallel_phases: bool
+) -> tuple[list[pa.Table], int]:
+    """Parts of consecutive blocks, one for each Ray task, and how many tasks run at once."""
+    concurrency, count = generators.tasks, generators.tasks
+    if not parallel_phases:  # then one more task works while the last rows of another are awaited
+        concurrency += 1
+        window = sum(generators.windows().values())
+        rows = sum(block.num_rows for block in blocks)
+        count = max(concurrency, round(rows / (_WINDOWS * window)))
+    count = min(count, len(blocks))
+    bounds = [i * len(blocks) // count for i in range(count + 1)]
+    parts = [
+        pa.concat_tables(blocks[start:end]).combine_chunks()
+        for start, end in itertools.pairwise(bounds)
+    ]
+    return parts, min(concurrency, count)
+
+
+def warm_up(count: int) -> None:
+    """Have so many worker processes started, and Ray Data's own, which takes seconds.
+
+    For use before the replicas are there, to which it does no harm.
+    """
+    blocks = [pa.table({"worker": [worker]}) for worker in range(count)]
+    dataset: Any = ray.data.from_blocks(blocks)
+    dataset.map_batches(
+        _be_there,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,
+        compute=ray.data.TaskPoolStrategy(count),
+    ).materialize()
+
+
+def _be_there(table: pa.Table) -> pa.Table:
+    """What a worker needs is imported by now; the sleep lets each of several get its own."""
+    _loop()
+    time.sleep(1)
+    return table
+
+
+# In the task ---------------------------------------------------------------------------------
+
+
+def _guarded(table: pa.Table, *, task: Task) -> pa.Table:
+    """The task's rows, or a row with the error of ours that it raised.
+
+    Raised in a task, it would reach the driver as its traceback in an error of Ray Data's.
+    """
+    try:
+        return asyncio.run_coroutine_threadsafe(_run(table, task), _loop()).result()
+    except RaySIError as error:
+        return pa.table({_ERROR: [[type(error).__name__, str(error)]]})
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The one event loop of this worker process, in a thread of its own, as Serve wants it."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
+    return loop
+
+
+async def _run(table: pa.Table, task: Task) -> pa.Table:
+    """Answer and store the blocks of a table; their summaries, each row with a ``stored``."""
+    windows = task.generators.windows()
+    clients = {app: Client(app, window, task.order) for app, window in windows.items()}
+    apps = task.generators.apps
+    room = asyncio.Semaphore(2 * sum(windows.values()))
+    started: list[asyncio.Task[Any]] = []
+
+    def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        started.append(asyncio.create_task(work))
+        return started[-1]
+
+    def ask(request: Request) -> Awaitable[Completion]:
+        return clients[apps[request.purpose]].ask(request)
+
+    async def answer(row: dict[str, Any]) -> Any:
+        try:
+            return await task.work.answer(row, ask)
+        finally:
+            room.release()
+
+    async def finish(block: pa.Table, answers: list[asyncio.Task[Any]]) -> pa.Table:
+        return await asyncio.to_thread(_store, task, block, await asyncio.gather(*answers))
+
+    blocks: list[asyncio.Task[pa.Table]] = []
+    async with AsyncExitStack() as stack:
+        for client in clients.values():
+            await stack.enter_async_context(client.watched())
+        try:
+            finished = await asyncio.to_thread(_finished, task)
+            for number, block in split_blocks(table):
+                if task.is_over:
+                    break
+                if _key(task, number) in finished:
+                    blocks.append(start(asyncio.to_thread(_stored, task, number)))
+                    continue
+                answers = []
+                for row in block.to_pylist():
+                    await room.acquire()
+                    answers.append(start(answer(row)))
+                blocks.append(start(finish(block, answers)))
+            return pa.concat_tables(await asyncio.gather(*blocks) or [table.slice(0, 0)])
+        finally:
+            for each in started:
+                each.cancel()
+
+
+def _finished(task: Task) -> set[str]:
+    """Blocks that stand already: those of this very task, if its first worker died."""
+    return set(open_objects(task.location).list(f"{task.work.folder}/block-"))
+
+
+def _stored(task: Task, number: int) -> pa.Table:
+    return _summary(task, *read_stored(open_objects(task.location), _key(task, number)))
+
+
+def _store(task: Task, block: pa.Table, answers: list[Any]) -> pa.Table:
+    complete = task.work.complete(block, answers)
+    key = _key(task, block["block"][0].as_py())
+    return _summary(task, *claim_table(open_objects(task.location), key, complete))
+
+
+def _key(task: Task, number: int) -> str:
+    return block_key(task.work.folder, number)
+
+
+def _summary(task: Task, stored: pa.Table, info: ShardInfo) -> pa.Table:
+    """What goes to the driver; row by row, since Ray Data knows only rows."""
+    summary = task.work.summary(stored)
+    return summary.append_column("stored", pa.array([asdict(info)] * summary.num_rows))

@@ -1,0 +1,121 @@
+"""Looks at the replicas while a build runs: for the display, for `status`, for Prometheus."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from ray.exceptions import RayError
+from ray.util.metrics import Gauge
+
+from ray_si.config import RunConfig
+from ray_si.errors import RaySIError
+from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.run.run import LIVE, Run
+from ray_si.serving.applications import Serving
+
+_LOOK_S = 1.0
+"""Seconds between looks at the replicas."""
+
+_WRITE_S = 5.0
+"""Seconds between writes of the run's live numbers."""
+
+logger = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Reports how busy the replicas are for as long as ``with`` lasts.
+
+    Each second to the reporter and as Ray metrics; every few seconds into the run's ``live.json``,
+    which is there only while a build runs (or after one was killed).
+    """
+
+    def __init__(self, config: RunConfig, serving: Serving, reporter: Reporter, run: Run) -> None:
+        self._config = config
+        self._serving, self._reporter, self._run = serving, reporter, run
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        try:
+            self._run.objects.delete(LIVE)
+        except (OSError, RaySIError) as problem:  # it says when it was written
+            logger.warning("%s could not be removed: %s", LIVE, problem)
+
+    def _watch(self) -> None:
+        names = ("accepted", "candidates", "target", "instances", "dollars")
+        gauges = {name: Gauge(f"si_{name}", f"Of the run: {name}", ("run",)) for name in names}
+        written = 0.0
+        while not self._ended.wait(_LOOK_S):
+            try:
+                usage = self._serving.usage()
+            except RayError as error:  # the meter is being restarted
+                logger.debug("the replicas' usage is not known: %s", error)
+                continue
+            dollars = self._config.dollars(usage.prompt_tokens, usage.completion_tokens)
+            self._reporter.see(usage, dollars)
+            last = self._reporter.last
+            self._set(gauges, last)
+            if time.monotonic() - written >= _WRITE_S:
+                written = time.monotonic()
+                try:
+                    self._run.objects.put(LIVE, json.dumps(self.live(), indent=2).encode())
+                except (OSError, RaySIError) as problem:
+                    logger.warning("%s could not be written: %s", LIVE, problem)
+
+    def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:
+        values: dict[str, float] = {"instances": last.instances}
+        if last.phase == "bootstrap":
+            values = {"accepted": last.done, "target": last.total, "candidates": last.candidates}
+        if last.dollars is not None:
+            values["dollars"] = last.dollars
+        for name, value in values.items():
+            gauges[name].set(value, {"run": self._run.location})
+
+    def live(self) -> dict[str, Any]:
+        """Numbers of this build so far, as ``ray-si status`` shows them.
+
+        Seconds count from its start, also those for each instruction that it accepted; dollars are
+        of what its replicas answered.
+        """
+        last, usage = self._reporter.last, self._reporter.last.usage
+        seconds, accepted = time.monotonic() - self._reporter.began, self._reporter.accepted
+        return {
+            "at": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "phase": last.phase,
+            "done": last.done,
+            "total": last.total,
+            "seconds": round(seconds, 1),
+            "replicas": usage.replicas,
+            "slots": usage.slots,
+            "running": min(usage.running, usage.slots),
+            "waiting": usage.queued,
+            "utilisation": _rounded(last.utilisation),
+            "utilisation_overall": _rounded(usage.busy_s / usage.open_s if usage.open_s else None),
+            "tokens_per_second": round(self._reporter.tokens_per_second(), 1),
+            "seconds_per_accepted": _rounded(seconds / accepted if accepted else None),
+            **({} if last.dollars is None else {"dollars": round(last.dollars, 4)}),
+            **{
+                name: dict(sorted(getattr(usage, name).items()))
+                for name in ("requests", "failed", "prompt_tokens", "completion_tokens")
+            },
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

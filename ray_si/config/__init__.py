@@ -1,0 +1,5 @@
+"""What a user may set: the sections of a run's configuration, and reading them from YAML."""
+
+from ray_si.config.schema import Bootstrap, Budget, Generator, Prices, RunConfig, fingerprint_of
+
+__all__ = ["Bootstrap", "Budget", "Generator", "Prices", "RunConfig", "fingerprint_of"]

@@ -1,0 +1,104 @@
+"""Sections of the configuration that belong to one engine each."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from ray_si.config.section import Section
+
+
+class ReplayOptions(Section):
+    """Of the replay engine: see `ray_si.engines.replay.engine`."""
+
+    recording: str | None = None
+    """JSONL of recorded answers; none means scripted ones."""
+    latency_s: float = Field(0.0, ge=0)
+    """Median latency of a request, in seconds."""
+    latency_sigma: float = Field(0.0, ge=0)
+    """Standard deviation of the latency's logarithm."""
+
+
+class VLLMOptions(Section):
+    """Of the vllm engine; a replica takes tensor_parallel_size x pipeline_parallel_size GPUs."""
+
+    tensor_parallel_size: int = Field(1, ge=1)
+    """GPUs over which each layer is spread."""
+    pipeline_parallel_size: int = Field(1, ge=1)
+    """Groups of layers, each on GPUs of its own."""
+    enable_prefix_caching: bool = True
+    """Keep what prompts have in common: few-shot prefixes are long and the same."""
+    max_model_len: int | None = Field(None, ge=1)
+    """Longest prompt with completion, in tokens; null takes the model's own context."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    """Share of a GPU's memory for weights and cache."""
+    quantization: str | None = None
+    """Method of a quantized model, such as awq or fp8; null takes what its configuration says."""
+    lora: str | None = None
+    """Folder of a LoRA adapter, on every node, that is laid over the model."""
+    engine_kwargs: dict[str, Any] = Field({})
+    """Further arguments of vLLM's engine, by the names that vLLM gives them."""
+
+
+class OpenAIOptions(Section):
+    """Of the openai engine: an OpenAI-compatible endpoint, hosted or your own."""
+
+    base_url: str = "https://api.openai.com/v1"
+    """Where /completions and /chat/completions are."""
+    api_key_env: str | None = "OPENAI_API_KEY"
+    """Environment variable that holds the key, on every node; null where none is needed."""
+    concurrency: int = Field(32, ge=1)
+    """Most requests in flight, of all replicas together."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    """Most requests a minute, of all replicas together; null leaves it to the endpoint."""
+    tokens_per_minute: float | None = Field(None, gt=0)
+    """Most prompt and completion tokens a minute, of all replicas together."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Longest wait for an answer, in seconds."""
+    retries: int = Field(5, ge=0)
+    """Further tries after server errors, lost connections and timeouts; 429 is not counted."""
+    outage_s: float = Field(600.0, gt=0)
+    """How long an endpoint may fail or refuse everything before the run stops, in seconds."""
+    omit: tuple[
+        Literal["seed", "stop", "temperature", "top_p", "top_k", "presence_penalty"], ...
+    ] = ()
+    """Parameters that the endpoint doesn't take."""
+    extra_body: dict[str, Any] = Field({})
+    """Further parameters of every request, such as {reasoning_effort: low}."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("write http://host or https://host, with port and path if any")
+        if parts.username or parts.password or parts.query:
+            raise ValueError(
+                "no user, password or query here, since it is stored in the run; a key comes from "
+                "the environment variable that api_key_env names"
+            )
+        return value.rstrip("/")
+
+
+PACING = {
+    "vllm": (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "enable_prefix_caching",
+        "gpu_memory_utilization",
+    ),
+    "replay": ("latency_s", "latency_sigma"),
+    "openai": (
+        "base_url",
+        "api_key_env",
+        "concurrency",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "timeout_s",
+        "retries",
+        "outage_s",
+    ),
+}
+"""Options that only place or pace the work; a run's results don't depend on them."""

@@ -1,0 +1,492 @@
+"""A run's configuration, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from ray_si.config.engine_options import PACING, OpenAIOptions, ReplayOptions, VLLMOptions
+from ray_si.config.section import Section as _Section
+from ray_si.engines.base import Purpose, SamplingParams
+from ray_si.self_instruct.filters import KEYWORDS, PROGRAM_OPENINGS
+from ray_si.self_instruct.parsing import Headings
+from ray_si.self_instruct.prompts import LABELS, templates_in_use
+
+
+class Sampling(_Section):
+    """How completions of one kind are drawn."""
+
+    max_tokens: int = Field(256, ge=1)
+    """Longest completion, in tokens."""
+    temperature: float = Field(0.7, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus: the smallest set of tokens with this much probability."""
+    top_k: int = Field(0, ge=0)
+    """Only the k likeliest tokens; 0 is off."""
+    presence_penalty: float = 0.0
+    """Taken once from the logit of every token already written."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; empty takes those of the prompt template."""
+
+    def params(self, template_stop: tuple[str, ...]) -> SamplingParams:
+        """As an engine takes it."""
+        values = self.model_dump()
+        return SamplingParams(**values | {"stop": self.stop or template_stop})
+
+
+class SamplingByPurpose(_Section):
+    """One set of sampling parameters for each kind of request."""
+
+    instructions: Sampling = Sampling(max_tokens=512, temperature=0.9, top_p=0.9)
+    joint: Sampling = Sampling(max_tokens=1024, temperature=0.9, top_p=0.9)
+    classification: Sampling = Sampling(max_tokens=3, temperature=0.0)
+    input_first: Sampling = Sampling(max_tokens=350, temperature=0.7, top_p=0.9)
+    output_first: Sampling = Sampling(max_tokens=300, temperature=0.7, top_p=0.9)
+
+
+class Prices(_Section):
+    """Of the model, in dollars per million tokens."""
+
+    prompt: float = Field(0.0, ge=0)
+    """Of prompt tokens."""
+    completion: float = Field(0.0, ge=0)
+    """Of completion tokens."""
+
+    def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """What so many tokens cost."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+class Generator(_Section):
+    """The language model and how it is hosted."""
+
+    engine: Literal["transformers", "vllm", "openai", "replay"] = "transformers"
+    """What runs the model."""
+    model: str | None = "smollm2-135m-instruct"
+    """A bundled name, a folder, or a name on the Hugging Face hub; the endpoint's own name for it
+    (openai); replay needs none."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    prompt_style: Literal["completion", "chat"] = "completion"
+    """Few-shot text for base models, chat turns for instruct models."""
+    replicas: int = Field(1, ge=1)
+    """Serve replicas; with ``max_replicas``, the fewest."""
+    max_replicas: int | None = Field(None, ge=1)
+    """Serve adds replicas up to so many while requests wait, and takes idle ones away."""
+    cpus: float = Field(1.0, ge=0)
+    """Processor cores reserved for a replica."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for a replica; a share of one, or a number of them. The transformers engine
+    spreads a model's layers over several."""
+    accelerator: str | None = None
+    """Kind of GPU that a replica must have, as Ray names it: A100, H100, L4 ..."""
+    threads: int | None = Field(None, ge=1)
+    """Torch threads of a replica; none leaves it to torch."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; auto is bfloat16 where the hardware has it."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own Python code."""
+    max_batch: int = Field(32, ge=1)
+    """Most requests that a replica answers at once."""
+    batching: Literal["auto", "static", "continuous"] = "auto"
+    """Of the transformers engine: batches that begin and end together, or one that requests join
+    and leave at any time, over a paged cache. auto is continuous on a GPU with a flash-attention
+    kernel (package flash-attn or kernels), else static."""
+    batch_tokens: int = Field(32768, ge=256)
+    """Most prompt and completion tokens in a batch, padding included; with continuous batching on a
+    GPU, what its memory holds instead."""
+    request_timeout_s: float | None = Field(None, gt=0)
+    """A request that takes longer on its replica becomes an error row; none waits."""
+    sampling: SamplingByPurpose = SamplingByPurpose()
+    """Sampling parameters by purpose."""
+    prices: Prices | None = None
+    """What tokens cost, for reports and ``budget.dollars``."""
+    vllm: VLLMOptions = VLLMOptions()
+    """Options of the vllm engine."""
+    openai: OpenAIOptions = OpenAIOptions()
+    """Options of the openai engine."""
+    replay: ReplayOptions = ReplayOptions()
+    """Options of the replay engine."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Generator:
+        if self.engine != "replay" and not self.model:
+            raise ValueError("model is needed unless engine is replay")
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError("max_replicas is less than replicas")
+        need = self.vllm.tensor_parallel_size * self.vllm.pipeline_parallel_size
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError("gpus must be a whole number, or less than 1")
+        if self.engine == "vllm" and need > 1 and self.gpus != need:
+            raise ValueError(
+                f"gpus must be {need}, what vllm.tensor_parallel_size x pipeline_parallel_size "
+                "takes for each replica"
+            )
+        return self
+
+    @property
+    def slots(self) -> int:
+        """Requests that all replicas can answer at once, at most."""
+        if self.engine == "openai":
+            return self.openai.concurrency
+        return (self.max_replicas or self.replicas) * self.max_batch
+
+    def engine_options(self) -> dict[str, Any]:
+        """Keyword arguments of the engine on each replica, model aside."""
+        if self.engine == "replay":
+            return {"slots": self.max_batch, **self.replay.model_dump()}
+        if self.engine == "openai":
+            replicas, options = self.max_replicas or self.replicas, self.openai.model_dump()
+            options["concurrency"] = -(-options["concurrency"] // replicas)
+            for name in ("requests_per_minute", "tokens_per_minute"):
+                if options[name]:
+                    options[name] /= replicas
+            return options
+        names = ["revision", "max_batch", "dtype", "trust_remote_code"]
+        if self.engine == "transformers":
+            names += ["batching", "batch_tokens", "threads"]
+        options = {name: getattr(self, name) for name in names}
+        if self.engine == "transformers" and 0 < self.gpus < 1:
+            options["gpu_share"] = self.gpus  # replicas beside it need theirs
+        return options | (self.vllm.model_dump() if self.engine == "vllm" else {})
+
+
+class EmbedderSection(_Section):
+    """The model whose cosine similarity the second gate uses."""
+
+    model: str = "all-minilm-l6-v2"
+    """A bundled name, a folder, or a sentence-transformers name on the hub."""
+    cpus: float = Field(0.5, ge=0)
+    """Processor cores reserved for its replica."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for its replica."""
+
+
+class Bootstrap(_Section):
+    """Phase 1: new instructions, round by round."""
+
+    mode: Literal["instructions", "joint"] = "instructions"
+    """What a completion holds: instructions alone (the paper), or whole tasks with input and output
+    (Alpaca); then phases 2 and 3 ask the model only about those that came without an output."""
+    demonstrations: int = Field(8, ge=1)
+    """Examples in a prompt."""
+    machine_demonstrations: int = Field(2, ge=0)
+    """How many of them are machine-written, once there are any; in classification-only prompts,
+    from earlier such prompts. In joint mode only tasks with an output can be."""
+    demonstration_sampling: Literal["uniform", "diverse"] = "uniform"
+    """Machine-written examples are drawn uniformly (the paper), or weighted toward thin regions of
+    the pool: clusters of its embeddings, by k-means in single precision, each equally likely. Needs
+    the cosine gate."""
+    max_demonstration_words: int | None = Field(None, ge=4)
+    """Leave longer ones (in joint mode, with input and output) out of prompts; none keeps all."""
+    new_instructions: int = Field(8, ge=1)
+    """How many a completion is asked for."""
+    prompts_per_round: int = Field(64, ge=1)
+    """Requests in a round; machine-written examples come from finished rounds."""
+    classification_share: float = Field(0.0, ge=0, le=1)
+    """Share of prompts with classification seeds only, asking for more of those."""
+    lookahead: int = Field(1, ge=0)
+    """Rounds generated while an earlier one is still being gated."""
+    block_size: int = Field(32, ge=1)
+    """Requests in a block, the unit of durable work."""
+    drop_unfinished: Literal["last", "all"] = "last"
+    """What goes when the model ran out of tokens: the last item, or (the paper) all."""
+    sentence_case: bool = False
+    """Lower-case all but the first letter (the paper)."""
+    min_words: int = Field(4, ge=1)
+    """Shortest instruction, in words by white space; with dedup.tokenizer unicode, every letter of
+    a script written without spaces counts as a word."""
+    max_words: int = Field(150, ge=1)
+    """Longest instruction, in words."""
+    ascii_start: bool = True
+    """Refuse instructions whose first character is not ASCII; turn off for other scripts."""
+    quality_filters: bool = False
+    """Extra heuristics against small models' slips; English only, not in the paper."""
+    stall_rounds: int = Field(5, ge=1)
+    """This many rounds in a row that accept almost nothing are a plateau."""
+    stall_acceptance: float = Field(0.01, ge=0, lt=1)
+    """Share of candidates up to which a round counts as accepting almost nothing."""
+    on_stall: Literal["stop", "finish"] = "stop"
+    """At a plateau, stop with an error; or finish: end phase 1 and go on to the instances."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Bootstrap:
+        if self.machine_demonstrations > self.demonstrations:
+            raise ValueError("machine_demonstrations is more than demonstrations")
+        if self.min_words > self.max_words:
+            raise ValueError("min_words is more than max_words")
+        return self
+
+
+class Classification(_Section):
+    """Phase 2: which instructions are classification tasks."""
+
+    method: Literal["labels", "text", "prompt"] = "labels"
+    """Compare the log-probabilities of the two answers, read a written one, or ask nothing: what a
+    classification-only prompt brought is one, and nothing else."""
+    threshold: float = 0.0
+    """Of labels: how much likelier (in log-probability) yes must be than no."""
+
+
+class Instances(_Section):
+    """Phase 3: inputs and outputs for each instruction."""
+
+    max_per_instruction: int = Field(5, ge=1)
+    """Instances kept of one instruction."""
+    block_size: int = Field(16, ge=1)
+    """Instructions in a block, the unit of durable work."""
+    quality_filters: bool = False
+    """Extra heuristics against small models' slips; English only, not in the paper."""
+
+
+class Dedup(_Section):
+    """The gate: what is too close to an earlier instruction is refused."""
+
+    rouge: float = Field(0.7, gt=0, le=1)
+    """Highest ROUGE-L F with any earlier instruction."""
+    cosine: float | None = Field(0.9, gt=0, le=1)
+    """Highest cosine similarity with any earlier instruction; off leaves this gate out."""
+    tokenizer: Literal["reference", "unicode"] = "reference"
+    """What ROUGE-L compares: the paper's tokens (a-z, 0-9), or those of any script."""
+    embedding_index: str = "Flat"
+    """FAISS factory string of the cosine gate; all but Flat are approximate."""
+    most_similar: int = Field(0, ge=0, le=1000)
+    """Nearest earlier instructions kept with each accepted one, and its mean ROUGE-L with the whole
+    pool, with which it is compared for that (cost: benchmarks/gate.json). 0 is off."""
+    shards: int = Field(1, ge=1)
+    """Parts of the pool, each searched by an actor of its own; 1 is searched by the driver."""
+
+    @field_validator("cosine", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return None if value is False else value  # YAML reads "off" as false
+
+
+class LanguageHeadings(_Section):
+    """Words before a colon in prompts and answers; the English ones are read as well."""
+
+    task: str = Field("Task", min_length=1)
+    instruction: str = Field("Instruction", min_length=1)
+    example: str = Field("Example", min_length=1)
+    input: str = Field("Input", min_length=1)
+    output: str = Field("Output", min_length=1)
+    label: str = Field("Class label", min_length=1)
+
+
+class Language(_Section):
+    """What depends on the dataset's language; the defaults are for English, from the paper."""
+
+    headings: LanguageHeadings = LanguageHeadings()
+    """As the templates have them."""
+    labels: tuple[str, str] | None = None
+    """The two answers to "is it a classification task?", yes first, as they follow the prompt (in
+    completion style with the space before them); none takes those of our templates."""
+    keywords: tuple[str, ...] = KEYWORDS
+    """Instructions with one of these words are refused; whole words, in any case."""
+    program_openings: tuple[str, ...] = PROGRAM_OPENINGS
+    """Instructions that begin so are refused."""
+
+    @field_validator("labels", "keywords", "program_openings")
+    @classmethod
+    def _not_empty(cls, texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if texts and not all(text.strip() for text in texts):
+            raise ValueError("an empty text is no value here")
+        return texts
+
+    def as_headings(self) -> Headings:
+        """As prompts and parsing take them."""
+        return Headings(**self.headings.model_dump())
+
+
+class Output(_Section):
+    """Phase 4: the training rows."""
+
+    format: Literal["parquet", "jsonl", "both"] = "parquet"
+    """File format of the shards."""
+    rows_per_shard: int = Field(10_000, ge=1)
+    """Rows in a shard; the last has fewer."""
+
+
+class Budget(_Section):
+    """Where a run stops by itself; with a higher limit the same build goes on."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Most prompt and completion tokens of the whole run, resumes included."""
+    dollars: float | None = Field(None, gt=0)
+    """Most that they may cost, by ``generator.prices``."""
+    hours: float | None = Field(None, gt=0)
+    """Time after which a build asks for nothing more; the next build has as much again."""
+
+
+class Card(_Section):
+    """What only you can say in the dataset's card; results do not depend on it."""
+
+    title: str | None = Field(None, min_length=1)
+    """Of the dataset; none names it after its fingerprint."""
+    license: str | None = Field(None, min_length=1)
+    """Identifier as the hub knows it, such as cc-by-4.0; none says that none was chosen."""
+    language: tuple[str, ...] = ()
+    """Codes of the languages of its texts, such as en."""
+    tags: tuple[str, ...] = ()
+    """Besides synthetic and self-instruct."""
+    description: str = ""
+    """Markdown that the card begins with."""
+
+    @field_validator("language", "tags", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class RunConfig(_Section):
+    """Everything a run's result depends on."""
+
+    seed: int = Field(0, ge=0)
+    """Of every random choice."""
+    target_instructions: int = Field(1000, ge=1)
+    """Accepted instructions to reach."""
+    seeds: str = "bundled"
+    """Path of seed tasks in the paper's JSONL schema, or "bundled"."""
+    decontaminate: tuple[str, ...] = ()
+    """Evaluation sets that nothing accepted may resemble, by the measures of ``dedup``: paths, or
+    s3:// addresses; what they may hold, see `ray_si.run.evaluation`."""
+    generator: Generator = Generator()
+    instance_generator: Generator | None = None
+    """Another model for classification and instances, hosted beside; none: the same one."""
+    embedder: EmbedderSection = EmbedderSection()
+    bootstrap: Bootstrap = Bootstrap()
+    classification: Classification = Classification()
+    instances: Instances = Instances()
+    dedup: Dedup = Dedup()
+    language: Language = Language()
+    prompts: dict[str, str] = Field(default_factory=dict, validate_default=True)
+    """Prompt templates by name, as in ray_si/self_instruct/templates; in YAML also a folder with
+    NAME.txt files. Ours stand in for those that are missing; held are those that the run uses."""
+    output: Output = Output()
+    card: Card = Card()
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.budget.dollars and not all(part.prices for part in self.generators.values()):
+            raise ValueError("budget.dollars needs generator.prices (prompt, completion)")
+        if self.bootstrap.demonstration_sampling == "diverse" and self.dedup.cosine is None:
+            raise ValueError(
+                "bootstrap.demonstration_sampling diverse needs the cosine gate's embeddings: "
+                "set dedup.cosine"
+            )
+        return self
+
+    @field_validator("prompts")
+    @classmethod
+    def _all_in_use(cls, given: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        needed = {"generator", "instance_generator", "bootstrap", "classification"}
+        if not needed <= info.data.keys():
+            return given  # one of them is wrong, and said to be
+        generator, bootstrap = info.data["generator"], info.data["bootstrap"]
+        return templates_in_use(
+            given,
+            style=generator.prompt_style,
+            later_style=(info.data["instance_generator"] or generator).prompt_style,
+            joint=bootstrap.mode == "joint",
+            classification_share=bootstrap.classification_share,
+            ask_class=info.data["classification"].method != "prompt",
+        )
+
+    @field_validator("decontaminate", mode="before")
+    @classmethod
+    def _one_path(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def instances_by(self) -> Generator:
+        """The generator that classifies instructions and writes their instances."""
+        return self.instance_generator or self.generator
+
+    def generator_for(self, purpose: Purpose) -> Generator:
+        """The generator that answers requests of a purpose."""
+        first = purpose in ("instructions", "joint")
+        return self.generator if first else self.instances_by
+
+    def dollars(
+        self, prompt_tokens: Mapping[Purpose, float], completion_tokens: Mapping[Purpose, float]
+    ) -> float | None:
+        """What tokens, by purpose, cost at the generators' prices; None where none has prices."""
+        if not any(generator.prices for generator in self.generators.values()):
+            return None
+        total = 0.0
+        for purpose in {*prompt_tokens, *completion_tokens}:
+            if prices := self.generator_for(purpose).prices:
+                total += prices.dollars(
+                    prompt_tokens.get(purpose, 0), completion_tokens.get(purpose, 0)
+                )
+        return total
+
+    @property
+    def generators(self) -> dict[str, Generator]:
+        """Every generator that is hosted, by the section's name."""
+        sections = {"generator": self.generator, "instance_generator": self.instance_generator}
+        return {name: section for name, section in sections.items() if section}
+
+    @property
+    def bootstrap_purpose(self) -> Purpose:
+        """What phase 1 asks for."""
+        return "joint" if self.bootstrap.mode == "joint" else "instructions"
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """The two answers of phase 2, yes first."""
+        return self.language.labels or LABELS[self.instances_by.prompt_style]
+
+    def identity(self) -> dict[str, Any]:
+        """The part that results depend on: without what only places, paces or ends the work.
+
+        Nor options of engines that aren't used, nor the paths of the seed tasks and evaluation
+        sets, whose content counts, nor what the card is told. Prompts by their SHA-256.
+        """
+        values = self.model_dump(mode="json")
+        del values["seeds"], values["decontaminate"], values["budget"], values["card"]
+        values["prompts"] = {
+            name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
+        }
+        for section, names in _PLACEMENT.items():
+            for name in names:
+                if values[section]:
+                    del values[section][name]
+        for section, generator in self.generators.items():
+            for engine, names in PACING.items():
+                options = values[section].pop(engine)
+                if engine == generator.engine:
+                    values[section][engine] = {
+                        name: value for name, value in options.items() if name not in names
+                    }
+        return values
+
+    def fingerprint(self, seeds_sha256: str, sets_sha256: Sequence[str] = ()) -> str:
+        """SHA-256, hex, over `identity` and the content of seed tasks and evaluation sets."""
+        return fingerprint_of(self.identity(), seeds_sha256, sets_sha256)
+
+
+def fingerprint_of(
+    identity: dict[str, Any], seeds_sha256: str | None, sets_sha256: Sequence[str]
+) -> str:
+    """See `RunConfig.fingerprint`."""
+    parts = [identity, seeds_sha256, *([list(sets_sha256)] if sets_sha256 else [])]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+_HOSTING = (
+    *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),
+    *("threads", "batching", "max_batch", "batch_tokens", "prices"),
+)
+_PLACEMENT = {
+    "generator": _HOSTING,
+    "instance_generator": _HOSTING,
+    "embedder": ("cpus", "gpus"),
+    "dedup": ("shards",),
+}

@@ -1,0 +1,3 @@
+"""Corpora that no run of ours built."""
+
+import ray_si.serving  # noqa: F401 - its settings come before ray

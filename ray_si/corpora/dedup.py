@@ -1,0 +1,270 @@
+"""Near-duplicates taken out of corpora: files in, a file of what is kept and one of the rest."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_si.dedup import Deduplicator, Duplicate
+from ray_si.engines import registry
+from ray_si.errors import ConfigError, CorpusError
+from ray_si.pipeline.progress import DedupProgress
+from ray_si.storage.corpus import Batch, Corpus, format_of, open_corpus
+from ray_si.storage.corpus_writer import JsonlWriter, ParquetWriter, open_writer
+from ray_si.storage.files import File, locate, staged
+
+if TYPE_CHECKING:
+    from ray_si.build.gate import ShardedDeduplicator
+
+REJECTED = pa.schema(
+    [
+        ("text", pa.string()),
+        ("reason", pa.string()),
+        ("score", pa.float64()),
+        ("match", pa.string()),
+        ("match_source", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+"""A row that is left out: its text, why ("rouge" or "cosine"), how close it came to what.
+
+``match_source`` is the --against file that the match is from, else null; ``row`` counts from 1 in
+``file`` (for JSONL it is the line).
+"""
+
+_BATCH_ROWS = 10_000
+_BATCH_ROWS_EMBEDDED = 500
+"""Fewer where a model reads them, so that progress shows every few seconds."""
+
+Listener = Callable[[DedupProgress], None]
+
+
+@dataclass(frozen=True)
+class DedupReport:
+    """What a deduplication came to.
+
+    ``rejected`` counts by reason, with the source where there is one, as in "rouge (eval.jsonl)".
+    ``peak_bytes`` is the most memory this process has held, other processes of Ray not included.
+    """
+
+    rows: int
+    kept: int
+    rejected: dict[str, int]
+    seconds: float
+    peak_bytes: int
+    out: str
+    rejected_out: str
+
+
+def dedup_files(
+    inputs: Sequence[str],
+    out: str,
+    *,
+    text_field: str = "instruction",
+    rouge: float = 0.7,
+    cosine: float | None = 0.9,
+    against: Sequence[str] = (),
+    tokenizer: str = "reference",
+    shards: int = 1,
+    embedder: str = "all-minilm-l6-v2",
+    address: str | None = None,
+    overwrite: bool = False,
+    listen: Listener = lambda progress: None,
+) -> DedupReport:
+    """Copy the rows of ``inputs`` that resemble no earlier one, and nothing in ``against``.
+
+    All inputs and ``out`` are of one kind, JSONL or Parquet, local or ``s3://``. The rows kept stay
+    in order and unchanged (JSONL: byte for byte); the others go to ``<stem>.rejected.<ext>`` beside
+    ``out`` as `REJECTED` says. Both files appear when all is done, or neither. Texts are in
+    ``text_field``, in ``against`` files also in "instruction". ``cosine`` None switches that gate
+    off. More than one shard needs Ray, at ``address``. Memory holds a batch and the gate's pool.
+
+    Raises ConfigError, CorpusError or EngineError; then nothing is written.
+    """
+    started = time.perf_counter()
+    _check_options(rouge, cosine, tokenizer, shards)
+    targets = [locate(rejected_name(out)), locate(out)]
+    corpora = [open_corpus(locate(path), text_field) for path in inputs]
+    unwanted = [open_corpus(locate(path), text_field, "instruction") for path in against]
+    _check_files(corpora, unwanted, targets, overwrite)
+    if cosine is not None:
+        registry.check_model(embedder)
+    tally = _Tally(listen, total=sum(corpus.size for corpus in corpora))
+    rows = _BATCH_ROWS if cosine is None else _BATCH_ROWS_EMBEDDED
+    with staged(*targets) as paths:
+        tally.report(note="starting")
+        with _gate(rouge, cosine, tokenizer, shards, embedder, address) as gate:
+            for corpus in unwanted:
+                tally.report(note=f"reading {corpus.file.location}")
+                for batch in corpus.batches(rows):
+                    gate.add(batch.texts, source=corpus.file.location)
+            with (
+                closing(open_writer(paths[0], targets[0].location, REJECTED)) as rejected,
+                closing(open_writer(paths[1], out, corpora[0].schema)) as kept,
+            ):
+                for corpus in corpora:
+                    for batch in corpus.batches(rows):
+                        _filter(gate, batch, corpus, kept, rejected, tally)
+                    tally.finish(corpus)
+        tally.report(note="writing")
+    return DedupReport(
+        rows=tally.now.rows,
+        kept=tally.now.accepted,
+        rejected=dict(tally.reasons.most_common()),
+        seconds=time.perf_counter() - started,
+        peak_bytes=_peak_bytes(),
+        out=out,
+        rejected_out=targets[0].location,
+    )
+
+
+def parse_cosine(text: str) -> float | None:
+    """A threshold, or None for "off"; ConfigError for anything else."""
+    if text == "off":
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"--cosine is a number in (0, 1], or off, not {text!r}") from error
+
+
+def rejected_name(out: str) -> str:
+    """Where what is rejected goes, beside ``out``."""
+    suffix = format_of(out).suffix
+    return f"{out.removesuffix(suffix)}.rejected{suffix}"
+
+
+def _check_options(rouge: float, cosine: float | None, tokenizer: str, shards: int) -> None:
+    for name, threshold in (("--rouge", rouge), ("--cosine", cosine)):
+        if threshold is not None and not 0 < threshold <= 1:
+            raise ConfigError(f"{name} must lie in (0, 1], not {threshold}")
+    if tokenizer not in ("reference", "unicode"):
+        raise ConfigError(f"--tokenizer is reference or unicode, not {tokenizer!r}")
+    if shards < 1:
+        raise ConfigError(f"--shards must be at least 1, not {shards}")
+
+
+def _check_files(
+    corpora: list[Corpus], unwanted: list[Corpus], targets: list[File], overwrite: bool
+) -> None:
+    if not corpora:
+        raise CorpusError("there is no input")
+    out = targets[-1].location
+    first = corpora[0]
+    for corpus in corpora:
+        path = corpus.file.location
+        kinds = format_of(path).kind, format_of(out).kind
+        if kinds[0] != kinds[1]:
+            raise CorpusError(f"{path} is {kinds[0]} and {out} is {kinds[1]}: use one kind for all")
+        if corpus.schema is not None and not corpus.schema.equals(first.schema):
+            raise CorpusError(
+                f"{path} and {first.file.location} differ in their columns: "
+                f"{_difference(corpus.schema, first.schema)}; make them alike"
+            )
+    for target in reversed(targets):
+        for corpus in [*corpora, *unwanted]:
+            if target.is_same(corpus.file):
+                raise CorpusError(f"{target.location} would replace an input; choose another --to")
+        target.check_writable(overwrite)
+
+
+def _difference(schema: pa.Schema, other: pa.Schema) -> str:
+    mine = [str(field) for field in schema]
+    theirs = [str(field) for field in other]
+    only = [f"only the first has {field}" for field in mine if field not in theirs]
+    only += [f"only the second has {field}" for field in theirs if field not in mine]
+    return ", ".join(only) or "their order"
+
+
+@contextmanager
+def _gate(
+    rouge: float,
+    cosine: float | None,
+    tokenizer: str,
+    shards: int,
+    embedder: str,
+    address: str | None,
+) -> Iterator[Deduplicator | ShardedDeduplicator]:
+    options: dict[str, Any] = {"rouge": rouge, "cosine": cosine, "tokenizer": tokenizer}
+    options["encoder"] = None if cosine is None else registry.embedder(embedder).encode
+    if shards == 1:
+        yield Deduplicator(**options)
+        return
+    from ray_si.build.gate import ShardedDeduplicator
+    from ray_si.serving.connect import connect
+
+    with connect(address), ShardedDeduplicator(shards=shards, restore=None, **options) as gate:
+        yield gate
+
+
+def _filter(
+    gate: Deduplicator | ShardedDeduplicator,
+    batch: Batch,
+    corpus: Corpus,
+    kept: JsonlWriter | ParquetWriter,
+    rejected: JsonlWriter | ParquetWriter,
+    tally: _Tally,
+) -> None:
+    result = gate.filter(batch.texts)
+    assert len(result.accepted) + len(result.rejected) == len(batch.texts)
+    kept.write(batch.take(result.accepted))
+    rejected.write_rows(
+        [
+            {
+                "text": batch.texts[duplicate.index],
+                "reason": duplicate.reason,
+                "score": duplicate.score,
+                "match": duplicate.match,
+                "match_source": duplicate.source,
+                "file": corpus.file.location,
+                "row": batch.numbers[duplicate.index],
+            }
+            for duplicate in result.rejected
+        ]
+    )
+    tally.count(len(result.accepted), result.rejected, batch.done)
+
+
+class _Tally:
+    """Counts rows, and tells the listener."""
+
+    def __init__(self, listen: Listener, total: int) -> None:
+        self.now = DedupProgress(total=total)
+        self.reasons: Counter[str] = Counter()
+        self._listen = listen
+        self._before = 0  # size of the inputs that are finished
+
+    def report(self, note: str = "") -> None:
+        self.now = replace(self.now, note=note)
+        self._listen(self.now)
+
+    def count(self, accepted: int, rejected: Sequence[Duplicate], done: int) -> None:
+        self.reasons.update(
+            f"{duplicate.reason} ({duplicate.source})" if duplicate.source else duplicate.reason
+            for duplicate in rejected
+        )
+        self.now = replace(
+            self.now,
+            rows=self.now.rows + accepted + len(rejected),
+            accepted=self.now.accepted + accepted,
+            rejected=self.now.rejected + len(rejected),
+            done=self._before + done,
+        )
+        self.report()
+
+    def finish(self, corpus: Corpus) -> None:
+        self._before += corpus.size
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,274 @@
+"""Text from any causal language model that transformers can load."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+import transformers
+from packaging.version import Version
+from transformers import DynamicCache
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+from ray_si.engines.base import Completion, Engine, Request, too_long
+from ray_si.engines.huggingface.loading import LanguageModel, load
+from ray_si.engines.huggingface.sampling import RowSampler, RowStopper
+from ray_si.engines.waiting import Waiting
+from ray_si.errors import EngineError
+
+_MIN_PREFIX = 32
+"""Tokens that prompts must share before their keys and values are worth sharing."""
+
+_IS_NEW = Version(transformers.__version__) >= Version("5.23")
+"""Enough for continuous batching; vLLM wants an older one."""
+
+logger = logging.getLogger(__name__)
+
+
+def create(
+    model: str,
+    *,
+    batching: str = "auto",
+    max_batch: int = 32,
+    batch_tokens: int = 32768,
+    gpu_share: float = 1.0,
+    **loading: Any,
+) -> Engine:
+    """Load a model (see `load`) and the engine that ``batching`` names.
+
+    "static" is `TransformersEngine`, "continuous" `ContinuousEngine`. "auto" is the latter on a GPU
+    with a flash-attention kernel, if it can start there. Without such a kernel the library's
+    continuous batching computes every token's attention to all requests' caches, and masks most.
+    """
+    language_model = load(model, **loading)
+    if batching == "continuous" or (batching == "auto" and _is_suited(language_model)):
+        if not _IS_NEW:
+            raise EngineError("continuous batching needs transformers 5.23 or newer")
+        if language_model.is_spread:
+            raise EngineError(
+                "continuous batching needs the whole model on one GPU: set generator.gpus to 1, or "
+                "generator.batching to static"
+            )
+        from ray_si.engines.huggingface.continuous import ContinuousEngine
+
+        try:
+            return ContinuousEngine(
+                language_model, max_batch=max_batch, batch_tokens=batch_tokens, gpu_share=gpu_share
+            )
+        except EngineError as error:
+            if batching == "continuous":
+                raise
+            logger.warning("batches are static: %s", error)
+    return TransformersEngine(language_model, max_batch=max_batch, batch_tokens=batch_tokens)
+
+
+def _is_suited(language_model: LanguageModel) -> bool:
+    """Whether a GPU has the model, and a kernel that attends to pages."""
+    if not _IS_NEW or language_model.device.type != "cuda" or language_model.is_spread:
+        return False
+    kernels = (is_flash_attn_3_available, is_flash_attn_2_available)
+    return language_model.model._supports_flash_attn and any(
+        available(kernels_fallback_ok=True) for available in kernels
+    )
+
+
+class TransformersEngine:
+    """Batches requests as they arrive and answers them on one worker thread.
+
+    A batch holds requests of one kind (writing or scoring labels), at most ``max_batch`` of them
+    and at most ``batch_tokens`` prompt and completion tokens, padding included. Prompts are padded
+    on the left; a prefix that all of a batch share is computed once. Every row samples with its
+    own parameters and seed.
+    """
+
+    def __init__(
+        self, language_model: LanguageModel, *, max_batch: int = 32, batch_tokens: int = 32768
+    ) -> None:
+        self._lm = language_model
+        self._model, self._device = language_model.model, language_model.device
+        self._batch_tokens = batch_tokens
+        self.slots = max_batch
+        self.capacity = 2 * max_batch  # a batch is chosen from what waits while another is written
+        self._broken: str | None = None
+        self._prefix: tuple[list[int], DynamicCache] | None = None
+        self._arrivals: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
+        self._worker.start()
+
+    def check_health(self) -> None:
+        """Raises EngineError where this process can answer nothing any more; see `Engine`."""
+        if self._broken or not self._worker.is_alive():
+            raise EngineError(self._broken or "the thread that answers requests has died")
+
+    async def generate(self, request: Request) -> Completion:
+        """Answer one request; see `Engine`. Raises what torch raises (out of memory, say)."""
+        prompt = self._lm.encode(request)
+        if refusal := too_long(len(prompt), request.sampling, self._lm.context):
+            return refusal
+        waiting = Waiting(request, prompt)
+        self._arrivals.put(waiting)
+        return await waiting.answer
+
+    # The worker thread -----------------------------------------------------------------------
+
+    def _work(self) -> None:
+        pending: list[Waiting] = []
+        while True:
+            if not pending:
+                pending.append(self._arrivals.get())
+            try:
+                while True:  # a burst of requests is one batch, so wait a moment for its rest
+                    pending.append(self._arrivals.get(timeout=0.02))
+            except queue.Empty:
+                pass
+            batch, pending = self._next_batch(pending)
+            try:
+                with torch.inference_mode():
+                    answers = self._answer(batch)
+            except Exception as error:  # noqa: BLE001 - handed on; this thread has to live
+                if "CUDA error" in str(error):  # none of its kernels runs again in this process
+                    self._broken = str(error)
+                for waiting in batch:
+                    waiting.fail(error)
+                continue
+            for waiting, answer in zip(batch, answers, strict=True):
+                waiting.resolve(answer)
+
+    def _answer(self, batch: list[Waiting]) -> list[Completion]:
+        """Answer a batch; in halves where it does not fit into memory."""
+        try:
+            return (self._score if batch[0].request.labels else self._write)(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        logger.warning("%d requests at once do not fit into memory: lower max_batch", len(batch))
+        self._prefix = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        return self._answer(batch[:middle]) + self._answer(batch[middle:])
+
+    def _next_batch(self, pending: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+        """The oldest request and those that fit with it; the rest stay in order."""
+        kind = (pending[0].request.purpose, pending[0].request.labels)
+        batch: list[Waiting] = []
+        rest: list[Waiting] = []
+        widest = 0
+        for waiting in pending:
+            width = max(widest, waiting.tokens)
+            fits = len(batch) < self.slots and width * (len(batch) + 1) <= self._batch_tokens
+            if (waiting.request.purpose, waiting.request.labels) == kind and (fits or not batch):
+                batch.append(waiting)
+                widest = width
+            else:
+                rest.append(waiting)
+        return batch, rest
+
+    @staticmethod
+    def _shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
+        """The longest common prefix of prompts, at least one token short of every one."""
+        first, last = min(prompts), max(prompts)
+        limit = min(map(len, prompts)) - 1
+        return first[: next((i for i in range(limit) if first[i] != last[i]), limit)]
+
+    def _prepare(
+        self, rows: Sequence[list[int]], prefix: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, Any, int]:
+        """Ids and mask of shape (n, width), a cache that holds the shared prefix (or None), and
+        the prefix's length. Padding stands between the prefix and each row's own part."""
+        if self._prefix is not None and prefix[: len(self._prefix[0])] == self._prefix[0]:
+            prefix = self._prefix[0]
+        elif len(rows) > 1 and len(prefix) >= _MIN_PREFIX:
+            cache = self._model(
+                torch.tensor([prefix], device=self._device), use_cache=True, logits_to_keep=1
+            ).past_key_values
+            self._prefix = (prefix, cache)
+        else:
+            prefix = []
+        shared = len(prefix)
+        width = max(map(len, rows))
+        pad = self._lm.tokenizer.pad_token_id
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            own = row[shared:]
+            ids[i, :shared] = torch.tensor(prefix, dtype=torch.long)
+            ids[i, width - len(own) :] = torch.tensor(own)
+            mask[i, :shared] = 1
+            mask[i, width - len(own) :] = 1
+        cache = None
+        if shared:
+            assert self._prefix is not None
+            cache = DynamicCache(config=self._model.config)
+            for layer, kept in enumerate(self._prefix[1].layers):
+                cache.update(
+                    kept.keys.expand(len(rows), -1, -1, -1),
+                    kept.values.expand(len(rows), -1, -1, -1),
+                    layer,
+                )
+        return ids.to(self._device), mask.to(self._device), cache, shared
+
+    def _write(self, batch: Sequence[Waiting]) -> list[Completion]:
+        sampling = [waiting.request.sampling for waiting in batch]
+        prompts = [waiting.prompt for waiting in batch]
+        ids, mask, cache, _ = self._prepare(prompts, self._shared_prefix(prompts))
+        width = ids.shape[1]
+        sampler = RowSampler(sampling, [waiting.request.seed for waiting in batch], width)
+        written = self._model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            logits_processor=[sampler],
+            stopping_criteria=[RowStopper(self._lm.tokenizer, sampling, width)],
+            max_new_tokens=max(params.max_tokens for params in sampling),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=self._lm.tokenizer.pad_token_id,
+        )[:, width:]
+        logprobs = torch.stack(sampler.logprobs, dim=1)
+        return [
+            self._lm.completion(
+                len(waiting.prompt), row.tolist(), values.tolist(), waiting.request.sampling
+            )
+            for waiting, row, values in zip(batch, written, logprobs, strict=True)
+        ]
+
+    def _score(self, batch: Sequence[Waiting]) -> list[Completion]:
+        """Log-probability of each label after each prompt, in one forward pass.
+
+        Labels that differ in their last token only share a row, so that Yes and No need one.
+        """
+        labels = [self._lm.label(label) for label in batch[0].request.labels]
+        contexts = [[tuple(waiting.prompt + label[:-1]) for label in labels] for waiting in batch]
+        row_of = {row: i for i, row in enumerate(dict.fromkeys(chain.from_iterable(contexts)))}
+        prefix = self._shared_prefix([waiting.prompt for waiting in batch])
+        ids, mask, cache, shared = self._prepare([list(row) for row in row_of], prefix)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        logits = self._model(
+            input_ids=ids[:, shared:],
+            attention_mask=mask,
+            position_ids=positions[:, shared:],
+            past_key_values=cache,
+            logits_to_keep=max(map(len, labels)),
+        ).logits
+        logprobs = logits.float().log_softmax(-1)
+        answers = []
+        for waiting, own_contexts in zip(batch, contexts, strict=True):
+            scores = []
+            for label, context in zip(labels, own_contexts, strict=True):
+                own = logprobs[row_of[context], -len(label) :]
+                scores.append(float(own[range(len(label)), label].sum()))
+            best = waiting.request.labels[scores.index(max(scores))]
+            answers.append(
+                Completion(
+                    best, "stop", prompt_tokens=len(waiting.prompt), label_logprobs=tuple(scores)
+                )
+            )
+        return answers

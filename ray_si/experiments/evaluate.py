@@ -1,0 +1,337 @@
+"""Models asked the same tasks through Ray Serve, answers stored as they come, then compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ray_si._version import __version__
+from ray_si.build.checks import demands, wait_for_room
+from ray_si.build.stages import Ask, Task, write_blocks
+from ray_si.config import Generator, RunConfig
+from ray_si.engines import bundled, registry
+from ray_si.engines.base import Completion, Request, SamplingParams
+from ray_si.errors import ConfigError, GenerationError, RunError, TaskError
+from ray_si.experiments.extras import need
+from ray_si.pipeline.decisions import add_completions
+from ray_si.run.folder import Folder
+from ray_si.run.run import block_key
+from ray_si.run.seeds import load_seeds
+from ray_si.self_instruct.formats import to_row
+from ray_si.serving.applications import Serving
+from ray_si.serving.connect import connect
+from ray_si.storage.tables import read_table
+from ray_si.training import ratings
+from ray_si.training.base import choose_encoding, inspect, training_record
+from ray_si.training.comparison import compare, to_markdown
+from ray_si.training.config import Encoding, Evaluation
+from ray_si.training.encode import as_prompt
+from ray_si.training.tasks import (
+    BUNDLED,
+    Example,
+    digest,
+    examples_of,
+    load_examples,
+    split_seeds,
+    without_seeds,
+)
+
+_LOADING = {"transformers", "vllm"}
+"""Engines that load the model themselves, so that its tokenizer says whether it takes chat."""
+
+_HEADER, _REPORT, _KEY = "evaluation.json", "report.json", "rating_key.json"
+
+
+class EvaluateConfig(Evaluation):
+    """An evaluation, and how the models are hosted for it."""
+
+    generator: Generator = Generator()
+    """Engine, replicas and resources; its model, prompts and sampling do not count here."""
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """A moment of an evaluation: answers of one model that are stored."""
+
+    model: str
+    done: int
+    total: int
+    note: str = ""
+
+
+Listen = Callable[[EvaluationProgress], None]
+
+
+def evaluate(
+    models: Mapping[str, str],
+    tasks: Sequence[str],
+    location: str,
+    config: EvaluateConfig,
+    *,
+    seeds: str = BUNDLED,
+    address: str | None = None,
+    listen: Listen = lambda progress: None,
+) -> dict[str, Any]:
+    """Ask every model (name -> model) every task, and write the comparison to ``location``.
+
+    ``tasks`` are paths (see `load_examples`); "bundled" stands for the held-out part of ``seeds``.
+    Tasks that a model's training had as seed tasks are left out, for all models. ``location`` is a
+    folder or ``s3://bucket/prefix``; answers that stand there are not asked again. Returns what
+    report.json says. Raises UserError before anything is written, GenerationError where a model
+    answers nothing at all.
+    """
+    need("rouge_score", "scipy")
+    examples = _examples(tasks, config.instances_per_task, seeds)
+    asked = without_seeds(examples, _seeds_of(models.values()))
+    left_out = len(examples) - len(asked)
+    if not asked:
+        raise TaskError(
+            "every task was a seed task of the data that a model was trained on: evaluate on others"
+        )
+    members = {name: _Member(name, model, config) for name, model in models.items()}
+    folder = Folder(location, _HEADER, "an evaluation")
+    names = ("max_tokens", "stop", "instances_per_task", "encoding")
+    options = config.model_dump(mode="json", include=set(names))
+    identity = {"examples": digest(asked), **options}
+    folder.check(identity)
+    for member in members.values():
+        member.check(folder)
+    folder.claim(identity, {"ray_si": __version__, "tasks": list(tasks)})
+    with folder.held(lambda message: listen(EvaluationProgress("", 0, 0, message))):
+        answers = _answer_all(folder, list(members.values()), asked, config, address, listen)
+        reasons = {"seed tasks of the data that a model was trained on": left_out}
+        report = compare(config, asked, answers, {k: v for k, v in reasons.items() if v})
+        for name, member in members.items():
+            report["models"][name] = member.identity | report["models"][name]
+        _publish(folder, report, asked, answers, config)
+    return report
+
+
+def rate(location: str, paths: Sequence[str]) -> dict[str, Any]:
+    """Count what raters exported and how far they agree; writes ratings.json and returns it.
+
+    Raises RunError where ``location`` holds no finished evaluation, TaskError for the files.
+    """
+    need("scipy", "sklearn", "krippendorff")
+    folder = Folder(location, _HEADER, "an evaluation")
+    stored = folder.read_json(_KEY)
+    if stored is None:
+        raise RunError(f"{location} holds no finished evaluation with a page for raters")
+    raters = [ratings.load_ratings(path, stored["evaluation"], stored["key"]) for path in paths]
+    names = [rater.name for rater in raters]
+    if len(set(names)) < len(names):
+        raise TaskError(f"two of these ratings are of the same rater: {', '.join(names)}")
+    result = ratings.summarize(raters, stored["key"])
+    folder.write_json("ratings.json", result)
+    return result
+
+
+def _examples(tasks: Sequence[str], limit: int, seeds: str) -> list[Example]:
+    examples: list[Example] = []
+    if BUNDLED in tasks:
+        examples += examples_of(split_seeds(load_seeds(seeds)[0])[1], limit)
+        if not examples:
+            raise TaskError(f"no seed task of {seeds} is held out for evaluation: give --tasks")
+    return examples + load_examples([path for path in tasks if path != BUNDLED], limit)
+
+
+def _seeds_of(models: Any) -> set[str]:
+    """Instructions of the seed tasks behind what these models were trained on."""
+    records = [training_record(model) for model in models]
+    return {text for record in records if record for text in record["seed_instructions"]}
+
+
+class _Member:
+    """One of the models that are compared."""
+
+    def __init__(self, name: str, model: str, config: EvaluateConfig) -> None:
+        generator = config.generator
+        registry.check(generator.engine, model, generator.engine_options())
+        self.name = name
+        self.generator = generator.model_copy(update={"model": model})
+        self.slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+        self.encoding = config.encoding
+        weights = None
+        if generator.engine not in _LOADING:
+            served: Encoding = "text" if generator.engine == "replay" else "chat"
+            self.encoding = served if config.encoding == "auto" else config.encoding
+        else:
+            base = inspect(
+                bundled.resolve(model),
+                revision=generator.revision,
+                trust_remote_code=generator.trust_remote_code,
+            )
+            self.encoding = choose_encoding(config.encoding, base.tokenizer, model)
+            weights = base.digest
+        self.identity = {
+            "model": model,
+            "engine": generator.engine,
+            "revision": generator.revision,
+            "encoding": self.encoding,
+            "weights": weights,
+        }
+
+    @property
+    def folder(self) -> str:
+        """Where its answers lie."""
+        return f"answers/{self.slug}"
+
+    def check(self, folder: Folder) -> None:
+        """RunError where the folder has answers of another model under this name."""
+        found = folder.read_json(f"{self.folder}/model.json")
+        compared = ("engine", "revision", "encoding", "weights")
+        if found and any(found["identity"].get(k) != self.identity[k] for k in compared):
+            raise RunError(
+                f"{folder.location} has answers of another model under the name {self.name}; "
+                f"name this one otherwise (--model NAME={self.identity['model']}), or choose "
+                "another --to"
+            )
+
+    def run_config(self) -> RunConfig:
+        """As `Serving` takes it."""
+        return RunConfig(generator=self.generator)
+
+
+def _answer_all(
+    folder: Folder,
+    members: Sequence[_Member],
+    examples: Sequence[Example],
+    config: EvaluateConfig,
+    address: str | None,
+    listen: Listen,
+) -> dict[str, list[dict[str, Any]]]:
+    """Answers of every model, in the order of the examples, asking what is not stored yet."""
+    if len({member.slug for member in members}) < len(members):
+        raise ConfigError("two models have the same name: use --model NAME=MODEL")
+    final = folder.read_json(_REPORT) is not None
+    blocks = _blocks(examples, config.block_size)
+    missing = {}
+    for member in members:
+        folder.write_json(f"{member.folder}/model.json", {"identity": member.identity})
+        missing[member.name] = [b for b in blocks if not _stands(folder, member, b, final)]
+    if any(missing.values()):
+        listen(EvaluationProgress("", 0, 0, "starting Ray"))
+        with connect(address) as is_ours:
+            for member in members:
+                if missing[member.name]:
+                    done = len(examples) - sum(b.num_rows for b in missing[member.name])
+                    _ask(folder, member, missing[member.name], done, config, is_ours, listen)
+    return {member.name: _read(folder, member, blocks) for member in members}
+
+
+def _ask(
+    folder: Folder,
+    member: _Member,
+    blocks: list[pa.Table],
+    done: int,
+    config: EvaluateConfig,
+    is_ours: bool,
+    listen: Listen,
+) -> None:
+    total = done + sum(block.num_rows for block in blocks)
+    listen(EvaluationProgress(member.name, done, total, "loading the model"))
+    host = member.run_config()
+    place = hashlib.sha256(folder.location.encode()).hexdigest()[:8]
+    app = f"ray_si-{place}-{member.slug}"
+    sampling = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop=config.stop)
+    work = AnswerExamples(member.folder, member.encoding, sampling)
+    wait_for_room(
+        demands(host, embedder=False),
+        is_ours=is_ours,
+        notify=lambda message: listen(EvaluationProgress(member.name, done, total, message)),
+    )
+    with Serving(host, app, embedder=False) as serving:
+        task = Task(work, serving.generators, folder.location, order=(0,))
+        for table, _ in write_blocks(blocks, task, parallel_phases=False):
+            done += table.num_rows
+            listen(EvaluationProgress(member.name, done, total))
+
+
+@dataclass(frozen=True)
+class AnswerExamples:
+    """Prompts to answers: the work of an evaluation's tasks, see `Work`."""
+
+    folder: str
+    encoding: Encoding
+    sampling: SamplingParams
+
+    async def answer(self, row: dict[str, Any], ask: Ask) -> Completion:
+        """Ask one example."""
+        prompt = as_prompt(row["prompt"], self.encoding)
+        return await ask(Request(prompt, self.sampling, 0, "input_first"))
+
+    def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
+        """A block of answers."""
+        return add_completions(block, answers)
+
+    def summary(self, stored: pa.Table) -> pa.Table:
+        """The driver only counts."""
+        return stored.select(["block"])
+
+
+def _blocks(examples: Sequence[Example], size: int) -> list[pa.Table]:
+    """The examples in order, cut into blocks."""
+    prompts = [to_row(e.instruction, e.instance, "prompt-completion")["prompt"] for e in examples]
+    blocks = []
+    for start in range(0, len(examples), size):
+        part = slice(start, min(start + size, len(examples)))
+        blocks.append(
+            pa.table(
+                {
+                    "block": pa.array([start // size] * (part.stop - start), pa.int64()),
+                    "id": [example.id for example in examples[part]],
+                    "prompt": prompts[part],
+                }
+            )
+        )
+    return blocks
+
+
+def _stands(folder: Folder, member: _Member, block: pa.Table, final: bool) -> bool:
+    """Whether a block is answered; one with failures is asked again until there is a report."""
+    key = block_key(member.folder, block["block"][0].as_py())
+    try:
+        stored = read_table(folder.objects, key)
+    except KeyError:
+        return False
+    if not stored["id"].equals(block["id"]):
+        raise RunError(f"{folder.location} holds answers in blocks of another size (block_size)")
+    if final or "error" not in stored["finish_reason"].to_pylist():
+        return True
+    folder.objects.delete(key)
+    return False
+
+
+def _read(folder: Folder, member: _Member, blocks: Sequence[pa.Table]) -> list[dict[str, Any]]:
+    keys = [block_key(member.folder, block["block"][0].as_py()) for block in blocks]
+    answers = [row for key in keys for row in read_table(folder.objects, key).to_pylist()]
+    if all(answer["finish_reason"] == "error" for answer in answers):
+        raise GenerationError(f"{member.name} answered nothing: {answers[0]['error']}")
+    return answers
+
+
+def _publish(
+    folder: Folder,
+    report: dict[str, Any],
+    examples: Sequence[Example],
+    answers: Mapping[str, Sequence[Mapping[str, Any]]],
+    config: EvaluateConfig,
+) -> None:
+    """Write the page for raters with its key, the scores of every answer, and the report."""
+    texts = {name: [a["text"] for a in given] for name, given in answers.items()}
+    evaluation = hashlib.sha256(
+        json.dumps([report["examples_sha256"], texts, config.seed]).encode()
+    ).hexdigest()
+    page, key = ratings.make_page(
+        examples, answers, count=config.rated, seed=config.seed, evaluation=evaluation
+    )
+    folder.objects.put("rate.html", page.encode())
+    folder.write_json(_KEY, {"evaluation": evaluation, "key": key})
+    folder.objects.put("README.md", to_markdown(report).encode())
+    folder.write_json(_REPORT, report)

@@ -1,0 +1,170 @@
+"""From seed tasks to evidence in one job: build, fine-tune, evaluate before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import BaseModel
+
+from ray_si.build import builder
+from ray_si.config import RunConfig
+from ray_si.config.file import find_inputs, parse_config, parse_section, read_values
+from ray_si.engines import registry
+from ray_si.errors import ConfigError, SeedError
+from ray_si.experiments.evaluate import EvaluateConfig, EvaluationProgress, evaluate
+from ray_si.experiments.extras import need
+from ray_si.experiments.finetune import TrainingProgress, finetune
+from ray_si.pipeline.progress import Progress
+from ray_si.run.seeds import load_seeds
+from ray_si.storage.base import absolute
+from ray_si.storage.objects import open_objects
+from ray_si.training.comparison import to_markdown
+from ray_si.training.config import Training
+from ray_si.training.tasks import BUNDLED, load_examples, split_seeds
+
+Listen = Callable[[str, Progress | TrainingProgress | EvaluationProgress], None]
+"""Takes the part ("build", "training", "evaluation") and its progress."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The three parts of a loop."""
+
+    build: RunConfig
+    training: Training
+    evaluation: EvaluateConfig
+
+
+def load_loop(path: str, overrides: list[str] | tuple[str, ...] = ()) -> LoopConfig:
+    """A run's configuration with the sections ``training`` and ``evaluation``, which may lack.
+
+    The model to tune is the build's generator unless ``training.model`` names one, and the
+    evaluation is hosted as the build's generator is unless ``evaluation.generator`` says how; both
+    have to be said where the generator is a replay. Raises ConfigError.
+    """
+    values = read_values(path, overrides)
+    sections: dict[str, dict[str, Any]] = {}
+    for name in ("training", "evaluation"):
+        section = values.pop(name, None) or {}
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: {name} is not a section")
+        sections[name] = section
+    config = find_inputs(parse_config(values, path), path)
+    generator = config.generator
+    if generator.engine == "replay" and not sections["training"].get("model"):
+        raise ConfigError(f"{path}: the generator is a replay, so training.model is needed")
+    sections["training"] = {"model": generator.model} | sections["training"]
+    if generator.engine != "replay":
+        hosting = generator.model_dump(exclude={"sampling", "prompt_style"})
+        own = sections["evaluation"].get("generator") or {}
+        sections["evaluation"] = sections["evaluation"] | {"generator": hosting | own}
+    return LoopConfig(
+        config,
+        _section(Training, sections, "training", path),
+        _section(EvaluateConfig, sections, "evaluation", path),
+    )
+
+
+def _section(kind: type[Any], sections: dict[str, dict[str, Any]], name: str, path: str) -> Any:
+    found: BaseModel = parse_section(kind, sections[name], f"{path}, {name}")
+    return found
+
+
+def run_loop(
+    config: LoopConfig,
+    to: str,
+    *,
+    tasks: list[str] | None = None,
+    address: str | None = None,
+    listen: Listen = lambda part, progress: None,
+) -> dict[str, Any]:
+    """Build, fine-tune and evaluate into ``to``/build, /training and /evaluation; goes on if cut.
+
+    ``tasks`` are as for `evaluate`. Where they are "bundled", the default, or it is among them, the
+    seed tasks are split by id: the build gets one part, the evaluation the other. Else the build
+    gets them all. None of the build's seed tasks is evaluated on.
+    Returns what ``to``/loop.json says; ``to``/README.md says it in words. Raises what its parts do;
+    what can be known to be wrong with any part is raised before the first one starts.
+    """
+    need("trl", "peft", "datasets", "rouge_score", "scipy")
+    tasks = tasks or [BUNDLED]
+    seeds, _ = load_seeds(config.build.seeds)
+    chosen, held_out = split_seeds(seeds) if BUNDLED in tasks else (seeds, [])
+    if BUNDLED in tasks and not (chosen and held_out):
+        raise SeedError("too few seed tasks to hold some out for the evaluation: give --tasks")
+    load_examples([path for path in tasks if path != BUNDLED], 1)
+    registry.check_model(config.training.model)
+    if "://" in to:
+        raise ConfigError(f"{to}: a loop needs a folder, from which models can be loaded")
+    objects = open_objects(to)
+    objects.check(write=True)
+    root = absolute(to).rstrip("/")
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "seeds.jsonl"
+        lines = [json.dumps(asdict(seed), ensure_ascii=False) + "\n" for seed in chosen]
+        path.write_text("".join(lines), encoding="utf-8")
+        built = builder.build(
+            config.build.model_copy(update={"seeds": str(path)}),
+            f"{root}/build",
+            address=address,
+            listen=lambda progress: listen("build", progress),
+        )
+    tuned = finetune(
+        f"{root}/build",
+        f"{root}/training",
+        config.training,
+        address=address,
+        listen=lambda progress: listen("training", progress),
+    )
+    report = evaluate(
+        {"before": str(config.training.model), "after": tuned.model},
+        tasks,
+        f"{root}/evaluation",
+        config.evaluation,
+        seeds=config.build.seeds,
+        address=address,
+        listen=lambda progress: listen("evaluation", progress),
+    )
+    card = {
+        "seeds": {"build": len(chosen), "held_out": [seed.id for seed in held_out]},
+        "model": config.training.model,
+        "build": {name: built.stats[name] for name in ("candidates", "accepted", "rows")},
+        "training": tuned.result,
+        "evaluation": report,
+    }
+    objects.put("README.md", _markdown(card).encode())
+    objects.put("loop.json", (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    return card
+
+
+def _markdown(card: dict[str, Any]) -> str:
+    """The card: what was built, how it was trained on, both evaluations."""
+    build, training, seeds = card["build"], card["training"], card["seeds"]
+    rows = training["rows"]
+    split = "the evaluation's tasks are others"
+    if seeds["held_out"]:
+        split = f"{len(seeds['held_out'])} others, chosen by id, were kept for the evaluation"
+    return "\n".join(
+        [
+            f"# {card['model']}, tuned on what it was prompted with",
+            "",
+            "## Data",
+            "",
+            f"{build['accepted']} instructions of {build['candidates']} candidates, "
+            f"{build['rows']} rows, from {seeds['build']} seed tasks; {split}.",
+            "",
+            "## Training",
+            "",
+            f"{rows['kept']} of {rows['rows']} rows ({rows['dropped']} too long and dropped, "
+            f"{rows['truncated']} truncated), {training['steps']} steps (epochs: "
+            f"{training['epochs']:g}). Mean loss of the first tenth of the logged steps "
+            f"{training['first_loss']}, of the last {training['last_loss']}.",
+            "",
+            to_markdown(card["evaluation"]),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""A finished run as training rows: shards, training files in other formats, the hub."""

@@ -1,0 +1,73 @@
+"""A run's evaluation sets, ready to be asked: in the driver, in workers, in a verification."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+from ray_si.config import RunConfig
+from ray_si.dedup import Forbidden
+from ray_si.dedup.deduplicator import Encoder
+from ray_si.dedup.tokens import Tokenizer, tokenize
+from ray_si.errors import ConfigError
+from ray_si.records import SeedTask
+from ray_si.run.evaluation import EvaluationSet, load_sets
+from ray_si.run.run import Run
+
+
+def checked_sets(config: RunConfig) -> list[EvaluationSet]:
+    """The configuration's sets; CorpusError where one cannot be used.
+
+    ConfigError where the ROUGE-L gate's tokenizer finds no token in one, so that it would keep
+    nothing out.
+    """
+    sets = load_sets(config.decontaminate)
+    tokenizer = config.dedup.tokenizer
+    for path, one in zip(config.decontaminate, sets, strict=True):
+        if not any(tokenize(text, tokenizer) for text in one.texts):
+            raise ConfigError(
+                f"{path}: the {tokenizer} tokenizer finds no token in any text; set "
+                "dedup.tokenizer to unicode"
+            )
+    return sets
+
+
+def forbidden(
+    config: RunConfig, sets: Sequence[EvaluationSet], encode: Encoder | None = None
+) -> Forbidden:
+    """The sets' texts under the thresholds of ``dedup``; without ``encode`` by ROUGE-L alone."""
+    dedup = config.dedup
+    found = Forbidden(dedup.rouge, dedup.cosine if encode else None, tokenizer=dedup.tokenizer)
+    for one in sets:
+        embeddings = encode(one.texts) if encode and dedup.cosine is not None else None
+        found.add(one.texts, embeddings, source=one.name)
+    return found
+
+
+def forbidden_of(config: RunConfig, location: str) -> Forbidden | None:
+    """What instances of the run there are held against, by ROUGE-L; None where there are no sets.
+
+    Read once in a process, since Ray's workers ask for every block.
+    """
+    if not config.decontaminate:
+        return None
+    return _of_run(location, config.dedup.rouge, config.dedup.tokenizer)
+
+
+@lru_cache(maxsize=1)
+def _of_run(location: str, rouge: float, tokenizer: Tokenizer) -> Forbidden:
+    found = Forbidden(rouge, tokenizer=tokenizer, threads=1)  # a worker has other workers beside it
+    for one in Run.open(location).evaluation_sets():
+        found.add(one.texts, source=one.name)
+    return found
+
+
+def seeds_alike(config: RunConfig, seeds: Sequence[SeedTask], sets: Sequence[EvaluationSet]) -> str:
+    """What to say of seed tasks that resemble an evaluation set, by ROUGE-L; "" where none does."""
+    found = forbidden(config, sets).find([seed.instruction for seed in seeds])
+    counts = Counter(match.source for match in found)
+    named = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return (
+        f"seed tasks resemble evaluation texts, which prompts will show: {named}" if named else ""
+    )

@@ -1,0 +1,31 @@
+"""The longest requests that a run may make, known before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_si.config import RunConfig
+from ray_si.engines.base import Request
+from ray_si.pipeline.prompting import (
+    Prompting,
+    classification_request,
+    instance_request,
+    instruction_request,
+)
+from ray_si.records import SeedTask
+
+
+def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Request]:
+    """One request of each purpose, as long as the configuration lets them be.
+
+    The model's own instructions may have ``bootstrap.max_words`` words; those of seeds stand in.
+    """
+    words = " ".join(seed.instruction for seed in seeds).split()
+    limit = config.bootstrap.max_words
+    machine = " ".join((words * (limit // max(1, len(words)) + 1))[:limit])
+    return [
+        instruction_request(config, Prompting(config, seeds).longest(), 0),
+        classification_request(config, machine, 0),
+        instance_request(config, machine, False, 0),
+        instance_request(config, machine, True, 0),
+    ]

@@ -1,0 +1,288 @@
+"""What is asked: pure functions of the configuration, the seed tasks and the committed pool.
+
+A build, `verify` and `preview` call them; nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_si.config import RunConfig
+from ray_si.dedup.clusters import cluster
+from ray_si.engines.base import Purpose, Request
+from ray_si.pipeline.decisions import embeddings_of
+from ray_si.records import Instance, SeedTask
+from ray_si.self_instruct.filters import count_words
+from ray_si.self_instruct.prompts import (
+    Example,
+    RenderedPrompt,
+    classification_prompt,
+    instance_prompt,
+    instruction_prompt,
+    joint_prompt,
+)
+from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task that may stand in a prompt; ``classification`` says whether it is known to be one."""
+
+    id: str
+    example: Example
+    classification: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request of a round, before its prompt is rendered."""
+
+    index: int
+    request_id: str
+    seed: int
+    classification_only: bool
+    demonstrations: list[Source]
+
+
+class Prompting:
+    """The requests of phase 1, round by round.
+
+    Round r's machine-written demonstrations come from the pool at the end of round
+    r - 1 - lookahead, so what it asks does not depend on timing. `extend` tells of each committed
+    round, in order; ``accepted`` counts what these accepted. What is drawn costs time, the pool
+    only memory: what rounds accepted stays in their Arrow tables.
+    """
+
+    def __init__(self, config: RunConfig, seeds: Sequence[SeedTask]) -> None:
+        self._config = config
+        self._joint = config.bootstrap.mode == "joint"
+        self._diverse = config.bootstrap.demonstration_sampling == "diverse"
+        human = [self._of_seed(seed) for seed in seeds]
+        only = [source for source in human if source.classification]
+        self._human = {False: self._short_ones(human), True: self._short_ones(only)}
+        self._machine: list[pa.Table] = []  # of each round
+        self._sizes = array("q")  # of the pool at the end of each
+        self._usable = {False: array("q"), True: array("q")}  # places in it; of classification only
+        self._embeddings: list[np.ndarray] = []
+
+    @property
+    def accepted(self) -> int:
+        """Instructions accepted so far."""
+        return self._sizes[-1] if self._sizes else 0
+
+    @property
+    def columns(self) -> list[str]:
+        """What `extend` reads of accepted rows."""
+        needed = ["id", "instruction", "classification_prompt", "instance"]
+        return needed + ["embedding"] * self._diverse
+
+    def extend(self, accepted: pa.Table) -> None:
+        """Take the accepted rows of the next committed round."""
+        table = accepted.select(self.columns[:4])
+        if self._joint or self._config.bootstrap.max_demonstration_words is not None:
+            may = [self._may_stand(_of_row(row)) for row in table.to_pylist()]
+        else:
+            may = [True] * table.num_rows
+        classification = table["classification_prompt"].to_pylist()
+        for place, (usable, only) in enumerate(
+            zip(may, classification, strict=True), self.accepted
+        ):
+            if usable:
+                self._usable[False].append(place)
+                if only:
+                    self._usable[True].append(place)
+        self._machine.append(table)
+        self._sizes.append(self.accepted + table.num_rows)
+        if self._diverse and accepted.num_rows:
+            vectors = embeddings_of(accepted)
+            assert vectors is not None, "accepted instructions have no embeddings"
+            self._embeddings.append(vectors)
+
+    def asked(self, round_: int) -> list[Asked]:
+        """Every request of a round, in order."""
+        options = self._config.bootstrap
+        size = self._seen(round_)
+        counts = {only: bisect_left(pool, size) for only, pool in self._usable.items()}
+        regions: dict[bool, list[list[int]] | None] = {False: None, True: None}
+        if (clusters := self._clusters(round_, size)) is not None:
+            for only, pool in self._usable.items():
+                regions[only] = _regions(pool[: counts[only]], clusters)
+        asked = []
+        for index in range(options.prompts_per_round):
+            only = self.is_classification_only(index)
+            seed = derive_seed(self._config.seed, "instructions", round_, index)
+            drawn = sample_demonstrations(
+                len(self._human[only]),
+                counts[only],
+                total=options.demonstrations,
+                machine_count=options.machine_demonstrations,
+                seed=seed,
+                regions=regions[only],
+            )
+            sources = [
+                self._human[only][d.index]
+                if d.kind == "human"
+                else self._at(self._usable[only][d.index])
+                for d in drawn
+            ]
+            asked.append(Asked(index, f"r{round_:05d}-{index:05d}", seed, only, sources))
+        return asked
+
+    def is_classification_only(self, index: int) -> bool:
+        """Whether the request with this index in its round is for classification tasks only."""
+        share = self._config.bootstrap.classification_share
+        return int((index + 1) * share) > int(index * share)
+
+    def render(self, asked: Asked) -> RenderedPrompt:
+        """The prompt of a request."""
+        config, examples = self._config, [source.example for source in asked.demonstrations]
+        options: dict[str, Any] = {
+            "style": config.generator.prompt_style,
+            "classification_only": asked.classification_only,
+            "new": config.bootstrap.new_instructions,
+            "templates": config.prompts,
+        }
+        if self._joint:
+            return joint_prompt(examples, **options, headings=config.language.as_headings())
+        return instruction_prompt([example.instruction for example in examples], **options)
+
+    def longest(self) -> RenderedPrompt:
+        """About as long a prompt as a round may have.
+
+        The longest seed tasks that may stand in one; the model's own instructions have as many
+        words as they may, and in joint mode the longest seed task's instance.
+        """
+        options = self._config.bootstrap
+        only = options.classification_share == 1
+        human = sorted(self._human[only], key=_length, reverse=True)
+        own = words_of(human, options.max_demonstration_words or options.max_words)
+        machine = Source("", Example(own, human[0].example.instance if human else None), only)
+        count = min(options.machine_demonstrations, options.demonstrations)
+        sources = human[: options.demonstrations - count] + [machine] * count
+        return self.render(Asked(0, "", 0, only, sources))
+
+    def rows(self, round_: int) -> list[dict[str, Any]]:
+        """A row for every request of a round: what its raw block keeps, its prompt and stops."""
+        rows = []
+        for asked in self.asked(round_):
+            prompt = self.render(asked)
+            rows.append(
+                {
+                    "block": asked.index // self._config.bootstrap.block_size,
+                    "request_id": asked.request_id,
+                    "seed": asked.seed,
+                    "classification_prompt": asked.classification_only,
+                    "demonstrations": [source.id for source in asked.demonstrations],
+                    "prompt": json.dumps(prompt.prompt),
+                    "stop": list(prompt.stop),
+                }
+            )
+        return rows
+
+    def _at(self, place: int) -> Source:
+        """The machine-written task at a place in the pool."""
+        round_ = bisect_right(self._sizes, place)
+        start = self._sizes[round_ - 1] if round_ else 0
+        (row,) = self._machine[round_].slice(place - start, 1).to_pylist()
+        return _of_row(row)
+
+    def _seen(self, round_: int) -> int:
+        """How many machine-written tasks there are to a round."""
+        seen = round_ - 1 - self._config.bootstrap.lookahead
+        return self._sizes[seen] if seen >= 0 else 0
+
+    def _clusters(self, round_: int, size: int) -> np.ndarray | None:
+        """The clusters of the first ``size`` machine-written tasks, where these count."""
+        if not (self._diverse and size):
+            return None
+        vectors = np.concatenate(self._embeddings)[:size]
+        return cluster(vectors, derive_seed(self._config.seed, "regions", round_, 0))
+
+    def _of_seed(self, seed: SeedTask) -> Source:
+        example = Example(seed.instruction, seed.instances[0] if self._joint else None)
+        return Source(seed.id, example, seed.is_classification)
+
+    def _may_stand(self, source: Source) -> bool:
+        if self._joint and source.example.instance is None:
+            return False
+        limit = self._config.bootstrap.max_demonstration_words
+        return limit is None or self._words(source.example) <= limit
+
+    def _words(self, example: Example) -> int:
+        instance = example.instance or Instance("", "")
+        text = f"{example.instruction} {instance.input} {instance.output}"
+        return count_words(text, unspaced=self._config.dedup.tokenizer == "unicode")
+
+    def _short_ones(self, sources: list[Source]) -> list[Source]:
+        """Those that may stand in prompts; all of them where the short ones are few."""
+        short = [source for source in sources if self._may_stand(source)]
+        return short if len(short) >= self._config.bootstrap.demonstrations else sources
+
+
+def _of_row(row: dict[str, Any]) -> Source:
+    """Of an accepted row."""
+    instance = row["instance"] and Instance(**row["instance"])
+    return Source(row["id"], Example(row["instruction"], instance), row["classification_prompt"])
+
+
+def _length(source: Source) -> int:
+    instance = source.example.instance or Instance("", "")
+    return len(source.example.instruction) + len(instance.input) + len(instance.output)
+
+
+def words_of(sources: Sequence[Source], count: int) -> str:
+    """So many words of the sources' instructions, over and over if need be."""
+    every = " ".join(source.example.instruction for source in sources).split()
+    return " ".join((every * (count // max(1, len(every)) + 1))[:count])
+
+
+def _regions(pool: Sequence[int], clusters: np.ndarray) -> list[list[int]]:
+    """Positions in ``pool``, whose items are rows of ``clusters``, cluster by cluster."""
+    regions: dict[int, list[int]] = {}
+    for position, row in enumerate(pool):
+        regions.setdefault(int(clusters[row]), []).append(position)
+    return [regions[number] for number in sorted(regions)]
+
+
+def instruction_request(config: RunConfig, prompt: RenderedPrompt, seed: int) -> Request:
+    """Phase 1's request with this prompt."""
+    purpose = config.bootstrap_purpose
+    params = getattr(config.generator.sampling, purpose).params(prompt.stop)
+    return Request(prompt.prompt, params, seed, purpose)
+
+
+def classification_request(config: RunConfig, instruction: str, seed: int) -> Request:
+    """Phase 2's question about one instruction."""
+    prompt = classification_prompt(
+        instruction,
+        style=config.instances_by.prompt_style,
+        templates=config.prompts,
+        headings=config.language.as_headings(),
+    )
+    params = config.instances_by.sampling.classification.params(prompt.stop)
+    labels = config.labels if config.classification.method == "labels" else ()
+    return Request(prompt.prompt, params, seed, "classification", labels)
+
+
+def instance_request(
+    config: RunConfig, instruction: str, is_classification: bool, seed: int
+) -> Request:
+    """Phase 3's question about one instruction."""
+    prompt = instance_prompt(
+        instruction,
+        style=config.instances_by.prompt_style,
+        output_first=is_classification,
+        templates=config.prompts,
+        headings=config.language.as_headings(),
+    )
+    purpose: Purpose = "output_first" if is_classification else "input_first"
+    params = getattr(config.instances_by.sampling, purpose).params(prompt.stop)
+    return Request(prompt.prompt, params, seed, purpose)

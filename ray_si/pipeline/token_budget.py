@@ -1,0 +1,201 @@
+"""Keeps a run within its budget: blocks are asked for only while they are expected to fit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ray_si.config import Budget, Prices, RunConfig
+from ray_si.engines.base import Request
+from ray_si.engines.openai.protocol import estimate_tokens
+from ray_si.errors import BudgetError
+from ray_si.pipeline.longest_requests import longest_requests
+from ray_si.records import SeedTask
+from ray_si.run.run import Run
+from ray_si.run.tokens import Phase, Tokens, spent
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What is known of a phase's costs before it runs: of a row at the most, and its prices."""
+
+    worst: Tokens
+    prices: Prices
+
+
+@dataclass(frozen=True)
+class _Amount:
+    """What budgets are about."""
+
+    tokens: float = 0.0
+    dollars: float = 0.0
+
+    def __add__(self, other: _Amount) -> _Amount:
+        return _Amount(self.tokens + other.tokens, self.dollars + other.dollars)
+
+    def __mul__(self, times: float) -> _Amount:
+        return _Amount(self.tokens * times, self.dollars * times)
+
+
+class _Phase:
+    """``reserved`` rows still run; ``rows`` came in, for ``cost``."""
+
+    def __init__(self, rates: Rates) -> None:
+        self._rates = rates
+        self.reserved = self.rows = 0
+        self.cost = _Amount()
+
+    @property
+    def mean(self) -> _Amount:
+        """What a row is expected to cost."""
+        return self.cost * (1 / self.rows) if self.rows else self.amount(self._rates.worst)
+
+    def amount(self, tokens: Tokens) -> _Amount:
+        dollars = self._rates.prices.dollars(tokens.prompt, tokens.completion)
+        return _Amount(tokens.prompt + tokens.completion, dollars)
+
+
+class Allowance:
+    """Grants blocks of requests, and learns from each what its phase's rows cost.
+
+    A block is granted if what is spent, what the granted blocks that still run are expected to
+    cost, and what it is expected to cost itself stay within every limit. While nothing is known of
+    a phase the worst is expected; its very first block is granted while anything is left. So what
+    is spent exceeds a limit by no more than the granted blocks cost above the mean before them, or
+    by one block where a block is all there is room for. Hours count from when this was made, and
+    after them nothing is granted. Safe to use from several threads.
+    """
+
+    def __init__(
+        self, budget: Budget, rates: Mapping[Phase, Rates], already: Mapping[Phase, Tokens]
+    ) -> None:
+        self._budget = budget
+        self.until = time.time() + budget.hours * 3600 if budget.hours else None
+        self._phases = {name: _Phase(each) for name, each in rates.items()}
+        self._spent = _Amount()
+        for name, tokens in already.items():
+            self._spent += self._phases[name].amount(tokens)
+        self._open: set[int] = set()
+        self._settled = threading.Condition()
+
+    @classmethod
+    def of(cls, config: RunConfig, run: Run, seeds: list[SeedTask]) -> Allowance:
+        """That of a run, wherever it stands; BudgetError where its budget is spent already."""
+        is_limited = config.budget.tokens or config.budget.dollars
+        already = spent(run) if is_limited and run.exists else {}
+        worst = {item.purpose: _at_most(item) for item in longest_requests(config, seeds)}
+        written = max(
+            worst["input_first"],
+            worst["output_first"],
+            key=lambda each: each.prompt + each.completion,
+        )
+        rates: dict[Phase, Rates] = {
+            "bootstrap": Rates(
+                worst[config.bootstrap_purpose], config.generator.prices or Prices()
+            ),
+            "instances": Rates(
+                worst["classification"] + written, config.instances_by.prices or Prices()
+            ),
+        }
+        allowance = cls(config.budget, rates, already)
+        if not allowance._is_any_left():
+            raise allowance.error("what is finished is kept")
+        return allowance
+
+    def grant(
+        self,
+        phase: Phase,
+        blocks: Sequence[int],
+        *,
+        order: int = 0,
+        stop: threading.Event | None = None,
+    ) -> int:
+        """How many of these blocks (rows in each) may be asked for now, one after the other.
+
+        Waits while there is room for none of them and others of the phase still run, which may turn
+        out to cost less than expected; and while a caller of smaller ``order`` (an earlier round)
+        has not been granted all of its own. 0 where there will be no room, the hours are over, or
+        ``stop`` is set.
+        """
+        own = self._phases[phase]
+        with self._settled:
+            self._open.add(order)
+            while not (self._is_over() or (stop and stop.is_set())):
+                is_next = order == min(self._open)
+                granted = self._grant(own, blocks) if is_next else 0
+                if granted == len(blocks) or (is_next and not granted and not own.reserved):
+                    self._open.discard(order)
+                if granted or order not in self._open:
+                    self._settled.notify_all()
+                    return granted
+                self._settled.wait(timeout=0.5)
+            return 0
+
+    def settle(self, phase: Phase, rows: int, cost: Tokens) -> None:
+        """A granted block has come in."""
+        own = self._phases[phase]
+        with self._settled:
+            own.reserved -= rows
+            own.rows += rows
+            own.cost += own.amount(cost)
+            self._spent += own.amount(cost)
+            self._settled.notify_all()
+
+    def error(self, standing: str) -> BudgetError:
+        """That the budget is spent, with what stands finished and how to go on."""
+        if self._is_over():
+            return BudgetError(
+                f"stopped after {self._budget.hours:g} hours, as budget.hours has it; {standing}; "
+                "build again to go on"
+            )
+        parts, keys = [], []
+        if self._budget.tokens:
+            parts.append(f"{self._spent.tokens:,.0f} of {self._budget.tokens:,} tokens")
+            keys.append("budget.tokens")
+        if self._budget.dollars:
+            parts.append(f"${self._spent.dollars:,.4f} of ${self._budget.dollars:,.4f}")
+            keys.append("budget.dollars")
+        return BudgetError(
+            f"stopped: {' and '.join(parts)} are spent, and the next block would exceed that; "
+            f"{standing}; raise {' or '.join(keys)} and build again (with --finish, to spend it on "
+            "the instances of what is accepted)"
+        )
+
+    def _grant(self, own: _Phase, blocks: Sequence[int]) -> int:
+        if not self._is_any_left():
+            return 0
+        expected = self._spent
+        for phase in self._phases.values():
+            expected += phase.mean * phase.reserved
+        is_first = not own.rows and not own.reserved
+        granted = 0
+        for rows in blocks:
+            expected += own.mean * rows
+            if not self._fits(expected) and not (is_first and not granted):
+                break
+            granted += 1
+            own.reserved += rows
+        return granted
+
+    def _is_over(self) -> bool:
+        return self.until is not None and time.time() >= self.until
+
+    def _is_any_left(self) -> bool:
+        limits, spent_ = self._budget, self._spent
+        return not (
+            (limits.tokens and spent_.tokens >= limits.tokens)
+            or (limits.dollars and spent_.dollars >= limits.dollars)
+        )
+
+    def _fits(self, amount: _Amount) -> bool:
+        limits = self._budget
+        return not (
+            (limits.tokens and amount.tokens > limits.tokens)
+            or (limits.dollars and amount.dollars > limits.dollars * (1 + 1e-9))
+        )
+
+
+def _at_most(request: Request) -> Tokens:
+    return Tokens(estimate_tokens(request), request.sampling.max_tokens)

@@ -1,0 +1,265 @@
+"""A few of a run's requests, answered and decided in this process: no Ray, nothing written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ray_si.build.builder import check
+from ray_si.config import RunConfig
+from ray_si.dedup import Deduplicator, DedupResult, GuardedGate
+from ray_si.engines import registry
+from ray_si.engines.base import Completion, Engine, Request
+from ray_si.pipeline.contamination import forbidden
+from ray_si.pipeline.decisions import (
+    ACCEPTED,
+    GIVEN,
+    Taken,
+    Usable,
+    answered_yes,
+    decide_round,
+    instances_of,
+    texts_of,
+)
+from ray_si.pipeline.prompting import (
+    Asked,
+    Prompting,
+    classification_request,
+    instance_request,
+    instruction_request,
+)
+from ray_si.records import Prompt
+from ray_si.self_instruct.sampling import derive_seed
+
+Listen = Callable[[str], None]
+"""Takes notes on what is going on."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A candidate and what became of it: ``reason`` is None where it was kept.
+
+    ``source`` is the evaluation set that ``match`` is of, if it is of one.
+    """
+
+    position: int
+    text: str
+    reason: str | None = None
+    match: str | None = None
+    score: float | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A request for instructions, its completion, and what became of each line of it."""
+
+    request_id: str
+    classification_only: bool
+    demonstrations: list[str]
+    prompt: Prompt
+    completion: Completion
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Phases 2 and 3 for one instruction.
+
+    ``classification`` is phase 2's completion, ``prompt`` and ``completion`` are phase 3's; None
+    where the model wasn't asked.
+    """
+
+    instruction: str
+    is_classification: bool
+    prompt: Prompt | None
+    classification: Completion | None
+    completion: Completion | None
+    kept: list[dict[str, str]]
+    rejected: list[dict[str, str]]
+
+
+@dataclass
+class Decided:
+    """A sample of a run's first round after the gate.
+
+    ``answered`` are the requests in order, ``taken`` what was accepted. ``usable`` holds, for every
+    candidate that parsing and filters let pass, the place of its request in ``answered`` and its
+    text.
+    """
+
+    answered: list[Answered]
+    taken: list[Taken]
+    usable: list[tuple[int, str]]
+
+
+class Trial:
+    """The engine, embedder and gate of a run, in this process.
+
+    Requests are those that a build's first rounds would send. ``engine_seconds`` is how long the
+    engine took to answer them. Raises what `builder.check` raises,
+    and EngineError where a model cannot be loaded.
+    """
+
+    def __init__(self, config: RunConfig, listen: Listen = lambda note: None) -> None:
+        self.config = config
+        inputs = check(config)
+        self.seeds = inputs.seeds
+        self._sets = inputs.sets
+        self._listen = listen
+        self.engine_seconds = 0.0
+        self._loop = asyncio.new_event_loop()
+        self._prompting = Prompting(config, self.seeds)
+        embedder = None
+        if config.dedup.cosine is not None:
+            listen("loading the embedder")
+            embedder = registry.embedder(config.embedder.model)
+        self.encode = embedder.encode if embedder else None
+        self._engines = {section: self._load(section) for section in config.generators}
+
+    def _load(self, section: str) -> Engine:
+        generator = self.config.generators[section]
+        self._listen(f"loading {generator.model or generator.engine}")
+        return registry.create(generator.engine, generator.model, generator.engine_options())
+
+    def ask(self, count: int, *, each_kind: bool = False) -> list[Asked]:
+        """``count`` requests of the first rounds, in the order in which a build sends them.
+
+        With ``each_kind`` the last is for classification tasks only where none before it would be
+        and the run has such prompts.
+        """
+        asked: list[Asked] = []
+        for round_ in range(-(-count // self.config.bootstrap.prompts_per_round)):
+            asked += self._prompting.asked(round_)
+            self._prompting.extend(ACCEPTED.empty_table())  # as if nothing had been accepted
+        chosen = asked[:count]
+        if each_kind and not any(item.classification_only for item in chosen):
+            chosen[-1:] = [a for a in asked if a.classification_only][:1] or chosen[-1:]
+        return chosen
+
+    def decide(self, asked: Sequence[Asked]) -> Decided:
+        """Answer requests for instructions, and decide on every candidate."""
+        prompts = [self._prompting.render(item) for item in asked]
+        requests = [
+            instruction_request(self.config, prompt, item.seed)
+            for item, prompt in zip(asked, prompts, strict=True)
+        ]
+        self._listen(f"asking for instructions, {len(requests)} prompts")
+        completions = self.answer(requests)
+        self._listen("deciding")
+        rows = [raw_row(item, done) for item, done in zip(asked, completions, strict=True)]
+        usable: list[tuple[int, str]] = []
+        places = {item.request_id: place for place, item in enumerate(asked)}
+
+        def gate(found: Usable) -> DedupResult:
+            usable.extend((places[row["request_id"]], item.text) for row, item in found)
+            return self.gate().filter(texts_of(found))
+
+        accepted, rejected, _ = decide_round(self.config, 0, rows, len(rows) * 10_000, gate)
+        lines = _lines(accepted, rejected)
+        answered = [
+            Answered(
+                item.request_id,
+                item.classification_only,
+                [source.id for source in item.demonstrations],
+                prompt.prompt,
+                completion,
+                lines.get(item.request_id, []),
+            )
+            for item, prompt, completion in zip(asked, prompts, completions, strict=True)
+        ]
+        taken = [Taken.of(row) for row in accepted.drop_columns(["embedding"]).to_pylist()]
+        return Decided(answered, taken, usable)
+
+    def write(self, taken: Sequence[Taken]) -> list[Written]:
+        """Phases 2 and 3 for accepted instructions."""
+        config = self.config
+        self._listen(f"asking for instances, {len(taken)} instructions")
+        seeds = [derive_seed(config.seed, "instances", 0, i) for i in range(len(taken))]
+        lacking = [i for i, item in enumerate(taken) if item.given is None]
+        answers: dict[int, Completion] = {}
+        if config.classification.method != "prompt":
+            requests = [
+                classification_request(config, taken[i].instruction, seeds[i]) for i in lacking
+            ]
+            answers = dict(zip(lacking, self.answer(requests), strict=True))
+        classes = [
+            answered_yes(config, answers[i])[0] if i in answers else item.classification_prompt
+            for i, item in enumerate(taken)
+        ]
+        asked = {
+            i: instance_request(config, taken[i].instruction, classes[i], seeds[i]) for i in lacking
+        }
+        completions = dict(zip(asked, self.answer(list(asked.values())), strict=True))
+        sets = forbidden(config, self._sets) if self._sets else None
+        written = []
+        for i, item in enumerate(taken):
+            done = completions.get(i)
+            text, reason = (done.text, done.finish_reason) if done else ("", GIVEN)
+            kept, rejected = instances_of(
+                config, item.instruction, classes[i], text, reason, item.given, sets
+            )
+            prompt = asked[i].prompt if i in asked else None
+            written.append(
+                Written(item.instruction, classes[i], prompt, answers.get(i), done, kept, rejected)
+            )
+        return written
+
+    def answer(self, requests: list[Request]) -> list[Completion]:
+        """As many completions as requests, in order, by the engine that each is for."""
+        first = self._engines["generator"]
+        other = self._engines.get("instance_generator", first)
+
+        async def together() -> list[Completion]:
+            by = (first if r.purpose in ("instructions", "joint") else other for r in requests)
+            answers = (e.generate(r) for e, r in zip(by, requests, strict=True))
+            return list(await asyncio.gather(*answers))
+
+        started = time.perf_counter()
+        completions = self._loop.run_until_complete(together())
+        self.engine_seconds += time.perf_counter() - started
+        return completions
+
+    def gate(self) -> Deduplicator | GuardedGate:
+        """A gate with the seed tasks in it, behind the evaluation sets."""
+        dedup = self.config.dedup
+        made = Deduplicator(
+            dedup.rouge,
+            dedup.cosine,
+            self.encode,
+            tokenizer=dedup.tokenizer,
+            embedding_index=dedup.embedding_index,
+        )
+        made.add([seed.instruction for seed in self.seeds])
+        if not self._sets:
+            return made
+        return GuardedGate(
+            forbidden(self.config, self._sets, self.encode), made.filter, self.encode
+        )
+
+
+def raw_row(asked: Asked, completion: Completion) -> dict[str, Any]:
+    """As a raw block has it."""
+    return {
+        "request_id": asked.request_id,
+        "seed": asked.seed,
+        "classification_prompt": asked.classification_only,
+        "demonstrations": [source.id for source in asked.demonstrations],
+        **vars(completion),
+    }
+
+
+def _lines(accepted: pa.Table, rejected: pa.Table) -> dict[str, list[Line]]:
+    """Request id -> its lines, in order."""
+    lines: dict[str, list[Line]] = {}
+    for row in accepted.select(["request_id", "position", "instruction"]).to_pylist():
+        lines.setdefault(row["request_id"], []).append(Line(row["position"], row["instruction"]))
+    for row in rejected.to_pylist():
+        request_id = row.pop("request_id")
+        lines.setdefault(request_id, []).append(Line(**row))
+    return {name: sorted(own, key=lambda line: line.position) for name, own in lines.items()}

@@ -1,0 +1,322 @@
+"""What lies in a run, read with suspicion: damage becomes a finding, never an exception."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_si.run.run import Manifest, Run, block_key, round_folder, seal
+from ray_si.storage.tables import ShardInfo, read_table
+
+LIMIT = 20
+"""Findings that a check spells out; more are counted."""
+
+_OF_HEADER = ("seeds.parquet", "decontaminate.parquet")
+_OWN_KEYS = {"run.json", *_OF_HEADER, "stats.json", "instances/manifest.json"}
+_DOCUMENTS = ("README.md", "report.html")
+_LEASE = "lease/"
+_IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/(.+)")
+_DECISIONS = ("accepted", "rejected")
+
+_COUNTS = ("requests", "prompt_tokens", "completion_tokens", "candidates", "accepted")
+_ROUND: dict[str, type] = dict.fromkeys(("round", *_COUNTS), int)
+_ROUND |= {"rejected": dict, "contaminated": dict, "objects": list}
+_INSTANCES: dict[str, type] = dict.fromkeys(("blocks", "instructions", "instances"), int)
+_STATS: dict[str, type] = {"rounds": int, "rows": int, "shards": list}
+_OBJECT: dict[str, type] = {"key": str, "rows": int, "size": int, "sha256": str}
+
+
+@dataclass
+class Check:
+    """One promise: how many things were looked at, and each that is wrong, on one line.
+
+    ``notes`` say what was left out, and why.
+    """
+
+    name: str
+    count: int = 0
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unlisted: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def find(self, key: str, what: str) -> None:
+        """Note that an object is wrong; of many findings only the first are spelt out."""
+        if len(self.findings) < LIMIT:
+            self.findings.append(" ".join(f"{key}: {what}".split()))
+        else:
+            self.unlisted += 1
+
+    def expect(self, key: str, name: str, found: Any, said: Any) -> None:
+        """Find fault with a manifest that says otherwise than what was found."""
+        if found != said:
+            self.find(key, f"says {name} {said}, found {found}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Keys: check, ok, count, findings, notes."""
+        more = [f"and {self.unlisted} more"] if self.unlisted else []
+        return {
+            "check": self.name,
+            "ok": self.ok,
+            "count": self.count,
+            "findings": self.findings + more,
+            "notes": self.notes,
+        }
+
+
+class Audit:
+    """The stored side of a verification: manifests, the objects they name, and what nobody names.
+
+    ``rounds`` are the sound manifests up to the first that isn't, ``sound_rounds`` all, by number;
+    ``instances`` and ``stats`` are None where absent or damaged; ``damaged`` holds the keys that
+    have a finding already; ``intact`` says whether every manifest is sound.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.keys = list(run.objects.list())  # before the manifests: later objects may be newer
+        self.finished = "stats.json" in self.keys
+        self.rounds: list[Manifest] = []
+        self.sound_rounds: dict[int, Manifest] = {}
+        self.instances: Manifest | None = None
+        self.stats: Manifest | None = None
+        self.damaged: set[str] = set()
+        self.intact = True
+        self._named: dict[str, tuple[str, ShardInfo]] = {}  # key -> who says what of it
+
+    # Manifests ---------------------------------------------------------------------------------
+
+    def check_manifests(self) -> Check:
+        """Rounds consecutive; every manifest of the right form."""
+        check = Check("manifests")
+        numbers = [
+            int(match[1])
+            for key in self.keys
+            if (match := _IN_ROUND.fullmatch(key)) and match[2] == "manifest.json"
+        ]
+        self._name(check, "run.json", self.run.header.get("objects", []), _OF_HEADER)
+        self.instances = self._manifest(check, "instances/manifest.json", _INSTANCES)
+        self.stats = self._manifest(check, "stats.json", _STATS)
+        expected = max([number + 1 for number in numbers], default=0)
+        if self.stats:
+            expected = max(expected, min(self.stats["rounds"], len(self.keys)))
+            self._name(check, "stats.json", self.stats["shards"], "data/")
+            self._name(check, "stats.json", self.stats.get("documents", []), _DOCUMENTS)
+            if "instances/manifest.json" not in self.keys:
+                self._lost(check, "instances/manifest.json", "is missing, though the run is done")
+        if self.instances:
+            named = self.instances.get("objects", [])
+            self._name(check, "instances/manifest.json", named, "instances/")
+        for round_ in range(expected):
+            self._check_round(check, round_)
+        return check
+
+    def _check_round(self, check: Check, round_: int) -> None:
+        folder = round_folder(round_)
+        key = f"{folder}/manifest.json"
+        if key not in self.keys:
+            self._lost(check, key, "is missing, though the run went on")
+            return
+        manifest = self._manifest(check, key, _ROUND)
+        if manifest is None:
+            return
+        check.expect(key, "round", round_, manifest["round"])
+        for name in ("rejected", "contaminated"):
+            if not all(isinstance(count, int) for count in manifest[name].values()):
+                self._lost(check, key, f"says {name}, but not in numbers")
+                return
+        self._name(check, key, manifest["objects"], f"{folder}/")
+        for name in _DECISIONS:
+            if not any(named.startswith(f"{folder}/{name}-") for named in self._named):
+                self._lost(check, key, f"does not name {name}")
+        if key not in self.damaged:
+            self.sound_rounds[round_] = manifest
+        if self.intact:
+            self.rounds.append(manifest)
+
+    def _manifest(self, check: Check, key: str, form: dict[str, type]) -> Manifest | None:
+        if key not in self.keys:
+            return None
+        check.count += 1
+        try:
+            found = json.loads(self.run.objects.get(key))
+        except (KeyError, OSError, ValueError, RecursionError) as error:
+            self._lost(check, key, f"is damaged: {error}")
+            return None
+        wrong = _wrong(found, form)
+        if wrong:
+            self._lost(check, key, f"is damaged: {wrong}")
+            return None
+        manifest: Manifest = found
+        if manifest != seal(manifest):
+            self._lost(check, key, "has other content than its own SHA-256 says")
+            return None
+        return manifest
+
+    def _lost(self, check: Check, key: str, what: str) -> None:
+        check.find(key, what)
+        self.damaged.add(key)
+        self.intact = False
+
+    def _name(self, check: Check, source: str, entries: Any, prefix: str | tuple[str, ...]) -> None:
+        """Take what a manifest names; only objects under ``prefix`` are its to name."""
+        for entry in entries if isinstance(entries, list) else [entries]:
+            wrong = _wrong(entry, _OBJECT)
+            if wrong:
+                self._lost(check, source, f"names an object wrongly: {wrong}")
+            elif not entry["key"].startswith(prefix) or ".." in entry["key"].split("/"):
+                self._lost(check, source, f"names {entry['key']}, which is not its own")
+            else:
+                said = ShardInfo(**{name: entry[name] for name in _OBJECT})
+                self._named[said.key] = (source, said)
+
+    # Objects -----------------------------------------------------------------------------------
+
+    def said(self, key: str) -> ShardInfo | None:
+        """What a manifest says of an object; None where none names it."""
+        return self._named[key][1] if key in self._named else None
+
+    def check_objects(self) -> Check:
+        """Every named object is there, with the size, SHA-256 and rows that its manifest says."""
+        check = Check("objects")
+        for source, said in self._named.values():
+            check.count += 1
+            wrong = self._wrong_object(said, source)
+            if wrong:
+                check.find(said.key, wrong)
+                self.damaged.add(said.key)
+        return check
+
+    def _wrong_object(self, said: ShardInfo, source: str) -> str | None:
+        try:
+            data = self.run.objects.get(said.key)
+        except KeyError:
+            return "is missing"
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        if len(data) != said.size:
+            return f"has {len(data)} bytes, not {said.size} as {source} says"
+        if hashlib.sha256(data).hexdigest() != said.sha256:
+            return f"has other content than {source} says (SHA-256)"
+        try:
+            rows = _rows(said.key, data)
+        except (pa.ArrowException, OSError) as error:
+            return f"cannot be read: {error}"
+        return None if rows == said.rows else f"has {rows} rows, not {said.rows} as {source} says"
+
+    def table(
+        self, key: str, schema: pa.Schema, check: Check, nullable: Collection[str] = ()
+    ) -> pa.Table | None:
+        """A Parquet object with these columns, whole; else None, with a finding somewhere.
+
+        Only ``nullable`` columns may hold nulls.
+        """
+        if key in self.damaged:
+            return None
+        wrong = None
+        try:
+            table = read_table(self.run.objects, key, schema.names)
+            table.validate(full=True)
+        except KeyError:
+            wrong = "is missing"
+        except (pa.ArrowException, OSError, ValueError) as error:
+            wrong = f"cannot be read: {error}"
+        else:
+            wrong = wrong_columns(table, schema, nullable)
+        if wrong is None:
+            return table
+        check.find(key, wrong)
+        self.damaged.add(key)
+        return None
+
+    # Strays ------------------------------------------------------------------------------------
+
+    def check_strays(self, round_blocks: int, instance_blocks: int) -> Check:
+        """Nothing is there that nothing names; in an unfinished run, what is begun is counted.
+
+        The numbers are those of the blocks in a round, and in the instance phase.
+        """
+        check = Check("strays")
+        begun = 0
+        blocks = {block_key("instances", number) for number in range(instance_blocks)}
+        for key in (*self.keys, *self._temporaries()):
+            check.count += 1
+            if key in self._named or key in _OWN_KEYS or key in blocks or key.startswith(_LEASE):
+                continue
+            if self._is_of_a_round(key, round_blocks) or (not self.intact and _is_begun(key)):
+                continue
+            if not self.finished and _is_begun(key):
+                begun += 1
+            else:
+                check.find(key, "is named by nothing")
+        if begun:
+            check.notes.append(f"unfinished: {begun} objects that no manifest names yet")
+        return check
+
+    def _temporaries(self) -> Iterator[str]:
+        return self.run.objects.temporaries()
+
+    def _is_of_a_round(self, key: str, round_blocks: int) -> bool:
+        match = _IN_ROUND.fullmatch(key)
+        if not match or int(match[1]) >= len(self.rounds):
+            return False
+        folder, block = round_folder(int(match[1])), re.fullmatch(r"block-(\d+)\.parquet", match[2])
+        if block and int(block[1]) < round_blocks:
+            return key == block_key(folder, int(block[1]))
+        return key == f"{folder}/manifest.json"
+
+
+_BEGUN = re.compile(
+    r"bootstrap/round-\d{5,}/((block|accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
+    r"|instances/block-\d{5,}\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
+    r"|README\.md|report\.html|(.+/)?\.tmp-[^/]*|live\.json"
+)
+
+
+def _is_begun(key: str) -> bool:
+    """Whether a build leaves such an object before a manifest names it."""
+    return bool(_BEGUN.fullmatch(key))
+
+
+def _wrong(value: Any, form: dict[str, type]) -> str | None:
+    """What keeps a JSON value from being an object with these fields."""
+    if not isinstance(value, dict):
+        return "it is no JSON object"
+    for name, kind in form.items():
+        if not isinstance(value.get(name), kind):
+            return f"{name} is {'wrong' if name in value else 'missing'}"
+    return None
+
+
+def _rows(key: str, data: bytes) -> int:
+    if key.endswith(".jsonl"):
+        return data.count(b"\n")
+    if key in _DOCUMENTS:
+        return 0
+    with pq.ParquetFile(pa.BufferReader(data)) as stored:
+        rows: int = stored.metadata.num_rows
+    return rows
+
+
+def wrong_columns(table: pa.Table, schema: pa.Schema, nullable: Collection[str]) -> str | None:
+    """What keeps a table from having these columns, with nulls in the ``nullable`` ones only."""
+    for column in schema:
+        if column.name not in table.column_names:
+            return f"has no column {column.name}"
+        stored = table[column.name]
+        if stored.type != column.type:
+            return f"has {column.name} of type {stored.type}, not {column.type}"
+        if stored.null_count and column.name not in nullable:
+            return f"has no {column.name} in {stored.null_count} rows"
+    return None

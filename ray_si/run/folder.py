@@ -1,0 +1,80 @@
+"""A folder of results beside a run: a header says what they are of, and one process writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray_si.errors import DamageError, RunError
+from ray_si.run.run import differences
+from ray_si.storage.base import absolute
+from ray_si.storage.lease import Lease
+from ray_si.storage.objects import open_objects
+
+
+class Folder:
+    """Objects at ``location`` (a folder or ``s3://bucket/prefix``) under a header, ``header_key``.
+
+    ``kind`` is what messages call it ("an evaluation", say). Ray's workers use it too, so the
+    location is made absolute.
+    """
+
+    def __init__(self, location: str, header_key: str, kind: str) -> None:
+        self.location = absolute(location)
+        self.objects = open_objects(self.location)
+        self._header_key, self._kind = header_key, kind
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Raise RunError unless this can be begun or continued here; leaves nothing behind.
+
+        The place may be missing, empty, or have a header of the same identity. Raises StorageError
+        where it cannot be written.
+        """
+        self.objects.check(write=True)
+        header = self.read_json(self._header_key)
+        if header is None:
+            if next(self.objects.list(), None) is not None:
+                raise RunError(
+                    f"{self.location} is not empty and not {self._kind}; choose another --to"
+                )
+        elif header.get("identity") != identity:
+            changed = ", ".join(differences(header.get("identity"), identity))
+            raise RunError(
+                f"{self.location} holds {self._kind} of something else (different: {changed}); "
+                "choose another --to"
+            )
+
+    def claim(self, identity: dict[str, Any], more: dict[str, Any]) -> None:
+        """`check`, and write the header unless it is there. Raises RunError."""
+        self.check(identity)
+        header = {"identity": identity, **more}
+        if not self.objects.put_if_absent(self._header_key, _bytes(header)):
+            self.check(identity)  # another process was first
+
+    @contextmanager
+    def held(self, notify: Callable[[str], None]) -> Iterator[None]:
+        """Be the only one who writes here; see `Lease`."""
+        with Lease(self.objects, self.location, notify=notify):
+            yield
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """An object of JSON, None where there is none; DamageError where it is not JSON."""
+        try:
+            found = json.loads(self.objects.get(key))
+        except KeyError:
+            return None
+        except ValueError as error:
+            raise DamageError(f"{self.location}/{key} is damaged: {error}") from error
+        if not isinstance(found, dict):
+            raise DamageError(f"{self.location}/{key} is damaged: it is not a JSON object")
+        return found
+
+    def write_json(self, key: str, value: dict[str, Any]) -> None:
+        """Write or replace an object of JSON."""
+        self.objects.put(key, _bytes(value))
+
+
+def _bytes(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,428 @@
+"""A run in storage: its layout, its manifests, and what they say of its state.
+
+::
+
+    run.json                                          written first, once
+    seeds.parquet
+    decontaminate.parquet                             texts of evaluation sets, where there are any
+    lease/00001.json                                  who writes, under which fencing number
+    bootstrap/round-00000/block-00000.parquet ...     raw completions, as they finish
+    bootstrap/round-00000/{accepted,rejected}-00001.parquet     decisions, by fencing number
+    bootstrap/round-00000/manifest.json               last: the round exists from here on
+    instances/block-00000.parquet ...  manifest.json
+    data/train-00000-of-00002.parquet ...
+    README.md  report.html                            the dataset card, and what the run came to
+    stats.json                                        last of all: the run is complete
+    live.json                                         how a build is doing, while there is one
+
+A block is written by whoever comes first, and stays. Manifests are written once, name every part
+with its digest, and carry the fencing number of the lease under which they were written. What no
+manifest names doesn't count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from ray_si._version import __version__
+from ray_si.errors import DamageError, LeaseLostError, RunError, StorageError
+from ray_si.records import SeedTask
+from ray_si.run.evaluation import EvaluationSet, from_table, to_table
+from ray_si.storage.base import Objects, absolute
+from ray_si.storage.lease import Lease
+from ray_si.storage.objects import open_objects
+from ray_si.storage.tables import (
+    ShardInfo,
+    claim_table,
+    describe_table,
+    read_stored,
+    read_table,
+    write_table,
+)
+
+LAYOUT = 1
+"""Number of this layout; a run of another one is refused."""
+
+_RUN, _STATS = "run.json", "stats.json"
+_SETS = "decontaminate.parquet"
+_INSTANCES = "instances/manifest.json"
+
+LIVE = "live.json"
+"""What a running build says of itself, for `Run.status`; nothing depends on it."""
+
+Manifest = dict[str, Any]
+
+_SIGNATURE = ("fencing", "versions", "sha256")
+"""What every manifest has besides its own content."""
+
+
+def block_key(folder: str, block: int) -> str:
+    """Key of one block of a folder (a round's, or "instances")."""
+    return f"{folder}/block-{block:05d}.parquet"
+
+
+def shard_key(index: int, count: int, suffix: str) -> str:
+    """Key of one of ``count`` training shards; ``suffix`` is "parquet" or "jsonl"."""
+    return f"data/train-{index:05d}-of-{count:05d}.{suffix}"
+
+
+def round_folder(round_: int) -> str:
+    """Folder of one bootstrap round."""
+    return f"bootstrap/round-{round_:05d}"
+
+
+class Run:
+    """One run's objects, by meaning; ``location`` is absolute, since Ray's workers use it too."""
+
+    def __init__(self, location: str, objects: Objects, header: dict[str, Any]) -> None:
+        self.location = absolute(location)
+        self.objects = objects
+        self.header = header
+        self._lease: Lease | None = None
+
+    @classmethod
+    def open(cls, location: str) -> Run:
+        """An existing run; RunError where there is none or it is of another layout."""
+        objects = open_objects(location)
+        objects.check(write=False)
+        try:
+            data = objects.get(_RUN)
+        except KeyError as error:
+            raise RunError(f"{location} is not a run: it has no {_RUN}") from error
+        try:
+            header = json.loads(data)
+        except ValueError as error:
+            raise DamageError(f"{location}/{_RUN} is damaged: {error}") from error
+        if not isinstance(header, dict) or "layout" not in header:
+            raise DamageError(f"{location}/{_RUN} is damaged: it is not the header of a run")
+        if header["layout"] != LAYOUT:
+            raise RunError(f"{location} was written by another version of ray_si")
+        missing = {"fingerprint", "config", "identity"} - header.keys()
+        if missing:
+            raise DamageError(f"{location}/{_RUN} is damaged: no {', '.join(sorted(missing))}")
+        return cls(location, objects, header)
+
+    @classmethod
+    def check_location(cls, location: str, identity: dict[str, Any], fingerprint: str) -> None:
+        """Raise RunError unless a run with this identity can be started or resumed there.
+
+        Leaves nothing behind. The place may be missing, empty, or hold a run of the same
+        fingerprint, finished or cut short at any moment. Raises StorageError where it cannot be
+        read or written.
+        """
+        objects = open_objects(location)
+        objects.check(write=True)
+        if next(objects.list(_RUN), None) == _RUN:
+            header = cls.open(location).header
+            if header["fingerprint"] != fingerprint:
+                changed = (
+                    ", ".join(differences(header["identity"], identity))
+                    or "seed tasks, or evaluation sets"
+                )
+                raise RunError(
+                    f"{location} holds a run of another configuration (different: {changed}); "
+                    "restore it or choose another --out"
+                )
+        elif next(objects.list(), None) is not None:
+            raise RunError(f"{location} is not empty and not a run; choose another --out")
+
+    @classmethod
+    def prepare(cls, location: str, header: dict[str, Any], fingerprint: str) -> Run:
+        """The run there, or one that `create` will write; see `check_location` for refusals."""
+        cls.check_location(location, header["identity"], fingerprint)
+        header = {"layout": LAYOUT, "fingerprint": fingerprint, **header}
+        run = cls(location, open_objects(location), header)
+        return cls.open(location) if run._json_or_none(_RUN) else run
+
+    def create(self, seeds: list[SeedTask], sets: Sequence[EvaluationSet] = ()) -> None:
+        """Make the place a run, unless it is one; ``sets`` are what it is decontaminated against.
+
+        Raises StorageError where the store lets two writers both be the first: a run could be
+        damaged there.
+        """
+        tables = {"seeds.parquet": pa.Table.from_pylist([asdict(seed) for seed in seeds])}
+        if sets:
+            tables[_SETS] = to_table(sets)
+        objects = [asdict(describe_table(key, table)) for key, table in tables.items()]
+        self.header.setdefault("objects", objects)
+        header = _json(self.header)
+        # the same bytes again: harmless even where the store overwrites
+        if self.objects.put_if_absent(_RUN, header) and self.objects.put_if_absent(_RUN, header):
+            self.objects.delete(_RUN)
+            raise StorageError(
+                f"{self.location}: this store ignores the condition of conditional writes "
+                "(If-None-Match), which a run needs; use one that obeys it"
+            )
+        for key, table in tables.items():
+            claim_table(self.objects, key, table)
+
+    def evaluation_sets(self) -> list[EvaluationSet]:
+        """What the run is decontaminated against, as it was when the run began."""
+        return from_table(self.read(_SETS)) if self.header.get("decontaminate") else []
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one already, so that its lease can be taken."""
+        return self._json_or_none(_RUN) is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the lease."""
+        return self._lease is not None
+
+    @contextmanager
+    def held(self, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+        """Hold the lease, without which nothing can be committed; see `Lease`."""
+        with Lease(self.objects, self.location, notify=notify) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def _commit(self, key: str, manifest: Manifest) -> None:
+        """Write a manifest, once; LeaseLostError where another driver has taken over."""
+        assert self._lease is not None, "the run's lease is not held"
+        self._lease.check()
+        manifest = manifest | {"fencing": self._lease.number, "versions": _versions()}
+        if not self.objects.put_if_absent(key, _json(seal(manifest))):
+            raise LeaseLostError(f"{self.location}/{key} was written by another driver meanwhile")
+
+    # Blocks ------------------------------------------------------------------------------------
+
+    def finished_blocks(self, folder: str) -> dict[int, str]:
+        """Block number -> key of the blocks that stand in a folder."""
+        found = {}
+        for key in self.objects.list(f"{folder}/block-"):
+            if match := re.fullmatch(r"block-(\d{5,})\.parquet", key.rpartition("/")[2]):
+                found[int(match[1])] = key
+        return found
+
+    def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet object of this run; RunError where it is missing or damaged."""
+        with self._reading(key):
+            return read_table(self.objects, key, columns)
+
+    def read_stored(self, key: str) -> tuple[pa.Table, ShardInfo]:
+        """`read`, and what a manifest says of the object."""
+        with self._reading(key):
+            return read_stored(self.objects, key)
+
+    def sound_block(self, key: str) -> tuple[pa.Table, ShardInfo] | None:
+        """A block that no manifest names yet, as `read_stored` has it.
+
+        None where requests of it failed for good, a replica's every time, say: then it is deleted,
+        so that a resumed run asks them again.
+        """
+        table, info = self.read_stored(key)
+        if "error" not in table["finish_reason"].to_pylist():
+            return table, info
+        self.objects.delete(key)
+        return None
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except KeyError as error:
+            raise RunError(f"{self.location} is damaged: {key} is missing") from error
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # OSError: broken pages
+            text = " ".join(str(error).split())
+            raise RunError(f"{self.location}/{key} cannot be read: {text}") from error
+
+    # Bootstrap ---------------------------------------------------------------------------------
+
+    def rounds(self) -> list[Manifest]:
+        """Manifests of the committed rounds, in order, up to the first that is missing."""
+        manifests: list[Manifest] = []
+        while manifest := self._json_or_none(f"{round_folder(len(manifests))}/manifest.json"):
+            manifests.append(manifest)
+        return manifests
+
+    def commit_round(
+        self,
+        round_: int,
+        blocks: list[ShardInfo],
+        accepted: pa.Table,
+        rejected: pa.Table,
+        manifest: Manifest,
+    ) -> None:
+        """Write a round's decisions, then its manifest; from then on the round exists.
+
+        ``blocks`` are the raw blocks they were taken from. Raises LeaseLostError.
+        """
+        assert self._lease is not None, "the run's lease is not held"
+        folder, fencing = round_folder(round_), self._lease.number
+        parts = [
+            write_table(self.objects, f"{folder}/{name}-{fencing:05d}.parquet", table)
+            for name, table in (("accepted", accepted), ("rejected", rejected))
+        ]
+        objects = [asdict(part) for part in (*blocks, *parts)]
+        self._commit(f"{folder}/manifest.json", manifest | {"objects": objects})
+
+    def accepted(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Accepted rows of the committed rounds, a table each, in pool order."""
+        for manifest in self.rounds():
+            yield self.read(part_key(manifest, "accepted"), columns)
+
+    def discard_unnamed(self) -> None:
+        """Delete what no manifest names: rounds begun ahead, parts of interrupted commits."""
+        self.objects.delete(LIVE)
+        manifests = [*self.rounds(), *filter(None, [self.instances()])]
+        named = {part["key"] for manifest in manifests for part in manifest["objects"]}
+        for folder in ("bootstrap/", "instances/"):
+            for key in list(self.objects.list(folder)):
+                last = key.rpartition("/")[2]
+                if key not in named and last != "manifest.json":
+                    self.objects.delete(key)
+        self.objects.sweep()
+
+    # Instances, data -----------------------------------------------------------------------------
+
+    def instances(self) -> Manifest | None:
+        """The manifest of the instances, once that phase is complete."""
+        return self._json_or_none(_INSTANCES)
+
+    def commit_instances(self, blocks: list[ShardInfo], manifest: Manifest) -> None:
+        """Declare the instance phase complete, with these blocks. Raises LeaseLostError."""
+        objects = [asdict(block) for block in blocks]
+        self._commit(_INSTANCES, manifest | {"objects": objects})
+
+    def instance_blocks(self) -> Iterator[pa.Table]:
+        """The blocks of the complete instance phase, in order."""
+        manifest = self.instances()
+        assert manifest is not None, "the instance phase is not complete"
+        for part in manifest["objects"]:
+            yield self.read(part["key"])
+
+    def write_shard(self, index: int, count: int, suffix: str, table: pa.Table) -> ShardInfo:
+        """Write one training shard."""
+        return write_table(self.objects, shard_key(index, count, suffix), table)
+
+    def stats(self) -> dict[str, Any] | None:
+        """What the finished run came to, without who wrote it; None while it isn't finished."""
+        stats = self._json_or_none(_STATS)
+        return stats and {k: v for k, v in stats.items() if k not in _SIGNATURE}
+
+    def commit_stats(self, stats: dict[str, Any]) -> None:
+        """Declare the run complete. Raises LeaseLostError."""
+        self._commit(_STATS, stats)
+
+    def status(self) -> dict[str, Any]:
+        """Where the run stands, from its manifests: no Ray, and safe while it is being built.
+
+        Keys: phase ("bootstrap", "instances", "export" or "done"), target, accepted, candidates,
+        rejected (reason -> count), contaminated (as in `contaminated`), rounds, instructions_done
+        (of phase 3), instances, rows (training rows written), fingerprint; and while it is being
+        built, live: how the build is doing, as `ray_si.build.watch.Watcher.live` has it.
+        """
+        rounds = self.rounds()
+        rejected: Counter[str] = Counter()
+        for manifest in rounds:
+            rejected.update(manifest["rejected"])
+        target = self.header["config"]["target_instructions"]
+        accepted = sum(manifest["accepted"] for manifest in rounds)
+        stats, instances = self.stats(), self.instances()
+        columns = ["instances", *(["rejected"] if self.header.get("decontaminate") else [])]
+        tables = [self.read(key, columns) for key in self.finished_blocks("instances").values()]
+        blocks = [table["instances"] for table in tables]
+        left_out = (
+            item
+            for table in tables
+            if "rejected" in columns
+            for row in table["rejected"].to_pylist()
+            for item in row
+        )
+        live = None if stats else self._json_or_none(LIVE)
+        phase = "bootstrap"
+        if stats:
+            phase = "done"
+        elif instances:
+            phase = "export"
+        elif accepted >= target or (live and live["phase"] == "instances"):
+            phase = "instances"  # there may be blocks before: see Instances.begin
+        return {
+            "phase": phase,
+            "target": target,
+            "accepted": accepted,
+            "candidates": sum(manifest["candidates"] for manifest in rounds),
+            "rejected": dict(sorted(rejected.items())),
+            "contaminated": self.contaminated(rounds, left_out),
+            "rounds": len(rounds),
+            "instructions_done": sum(len(column) for column in blocks),
+            "instances": sum(len(kept) for column in blocks for kept in column),
+            "rows": stats["rows"] if stats else 0,
+            "fingerprint": self.header["fingerprint"],
+            **({"live": live} if live else {}),
+        }
+
+    def contaminated(
+        self, rounds: Sequence[Manifest], left_out: Iterable[dict[str, Any]]
+    ) -> dict[str, dict[str, int]]:
+        """Evaluation set -> how many instructions and instances were left out for resembling it.
+
+        ``left_out`` are rejected instances of any kind.
+        """
+        instructions: Counter[str] = Counter()
+        for manifest in rounds:
+            instructions.update(manifest.get("contaminated", {}))
+        instances = Counter(i["source"] for i in left_out if i["reason"] == "contaminated")
+        named = [one["name"] for one in self.header.get("decontaminate", [])]
+        return {
+            name: {"instructions": instructions[name], "instances": instances[name]}
+            for name in dict.fromkeys([*named, *instructions, *instances])
+        }
+
+    def _json_or_none(self, key: str) -> dict[str, Any] | None:
+        try:
+            data = self.objects.get(key)
+        except KeyError:
+            return None
+        try:
+            found: dict[str, Any] = json.loads(data)
+        except ValueError as error:
+            raise RunError(f"{self.location}/{key} is damaged: {error}") from error
+        return found
+
+
+def seal(manifest: Manifest) -> Manifest:
+    """The manifest with the SHA-256, hex, of all the rest of it, anew if it had one."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return rest | {"sha256": hashlib.sha256(_json(rest)).hexdigest()}
+
+
+def part_key(manifest: Manifest, name: str) -> str:
+    """The key of a round's "accepted" or "rejected" rows."""
+    keys: list[str] = [part["key"] for part in manifest["objects"]]
+    return next(key for key in keys if key.rpartition("/")[2].startswith(f"{name}-"))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "ray_si": __version__,
+        "python": platform.python_version(),
+        "pyarrow": pa.__version__,
+    }
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted keys at which two nested dictionaries differ, sorted."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [prefix]
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        found += differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    return found

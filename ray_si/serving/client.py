@@ -1,0 +1,235 @@
+"""Requests to generator applications, from any Ray worker: many in flight, in few calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.schema import ApplicationStatus, ReplicaState
+
+from ray_si.engines.base import Completion, Request
+from ray_si.errors import GenerationError, RaySIError
+from ray_si.serving.replicas import Answer, Order
+
+_CALL_SIZE = 16
+"""Most requests in one Serve call: a call costs the same for one as for many."""
+
+_GATHER_S = 0.005
+"""Requests that come within so long of one another travel together."""
+
+_ATTEMPTS = 4
+"""Tries of a request that fails on its replica before it becomes an error row."""
+
+_DEATHS = 2
+"""Deaths of replicas that a request may have witnessed before it is suspected of causing them."""
+
+_DEATHS_ALONE = 2
+"""Deaths that it must cause while alone before it becomes an error row."""
+
+_LOOK_S = 20.0
+"""With no answer for so long, Serve is asked whether the replicas are all right ..."""
+
+_PATIENCE_S = 60.0
+"""... and with none for so long, ones that cannot start again end the work."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Item:
+    request: Request
+    answer: asyncio.Future[Completion]
+    attempts: int = 0
+    deaths: int = 0
+    deaths_alone: int = 0
+
+
+class Client:
+    """Asks one application, with at most ``window`` requests on their way at a time.
+
+    Replicas that die or raise are survived. A request that fails on living replicas is tried a few
+    times; those that saw replicas die are tried again by themselves, in halves, until the one that
+    kills stands alone. What fails for good comes back with finish_reason "error".
+    """
+
+    def __init__(self, app: str, window: int, order: Order) -> None:
+        self._app, self._window, self._order = app, window, order
+        self._queue: deque[_Item] = deque()
+        self._suspects: list[_Item] = []
+        self._open: set[_Item] = set()
+        self._in_flight = 0
+        self._is_waking = self._is_on_trial = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_answer = time.monotonic()
+        self._failure: str | None = None
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Look after the application while requests are on their way."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            for task in (watch, *self._tasks):
+                task.cancel()
+
+    async def ask(self, request: Request) -> Completion:
+        """The answer. Raises GenerationError when the application is gone or cannot recover."""
+        if self._failure:
+            raise GenerationError(self._failure)
+        item = _Item(request, asyncio.get_running_loop().create_future())
+        self._open.add(item)
+        self._queue.append(item)
+        self._wake()
+        try:
+            return await item.answer
+        finally:
+            self._open.discard(item)
+
+    # Sending -----------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self._is_waking:
+            self._is_waking = True
+            asyncio.get_running_loop().call_later(_GATHER_S, self._send)
+
+    def _send(self) -> None:
+        self._is_waking = False
+        if self._is_on_trial:
+            return
+        if self._suspects:
+            if not self._in_flight:
+                self._is_on_trial = True
+                self._start(self._try_suspects())
+            return
+        while self._queue and self._in_flight < self._window:
+            size = min(_CALL_SIZE, self._window - self._in_flight, len(self._queue))
+            items = [self._queue.popleft() for _ in range(size)]
+            self._in_flight += size  # now, since the call starts later
+            self._start(self._call(items))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(self, items: list[_Item]) -> None:
+        for item in await self._try(items):
+            item.deaths += 1
+            if item.deaths > _DEATHS:
+                self._suspects.append(item)
+            else:
+                self._queue.appendleft(item)
+        self._wake()
+
+    async def _try(self, items: Sequence[_Item]) -> list[_Item]:
+        """Answer requests that count as in flight; those that their replica's death left over."""
+        left = dict(enumerate(items))
+        try:
+            handle = serve.get_app_handle(self._app).options(stream=True)
+            requests = [item.request for item in items]
+            async for answers in handle.answer.remote(requests, self._order):
+                self._last_answer = time.monotonic()
+                for index, answer in answers:
+                    self._in_flight -= 1
+                    self._settle(left.pop(index), answer)
+                self._wake()
+        except (RayActorError, RayTaskError) as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, RaySIError):  # the engine means it: asking again is no use
+                self._give_up(str(cause))
+                return []
+            logger.warning("a generator replica failed (%s); %d again", short(error), len(left))
+            if await asyncio.to_thread(_is_up, self._app):
+                return list(left.values())
+            self._give_up("the generator was removed while it was needed")
+        except Exception as error:  # noqa: BLE001 - Serve's own; handed to those who wait
+            self._give_up(f"the generator cannot be asked: {short(error)}")
+        finally:
+            self._in_flight -= len(left)
+        return []
+
+    def _settle(self, item: _Item, answer: Answer) -> None:
+        if isinstance(answer, str):
+            item.attempts += 1
+            if item.attempts < _ATTEMPTS:
+                logger.warning("a request failed (%s); again", answer)
+                self._queue.append(item)
+                return
+            answer = Completion("", "error", error=answer)
+        if not item.answer.done():
+            item.answer.set_result(answer)
+
+    # When replicas die -------------------------------------------------------------------------
+
+    async def _try_suspects(self) -> None:
+        """Find the requests that kill, with nothing else of this process on its way."""
+        groups, self._suspects = [self._suspects], []
+        while groups:
+            group = groups.pop()
+            self._in_flight += len(group)
+            left = await self._try(group)
+            if len(left) > 1:
+                middle = len(left) // 2
+                groups += [left[middle:], left[:middle]]
+            elif left:
+                left[0].deaths_alone += len(group) == 1
+                if left[0].deaths_alone < _DEATHS_ALONE:
+                    groups.append(left)
+                else:
+                    died = "the replica died with this request, every time"
+                    self._settle(left[0], Completion("", "error", error=died))
+        self._is_on_trial = False
+        self._wake()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            silent_s = time.monotonic() - self._last_answer
+            if not self._in_flight or silent_s < _LOOK_S:
+                continue
+            if not await asyncio.to_thread(_is_up, self._app):
+                self._give_up("the generator was removed while it was needed")
+            elif silent_s > _PATIENCE_S and (
+                reason := await asyncio.to_thread(start_failure, self._app)
+            ):
+                self._give_up(f"the generator's replicas cannot start again: {reason}")
+
+    def _give_up(self, reason: str) -> None:
+        """Fail every request that waits, and every later one."""
+        self._failure = reason
+        for item in list(self._open):
+            if not item.answer.done():
+                item.answer.set_exception(GenerationError(reason))
+
+
+def _is_up(app: str) -> bool:
+    status = serve.status().applications.get(app)
+    return status is not None and status.status != ApplicationStatus.DELETING
+
+
+def start_failure(app: str) -> str | None:
+    """Why the replicas of an application cannot start: the last line of what Serve reports.
+
+    None while a replica runs, or where Serve knows of no failure.
+    """
+    status = serve.status().applications.get(app)
+    for deployment in status.deployments.values() if status else ():
+        found = [line for line in deployment.message.splitlines() if "Error" in line]
+        if found and not deployment.replica_states.get(ReplicaState.RUNNING):
+            return str(found[-1].strip())
+    return None
+
+
+def short(error: Exception) -> str:
+    """The last line of an error's text, which is where Ray puts the cause."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,189 @@
+"""What runs on a Serve replica: an engine with a queue in front of it, or an embedder."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+from ray.serve.metrics import Counter, Gauge
+
+from ray_si.engines import registry
+from ray_si.engines.base import Completion, Request
+from ray_si.errors import RaySIError
+from ray_si.serving.usage import BusyClock
+
+_GATHER_S = 0.03
+"""Answers that come within so long of one another travel together."""
+
+_REPORT_S = 1.0
+"""Time between reports to the meter."""
+
+Order = tuple[int, ...]
+"""Requests that wait on a replica are answered smallest first: a round before its successor."""
+
+Answer = Completion | str
+"""A completion, or what the engine raised."""
+
+
+class Slots:
+    """So many holders at a time; of those who wait, the one with the smallest order is next."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.busy = 0
+        self._queue: list[tuple[Order, int, asyncio.Future[None]]] = []
+        self._arrivals = itertools.count()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
+    @asynccontextmanager
+    async def hold(self, order: Order) -> AsyncIterator[None]:
+        """A slot, for the time of the block."""
+        if self.busy < self._count:
+            self.busy += 1
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._queue, (order, next(self._arrivals), turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._pass_on()
+                raise
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._queue:
+            _, _, turn = heapq.heappop(self._queue)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.busy -= 1
+
+
+class GeneratorReplica:
+    """One engine behind a handle."""
+
+    def __init__(
+        self,
+        engine: str,
+        model: str | None,
+        options: dict[str, Any],
+        timeout_s: float | None = None,
+        meter: Any = None,
+    ) -> None:
+        self._engine = registry.create(engine, model, options)
+        self._slots = Slots(self._engine.capacity)
+        self._clock = BusyClock(self._engine.slots)
+        self._timeout_s = timeout_s
+        self._id = uuid.uuid4().hex
+        self._meter = meter
+        self._metrics = _Metrics()
+        self._reports: asyncio.Task[None] | None = None
+
+    async def answer(
+        self, requests: list[Request], order: Order
+    ) -> AsyncIterator[list[tuple[int, Answer]]]:
+        """Answers as they come, some at a time, each with the index of its request."""
+        if self._reports is None:  # the constructor runs outside the loop
+            self._reports = asyncio.create_task(self._report())
+        pending = {
+            asyncio.ensure_future(self._one(index, request, order))
+            for index, request in enumerate(requests)
+        }
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                if pending:
+                    more, pending = await asyncio.wait(pending, timeout=_GATHER_S)
+                    done |= more
+                yield [task.result() for task in done]
+        finally:
+            for task in pending:  # whoever asked is gone
+                task.cancel()
+
+    async def _one(self, index: int, request: Request, order: Order) -> tuple[int, Answer]:
+        try:
+            async with self._slots.hold(order):
+                self._note()
+                completion = await self._within_time(request)
+        except RaySIError:
+            raise
+        except Exception as error:  # noqa: BLE001 - handed to the caller, who asks again
+            return index, f"{type(error).__name__}: {error}"
+        finally:
+            self._note()
+        self._clock.usage.count(request, completion)
+        self._metrics.count(request, completion)
+        return index, completion
+
+    async def _within_time(self, request: Request) -> Completion:
+        try:
+            return await asyncio.wait_for(self._engine.generate(request), self._timeout_s)
+        except asyncio.TimeoutError:
+            return Completion("", "error", error=f"no answer within {self._timeout_s:g} s")
+
+    def _note(self) -> None:
+        self._clock.change(self._slots.busy, self._slots.waiting)
+
+    async def _report(self) -> None:
+        while True:
+            self._note()
+            usage = self._clock.usage
+            self._metrics.set(usage.slots, usage.running, usage.waiting)
+            if self._meter is not None:
+                self._meter.report.remote(self._id, usage)
+            await asyncio.sleep(_REPORT_S)
+
+    def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        self._engine.check_health()
+
+
+class _Metrics:
+    """What Prometheus sees; Ray puts "ray_" before each name."""
+
+    def __init__(self) -> None:
+        tags = ("purpose",)
+        self._requests = Counter("si_requests", "Requests answered", (*tags, "finish_reason"))
+        self._prompt = Counter("si_prompt_tokens", "Tokens of prompts answered", tags)
+        self._completion = Counter("si_completion_tokens", "Tokens written", tags)
+        self._slots = Gauge("si_slots", "Requests a replica can answer at once")
+        self._running = Gauge("si_running_requests", "Requests being answered")
+        self._waiting = Gauge("si_waiting_requests", "Requests queued on a replica")
+
+    def count(self, request: Request, completion: Completion) -> None:
+        tags = {"purpose": request.purpose}
+        self._requests.inc(1, tags | {"finish_reason": completion.finish_reason})
+        if completion.prompt_tokens:
+            self._prompt.inc(completion.prompt_tokens, tags)
+        if completion.completion_tokens:
+            self._completion.inc(completion.completion_tokens, tags)
+
+    def set(self, slots: int, running: int, waiting: int) -> None:
+        self._slots.set(slots)
+        self._running.set(min(running, slots))
+        self._waiting.set(waiting + max(0, running - slots))
+
+
+class EmbedderReplica:
+    """One sentence-transformers model behind a handle."""
+
+    def __init__(self, model: str) -> None:
+        self._embedder = registry.embedder(model)
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """Embeddings, float32, shape (len(texts), dimension)."""
+        return self._embedder.encode(texts)

@@ -1,0 +1,116 @@
+"""Arrow tables <-> Parquet and JSONL objects, with row counts and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_si.errors import RunError
+from ray_si.storage.base import Objects
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a manifest says of one object: ``sha256`` is hex, ``size`` is in bytes."""
+
+    key: str
+    rows: int
+    size: int
+    sha256: str
+
+
+def write_table(objects: Objects, key: str, table: pa.Table) -> ShardInfo:
+    """Write a table under a key that ends in .parquet or .jsonl, atomically.
+
+    The bytes depend on the table and the pyarrow version only.
+    """
+    data = to_bytes(key, table)
+    objects.put(key, data)
+    return _info(key, table.num_rows, data)
+
+
+def put_document(objects: Objects, key: str, data: bytes) -> ShardInfo:
+    """Write what is no table; its ``rows`` are 0."""
+    objects.put(key, data)
+    return _info(key, 0, data)
+
+
+def describe_table(key: str, table: pa.Table) -> ShardInfo:
+    """What a manifest says of a Parquet table once it is written; writes nothing."""
+    return _info(key, table.num_rows, _to_parquet(table))
+
+
+def read_named(objects: Objects, location: str, info: ShardInfo, manifest: str) -> bytes:
+    """An object's bytes; RunError with the ``location`` unless they are what the manifest says."""
+    try:
+        data = objects.get(info.key)
+    except KeyError as error:
+        raise RunError(f"{location} is damaged: {info.key} is missing") from error
+    if hashlib.sha256(data).hexdigest() != info.sha256:
+        raise RunError(
+            f"{location}/{info.key} is damaged: it has other content than {manifest} says"
+        )
+    return data
+
+
+def claim_table(objects: Objects, key: str, table: pa.Table) -> tuple[pa.Table, ShardInfo]:
+    """Write a Parquet table unless the key exists: the first writer wins.
+
+    Returns what stands there then, this table or the earlier one.
+    """
+    data = _to_parquet(table)
+    if not objects.put_if_absent(key, data):
+        return read_stored(objects, key)
+    return table, _info(key, table.num_rows, data)
+
+
+def read_stored(objects: Objects, key: str) -> tuple[pa.Table, ShardInfo]:
+    """A Parquet object, and what a manifest says of it; KeyError where there is none."""
+    data = objects.get(key)
+    table = _from_parquet(data, None)
+    return table, _info(key, table.num_rows, data)
+
+
+def to_bytes(key: str, table: pa.Table) -> bytes:
+    """What `write_table` writes."""
+    return _to_jsonl(table) if key.endswith(".jsonl") else _to_parquet(table)
+
+
+def read_table(objects: Objects, key: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet object; KeyError where there is none."""
+    return _from_parquet(objects.get(key), columns)
+
+
+def from_bytes(key: str, data: bytes, columns: list[str], schema: pa.Schema) -> pa.Table:
+    """Columns of what `to_bytes` made of a table with this schema."""
+    if not key.endswith(".jsonl"):
+        return _from_parquet(data, columns)
+    rows = [json.loads(line) for line in data.split(b"\n") if line]
+    part = pa.schema([schema.field(name) for name in columns])
+    return pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows], part)
+
+
+def _info(key: str, rows: int, data: bytes) -> ShardInfo:
+    return ShardInfo(key, rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _from_parquet(data: bytes, columns: list[str] | None) -> pa.Table:
+    # on the calling thread alone: Arrow's pools, once started, can abort a short-lived process as
+    # it exits (apache/arrow#34314)
+    with pq.ParquetFile(pa.BufferReader(data)) as stored:
+        return stored.read(columns, use_threads=False)
+
+
+def _to_parquet(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data
+
+
+def _to_jsonl(table: pa.Table) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()).encode()

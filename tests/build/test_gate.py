@@ -1,0 +1,166 @@
+"""The sharded gate decides as one process would, and survives the death of its shards."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from ray_si.build.builder import build
+from ray_si.build.gate import ShardedDeduplicator
+from ray_si.config.file import parse_config
+from ray_si.dedup import Deduplicator
+from ray_si.errors import GateError
+from tests.builds import digests, rays_processes, replay_values
+from tests.dedup.oracle import corpora, one_by_one
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def kill_shards(gate, how_many=1):
+    """SIGKILL the processes of the gate's first shards."""
+    for shard in gate._shards._shards[:how_many]:
+        process = psutil.Process(ray.get(shard.__ray_call__.remote(lambda _: os.getpid())))
+        process.kill()
+        process.wait(10)
+
+
+def texts_and_vectors(n, seed=0):
+    rng = np.random.default_rng(seed)
+    words = np.array([f"w{i}" for i in range(120)])
+    texts, vectors = [], rng.normal(size=(n, 8))
+    for i in range(n):
+        text = list(words[(120 * rng.random(rng.integers(3, 14)) ** 2).astype(int)])
+        if i and rng.random() < 0.4:
+            k = rng.integers(i)
+            text = texts[k].split()
+            text[rng.integers(len(text))] = words[rng.integers(120)]
+            vectors[i] = vectors[k] + rng.normal(size=8) * rng.choice([0.1, 0.5])
+        texts.append(" ".join(text))
+    return texts, vectors
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7])
+def test_results_equal_those_of_one_process(shards):
+    texts, vectors = texts_and_vectors(900)
+    options = {"rouge": 0.6, "cosine": 0.9, "most_similar": 4}
+    whole = Deduplicator(**options)
+    with ShardedDeduplicator(shards, **options) as sharded:
+        for gate in (whole, sharded):
+            gate.add(texts[:50], vectors[:50], source="held out")
+        for start in range(50, 900, 170):
+            part = slice(start, start + 170)
+            expected = whole.filter(texts[part], vectors[part])
+            found = sharded.filter(texts[part], vectors[part])
+            assert found.accepted == expected.accepted
+            assert found.rejected == expected.rejected
+            assert found.neighbours == expected.neighbours
+            assert np.array_equal(found.cosines, expected.cosines)
+            assert np.array_equal(found.embeddings, expected.embeddings)
+            assert {d.reason for d in found.rejected} == {"rouge", "cosine"}
+        assert len(sharded) == len(whole)
+        sharded.rethreshold(rouge=0.9)
+        whole.rethreshold(rouge=0.9)
+        assert sharded.filter(texts, vectors).rejected == whole.filter(texts, vectors).rejected
+
+
+@pytest.fixture(scope="module")
+def gates(ray_session):
+    with (
+        ShardedDeduplicator(2, rouge=0.7, cosine=None) as two,
+        ShardedDeduplicator(3, rouge=0.7, cosine=None) as three,
+    ):
+        yield two, three
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(corpora(max_size=6), corpora(), st.integers(0, 20))
+def test_decisions_equal_the_slow_loop(gates, pool, texts, cut):
+    for gate in gates:
+        before = len(gate)  # of earlier examples, whose words are others
+        own_pool, own_texts = (
+            [" ".join(f"{word}x{before}" for word in text.split()) for text in part]
+            for part in (pool, texts)
+        )
+        expected, refused = one_by_one(own_pool, own_texts, 0.7)
+        gate.add(own_pool)
+        first, second = gate.filter(own_texts[:cut]), gate.filter(own_texts[cut:])
+        after = min(cut, len(texts))
+        accepted = first.accepted + [after + i for i in second.accepted]
+        rejected = {d.index: (d.score, d.match_id - before) for d in first.rejected}
+        rejected |= {after + d.index: (d.score, d.match_id - before) for d in second.rejected}
+        assert accepted == expected
+        assert rejected == {i: (float(score), match) for i, (score, match) in refused.items()}
+
+
+def test_a_dead_shard_is_rebuilt_from_what_was_accepted(ray_session, caplog):
+    texts, vectors = texts_and_vectors(400)
+    batches: list = []
+    whole = Deduplicator(0.7, 0.9)
+    with ShardedDeduplicator(3, 0.7, 0.9, restore=batches.copy) as sharded:
+        for start in range(0, 400, 100):
+            part = slice(start, start + 100)
+            expected = whole.filter(texts[part], vectors[part])
+            sharded._shards._restore = batches.copy
+            with caplog.at_level(logging.WARNING):
+                kill_shards(sharded, 1 + start // 200)
+                found = sharded.filter(texts[part], vectors[part])
+            assert found.accepted == expected.accepted
+            assert found.rejected == expected.rejected
+            batches.append(([texts[part][i] for i in found.accepted], found.embeddings))
+    assert "is lost (ActorDiedError) and rebuilt" in caplog.text
+
+
+def test_a_dead_shard_without_anything_to_rebuild_from_is_an_error(ray_session):
+    with ShardedDeduplicator(2, cosine=None) as gate:
+        gate.add(["name a river", "name a town"])
+        kill_shards(gate, 2)
+        with pytest.raises(GateError, match="nothing to rebuild it from"):
+            gate.filter(["name a lake"])
+
+
+def test_a_pool_that_cannot_be_read_back_is_an_error(ray_session):
+    with ShardedDeduplicator(2, cosine=None, restore=list) as gate:
+        gate.add(["name a river", "name a town"])
+        kill_shards(gate, 2)
+        with pytest.raises(GateError, match="only 0 of the pool's 2 texts"):
+            gate.filter(["name a lake"])
+
+
+@pytest.fixture(scope="module")
+def plain(ray_session, tmp_path_factory):
+    """The bytes of an undisturbed build with one gate, and with embeddings."""
+    location = tmp_path_factory.mktemp("gate") / "run"
+    build(parse_config(_values(1)), str(location))
+    return digests(location)
+
+
+def _values(shards):
+    values = replay_values()
+    values["dedup"] = {"cosine": 0.9, "most_similar": 3, "shards": shards}
+    return values
+
+
+def test_a_build_with_shards_gives_the_same_bytes(plain, tmp_path):
+    build(parse_config(_values(3)), str(tmp_path / "run"))
+    assert digests(tmp_path / "run") == plain
+
+
+def test_a_shard_killed_during_a_build_changes_nothing(plain, tmp_path):
+    killed = []
+
+    def kill(progress):
+        shards = list(rays_processes("ray::Shard"))
+        if progress.phase == "bootstrap" and progress.note and len(killed) < 2:
+            newest = max(shards, key=psutil.Process.create_time)  # of this build, not of a fixture
+            newest.kill()
+            killed.append(newest.pid)
+
+    build(parse_config(_values(3)), str(tmp_path / "run"), listen=kill)
+    assert len(set(killed)) == 2
+    assert digests(tmp_path / "run") == plain

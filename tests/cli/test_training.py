@@ -1,0 +1,112 @@
+"""The verbs downstream of the shards, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_si.cli.training import _by_name
+from ray_si.config.file import load_config
+from ray_si.errors import ConfigError, SeedError
+from ray_si.experiments.loop import load_loop, run_loop
+from ray_si.run.seeds import load_seeds
+from ray_si.training.tasks import is_held_out
+from tests.command import assert_one_line_error, ray_si
+
+ROOT = Path(__file__).parents[2]
+REPLAY = "generator: {engine: replay, model: null}\n"
+
+
+def test_help_shows_examples():
+    for verb in ("finetune", "loop"):
+        text = ray_si(verb, "--help").stdout
+        assert f"ray-si {verb}" in text.split("Example")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["finetune", "absent", "--model", "m", "--to", "to"], "absent is not a run"),
+        (
+            ["finetune", "absent", "--model", "m", "--to", "to", "--set", "lora.rnk=4"],
+            "did you mean lora.rank?",
+        ),
+        (["evaluate", "--model", "m", "--tasks", "absent", "--to", "to"], "there are no tasks"),
+        (["ratings", "absent", "file.json"], "holds no finished evaluation"),
+        (["loop", "absent.yaml", "--to", "to"], "absent.yaml: No such file"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(tmp_path, arguments, message):
+    assert_one_line_error(ray_si(*arguments, cwd=tmp_path), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_are_named_by_what_stands_before_the_sign_or_by_themselves():
+    assert _by_name(["a=x", "b/c"]) == {"a": "x", "b/c": "b/c"}
+    with pytest.raises(ConfigError, match="write NAME=MODEL"):
+        _by_name(["a="])
+    with pytest.raises(ConfigError, match="another model of this name"):
+        _by_name(["a=x", "a=y"])
+
+
+def test_the_job_hands_its_arguments_to_the_verb(monkeypatch, capsys):
+    arguments = ["absent-run", "--model", "m", "--to", "to"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "jobs" / "finetune.py"), run_name="__main__")
+    assert caught.value.code == 2
+    assert "absent-run is not a run" in capsys.readouterr().err
+
+
+def test_a_loops_configuration_is_a_runs_with_two_more_sections(tmp_path):
+    path = ROOT / "configs" / "loop.yaml"
+    config = load_loop(str(path), ["training.epochs=3", "evaluation.generator.replicas=2"])
+    assert config.training.epochs == 3
+    assert config.training.model == config.build.generator.model == "smollm2-135m-instruct"
+    hosting = config.evaluation.generator
+    assert (hosting.threads, hosting.replicas) == (config.build.generator.threads, 2)
+    plain = ROOT / "configs" / "quickstart.yaml"
+    assert load_loop(str(plain)).build == load_config(plain)
+
+
+def test_mistakes_in_a_loops_configuration_name_the_section_and_key(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text(REPLAY)
+    with pytest.raises(ConfigError, match=r"replay, so training\.model is needed"):
+        load_loop(str(path))
+    with pytest.raises(ConfigError, match=r"training: there is no key epoch \(did you mean epochs"):
+        load_loop(str(path), ["training.model=m", "training.epoch=1"])
+    with pytest.raises(ConfigError, match=r"evaluation: max_tokens"):
+        load_loop(str(path), ["training.model=m", "evaluation.max_tokens=0"])
+    with pytest.raises(ConfigError, match="training is not a section"):
+        load_loop(str(path), ["training=3"])
+
+
+def test_a_loop_that_cannot_end_does_not_begin(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text(REPLAY)
+    config = load_loop(str(path), ["training.model=smollm2-135m-instruct"])
+    to = tmp_path / "to"
+    with pytest.raises(ConfigError, match="a loop needs a folder"):
+        run_loop(config, "s3://bucket/loop")
+    seeds = tmp_path / "seeds.jsonl"
+    all_seeds = [seed for seed in load_seeds("bundled")[0] if not is_held_out(seed.id)]
+    rows = [
+        {
+            "id": seed.id,
+            "name": seed.name,
+            "instruction": seed.instruction,
+            "instances": [{"input": i.input, "output": i.output} for i in seed.instances],
+            "is_classification": seed.is_classification,
+        }
+        for seed in all_seeds[:10]
+    ]
+    seeds.write_text("\n".join(map(json.dumps, rows)))
+    config = load_loop(str(path), ["training.model=smollm2-135m-instruct", f"seeds={seeds}"])
+    with pytest.raises(SeedError, match="too few seed tasks to hold some out"):
+        run_loop(config, str(to))
+    assert not to.exists()

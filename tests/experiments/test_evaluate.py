@@ -1,0 +1,171 @@
+"""Evaluations on a real Ray: answers stored as they come, scores, the page, the ratings."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+from ray_si.errors import EngineError, GenerationError, RunError, TaskError
+from ray_si.experiments.evaluate import EvaluateConfig, evaluate, rate
+from ray_si.run.seeds import load_seeds
+from ray_si.training.tasks import split_seeds
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+COUNT = 12
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    rows = [
+        {
+            "id": f"t{i}",
+            "instruction": f"Say number {i}.",
+            "instances": [{"input": "", "output": f"number {i}"}],
+        }
+        for i in range(COUNT)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A function: the configuration of an evaluation whose answers are these, by task number."""
+
+    def make(answers, **options):
+        recording = tmp_path / "recording.jsonl"
+        lines = [
+            json.dumps({"prompt": f"Say number {i}.\n\n", "completion": text})
+            for i, text in answers.items()
+        ]
+        recording.write_text("\n".join(lines))
+        replay = {"recording": str(recording)}
+        generator = {"engine": "replay", "model": None, "cpus": 0.5, "replay": replay}
+        values = {"generator": generator, "block_size": 4, "resamples": 200} | options
+        return EvaluateConfig.model_validate(values)
+
+    return make
+
+
+def test_answers_are_scored_kept_and_asked_once_only(tmp_path, tasks, config):
+    right = {i: f"Number {i}!" if i < 6 else "no idea" for i in range(COUNT)}
+    to = tmp_path / "evaluation"
+    report = evaluate({"one": "any"}, [tasks], str(to), config(right))
+    overall = report["models"]["one"]["overall"]
+    assert overall["exact_match"]["mean"] == overall["rouge_l"]["mean"] == 50
+    assert 0 < overall["rouge_l"]["low"] < 50 < overall["rouge_l"]["high"] < 100
+    assert report["models"]["one"]["failed"] == 0
+    assert json.loads((to / "report.json").read_text()) == report
+    assert "| one | 50.0 [" in (to / "README.md").read_text()
+
+    kept = (to / "answers/one/block-00000.parquet").read_bytes()
+    (to / "answers/one/block-00002.parquet").unlink()  # as a kill before it leaves it
+    (to / "report.json").unlink()
+    better = {i: f"number {i}" for i in range(COUNT)}
+    again = evaluate({"one": "any"}, [tasks], str(to), config(better))
+    assert (to / "answers/one/block-00000.parquet").read_bytes() == kept
+    assert again["models"]["one"]["overall"]["exact_match"]["mean"] == pytest.approx(83.33)
+
+    (to / "report.json").unlink()
+    both = {"one": "any", "two": "other"}
+    compared = evaluate(both, [tasks], str(to), config(better))
+    assert compared["models"]["one"] == again["models"]["one"]
+    assert compared["differences"]["two"]["exact_match"]["mean"] == pytest.approx(16.67)
+    assert compared["differences"]["two"]["from"] == "one"
+
+    _rate(to)
+    with pytest.raises(RunError, match=r"different: max_tokens"):
+        evaluate(both, [tasks], str(to), config(better, max_tokens=3))
+
+
+def _rate(to):
+    """Two people rate; one of them leaves the last answer open."""
+    html = (to / "rate.html").read_text()
+    data = json.loads(re.search(r'application/json">(.*?)</script>', html, re.S)[1])
+    tokens = [answer["token"] for item in data["items"] for answer in item["answers"]]
+    assert len(tokens) == 2 * COUNT
+    paths = []
+    for name, own in (("Ann", tokens), ("Bo", tokens[:-1])):
+        grades = {token: "AB"[i % 2] for i, token in enumerate(own)}
+        paths.append(str(to.parent / f"{name}.json"))
+        export = {"evaluation": data["evaluation"], "rater": name, "ratings": grades}
+        (to.parent / f"{name}.json").write_text(json.dumps(export))
+    found = rate(str(to), paths)
+    assert found["pairs"][0]["both_rated"] == 2 * COUNT - 1
+    assert found["pairs"][0]["cohen_kappa"] == 1
+    assert sum(found["models"]["one"]["Ann"].values()) == COUNT
+    assert json.loads((to / "ratings.json").read_text()) == found
+    with pytest.raises(TaskError, match="same rater"):
+        rate(str(to), [paths[0], paths[0]])
+
+
+def test_failures_are_counted_as_wrong_and_asked_again_until_there_is_a_report(
+    tmp_path, tasks, config
+):
+    to = tmp_path / "evaluation"
+    few = {i: f"number {i}" for i in range(3)}
+    report = evaluate({"one": "any"}, [tasks], str(to), config(few))
+    assert report["models"]["one"]["failed"] == 9
+    assert report["models"]["one"]["overall"]["exact_match"]["mean"] == 25
+    all_of_them = config({i: f"number {i}" for i in range(COUNT)})
+    assert evaluate({"one": "any"}, [tasks], str(to), all_of_them) == report
+    (to / "report.json").unlink()
+    asked_again = evaluate({"one": "any"}, [tasks], str(to), all_of_them)
+    assert asked_again["models"]["one"]["failed"] == 0
+    table = pq.read_table(to / "answers/one/block-00002.parquet")
+    assert table["id"].to_pylist() == ["t8#0", "t9#0", "t10#0", "t11#0"]
+
+
+def test_a_model_that_answers_nothing_is_no_model_with_score_zero(tmp_path, tasks, config):
+    with pytest.raises(GenerationError, match=r"one answered nothing: the recording has no answer"):
+        evaluate({"one": "any"}, [tasks], str(tmp_path / "to"), config({99: "x"}))
+    assert not (tmp_path / "to" / "report.json").exists()
+
+
+def test_bundled_tasks_are_the_held_out_ones_and_seeds_of_the_training_are_left_out(
+    tmp_path, config
+):
+    _, held_out = split_seeds(load_seeds("bundled")[0])
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    record = {"seed_instructions": [seed.instruction for seed in held_out[2:]]}
+    (model / "ray_si.json").write_text(json.dumps(record))
+    recording = tmp_path / "held_out.jsonl"
+    lines = []
+    for seed in held_out[:2]:
+        given = seed.instances[0].input
+        prompt = seed.instruction + (f"\n\n{given}" if given else "") + "\n\n"
+        lines.append(json.dumps({"prompt": prompt, "completion": "x"}))
+    recording.write_text("\n".join(lines))
+    made = config({})
+    replay = made.generator.replay.model_copy(update={"recording": str(recording)})
+    made = made.model_copy(
+        update={"generator": made.generator.model_copy(update={"replay": replay})}
+    )
+    report = evaluate({"one": str(model)}, ["bundled"], str(tmp_path / "to"), made)
+    assert list(report["models"]["one"]["by_task"]) == [seed.id for seed in held_out[:2]]
+    assert report["left_out"] == {
+        "seed tasks of the data that a model was trained on": len(held_out) - 2
+    }
+    record["seed_instructions"] += [seed.instruction for seed in held_out[:2]]
+    (model / "ray_si.json").write_text(json.dumps(record))
+    with pytest.raises(TaskError, match="every task was a seed task"):
+        evaluate({"one": str(model)}, ["bundled"], str(tmp_path / "other"), made)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
+    to = tmp_path / "to"
+    with pytest.raises(EngineError, match="there is no model folder"):
+        evaluate({"one": "/absent/model"}, [tasks], str(to), EvaluateConfig())
+    with pytest.raises(TaskError, match="there are no tasks"):
+        evaluate({"one": "smollm2-135m-instruct"}, ["absent.jsonl"], str(to), EvaluateConfig())
+    assert not to.exists()
+    with pytest.raises(RunError, match="holds no finished evaluation"):
+        rate(str(to), [])

@@ -1,0 +1,223 @@
+"""Fine-tuning on a real Ray, from the rows of a real run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ray_si.errors import EngineError, RunError
+from ray_si.experiments.finetune import finetune, training_rows
+from ray_si.run.run import Run
+from ray_si.run.seeds import load_seeds
+from ray_si.training.base import training_record
+from ray_si.training.config import Training
+from ray_si.training.encode import Encoder
+from ray_si.training.job import Job
+from tests.command import ENVIRONMENT, ray_si
+from tests.training.conftest import write_tiny_model
+
+SHORT = {"max_steps": 3, "batch_size": 4, "rows_at_once": 2, "dtype": "float32", "log_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two tiny models that differ in their weights; the second has no chat template."""
+    folder = tmp_path_factory.mktemp("models")
+    return (
+        write_tiny_model(folder / "one"),
+        write_tiny_model(folder / "two", chat=False, pad=False, seed=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(finished, models, tmp_path_factory):
+    location, _ = finished
+    to = tmp_path_factory.mktemp("tuned") / "training"
+    return to, finetune(str(location), str(to), Training(model=models[0], **SHORT))
+
+
+@pytest.mark.usefixtures("ray_session")
+class TestOnTheSessionsRay:
+    def test_rows_steps_and_losses_are_accounted_for(self, finished, tuned):
+        _, built = finished
+        to, done = tuned
+        rows = done.result["rows"]
+        assert rows["rows"] == built.stats["rows"] == rows["kept"] + rows["dropped"]
+        assert 0 < rows["completion_tokens"] < rows["tokens"]
+        assert done.result["steps"] == 3
+        lines = [json.loads(line) for line in (to / "metrics.jsonl").open()]
+        assert [line["step"] for line in lines] == [1, 2, 3]
+        assert all(line["loss"] > 0 and line["steps"] == 3 for line in lines)
+        ids = Job(str(to)).tokens()["id"].to_pylist()
+        assert len(ids) == len(set(ids)) == rows["kept"]
+
+    def test_the_model_loads_and_knows_what_it_was_trained_on(self, finished, tuned, models):
+        location, _ = finished
+        to, done = tuned
+        assert done.model == str(to / "model")
+        assert AutoModelForCausalLM.from_pretrained(done.model)
+        assert AutoTokenizer.from_pretrained(done.model).chat_template
+        record = training_record(done.model)
+        assert record["run_fingerprint"] == Run.open(str(location)).header["fingerprint"]
+        seeds = {seed.instruction for seed in load_seeds("bundled")[0]}
+        assert set(record["seed_instructions"]) == seeds
+        assert record["base_model"] == models[0]
+
+    def test_varied_rows_are_encoded_as_in_the_paper_and_by_the_seed(self, finished, models):
+        run = Run.open(str(finished[0]))
+        tokenizer = AutoTokenizer.from_pretrained(models[1])
+        encoder = Encoder(tokenizer, "varied", max_length=10_000, too_long="drop")
+        (part,) = list(training_rows(run, "varied", 0))[:1]
+        found = encoder.encode(*part)["input_ids"].to_pylist()
+        ends = tokenizer.eos_token_id
+        for prompt, completion, ids in zip(*part[1:], found, strict=True):
+            assert tokenizer.decode(ids[:-1]) == prompt + completion
+            assert ids[-1] == ends
+            assert prompt.endswith(("\n", "Output:"))
+        ways = {(p.startswith("Task: "), "\n\n" in p, p.endswith("Output:")) for p in part[1]}
+        assert len(ways) == 8
+        assert (
+            next(training_rows(run, "varied", 0)) == part != next(training_rows(run, "varied", 1))
+        )
+
+    def test_called_again_it_has_nothing_to_do(self, finished, tuned, models):
+        location, _ = finished
+        to, done = tuned
+        before = {path: path.stat().st_mtime_ns for path in to.rglob("*")}
+        assert finetune(str(location), str(to), Training(model=models[0], **SHORT)) == done
+        assert {path: path.stat().st_mtime_ns for path in to.rglob("*")} == before
+
+    def test_another_model_or_setting_is_refused_there(self, finished, tuned, models):
+        location, _ = finished
+        to, _ = tuned
+        with pytest.raises(RunError, match=r"different: settings\.lora\.rank\)"):
+            finetune(str(location), str(to), Training(model=models[0], lora={"rank": 2}, **SHORT))
+        with pytest.raises(RunError, match=r"\(different: model, settings\.encoding\)"):
+            finetune(str(location), str(to), Training(model=models[1], **SHORT))
+
+    def test_what_is_wrong_is_said_before_anything_is_written(self, finished, models, tmp_path):
+        location, _ = finished
+        to = tmp_path / "to"
+        for settings, error, message in (
+            ({"model": "/absent"}, EngineError, "there is no model folder"),
+            ({"model": models[1], "encoding": "chat"}, EngineError, "has no chat template"),
+            ({"model": models[0], "max_length": 8}, RunError, "rows of .* fits max_length"),
+        ):
+            with pytest.raises(error, match=message):
+                finetune(str(location), str(to), Training(**settings))
+        with pytest.raises(RunError, match="is not a run"):
+            finetune(str(tmp_path / "absent"), str(to), Training(model=models[0]))
+        assert not to.exists()
+        (tmp_path / "occupied").mkdir()
+        (tmp_path / "occupied" / "file").write_text("x")
+        with pytest.raises(RunError, match="not empty and not a fine-tuning"):
+            finetune(str(location), str(tmp_path / "occupied"), Training(model=models[0]))
+
+    def test_runs_that_are_empty_or_not_finished_are_refused(self, models, tmp_path):
+        header = {"config": {"target_instructions": 5}, "identity": {}}
+        run = Run.prepare(str(tmp_path / "run"), header, "fingerprint")
+        run.create(load_seeds("bundled")[0])
+        settings = Training(model=models[0])
+        with pytest.raises(RunError, match="is not finished: run `ray-si build`"):
+            finetune(run.location, str(tmp_path / "to"), settings)
+        with run.held():
+            run.commit_stats({"rows": 0, "shards": []})
+        with pytest.raises(RunError, match="has no rows to train on"):
+            finetune(run.location, str(tmp_path / "to"), settings)
+        assert not (tmp_path / "to").exists()
+
+    @pytest.mark.slow
+    def test_two_workers_take_the_steps_of_one(self, finished, models, tuned, tmp_path):
+        """Sharing a step's rows changes sums in their last bits, not what is learnt."""
+        location, _ = finished
+        settings = Training(model=models[0], workers=2, retries=0, **SHORT)
+        done = finetune(str(location), str(tmp_path / "to"), settings)
+        one = Job(str(tuned[0])).metrics()
+        two = Job(str(tmp_path / "to")).metrics()
+        assert done.result["steps"] == 3
+        assert [line["loss"] for line in two] == pytest.approx(
+            [line["loss"] for line in one], rel=1e-3
+        )
+
+    @pytest.mark.slow
+    def test_on_s3_it_trains_and_keeps_checkpoints_there(
+        self, finished, models, s3_environment, tmp_path
+    ):
+        location, _ = finished
+        to = "s3://runs/training"
+        settings = Training(model=models[0], checkpoint_steps=2, retries=0, **SHORT)
+        done = finetune(str(location), to, settings)
+        assert done.result["steps"] == 3
+        client = boto3.client("s3")
+        found = client.list_objects_v2(Bucket="runs", Prefix="training/")["Contents"]
+        keys = {item["Key"].removeprefix("training/") for item in found}
+        assert {"training.json", "metrics.jsonl", "model/config.json", "result.json"} <= keys
+        assert any(key.startswith("checkpoints/checkpoint_") for key in keys)
+        for key in keys:
+            if key.startswith("model/"):
+                client.download_file("runs", f"training/{key}", str(tmp_path / Path(key).name))
+        assert AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_with_sigkill_it_goes_on_to_the_losses_and_weights_of_an_unbroken_run(
+    finished, models, tmp_path
+):
+    location, _ = finished
+    options = SHORT | {"max_steps": 40, "batch_size": 16, "rows_at_once": 1, "checkpoint_steps": 5}
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump(options))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def command(to):
+        return ["finetune", location, "--model", models[0], "--to", to, "--config", settings]
+
+    assert ray_si(*command(whole), timeout=600).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_si", *map(str, command(killed))],
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while len(Job(str(killed)).metrics()) < 12 or not list(killed.glob("checkpoints/checkpoint_*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.json").exists()
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_si", *map(str, command(killed))],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if line.startswith(("train 1", "train 2", "train 3")):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1].startswith("stopped; checkpoints are kept in")
+
+    done = ray_si(*command(killed), timeout=600)
+    assert done.returncode == 0, done.stderr
+    first_seen = done.stderr.split("train starting the workers")[1]
+    assert "train 1/40" not in first_seen, "it began anew"
+    lines = [Job(str(to)).metrics() for to in (whole, killed)]
+    assert [line["step"] for line in lines[1]] == list(range(1, 41))
+    assert lines[0] == lines[1]
+    weights = [load_file(to / "model" / "model.safetensors") for to in (whole, killed)]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])

@@ -1,0 +1,195 @@
+"""preview and estimate: what a build would do, without one."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from ray_si.config.file import parse_config
+from ray_si.errors import NoProgressError
+from ray_si.planning.estimate import Growth, Sample, extrapolate, take_sample
+from ray_si.planning.preview import Trial
+from tests.command import assert_one_line_error, ray_si
+
+REPLAY = {
+    "target_instructions": 1000,
+    "generator": {"engine": "replay", "model": None},
+    "bootstrap": {"prompts_per_round": 32, "classification_share": 0.1},
+    "dedup": {"cosine": None},
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(REPLAY))
+    return path
+
+
+def test_preview_shows_every_line_and_what_becomes_of_it_and_writes_nothing(tmp_path, config):
+    done = ray_si("preview", config, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["prompts"]) == 3
+    assert [item["classification_only"] for item in found["prompts"]] == [False, False, True]
+    for item in found["prompts"]:
+        assert item["prompt"].endswith("\n9.")
+        assert len(item["demonstrations"]) == 8
+        for line in item["lines"]:
+            words = " ".join(item["completion"]["text"].split())
+            assert line["text"] in words or line["reason"] == "empty_completion"
+    assert len(found["instances"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_preview_in_words(config):
+    done = ray_si("preview", config, "--prompts", 2, "--instances", 1)
+    assert done.returncode == 0, done.stderr
+    assert "prompt 1 of 2 (r00000-00000)" in done.stdout
+    assert "kept" in done.stdout
+    assert done.stdout.rstrip().endswith("nothing was written")
+
+
+@pytest.mark.parametrize("verb", ["preview", "estimate"])
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["dedup.rogue=1"], "did you mean dedup.rouge?"),
+        (["seeds=absent.jsonl"], "no seed tasks at absent.jsonl"),
+        (["prompts=absent"], "there is no folder absent"),
+    ],
+)
+def test_bad_input_is_one_line(config, verb, sets, message):
+    options = [option for value in sets for option in ("--set", value)]
+    assert_one_line_error(ray_si(verb, config, *options), message)
+
+
+def test_what_would_steer_a_terminal_or_is_markup_is_shown_as_text(tmp_path):
+    prompt = Trial(parse_config(REPLAY)).decide(Trial(parse_config(REPLAY)).ask(1)).answered[0]
+    answer = " [red]Name[/] the \x1b[2J longest river.\n10. Name the [bold]oldest town there."
+    recording = tmp_path / "answers.jsonl"
+    recording.write_text(json.dumps({"prompt": prompt.prompt, "completion": answer}) + "\n")
+    replay = {"engine": "replay", "model": None, "replay": {"recording": str(recording)}}
+    values = REPLAY | {"generator": replay, "bootstrap": {}}
+    (tmp_path / "run.yaml").write_text(json.dumps(values))
+    done = ray_si("preview", tmp_path / "run.yaml", "--prompts", 1)
+    assert done.returncode == 0, done.stderr
+    assert "[red]Name[/] the \ufffd[2J longest river." in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "engine_error" in done.stdout  # the recording has no instances
+
+
+def test_estimate_gives_ranges_as_json(config):
+    done = ray_si(
+        "estimate",
+        config,
+        "--sample",
+        24,
+        "--json",
+        "--set",
+        "generator.prices={prompt: 1, completion: 2}",
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["target"], found["sample"]) == (1000, 24)
+    for name in ("completions", "prompt_tokens", "completion_tokens", "hours", "dollars"):
+        assert 0 < found[name]["low"] <= found[name]["mid"]
+    dollars = (found["prompt_tokens"]["low"] + 2 * found["completion_tokens"]["low"]) / 1e6
+    assert found["dollars"]["low"] == pytest.approx(dollars, rel=0.05)
+
+
+def test_the_estimate_holds_what_a_whole_run_takes():
+    """The truth is had by generating and gating on to the target; the samples are its beginning."""
+    trial = Trial(parse_config(REPLAY | {"target_instructions": 600}))
+    whole = take_sample(trial, 220, 8)
+    accepted: list[int] = []
+    for candidate in range(len(whole.owner)):
+        if not whole.near[candidate, accepted].any():
+            accepted.append(candidate)
+    truth = 32 * math.ceil((int(whole.owner[accepted[599]]) + 1) / 32)  # whole rounds
+    naive = 600 / (sum(whole.owner[accepted] < 32) / 32)
+    assert truth > 1.2 * naive  # acceptance falls, so that ignoring it is wrong
+    for n in (48, 96):
+        keep = whole.owner < n
+        part = Sample(
+            whole.prompt_tokens[:n],
+            whole.completion_tokens[:n],
+            whole.owner[keep],
+            whole.near[np.ix_(keep, keep)],
+            whole.instance_tokens,
+            whole.seconds,
+        )
+        found = extrapolate(part, trial.config)
+        assert found.completions.low <= truth <= found.completions.high
+        assert naive < found.completions.mid < 2 * truth
+        assert extrapolate(part, trial.config) == found
+
+
+def synthetic(kinds, candidates, seed=0):
+    """Candidates that are near each other where they are of the same of ``kinds`` kinds."""
+    kind = np.random.default_rng(seed).integers(0, kinds, candidates)
+    near = kind[:, None] == kind[None, :]
+    np.fill_diagonal(near, False)
+    return near, len(set(kind.tolist()))
+
+
+def test_growth_ends_where_there_is_nothing_new():
+    growth = Growth(*synthetic(200, 300))
+    assert growth.candidates_for(120) == pytest.approx(-200 * math.log(1 - 120 / 200), rel=0.15)
+    assert growth.candidates_for(400) == math.inf
+
+
+@settings(max_examples=25)
+@given(st.integers(20, 2000), st.integers(5, 120), st.integers(0, 9))
+def test_growth_slows_down_and_targets_need_ever_more_candidates(kinds, candidates, seed):
+    growth = Growth(*synthetic(kinds, candidates, seed))
+    needed = [growth.candidates_for(target) for target in (1, 10, 100, 1000)]
+    assert needed == sorted(needed)
+    rates = [growth.rate(n) for n in (0, 10, 1000, 1e6, math.inf)]
+    assert rates == sorted(rates, reverse=True)
+    assert growth.candidates_for(growth_target := synthetic(kinds, candidates, seed)[1]) == (
+        pytest.approx(candidates, rel=0.05)
+    ), growth_target
+
+
+def test_a_sample_without_duplicates_says_that_it_cannot_see_the_fall():
+    n = 16
+    sample = Sample(
+        np.full(n, 100), np.full(n, 20), np.arange(n), np.zeros((n, n), bool),
+        np.array([[50, 10]]), (1.0, 0.5),
+    )  # fmt: skip
+    prices = {"prices": {"prompt": 1.0, "completion": 10.0}}
+    priced = REPLAY | {"generator": REPLAY["generator"] | prices}
+    found = extrapolate(sample, parse_config(priced))
+    assert found.completions.low == found.completions.high == 1024  # whole rounds of 32
+    assert found.prompt_tokens.mid == 1024 * 100 + 1000 * 50
+    assert found.completion_tokens.mid == 1024 * 20 + 1000 * 10
+    assert found.hours.mid == pytest.approx((1024 * 1.0 + 1000 * 0.5) / 3600)
+    assert found.dollars.mid == pytest.approx((152_400 * 1 + 30_480 * 10) / 1e6)
+    assert any("no near-duplicates" in note for note in found.notes)
+
+
+def test_a_sample_that_accepts_nothing_says_so():
+    n = 8
+    sample = Sample(
+        np.full(n, 100), np.full(n, 20), np.zeros(0, int), np.zeros((0, 0), bool),
+        np.zeros((0, 2), int), (1.0, 0.0),
+    )  # fmt: skip
+    with pytest.raises(NoProgressError, match="ray-si preview"):
+        extrapolate(sample, parse_config(REPLAY))
+
+
+def test_a_model_of_their_own_writes_the_instances(tmp_path):
+    recording = tmp_path / "answers.jsonl"
+    recording.write_text(json.dumps({"prompt": "never asked", "completion": "x"}) + "\n")
+    other = {"engine": "replay", "model": None, "replay": {"recording": str(recording)}}
+    trial = Trial(parse_config(REPLAY | {"instance_generator": other}))
+    decided = trial.decide(trial.ask(2))
+    assert len(decided.taken) > 4  # by the script
+    (written,) = trial.write(decided.taken[:1])
+    assert written.completion.error == "the recording has no answer to this request"
+    assert [item["reason"] for item in written.rejected] == ["engine_error"]

@@ -1,0 +1,137 @@
+"""The queue in front of an engine, and what is counted of it."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+
+import pytest
+from hypothesis import given, strategies as st
+
+from ray_si.engines.base import Completion, Request, SamplingParams
+from ray_si.serving.replicas import Slots
+from ray_si.serving.usage import BusyClock, Meter, Usage
+
+
+@given(
+    count=st.integers(1, 4),
+    orders=st.lists(st.tuples(st.integers(0, 3)), min_size=1, max_size=30),
+)
+def test_slots_are_taken_by_order_then_arrival_and_never_by_too_many(count, orders):
+    async def run() -> tuple[list[int], int]:
+        slots, taken, busiest = Slots(count), [], 0
+
+        async def one(index: int) -> None:
+            nonlocal busiest
+            async with slots.hold(orders[index]):
+                taken.append(index)
+                busiest = max(busiest, slots.busy)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*map(one, range(len(orders))))
+        assert (slots.busy, slots.waiting) == (0, 0)
+        return taken, busiest
+
+    taken, busiest = asyncio.run(run())
+    waiting = [(orders[i], i) for i in range(count, len(orders))]
+    heapq.heapify(waiting)
+    expected = list(range(min(count, len(orders))))
+    expected += [heapq.heappop(waiting)[1] for _ in range(len(waiting))]
+    assert taken == expected
+    assert busiest == min(count, len(orders))
+
+
+def test_one_who_gives_up_waiting_takes_no_slot_and_keeps_none():
+    async def run() -> list[str]:
+        slots, taken = Slots(1), []
+
+        async def one(name: str) -> None:
+            async with slots.hold((0,)):
+                taken.append(name)
+                await asyncio.sleep(0.01)
+
+        first, second, third = (asyncio.create_task(one(name)) for name in "abc")
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.gather(first, third)
+        assert (slots.busy, slots.waiting) == (0, 0)
+        return taken
+
+    assert asyncio.run(run()) == ["a", "c"]
+
+
+def test_a_slot_passed_on_in_the_moment_of_giving_up_is_passed_on_again():
+    async def run() -> list[str]:
+        slots, taken = Slots(1), []
+        last: asyncio.Task[None] | None = None
+
+        async def one(name: str) -> None:
+            async with slots.hold((0,)):
+                taken.append(name)
+                if name == "a":
+                    await asyncio.sleep(0.01)
+
+        async def first() -> None:
+            async with slots.hold((0,)):
+                await asyncio.sleep(0.01)
+            second.cancel()  # it has been handed the slot, and has not run since
+
+        holder = asyncio.create_task(first())
+        await asyncio.sleep(0)
+        second = asyncio.create_task(one("b"))
+        last = asyncio.create_task(one("c"))
+        await asyncio.gather(holder, last)
+        assert (slots.busy, slots.waiting) == (0, 0)
+        return taken
+
+    assert asyncio.run(run()) == ["c"]
+
+
+def test_busy_time_is_integrated_over_the_slots(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("ray_si.serving.usage.time.monotonic", lambda: now)
+    clock = BusyClock(slots=4)
+    before = Usage()
+    for after, running in ((1.0, 2), (3.0, 9), (2.0, 0), (4.0, 0)):
+        now += after
+        clock.change(running, 0)
+    # 1 s with none, 3 s with 2, 2 s with all four (more only wait), 4 s with none
+    assert (clock.usage.busy_s, clock.usage.open_s) == (3 * 2 + 2 * 4, 10 * 4)
+    assert clock.usage.utilisation_since(before) == 14 / 40
+    assert clock.usage.utilisation_since(clock.usage) is None
+
+
+def test_a_replica_that_is_gone_counts_for_what_it_did_only(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("ray_si.serving.usage.time.monotonic", lambda: now)
+    meter = Meter()
+    request = Request("x", SamplingParams(), 0)
+    for name in ("first", "second"):
+        usage = Usage(replicas=1, slots=8, running=3)
+        usage.count(request, Completion("y", "stop", prompt_tokens=5, completion_tokens=2))
+        meter.report(name, usage)
+    now = 60.0
+    usage.count(request, Completion("", "error", prompt_tokens=5, error="refused"))
+    meter.report("second", usage)
+    total = meter.total()
+    assert (total.replicas, total.slots, total.running) == (1, 8, 3)
+    assert total.requests == {"instructions": 3}
+    assert total.failed == {"instructions": 1}
+    assert total.prompt_tokens == {"instructions": 15}
+    assert total.completion_tokens == {"instructions": 4}
+
+
+@pytest.mark.parametrize("sizes", [(1,), (3, 1, 2), (2,) * 5])
+def test_blocks_are_cut_from_a_table_where_their_numbers_change(sizes):
+    import pyarrow as pa
+
+    from ray_si.build.stages import split_blocks
+
+    numbers = [7 * k for k, size in enumerate(sizes) for _ in range(size)]
+    table = pa.table({"block": numbers, "row": list(range(len(numbers)))})
+    found = list(split_blocks(table))
+    assert [number for number, _ in found] == [7 * k for k in range(len(sizes))]
+    assert [part.num_rows for _, part in found] == list(sizes)
+    assert [row for _, part in found for row in part["row"].to_pylist()] == list(
+        range(len(numbers))
+    )

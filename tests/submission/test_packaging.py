@@ -1,0 +1,148 @@
+"""What a job takes along is small, complete, and the same bytes each time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ray_si.config.file import load_config, parse_config
+from ray_si.errors import ConfigError
+from ray_si.run.seeds import load_seeds
+from ray_si.submission.packaging import CONFIG_NAME, LIMIT, pack
+from tests.clusters import ROOT
+
+
+def values(**generator):
+    return {
+        "generator": {"engine": "replay", "model": None, **generator},
+        "dedup": {"cosine": None},
+    }
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with what must not travel, and what may."""
+    for name in (".git/objects/x", ".venv/lib/x.py", "data/x", "runs/x", "a/__pycache__/x.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(os.urandom(1000))
+    (tmp_path / "a" / "mine.py").write_text("X = 1\n")
+    (tmp_path / "notes.txt").write_text("notes\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(package):
+    with zipfile.ZipFile(package.path) as archive:
+        assert archive.testzip() is None
+        return set(archive.namelist())
+
+
+def test_a_package_holds_ray_si_and_the_configuration_and_little_else(tmp_path):
+    package = pack(parse_config(values()), tmp_path / "p.zip", [])
+    found = names(package)
+    assert {CONFIG_NAME, "ray_si/__main__.py", "ray_si/data/seed_tasks.jsonl"} <= found
+    assert all(name == CONFIG_NAME or name.startswith("ray_si/") for name in found)
+    assert not any("__pycache__" in name for name in found)
+    assert package.size < 2 << 20
+
+
+def test_the_packaged_run_is_the_run_that_was_checked(tmp_path):
+    """Unpacked elsewhere, by another process, as a job has it."""
+    seeds = tmp_path / "mine.jsonl"
+    seeds.write_text(
+        "".join(
+            f'{{"id": "m{i}", "name": "n", "instruction": "Name {i} rivers of Asia.", '
+            '"instances": [{"input": "", "output": "x"}], "is_classification": false}\n'
+            for i in range(8)
+        )
+    )
+    recording = tmp_path / "answers.jsonl"
+    recording.write_text("")
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"instruction": "Name the capital of Peru."}\n')
+    given = values(replay={"recording": str(recording)}) | {"seeds": str(seeds), "seed": 7}
+    given["decontaminate"] = [str(held_out)]
+    config = parse_config(given)
+    package = pack(config, tmp_path / "p.zip", [])
+    with zipfile.ZipFile(package.path) as archive:
+        archive.extractall(tmp_path / "job")
+    code = (
+        "import ray_si; from ray_si.config.file import load_config; "
+        "from ray_si.run.seeds import load_seeds; c = load_config('run.yaml'); "
+        "print(c.fingerprint(load_seeds(c.seeds)[1]), c.generator.replay.recording); "
+        "print(ray_si.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "job",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    fingerprint, recorded, where = done.stdout.split()
+    there = load_config(tmp_path / "job" / "run.yaml")
+    left_out = {"seeds", "generator", "decontaminate"}
+    assert there.model_dump(exclude=left_out) == config.model_dump(exclude=left_out)
+    (name,) = there.decontaminate
+    assert Path(name).read_bytes() == held_out.read_bytes()
+    assert name.endswith("sets/0/held_out.jsonl")
+    expected = config.model_copy(update={"generator": there.generator})
+    assert fingerprint == expected.fingerprint(load_seeds(str(seeds))[1])
+    assert recorded == "generator-recording.jsonl"
+    assert where.startswith(str(tmp_path / "job"))
+
+
+def test_included_folders_leave_git_environments_data_and_runs_at_home(folder):
+    package = pack(parse_config(values()), folder / "p.zip", ["a", "notes.txt"])
+    assert {"a/mine.py", "notes.txt"} <= names(package)
+    everything = names(pack(parse_config(values()), folder.parent / "q.zip", ["."]))
+    own = {name for name in everything if not name.startswith("ray_si/")}
+    assert own == {"a/mine.py", "notes.txt", "p.zip", CONFIG_NAME}
+
+
+def test_the_same_files_make_the_same_package(folder):
+    first = pack(parse_config(values()), folder.parent / "p.zip", ["a"]).path.read_bytes()
+    os.utime("a/mine.py", (0, 0))
+    assert pack(parse_config(values()), folder.parent / "q.zip", ["a"]).path.read_bytes() == first
+
+
+def test_a_package_over_the_limit_is_refused_with_its_largest_files(folder):
+    (folder / "a" / "large.bin").write_bytes(os.urandom(3 << 20))
+    with pytest.raises(ConfigError, match=r"over the 2 MiB .* largest: a/large\.bin \(3\.0 MiB\)"):
+        pack(parse_config(values()), folder.parent / "p.zip", ["a"], limit=2 << 20)
+    assert LIMIT == 100 << 20
+
+
+@pytest.mark.parametrize(
+    ("item", "message"), [("absent.txt", "--include absent.txt: there is no such file or folder")]
+)
+def test_what_is_not_there_is_refused(folder, item, message):
+    with pytest.raises(ConfigError, match=message):
+        pack(parse_config(values()), folder.parent / "p.zip", [item])
+
+
+@pytest.mark.parametrize("model", ["./weights", "weights"])
+def test_a_model_in_a_folder_of_this_machine_only_is_refused(folder, model):
+    (folder / "weights").mkdir()
+    config = parse_config({"generator": {"engine": "transformers", "model": model}})
+    with pytest.raises(ConfigError, match="is a folder on this machine"):
+        pack(config, folder.parent / "p.zip", [])
+
+
+def test_ray_job_submit_from_a_checkout_sends_little(tmp_path):
+    """By Ray's own packaging, which obeys .gitignore and .rayignore."""
+    from ray._private.runtime_env.packaging import create_package
+
+    path = tmp_path / "checkout.zip"
+    create_package(str(ROOT), path, include_gitignore=True)
+    with zipfile.ZipFile(path) as archive:
+        found = archive.namelist()
+    tops = {name.partition("/")[0] for name in found}
+    assert {"ray_si", "jobs", "configs", "pyproject.toml"} <= tops
+    assert not tops & {".git", ".venv", "runs", "data", "tests", "benchmarks"}
+    assert path.stat().st_size < 4 << 20
