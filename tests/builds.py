@@ -39,3 +39,12 @@ def digests(location: Path, pattern: str = "data/*") -> dict[str, str]:
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(location.glob(pattern))
     }
+
+
+PLANNED = {
+    "target_instructions": 1000,
+    "generator": {"engine": "replay", "model": None},
+    "bootstrap": {"prompts_per_round": 32, "classification_share": 0.1},
+    "dedup": {"cosine": None},
+}
+"""A build to look ahead at, on the scripted replay."""

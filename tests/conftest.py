@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from tests.builds import replay_values
+from tests.builds import PLANNED, replay_values
 from tests.clusters import Submission, free_port, start_head
 
 # No deadline: a first call may compile. The same examples every time, since a run of the tests says
@@ -141,6 +141,14 @@ def ray_session(s3_server, endpoint_process):
 @pytest.fixture
 def replay_config():
     return replay_values()
+
+
+@pytest.fixture
+def planned_config(tmp_path) -> Path:
+    """The configuration of `PLANNED` as a file."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(PLANNED))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+import subprocess
+import sys
 
 import pytest
 import typer
 
 from ray_si.cli import app
 from ray_si.config.file import read_values
+from tests.command import ENVIRONMENT
 from tests.pages import ROOT, anchors, command_lines, commands, links, parse
 
 README = ROOT / "README.md"
@@ -80,3 +83,11 @@ def test_links_lead_to_files_and_headings_that_there_are(page):
         path = page.parent / target if target else page
         assert path.exists(), link
         assert not anchor or anchor in anchors(path.read_text()), link
+
+
+def test_the_readme_shows_what_the_example_prints():
+    script = ROOT / "examples" / "dedup_corpus.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
+    assert f"$ python examples/dedup_corpus.py\n{done.stdout}```" in README.read_text()

@@ -1,4 +1,4 @@
-"""preview and estimate: what a build would do, without one."""
+"""Estimates: what the target takes, from a short sample."""
 
 from __future__ import annotations
 
@@ -13,80 +13,14 @@ from ray_si.config.file import parse_config
 from ray_si.errors import NoProgressError
 from ray_si.planning.estimate import Growth, Sample, extrapolate, take_sample
 from ray_si.planning.preview import Trial
-from tests.command import assert_one_line_error, ray_si
-
-REPLAY = {
-    "target_instructions": 1000,
-    "generator": {"engine": "replay", "model": None},
-    "bootstrap": {"prompts_per_round": 32, "classification_share": 0.1},
-    "dedup": {"cosine": None},
-}
+from tests.builds import PLANNED
+from tests.command import ray_si
 
 
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text(json.dumps(REPLAY))
-    return path
-
-
-def test_preview_shows_every_line_and_what_becomes_of_it_and_writes_nothing(tmp_path, config):
-    done = ray_si("preview", config, "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found["prompts"]) == 3
-    assert [item["classification_only"] for item in found["prompts"]] == [False, False, True]
-    for item in found["prompts"]:
-        assert item["prompt"].endswith("\n9.")
-        assert len(item["demonstrations"]) == 8
-        for line in item["lines"]:
-            words = " ".join(item["completion"]["text"].split())
-            assert line["text"] in words or line["reason"] == "empty_completion"
-    assert len(found["instances"]) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
-
-
-def test_preview_in_words(config):
-    done = ray_si("preview", config, "--prompts", 2, "--instances", 1)
-    assert done.returncode == 0, done.stderr
-    assert "prompt 1 of 2 (r00000-00000)" in done.stdout
-    assert "kept" in done.stdout
-    assert done.stdout.rstrip().endswith("nothing was written")
-
-
-@pytest.mark.parametrize("verb", ["preview", "estimate"])
-@pytest.mark.parametrize(
-    ("sets", "message"),
-    [
-        (["dedup.rogue=1"], "did you mean dedup.rouge?"),
-        (["seeds=absent.jsonl"], "no seed tasks at absent.jsonl"),
-        (["prompts=absent"], "there is no folder absent"),
-    ],
-)
-def test_bad_input_is_one_line(config, verb, sets, message):
-    options = [option for value in sets for option in ("--set", value)]
-    assert_one_line_error(ray_si(verb, config, *options), message)
-
-
-def test_what_would_steer_a_terminal_or_is_markup_is_shown_as_text(tmp_path):
-    prompt = Trial(parse_config(REPLAY)).decide(Trial(parse_config(REPLAY)).ask(1)).answered[0]
-    answer = " [red]Name[/] the \x1b[2J longest river.\n10. Name the [bold]oldest town there."
-    recording = tmp_path / "answers.jsonl"
-    recording.write_text(json.dumps({"prompt": prompt.prompt, "completion": answer}) + "\n")
-    replay = {"engine": "replay", "model": None, "replay": {"recording": str(recording)}}
-    values = REPLAY | {"generator": replay, "bootstrap": {}}
-    (tmp_path / "run.yaml").write_text(json.dumps(values))
-    done = ray_si("preview", tmp_path / "run.yaml", "--prompts", 1)
-    assert done.returncode == 0, done.stderr
-    assert "[red]Name[/] the \ufffd[2J longest river." in done.stdout
-    assert "\x1b" not in done.stdout
-    assert "engine_error" in done.stdout  # the recording has no instances
-
-
-def test_estimate_gives_ranges_as_json(config):
+def test_estimate_gives_ranges_as_json(planned_config):
     done = ray_si(
         "estimate",
-        config,
+        planned_config,
         "--sample",
         24,
         "--json",
@@ -104,7 +38,7 @@ def test_estimate_gives_ranges_as_json(config):
 
 def test_the_estimate_holds_what_a_whole_run_takes():
     """The truth is had by generating and gating on to the target; the samples are its beginning."""
-    trial = Trial(parse_config(REPLAY | {"target_instructions": 600}))
+    trial = Trial(parse_config(PLANNED | {"target_instructions": 600}))
     whole = take_sample(trial, 220, 8)
     accepted: list[int] = []
     for candidate in range(len(whole.owner)):
@@ -163,7 +97,7 @@ def test_a_sample_without_duplicates_says_that_it_cannot_see_the_fall():
         np.array([[50, 10]]), (1.0, 0.5),
     )  # fmt: skip
     prices = {"prices": {"prompt": 1.0, "completion": 10.0}}
-    priced = REPLAY | {"generator": REPLAY["generator"] | prices}
+    priced = PLANNED | {"generator": PLANNED["generator"] | prices}
     found = extrapolate(sample, parse_config(priced))
     assert found.completions.low == found.completions.high == 1024  # whole rounds of 32
     assert found.prompt_tokens.mid == 1024 * 100 + 1000 * 50
@@ -180,14 +114,14 @@ def test_a_sample_that_accepts_nothing_says_so():
         np.zeros((0, 2), int), (1.0, 0.0),
     )  # fmt: skip
     with pytest.raises(NoProgressError, match="ray-si preview"):
-        extrapolate(sample, parse_config(REPLAY))
+        extrapolate(sample, parse_config(PLANNED))
 
 
 def test_a_model_of_their_own_writes_the_instances(tmp_path):
     recording = tmp_path / "answers.jsonl"
     recording.write_text(json.dumps({"prompt": "never asked", "completion": "x"}) + "\n")
     other = {"engine": "replay", "model": None, "replay": {"recording": str(recording)}}
-    trial = Trial(parse_config(REPLAY | {"instance_generator": other}))
+    trial = Trial(parse_config(PLANNED | {"instance_generator": other}))
     decided = trial.decide(trial.ask(2))
     assert len(decided.taken) > 4  # by the script
     (written,) = trial.write(decided.taken[:1])

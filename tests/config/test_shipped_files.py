@@ -1,0 +1,43 @@
+"""The configurations in configs/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_si.config import RunConfig
+from ray_si.config.file import load_config
+from ray_si.experiments.loop import load_loop
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_is_valid(path):
+    loop = path.name == "loop.yaml"
+    assert (load_loop(str(path)).build if loop else load_config(path)).target_instructions > 0
+
+
+def test_paper_yaml_has_the_papers_numbers():
+    config = load_config(CONFIGS / "paper.yaml")
+    drawn = config.generator.sampling.instructions
+    assert (drawn.temperature, drawn.top_p, drawn.presence_penalty) == (0.7, 0.5, 2)
+    assert drawn.max_tokens == 1024
+    assert (config.bootstrap.demonstrations, config.bootstrap.machine_demonstrations) == (8, 2)
+    assert (config.dedup.rouge, config.dedup.cosine) == (0.7, None)
+    assert config.generator.sampling.classification.max_tokens == 3
+    assert config.generator.sampling.output_first.max_tokens == 300
+    assert config.generator.sampling.input_first.max_tokens == 350
+    assert config.generator.sampling.input_first.presence_penalty == 1.5
+    assert config.target_instructions == 52000
+    assert config.bootstrap.drop_unfinished == "all"
+    assert config.bootstrap.sentence_case
+
+
+def test_the_german_example_has_templates_for_all_that_it_uses():
+    config = load_config(CONFIGS / "german.yaml")
+    ours = RunConfig.model_validate({"bootstrap": {"classification_share": 0.2}}).prompts
+    assert config.prompts.keys() == ours.keys()
+    assert all(config.prompts[name] != text for name, text in ours.items())
+    assert config.labels == (" Klassifikation", " Generierung")
