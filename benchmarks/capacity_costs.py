@@ -24,7 +24,7 @@ import corpus
 import pyarrow as pa
 
 from ray_si.build.builder import build
-from ray_si.build.instances import Instances
+from ray_si.build.instances import InstancePhase
 from ray_si.config.file import parse_config
 from ray_si.dedup import DedupResult
 from ray_si.pipeline.decisions import ACCEPTED, decide_round
@@ -57,7 +57,7 @@ def lists() -> dict[str, float]:
     lists = tracemalloc.get_traced_memory()[0]
     driver = lists + table.select(prompting.columns).nbytes  # which it keeps
     arrow = pa.total_allocated_bytes()
-    instances = Instances(config, run, nobody, Reporter(lambda progress: None), nobody)
+    instances = InstancePhase(config, run, nobody, Reporter(lambda progress: None), nobody)
     later = tracemalloc.get_traced_memory()[0] - lists + pa.total_allocated_bytes() - arrow
     later += table.select(prompting.columns).nbytes  # a resumed build reads these once more
     tracemalloc.stop()

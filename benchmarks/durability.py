@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from ray_si.build.builder import build
 from ray_si.build.gate import open_gate
-from ray_si.build.instances import Instances
+from ray_si.build.instances import InstancePhase
 from ray_si.config import RunConfig
 from ray_si.config.file import parse_config
 from ray_si.pipeline.decisions import ACCEPTED, REJECTED
@@ -95,7 +95,7 @@ def resume(pool: int) -> dict[str, Any]:
         with open_gate(settings, run, seeds, encode=lambda texts: None):  # type: ignore[arg-type, return-value]
             filled = time.perf_counter()
             nobody = cast(Any, None)
-            Instances(settings, run, nobody, Reporter(lambda progress: None), nobody)
+            InstancePhase(settings, run, nobody, Reporter(lambda progress: None), nobody)
             prompting = Prompting(settings, seeds)
             for table in run.accepted(prompting.columns):
                 prompting.extend(table)

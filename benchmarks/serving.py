@@ -194,9 +194,9 @@ def busy() -> dict[str, Any]:
 
 def whole() -> dict[str, Any]:
     """Builds of 16,000 requests, 6,000 of them of the bootstrap, filled and not."""
-    from ray_si.build.instances import Instances
+    from ray_si.build.instances import InstancePhase
 
-    slots, begin = REPLICAS * SLOTS, Instances.begin
+    slots, begin = REPLICAS * SLOTS, InstancePhase.begin
     draws = []
     try:
         for seed in WHOLE_DRAWS:
@@ -207,7 +207,7 @@ def whole() -> dict[str, Any]:
             }
             found: dict[str, Any] = {"seed": seed}
             for name, way in (("one_after_the_other", lambda self: None), ("filled", begin)):
-                Instances.begin = way  # type: ignore[method-assign]
+                InstancePhase.begin = way  # type: ignore[method-assign]
                 measured = Measured(config)
                 ideal = (sum(measured.latencies) + sum(measured.later)) / slots
                 found |= {
@@ -222,7 +222,7 @@ def whole() -> dict[str, Any]:
                 }
             draws.append(found)
     finally:
-        Instances.begin = begin  # type: ignore[method-assign]
+        InstancePhase.begin = begin  # type: ignore[method-assign]
     ways = ("one_after_the_other", "filled")
     return {
         "median_of_ideal": {

@@ -30,10 +30,10 @@ from ray_si.config import RunConfig
 from ray_si.dedup.tokens import tokenize
 from ray_si.pipeline.decisions import decide_round, embeddings_of, texts_of
 from ray_si.pipeline.prompting import Prompting, instruction_request
-from ray_si.planning.preview import Trial, raw_row
+from ray_si.planning.preview import DryRun, raw_row
 
 HERE = Path(__file__).parent
-ACCEPTED = 150
+TARGET = 150
 SEEDS = (0, 1)
 MACHINE = (2, 6)
 """Machine-written demonstrations of the 8 in a prompt."""
@@ -45,7 +45,7 @@ def settings(sampling: str, machine: int, seed: int) -> RunConfig:
         HERE.parent / "configs" / "quickstart.yaml",
         [
             f"seed={seed}",
-            f"target_instructions={ACCEPTED}",
+            f"target_instructions={TARGET}",
             "bootstrap.prompts_per_round=16",
             "bootstrap.classification_share=0",
             f"bootstrap.machine_demonstrations={machine}",
@@ -54,17 +54,17 @@ def settings(sampling: str, machine: int, seed: int) -> RunConfig:
     )
 
 
-def measure(trial: Trial, config: RunConfig) -> dict[str, Any]:
+def measure(dry_run: DryRun, config: RunConfig) -> dict[str, Any]:
     """Rounds until enough is accepted."""
-    prompting, gate = Prompting(config, trial.seeds), trial.gate()
+    prompting, gate = Prompting(config, dry_run.seeds), dry_run.gate()
     tables: list[pa.Table] = []
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    while (round_ := len(tables)) < 60 and prompting.accepted < ACCEPTED:
-        asked = prompting.asked(round_)
-        requests = [instruction_request(config, prompting.render(a), a.seed) for a in asked]
-        rows = [raw_row(a, done) for a, done in zip(asked, trial.answer(requests), strict=True)]
-        room = ACCEPTED - prompting.accepted
+    while (round_ := len(tables)) < 60 and prompting.accepted < TARGET:
+        drawn = prompting.requests(round_)
+        requests = [instruction_request(config, prompting.render(a), a.seed) for a in drawn]
+        rows = [raw_row(a, done) for a, done in zip(drawn, dry_run.answer(requests), strict=True)]
+        room = TARGET - prompting.accepted
         accepted, _, manifest = decide_round(
             config, round_, rows, room, lambda usable: gate.filter(texts_of(usable))
         )
@@ -107,13 +107,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write benchmarks/steering.json")
     arguments = parser.parse_args()
-    trial = Trial(settings("uniform", 2, 0))
+    dry_run = DryRun(settings("uniform", 2, 0))
     results = []
     for machine in MACHINE:
         for sampling in ("uniform", "diverse"):
             for seed in SEEDS:
                 started = time.monotonic()
-                found = measure(trial, settings(sampling, machine, seed))
+                found = measure(dry_run, settings(sampling, machine, seed))
                 key = {"machine_demonstrations": machine, "sampling": sampling, "seed": seed}
                 results.append(key | found)
                 print(f"{time.monotonic() - started:.0f} s {results[-1]}", file=sys.stderr)

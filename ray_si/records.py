@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 Message = dict[str, str]
@@ -9,6 +10,10 @@ Message = dict[str, str]
 
 Prompt = str | list[Message]
 """Plain text for base models, chat turns for instruct models."""
+
+
+StepListener = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and of how much."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si._version import __version__
-from ray_si.audit.stored_cosines import Former, StoredCosines
+from ray_si.audit.stored_cosines import StoredCosines, StoredDecisions
 from ray_si.config import RunConfig
 from ray_si.config.file import parse_config
 from ray_si.dedup import (
@@ -20,13 +20,13 @@ from ray_si.dedup import (
     Deduplicator,
     DedupResult,
     Duplicate,
-    Forbidden,
+    ExcludedTexts,
     decide_rest,
 )
 from ray_si.dedup.rouge import rouge_l
 from ray_si.errors import RunError
 from ray_si.export.rows import export_data
-from ray_si.pipeline.contamination import forbidden
+from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.decisions import (
     ACCEPTED,
     COMPLETION_NULLABLE,
@@ -34,7 +34,7 @@ from ray_si.pipeline.decisions import (
     NOT_ASKED,
     RAW,
     WRITTEN,
-    Taken,
+    AcceptedInstruction,
     Usable,
     decide_round,
     instances_of,
@@ -167,11 +167,11 @@ class _Source:
         rows = [row for table in tables for row in table.to_pylist()]
         return sorted(rows, key=lambda row: row["request_id"])
 
-    def former(self, round_: int) -> Former:
+    def decisions(self, round_: int) -> StoredDecisions:
         """What was decided in a round."""
         manifest = self._audit.rounds[round_]
         accepted, rejected = (part_key(manifest, name) for name in ("accepted", "rejected"))
-        return Former(self.run.read(accepted), self.run.read(rejected))
+        return StoredDecisions(self.run.read(accepted), self.run.read(rejected))
 
     def written(self) -> Iterator[dict[str, Any]]:
         """The instance rows, in pool order."""
@@ -182,8 +182,8 @@ class _Source:
 
 def _rounds(
     source: _Source, config: RunConfig, old: RunConfig
-) -> Iterator[tuple[pa.Table, pa.Table, dict[str, Any], Former]]:
-    """Accepted and rejected rows, manifest and former decisions, until the target is reached."""
+) -> Iterator[tuple[pa.Table, pa.Table, dict[str, Any], StoredDecisions]]:
+    """Accepted and rejected rows, manifest and earlier decisions, until the target is reached."""
     dedup = config.dedup
     gate = Deduplicator(
         dedup.rouge, dedup.cosine, tokenizer=dedup.tokenizer, most_similar=dedup.most_similar
@@ -193,26 +193,28 @@ def _rounds(
     if dedup.cosine is None:
         gate.add(texts)
     else:
-        every = (source.former(round_) for round_ in range(source.rounds))
+        every = (source.decisions(round_) for round_ in range(source.rounds))
         cosines = StoredCosines(every, dedup.cosine, same_limit=dedup.cosine == old.dedup.cosine)
         gate.add(texts, cosines.of_texts(texts))
-    sets = forbidden(config, source.sets)
+    sets = excluded_texts(config, source.sets)
     room = config.target_instructions
     for round_ in range(source.rounds):
         if room <= 0:
             return
-        former = source.former(round_)
+        decisions = source.decisions(round_)
 
-        def decide(usable: Usable, former: Former = former, room: int = room) -> DedupResult:
+        def decide(
+            usable: Usable, decisions: StoredDecisions = decisions, room: int = room
+        ) -> DedupResult:
             def gated(indices: list[int]) -> DedupResult:
                 rest = [usable[i] for i in indices]
                 if cosines is None:
                     return gate.filter(texts_of(rest))
-                return cosines.filter(gate, rest, former, room)
+                return cosines.filter(gate, rest, decisions, room)
 
             refused = sets.find(texts_of(usable))
             if cosines is not None:
-                refused = _with_cosines(refused, usable, former, config, old)
+                refused = _with_cosines(refused, usable, decisions, config, old)
             return decide_rest(len(usable), refused, gated)
 
         decided = decide_round(config, round_, source.raw(round_), room, decide)
@@ -223,19 +225,23 @@ def _rounds(
             )
         accepted, rejected, manifest = decided
         room -= accepted.num_rows
-        known = [] if cosines is None else cosines.known(accepted, former)
-        yield _carried_over(accepted, former, known), rejected, manifest, former
+        known = [] if cosines is None else cosines.known(accepted, decisions)
+        yield _carried_over(accepted, decisions, known), rejected, manifest, decisions
 
 
 def _with_cosines(
-    by_rouge: list[Duplicate], usable: Usable, former: Former, config: RunConfig, old: RunConfig
+    by_rouge: list[Duplicate],
+    usable: Usable,
+    decisions: StoredDecisions,
+    config: RunConfig,
+    old: RunConfig,
 ) -> list[Duplicate]:
     """What resembles an evaluation set, by ROUGE-L now or by its cosine as it is stored."""
     found = {duplicate.index: duplicate for duplicate in by_rouge}
     limit = config.dedup.cosine
     assert limit is not None
     for i, (raw, item) in enumerate(usable):
-        row = former.rejected.get(instruction_id(raw["request_id"], item.position))
+        row = decisions.rejected.get(instruction_id(raw["request_id"], item.position))
         if i in found or row is None or row["reason"] != CONTAMINATED:
             continue
         by_cosine = rouge_l(row["text"], row["match"], old.dedup.tokenizer) <= old.dedup.rouge
@@ -244,9 +250,11 @@ def _with_cosines(
     return [found[i] for i in sorted(found)]
 
 
-def _carried_over(accepted: pa.Table, former: Former, cosines: list[float | None]) -> pa.Table:
+def _carried_over(
+    accepted: pa.Table, decisions: StoredDecisions, cosines: list[float | None]
+) -> pa.Table:
     """Accepted rows with the embeddings that are stored, and the cosines that are known."""
-    embeddings = [former.embeddings.get(id_) for id_ in accepted["id"].to_pylist()]
+    embeddings = [decisions.embeddings.get(id_) for id_ in accepted["id"].to_pylist()]
     values = {"cosine": cosines or [None] * len(embeddings), "embedding": embeddings}
     for name, column in values.items():
         place = ACCEPTED.get_field_index(name)
@@ -265,16 +273,18 @@ def _write_phases(
     source: _Source, new: Run, config: RunConfig, old: RunConfig, open_: bool
 ) -> Regated:
     before = 0
-    pool: list[Taken] = []
-    for round_, (accepted, rejected, manifest, former) in enumerate(_rounds(source, config, old)):
+    pool: list[AcceptedInstruction] = []
+    for round_, (accepted, rejected, manifest, decisions) in enumerate(
+        _rounds(source, config, old)
+    ):
         infos = []
         for key in source.blocks(round_):
             new.objects.put(key, source.run.objects.get(key))
             infos.append(new.read_stored(key)[1])
-        pool += map(Taken.of, accepted.drop_columns(["embedding"]).to_pylist())
+        pool += map(AcceptedInstruction.of, accepted.drop_columns(["embedding"]).to_pylist())
         manifest["pool"] = len(source.seeds) + len(pool)
         new.commit_round(round_, infos, accepted, rejected, manifest)
-        before += len(former.accepted)
+        before += len(decisions.accepted)
     instances = kept = not_asked = 0
     blocks: list[ShardInfo] = []
     for number, (rows, known) in enumerate(_instance_blocks(source, config, pool)):
@@ -307,7 +317,7 @@ def _write_phases(
 
 
 def _instance_blocks(
-    source: _Source, config: RunConfig, pool: list[Taken]
+    source: _Source, config: RunConfig, pool: list[AcceptedInstruction]
 ) -> Iterator[tuple[list[dict[str, Any]], int]]:
     """Rows of `WRITTEN` for the pool, block by block: the stored ones, or that none was asked for.
 
@@ -315,28 +325,31 @@ def _instance_blocks(
 
     Both pools are in the order of the candidates, so one pass over the stored rows is enough.
     """
-    ids = {taken.id for taken in pool}
+    ids = {instruction.id for instruction in pool}
     stored = (row for row in source.written() if row["id"] in ids)
     upcoming = next(stored, None)
-    sets = forbidden(config, source.sets) if source.sets else None
+    sets = excluded_texts(config, source.sets) if source.sets else None
     size = config.instances.block_size
     for start in range(0, len(pool), size):
         block = start // size
         rows, known = [], 0
-        for index, taken in enumerate(pool[start : start + size], start):
-            if upcoming is not None and upcoming["id"] == taken.id:
-                rows.append(_retaken(config, upcoming, taken, sets) | {"block": block})
+        for index, instruction in enumerate(pool[start : start + size], start):
+            if upcoming is not None and upcoming["id"] == instruction.id:
+                rows.append(_retaken(config, upcoming, instruction, sets) | {"block": block})
                 known += 1
                 upcoming = next(stored, None)
             else:
                 seed = derive_seed(config.seed, "instances", 0, index)
-                rows.append(_not_asked(config, block, taken, seed, sets))
+                rows.append(_not_asked(config, block, instruction, seed, sets))
         yield rows, known
     assert upcoming is None, "instances of a kept instruction were lost"
 
 
 def _retaken(
-    config: RunConfig, row: dict[str, Any], taken: Taken, sets: Forbidden | None
+    config: RunConfig,
+    row: dict[str, Any],
+    instruction: AcceptedInstruction,
+    sets: ExcludedTexts | None,
 ) -> dict[str, Any]:
     """A stored row with its instances decided anew: evaluation sets go by the new threshold."""
     kept, rejected = instances_of(
@@ -345,26 +358,30 @@ def _retaken(
         row["is_classification"],
         row["text"],
         row["finish_reason"],
-        taken.given,
+        instruction.given,
         sets,
     )
     return row | {"instances": kept, "rejected": rejected}
 
 
 def _not_asked(
-    config: RunConfig, block: int, taken: Taken, seed: int, sets: Forbidden | None
+    config: RunConfig,
+    block: int,
+    instruction: AcceptedInstruction,
+    seed: int,
+    sets: ExcludedTexts | None,
 ) -> dict[str, Any]:
     """A row for an instruction newly accepted: with the instance that came with it, or none."""
-    reason = GIVEN if taken.given else NOT_ASKED
-    by_prompt = bool(taken.given) or config.classification.method == "prompt"
-    is_classification = by_prompt and taken.classification_prompt
+    reason = GIVEN if instruction.given else NOT_ASKED
+    by_prompt = bool(instruction.given) or config.classification.method == "prompt"
+    is_classification = by_prompt and instruction.classification_prompt
     kept, rejected = instances_of(
-        config, taken.instruction, is_classification, "", reason, taken.given, sets
+        config, instruction.instruction, is_classification, "", reason, instruction.given, sets
     )
     return {
         "block": block,
-        "id": taken.id,
-        "instruction": taken.instruction,
+        "id": instruction.id,
+        "instruction": instruction.instruction,
         "seed": seed,
         "is_classification": is_classification,
         "text": "",

@@ -17,7 +17,7 @@ from ray_si.dedup import Deduplicator, DedupResult, Duplicate
 from ray_si.pipeline.decisions import Usable, embeddings_of, instruction_id, texts_of
 
 
-class Former:
+class StoredDecisions:
     """What a run decided in one round, by candidate id: accepted and rejected rows, embeddings."""
 
     def __init__(self, accepted: pa.Table, rejected: pa.Table) -> None:
@@ -45,19 +45,21 @@ class StoredCosines:
     not suffice, is noted in ``undecided``, by candidate id.
     """
 
-    def __init__(self, rounds: Iterable[Former], limit: float, *, same_limit: bool) -> None:
+    def __init__(
+        self, rounds: Iterable[StoredDecisions], limit: float, *, same_limit: bool
+    ) -> None:
         self._limit, self._same_limit = limit, same_limit
         self.undecided: list[str] = []
         self._intact = True  # the pool is all that it was
         self._vectors: dict[str, np.ndarray] = {}
         matches: dict[str, None] = {}
         embeddings: dict[str, np.ndarray] = {}
-        for former in rounds:
+        for decisions in rounds:
             embeddings |= {
-                former.accepted[id_]["instruction"]: vector
-                for id_, vector in former.embeddings.items()
+                decisions.accepted[id_]["instruction"]: vector
+                for id_, vector in decisions.embeddings.items()
             }
-            refused = (row for row in former.rejected.values() if row["reason"] == "cosine")
+            refused = (row for row in decisions.rejected.values() if row["reason"] == "cosine")
             matches |= dict.fromkeys(row["match"] for row in refused)
         axes = [text for text in matches if text not in embeddings]
         width = max((len(vector) for vector in embeddings.values()), default=0)
@@ -73,39 +75,41 @@ class StoredCosines:
         """The vectors of texts of the pool, float32, shape (n, dimension)."""
         return np.stack([self._vectors.get(text, self._zero) for text in texts])
 
-    def filter(self, gate: Deduplicator, usable: Usable, former: Former, room: int) -> DedupResult:
+    def filter(
+        self, gate: Deduplicator, usable: Usable, decisions: StoredDecisions, room: int
+    ) -> DedupResult:
         """The gate's result on a round, of which the first ``room`` are accepted."""
         ids = [instruction_id(row["request_id"], item.position) for row, item in usable]
         if not ids:
             return gate.filter([])
-        vectors = np.stack([self._vector(id_, former) for id_ in ids])
+        vectors = np.stack([self._vector(id_, decisions) for id_ in ids])
         result = gate.filter(texts_of(usable), vectors)
         for k, i in enumerate(result.accepted):
-            row = former.accepted.get(ids[i])
-            late = former.rejected.get(ids[i], {}).get("reason") == "target_reached"
+            row = decisions.accepted.get(ids[i])
+            late = decisions.rejected.get(ids[i], {}).get("reason") == "target_reached"
             if row is not None and row["cosine"] is not None and row["cosine"] <= self._limit:
                 continue
             if not (late and k >= room and self._same_limit):
                 self.undecided.append(ids[i])
-        refused = [self._explained(duplicate, ids, former) for duplicate in result.rejected]
+        refused = [self._explained(duplicate, ids, decisions) for duplicate in result.rejected]
         return replace(result, rejected=refused)
 
-    def known(self, accepted: pa.Table, former: Former) -> list[float | None]:
+    def known(self, accepted: pa.Table, decisions: StoredDecisions) -> list[float | None]:
         """Each accepted row's highest cosine; None where it can no longer be known."""
         ids = accepted["id"].to_pylist()
-        self._intact = self._intact and ids == list(former.accepted)
-        stored = [former.accepted[id_]["cosine"] for id_ in ids]
+        self._intact = self._intact and ids == list(decisions.accepted)
+        stored = [decisions.accepted[id_]["cosine"] for id_ in ids]
         found = accepted["cosine"].to_pylist()
         pairs = zip(stored, found, strict=True)
         return [before if self._intact or before == now else None for before, now in pairs]
 
-    def _vector(self, id_: str, former: Former) -> np.ndarray:
-        if id_ in former.accepted:
-            text = former.accepted[id_]["instruction"]
-        elif id_ not in former.rejected:
+    def _vector(self, id_: str, decisions: StoredDecisions) -> np.ndarray:
+        if id_ in decisions.accepted:
+            text = decisions.accepted[id_]["instruction"]
+        elif id_ not in decisions.rejected:
             return self._zero
         else:
-            row = former.rejected[id_]
+            row = decisions.rejected[id_]
             text = row["text"]
             if row["reason"] == "cosine":
                 text = row["match"] if row["score"] > self._limit else None
@@ -113,14 +117,16 @@ class StoredCosines:
                 return self._zero
         return self._vectors.get(text, self._zero)
 
-    def _explained(self, duplicate: Duplicate, ids: list[str], former: Former) -> Duplicate:
+    def _explained(
+        self, duplicate: Duplicate, ids: list[str], decisions: StoredDecisions
+    ) -> Duplicate:
         if duplicate.reason != "cosine":
             return duplicate
         id_ = ids[duplicate.index]
-        row = former.rejected.get(id_)
+        row = decisions.rejected.get(id_)
         if row is not None and row["reason"] == "cosine" and row["match"] == duplicate.match:
             return replace(duplicate, score=row["score"])
-        before = former.accepted.get(id_, {}).get("cosine")
+        before = decisions.accepted.get(id_, {}).get("cosine")
         if before is None or duplicate.score < before:  # a seed task may be nearer
             self.undecided.append(id_)
         return duplicate

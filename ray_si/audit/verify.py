@@ -11,13 +11,13 @@ from ray_si.config import RunConfig, fingerprint_of
 from ray_si.config.file import parse_config
 from ray_si.errors import ConfigError, DamageError, RunError
 from ray_si.export.rows import recount, shard_tables, suffixes
-from ray_si.pipeline.contamination import forbidden
+from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.decisions import (
     COMPLETION_NULLABLE,
     GIVEN,
     NOT_ASKED,
     WRITTEN,
-    Taken,
+    AcceptedInstruction,
     instances_of,
 )
 from ray_si.run.audit import Audit, Check
@@ -64,7 +64,7 @@ class Verification:
         seeds = audit.table("seeds.parquet", SEEDS, header)
         tasks = [] if seeds is None else seeds_of(seeds)
         sets = self._sets(header, config)
-        self._forbidden = forbidden(config, sets) if sets else None
+        self._excluded = excluded_texts(config, sets) if sets else None
         rounds = RoundAudit(config, audit, tasks, sets or [], self._regated)
         if seeds is None or sets is None:
             rounds.stopped = 0
@@ -139,7 +139,9 @@ class Verification:
 
     # Instances ---------------------------------------------------------------------------------
 
-    def _instances(self, check: Check, config: RunConfig, pool: list[Taken]) -> int | None:
+    def _instances(
+        self, check: Check, config: RunConfig, pool: list[AcceptedInstruction]
+    ) -> int | None:
         """Check the blocks against the accepted instructions; the number of instances kept.
 
         None where a block is damaged or missing, or wrong in a way that others build on.
@@ -162,7 +164,7 @@ class Verification:
                 sound = False
                 continue
             part = pool[number * size : (number + 1) * size]
-            begins = table["id"].to_pylist() == [taken.id for taken in part[: table.num_rows]]
+            begins = table["id"].to_pylist() == [item.id for item in part[: table.num_rows]]
             if manifest is None and begins and table.num_rows < len(part):
                 check.notes.append(f"unfinished: {key} was cut short and will be written again")
                 continue
@@ -184,7 +186,7 @@ class Verification:
         key: str,
         number: int,
         table: pa.Table,
-        part: list[Taken],
+        part: list[AcceptedInstruction],
     ) -> int:
         """Check one block's rows against its instructions; the number of instances kept."""
         start = number * config.instances.block_size
@@ -222,7 +224,7 @@ class Verification:
                 row["text"],
                 row["finish_reason"],
                 source.given,
-                self._forbidden,
+                self._excluded,
             )
             if found != (row["instances"], row["rejected"]):
                 check.find(key, f"{id_} has other instances than its completion gives")

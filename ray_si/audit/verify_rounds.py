@@ -13,13 +13,13 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.dedup import CONTAMINATED, Deduplicator
 from ray_si.dedup.rouge import rouge_l
-from ray_si.pipeline.contamination import forbidden
+from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.decisions import (
     ACCEPTED,
     COMPLETION_NULLABLE,
     RAW,
     REJECTED,
-    Taken,
+    AcceptedInstruction,
     candidates_of,
     contaminated_by,
     embeddings_of,
@@ -57,7 +57,7 @@ class RoundAudit:
         regated: bool,
     ) -> None:
         self._config, self._audit, self._regated = config, audit, regated
-        self.pool: list[Taken] = []
+        self.pool: list[AcceptedInstruction] = []
         self.stopped: int | None = None
         self._requests = Check("requests")
         self._candidates = Check("candidates")
@@ -78,8 +78,8 @@ class RoundAudit:
         self._round_of: dict[str, int] = {}  # what may stand in later prompts, by id
         self._texts = set(texts)  # of the pool
         dedup = config.dedup
-        self._forbidden = forbidden(config, sets)
-        self._forbidden_texts = {(one.name, text) for one in sets for text in one.texts}
+        self._excluded = excluded_texts(config, sets)
+        self._evaluation_texts = {(one.name, text) for one in sets for text in one.texts}
         if not sets:
             self._sets.notes.append("the run has none")
         elif dedup.cosine is not None:
@@ -220,13 +220,13 @@ class RoundAudit:
     def _check_demonstrations(self, round_: int, raw: Rows) -> None:
         """Drawn anew from the pool of their time; where that is unknown, at least part of it."""
         folder, latest = round_folder(round_), round_ - 1 - self._config.bootstrap.lookahead
-        drawn = [] if self._prompting is None else self._prompting.asked(round_)
+        drawn = [] if self._prompting is None else self._prompting.requests(round_)
         expected = {
-            asked.request_id: (
-                asked.classification_only,
-                [source.id for source in asked.demonstrations],
+            request.request_id: (
+                request.classification_only,
+                [source.id for source in request.demonstrations],
             )
-            for asked in drawn
+            for request in drawn
         }
         for row in raw:
             late = False
@@ -261,9 +261,9 @@ class RoundAudit:
         ask = [row | {"text": row["instruction"], "reason": None} for row in kept]
         ask += [row for row in left if row["reason"] in _BY_THE_GATE]
         ask.sort(key=_place)
-        if self._forbidden_texts:
+        if self._evaluation_texts:
             check.count += len(ask)
-        close = {match.index: match for match in self._forbidden.find([row["text"] for row in ask])}
+        close = {match.index: match for match in self._excluded.find([row["text"] for row in ask])}
         for i, row in enumerate(ask):
             where = self._parts["rejected" if row["reason"] else "accepted"]
             match = close.get(i)
@@ -280,7 +280,7 @@ class RoundAudit:
 
     def _check_contaminated_by_cosine(self, where: str, row: dict[str, Any]) -> None:
         limit, score = self._config.dedup.cosine, row["score"]
-        if (row["source"], row["match"]) not in self._forbidden_texts:
+        if (row["source"], row["match"]) not in self._evaluation_texts:
             self._sets.find(where, f"{_name(row)} matches what is in no evaluation set")
         elif limit is None or score is None or not limit < score <= 1 + 1e-5:
             self._sets.find(where, f"{_name(row)} is close to nothing in {row['source']}")
@@ -375,12 +375,12 @@ class RoundAudit:
         for row in kept:
             if row["id"] != _name(row) or row["round"] != round_:
                 self._candidates.find(key, f"{row['id']} has another id or round than its request")
-            self.pool.append(Taken.of(row))
+            self.pool.append(AcceptedInstruction.of(row))
             self._texts.add(row["instruction"])
             self._round_of[row["id"]] = round_
         if self._regated:  # its prompts came from the pool of another run
-            former = (row for row in left if row["reason"] in _BY_THE_GATE)
-            self._round_of |= {_name(row): round_ for row in former}
+            refused = (row for row in left if row["reason"] in _BY_THE_GATE)
+            self._round_of |= {_name(row): round_ for row in refused}
         target = self._config.target_instructions
         full = any(row["reason"] == "target_reached" for row in left)
         if len(self.pool) > target or (full and len(self.pool) < target):

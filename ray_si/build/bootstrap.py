@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_si.build.instances import Instances
+from ray_si.build.instances import InstancePhase
 from ray_si.build.stages import Ask, Task, write_blocks
 from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator, GuardedGate
@@ -25,7 +25,7 @@ from ray_si.pipeline.decisions import (
 )
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import Prompting, instruction_request
-from ray_si.pipeline.token_budget import Allowance
+from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import SeedTask
 from ray_si.run.run import Run, round_folder
 from ray_si.run.tokens import tokens_of
@@ -62,7 +62,7 @@ class CompleteRequests:
         return stored
 
 
-class Bootstrap:
+class BootstrapPhase:
     """Runs rounds from where the run stands until its target is reached, or a plateau.
 
     Commits happen in round order; what a round asks depends on committed ones only: see
@@ -78,11 +78,11 @@ class Bootstrap:
         gate: Deduplicator | GuardedGate,
         generators: Generators,
         reporter: Reporter,
-        allowance: Allowance,
-        instances: Instances,
+        token_budget: TokenBudget,
+        instances: InstancePhase,
     ) -> None:
         self._config, self._run, self._generators = config, run, generators
-        self._gate, self._reporter, self._allowance = gate, reporter, allowance
+        self._gate, self._reporter, self._token_budget = gate, reporter, token_budget
         self._instances = instances
         self._seeds = len(seeds)
         self._prompting = Prompting(config, seeds)
@@ -157,17 +157,17 @@ class Bootstrap:
         }
         work = CompleteRequests(folder, self._config)
         task = Task(
-            work, self._generators, self._run.location, (round_,), until=self._allowance.until
+            work, self._generators, self._run.location, (round_,), until=self._token_budget.until
         )
         while missing and not abandon.is_set():
             sizes = [block.num_rows for block in missing.values()]
-            granted = self._allowance.grant("bootstrap", sizes, order=round_, stop=abandon)
+            granted = self._token_budget.grant("bootstrap", sizes, order=round_, stop=abandon)
             if not granted:
-                raise self._allowance.error(self._standing())
+                raise self._token_budget.error(self._standing())
             blocks = list(missing.values())[:granted]
             for table, info in write_blocks(blocks, task, parallel_phases=True, stop=abandon):
                 del missing[table["block"][0].as_py()]
-                self._allowance.settle("bootstrap", table.num_rows, tokens_of(table))
+                self._token_budget.settle("bootstrap", table.num_rows, tokens_of(table))
                 stored.append((table, info))
         rows = [row for table, _ in stored for row in table.to_pylist()]
         rows.sort(key=lambda row: row["request_id"])

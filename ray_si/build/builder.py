@@ -58,10 +58,10 @@ def check(config: RunConfig) -> Inputs:
     an endpoint is asked for one token to each kind of request.
     """
     inputs = check_inputs(config)
-    longest = longest_requests(config, inputs.seeds)
+    requests = longest_requests(config, inputs.seeds)
     for generator in config.generators.values():
-        own = [item for item in longest if config.generator_for(item.purpose) is generator]
-        registry.check(generator.engine, generator.model, generator.engine_options(), own)
+        expected = [item for item in requests if config.generator_for(item.purpose) is generator]
+        registry.check(generator.engine, generator.model, generator.engine_options(), expected)
     if config.dedup.cosine is not None:
         registry.check_model(config.embedder.model)
     return inputs
@@ -157,16 +157,16 @@ def _write(
 ) -> None:
     """Phases 1 to 3, everything that needs the models."""
     from ray_si.build import checks as preflight, stages
-    from ray_si.build.bootstrap import Bootstrap
+    from ray_si.build.bootstrap import BootstrapPhase
     from ray_si.build.gate import open_gate
-    from ray_si.build.instances import Instances
+    from ray_si.build.instances import InstancePhase
     from ray_si.build.watch import Watcher
     from ray_si.dedup import warm_up
-    from ray_si.pipeline.token_budget import Allowance
+    from ray_si.pipeline.token_budget import TokenBudget
     from ray_si.serving.applications import Serving
     from ray_si.serving.background import in_thread
 
-    allowance = Allowance.of(config, run, inputs.seeds)
+    token_budget = TokenBudget.of(config, run, inputs.seeds)
 
     reporter = Reporter(listen)
     rounds = run.rounds()
@@ -197,14 +197,21 @@ def _write(
         run.create(inputs.seeds, inputs.sets)
         hold()
         stack.enter_context(Watcher(config, serving, reporter, run))
-        instances = Instances(config, run, serving.generators, reporter, allowance)
+        instances = InstancePhase(config, run, serving.generators, reporter, token_budget)
         stack.callback(instances.abandon)
         if bootstrap_left:
             if inputs.sets:
                 _announce(config, inputs, reporter)
             gate = stack.enter_context(open_gate(config, run, inputs.seeds, serving.encode))
-            phase = Bootstrap(
-                config, run, inputs.seeds, gate, serving.generators, reporter, allowance, instances
+            phase = BootstrapPhase(
+                config,
+                run,
+                inputs.seeds,
+                gate,
+                serving.generators,
+                reporter,
+                token_budget,
+                instances,
             )
             with _clock(seconds, "bootstrap"):
                 phase.run()

@@ -22,14 +22,14 @@ from ray_si.dedup.rouge_index import no_match
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.errors import GateError
-from ray_si.pipeline.contamination import forbidden
+from ray_si.pipeline.contamination import excluded_texts
 from ray_si.records import SeedTask
 from ray_si.run.run import Run
 
-Batch = tuple[Sequence[str], np.ndarray | None]
+EmbeddedTexts = tuple[Sequence[str], np.ndarray | None]
 """Texts and their normalized embeddings, shape (n, dimension), or None without a cosine gate."""
 
-Restore = Callable[[], Iterable[Batch]]
+Restore = Callable[[], Iterable[EmbeddedTexts]]
 """Yields everything that was put into the pool before the current batch, in order. Runs in a shard
 that replaces a dead one, so it must be picklable."""
 
@@ -60,7 +60,7 @@ class Shard:
         if first_id < size:
             raise GateError(f"only {first_id} of the pool's {size} texts could be read back")
 
-    def add(self, batch: Batch, first_id: int) -> None:
+    def add(self, batch: EmbeddedTexts, first_id: int) -> None:
         """Take this shard's texts of a batch whose ids begin with ``first_id``."""
         own = slice((self._number - first_id) % self._count, None, self._count)
         texts, embeddings = batch
@@ -258,7 +258,7 @@ def open_gate(
     """
     options = config.dedup
     texts = [seed.instruction for seed in seeds]
-    human: Batch = (texts, None if options.cosine is None else encode(texts))
+    human: EmbeddedTexts = (texts, None if options.cosine is None else encode(texts))
     settings: dict[str, Any] = {
         "rouge": options.rouge,
         "cosine": options.cosine,
@@ -280,13 +280,13 @@ def open_gate(
             gate.add(*batch)
         if config.decontaminate:
             encoder = None if options.cosine is None else encode
-            sets = forbidden(config, run.evaluation_sets(), encoder)
+            sets = excluded_texts(config, run.evaluation_sets(), encoder)
             yield GuardedGate(sets, gate.filter, encoder)
         else:
             yield gate
 
 
-def _committed(human: Batch, location: str) -> Iterator[Batch]:
+def _committed(human: EmbeddedTexts, location: str) -> Iterator[EmbeddedTexts]:
     """The pool as the run's manifests have it. Runs in a gate shard, too."""
     texts, embeddings = human
     yield texts, None if embeddings is None else EmbeddingIndex.normalize(embeddings)

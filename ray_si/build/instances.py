@@ -13,17 +13,17 @@ from ray_si.build.classify import Classified, classify
 from ray_si.build.stages import Ask, Task, write_blocks
 from ray_si.config import RunConfig
 from ray_si.engines.base import Completion
-from ray_si.pipeline.contamination import forbidden_of
+from ray_si.pipeline.contamination import excluded_texts_of_run
 from ray_si.pipeline.decisions import (
     GIVEN,
-    KEPT,
-    LEFT_OUT,
+    KEPT_INSTANCES,
+    REJECTED_INSTANCES,
     add_completions,
     instances_of,
 )
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import instance_request
-from ray_si.pipeline.token_budget import Allowance
+from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import Instance
 from ray_si.run.run import Run
 from ray_si.run.tokens import TOKEN_COLUMNS, tokens_of
@@ -69,7 +69,7 @@ class WriteInstances:
 
     def complete(self, block: pa.Table, answers: list[tuple[Classified, Completion]]) -> pa.Table:
         """An instance block: what was answered, parsed and filtered."""
-        forbidden = forbidden_of(self.config, self.location)
+        excluded = excluded_texts_of_run(self.config, self.location)
         kept, rejected = [], []
         for row, (classified, completion) in zip(block.to_pylist(), answers, strict=True):
             good, bad = instances_of(
@@ -79,7 +79,7 @@ class WriteInstances:
                 completion.text,
                 completion.finish_reason,
                 row["instance"] and Instance(**row["instance"]),
-                forbidden,
+                excluded,
             )
             kept.append(good)
             rejected.append(bad)
@@ -95,8 +95,8 @@ class WriteInstances:
         for name, values in columns.items():
             block = block.append_column(name, values)
         block = add_completions(block, [completion for _, completion in answers])
-        block = block.append_column("instances", pa.array(kept, KEPT))
-        return block.append_column("rejected", pa.array(rejected, LEFT_OUT))
+        block = block.append_column("instances", pa.array(kept, KEPT_INSTANCES))
+        return block.append_column("rejected", pa.array(rejected, REJECTED_INSTANCES))
 
     def summary(self, stored: pa.Table) -> pa.Table:
         """How many instances each instruction has, and the tokens it took."""
@@ -105,7 +105,7 @@ class WriteInstances:
         return pa.table({"block": stored["block"], "kept": pa.array(counts, pa.int64()), **tokens})
 
 
-class Instances:
+class InstancePhase:
     """Runs phases 2 and 3 over the accepted instructions that have no block yet.
 
     Blocks are consecutive accepted instructions in pool order, so each is known as soon as the
@@ -119,10 +119,10 @@ class Instances:
         run: Run,
         generators: Generators,
         reporter: Reporter,
-        allowance: Allowance,
+        token_budget: TokenBudget,
     ) -> None:
         self._config, self._run = config, run
-        self._generators, self._reporter, self._allowance = generators, reporter, allowance
+        self._generators, self._reporter, self._token_budget = generators, reporter, token_budget
         self._finished = run.finished_blocks("instances")
         self._rest = pa.table({})  # rows of the block that is not full yet
         self._cut = 0  # blocks that are
@@ -176,7 +176,7 @@ class Instances:
             if not self._ready:
                 break
             if self._done == before:
-                raise self._allowance.error(
+                raise self._token_budget.error(
                     f"{self._done} of {self._total} instructions have their instances, which are "
                     "kept"
                 )
@@ -202,10 +202,12 @@ class Instances:
         self._report()
         work = WriteInstances(self._config, self._run.location)
         first = (_FIRST if self._is_running else _LAST,)
-        task = Task(work, self._generators, self._run.location, first, until=self._allowance.until)
+        task = Task(
+            work, self._generators, self._run.location, first, until=self._token_budget.until
+        )
         while missing and not self._abandon.is_set():
             sizes = [block.num_rows for block in missing.values()]
-            granted = self._allowance.grant("instances", sizes, order=order, stop=self._abandon)
+            granted = self._token_budget.grant("instances", sizes, order=order, stop=self._abandon)
             if not granted:
                 with self._lock:
                     self._ready += missing.items()
@@ -213,7 +215,7 @@ class Instances:
             now = [self._to_write(*item) for item in list(missing.items())[:granted]]
             for table, info in write_blocks(now, task, parallel_phases=False, stop=self._abandon):
                 del missing[table["block"][0].as_py()]
-                self._allowance.settle("instances", table.num_rows, tokens_of(table))
+                self._token_budget.settle("instances", table.num_rows, tokens_of(table))
                 self._count(table.num_rows, sum(table["kept"].to_pylist()), info)
                 self._report()
 

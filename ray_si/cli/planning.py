@@ -39,12 +39,12 @@ def preview(
     a few that were kept. The model is loaded once, in this process, without Ray.
     """
     with errors_as_exits(), interruptible("nothing was written"):
-        from ray_si.planning.preview import Trial
+        from ray_si.planning.preview import DryRun
 
         started = time.monotonic()
-        trial = Trial(load_config(config, set_ or []), _note)
-        decided = trial.decide(trial.ask(prompts, each_kind=True))
-        written = trial.write(decided.taken[:instances])
+        dry_run = DryRun(load_config(config, set_ or []), _note)
+        decided = dry_run.decide(dry_run.ask(prompts, each_kind=True))
+        written = dry_run.write(decided.accepted[:instances])
         if as_json:
             found = {
                 "prompts": [asdict(item) for item in decided.answered],
@@ -80,10 +80,10 @@ def estimate(
     """
     with errors_as_exits(), interruptible("nothing was written"):
         from ray_si.planning.estimate import extrapolate, take_sample
-        from ray_si.planning.preview import Trial
+        from ray_si.planning.preview import DryRun
 
         settings = load_config(config, set_ or [])
-        found = extrapolate(take_sample(Trial(settings, _note), sample, instances), settings)
+        found = extrapolate(take_sample(DryRun(settings, _note), sample, instances), settings)
         if as_json:
             typer.echo(json.dumps(found.as_dict(), indent=2))
         else:

@@ -17,10 +17,10 @@ from ray_si.records import Prompt
 
 if TYPE_CHECKING:
     from ray_si.planning.estimate import Estimate, Range
-    from ray_si.planning.preview import Answered, Line, Written
+    from ray_si.planning.preview import AnsweredPrompt, Line, Written
 
 
-def print_preview(answered: list[Answered], written: list[Written], seconds: float) -> None:
+def print_preview(answered: list[AnsweredPrompt], written: list[Written], seconds: float) -> None:
     """Prompts, completions, and what became of each line."""
     out = console()
     for number, item in enumerate(answered, 1):

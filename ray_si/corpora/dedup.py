@@ -17,14 +17,14 @@ from ray_si.dedup import Deduplicator, Duplicate
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, CorpusError
 from ray_si.pipeline.progress import DedupProgress
-from ray_si.storage.corpus import Batch, Corpus, format_of, open_corpus
+from ray_si.storage.corpus import Corpus, CorpusBatch, format_of, open_corpus
 from ray_si.storage.corpus_writer import JsonlWriter, ParquetWriter, open_writer
 from ray_si.storage.files import File, locate, staged
 
 if TYPE_CHECKING:
     from ray_si.build.gate import ShardedDeduplicator
 
-REJECTED = pa.schema(
+REJECTED_TEXTS = pa.schema(
     [
         ("text", pa.string()),
         ("reason", pa.string()),
@@ -44,8 +44,6 @@ REJECTED = pa.schema(
 _BATCH_ROWS = 10_000
 _BATCH_ROWS_EMBEDDED = 500
 """Fewer where a model reads them, so that progress shows every few seconds."""
-
-Listener = Callable[[DedupProgress], None]
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,13 @@ def dedup_files(
     embedder: str = "all-minilm-l6-v2",
     address: str | None = None,
     overwrite: bool = False,
-    listen: Listener = lambda progress: None,
+    listen: Callable[[DedupProgress], None] = lambda progress: None,
 ) -> DedupReport:
     """Copy the rows of ``inputs`` that resemble no earlier one, and nothing in ``against``.
 
     All inputs and ``out`` are of one kind, JSONL or Parquet, local or ``s3://``. The rows kept stay
     in order and unchanged (JSONL: byte for byte); the others go to ``<stem>.rejected.<ext>`` beside
-    ``out`` as `REJECTED` says. Both files appear when all is done, or neither. Texts are in
+    ``out`` as `REJECTED_TEXTS` says. Both files appear when all is done, or neither. Texts are in
     ``text_field``, in ``against`` files also in "instruction". ``cosine`` None switches that gate
     off. More than one shard needs Ray, at ``address``. Memory holds a batch and the gate's pool.
 
@@ -108,7 +106,7 @@ def dedup_files(
                 for batch in corpus.batches(rows):
                     gate.add(batch.texts, source=corpus.file.location)
             with (
-                closing(open_writer(paths[0], targets[0].location, REJECTED)) as rejected,
+                closing(open_writer(paths[0], targets[0].location, REJECTED_TEXTS)) as rejected,
                 closing(open_writer(paths[1], out, corpora[0].schema)) as kept,
             ):
                 for corpus in corpora:
@@ -208,7 +206,7 @@ def _gate(
 
 def _filter(
     gate: Deduplicator | ShardedDeduplicator,
-    batch: Batch,
+    batch: CorpusBatch,
     corpus: Corpus,
     kept: JsonlWriter | ParquetWriter,
     rejected: JsonlWriter | ParquetWriter,
@@ -237,7 +235,7 @@ def _filter(
 class _Tally:
     """Counts rows, and tells the listener."""
 
-    def __init__(self, listen: Listener, total: int) -> None:
+    def __init__(self, listen: Callable[[DedupProgress], None], total: int) -> None:
         self.now = DedupProgress(total=total)
         self.reasons: Counter[str] = Counter()
         self._listen = listen

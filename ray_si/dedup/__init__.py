@@ -2,12 +2,13 @@
 
 A library of its own: nothing here knows of the rest of ray_si.
 
-`RougeIndex` and `EmbeddingIndex` search, `Deduplicator` decides, `Forbidden` keeps test sets out.
+`RougeIndex` and `EmbeddingIndex` search, `Deduplicator` decides, `ExcludedTexts` keeps evaluation
+sets out.
 """
 
 from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Neighbours, warm_up
 from ray_si.dedup.embedding_index import EmbeddingIndex
-from ray_si.dedup.forbidden import CONTAMINATED, Forbidden, GuardedGate, decide_rest
+from ray_si.dedup.exclusions import CONTAMINATED, ExcludedTexts, GuardedGate, decide_rest
 from ray_si.dedup.rouge_index import RougeIndex, Similar
 
 __all__ = [
@@ -16,7 +17,7 @@ __all__ = [
     "Deduplicator",
     "Duplicate",
     "EmbeddingIndex",
-    "Forbidden",
+    "ExcludedTexts",
     "GuardedGate",
     "Neighbours",
     "RougeIndex",

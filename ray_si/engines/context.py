@@ -18,7 +18,7 @@ _TURN = 16
 """Tokens that a chat template adds to a turn, generously."""
 
 
-def check_context(folder: Path, longest: Sequence[Request], context: int | None = None) -> None:
+def check_context(folder: Path, requests: Sequence[Request], context: int | None = None) -> None:
     """Raise EngineError where one of these requests exceeds the context with its completion.
 
     ``folder`` holds the model's config.json, and its tokenizer.json if there is one: without,
@@ -29,7 +29,7 @@ def check_context(folder: Path, longest: Sequence[Request], context: int | None 
     if context is None:
         return
     count = _counter(folder / "tokenizer.json")
-    for request in longest:
+    for request in requests:
         prompt, written = count(request), request.sampling.max_tokens
         if prompt + written > context:
             raise EngineError(

@@ -37,12 +37,12 @@ def check(
     engine: str,
     model: str | None,
     options: dict[str, Any] | None = None,
-    longest: Sequence[Request] = (),
+    requests: Sequence[Request] = (),
 ) -> None:
     """Raise EngineError with what to do if this engine, model or option cannot be used here.
 
-    ``longest`` are the longest requests to expect, one of each purpose. Nothing is loaded; a hub is
-    asked for the model's configuration only, an endpoint for one token to each of these.
+    ``requests`` are the longest requests to expect, one of each purpose. Nothing is loaded; a hub
+    is asked for the model's configuration only, an endpoint for one token to each of these.
     """
     if engine not in ENGINES:
         raise EngineError(f"there is no engine {engine!r}; choose from {', '.join(ENGINES)}")
@@ -60,10 +60,10 @@ def check(
 
         endpoint = OpenAIEngine(model, **options or {})
         with ThreadPoolExecutor(1) as thread:  # the caller's own may run an event loop already
-            thread.submit(asyncio.run, endpoint.trial(longest)).result()
+            thread.submit(asyncio.run, endpoint.trial(requests)).result()
     else:
         folder = check_model(model)
-        check_context(folder, longest, (options or {}).get("max_model_len"))
+        check_context(folder, requests, (options or {}).get("max_model_len"))
 
 
 def check_model(model: str | None) -> Path:

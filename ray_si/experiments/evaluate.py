@@ -65,9 +65,6 @@ class EvaluationProgress:
     note: str = ""
 
 
-Listen = Callable[[EvaluationProgress], None]
-
-
 def evaluate(
     models: Mapping[str, str],
     tasks: Sequence[str],
@@ -76,7 +73,7 @@ def evaluate(
     *,
     seeds: str = BUNDLED,
     address: str | None = None,
-    listen: Listen = lambda progress: None,
+    listen: Callable[[EvaluationProgress], None] = lambda progress: None,
 ) -> dict[str, Any]:
     """Ask every model (name -> model) every task, and write the comparison to ``location``.
 
@@ -204,7 +201,7 @@ def _answer_all(
     examples: Sequence[Example],
     config: EvaluateConfig,
     address: str | None,
-    listen: Listen,
+    listen: Callable[[EvaluationProgress], None],
 ) -> dict[str, list[dict[str, Any]]]:
     """Answers of every model, in the order of the examples, asking what is not stored yet."""
     if len({member.slug for member in members}) < len(members):
@@ -232,7 +229,7 @@ def _ask(
     done: int,
     config: EvaluateConfig,
     is_ours: bool,
-    listen: Listen,
+    listen: Callable[[EvaluationProgress], None],
 ) -> None:
     total = done + sum(block.num_rows for block in blocks)
     listen(EvaluationProgress(member.name, done, total, "loading the model"))

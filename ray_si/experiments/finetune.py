@@ -57,16 +57,13 @@ class Finetuned:
     result: dict[str, Any]
 
 
-Listen = Callable[[TrainingProgress], None]
-
-
 def finetune(
     run_location: str,
     to: str,
     settings: Training,
     *,
     address: str | None = None,
-    listen: Listen = lambda progress: None,
+    listen: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> Finetuned:
     """Tune ``settings.model`` on the rows of a finished run; called again, it goes on.
 
@@ -299,7 +296,9 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _watched(job: Job, settings: Training, listen: Listen) -> Iterator[None]:
+def _watched(
+    job: Job, settings: Training, listen: Callable[[TrainingProgress], None]
+) -> Iterator[None]:
     """Report the steps that metrics.jsonl shows while the block runs."""
     done = threading.Event()
 

@@ -27,8 +27,8 @@ from ray_si.training.comparison import to_markdown
 from ray_si.training.config import Training
 from ray_si.training.tasks import BUNDLED, load_examples, split_seeds
 
-Listen = Callable[[str, Progress | TrainingProgress | EvaluationProgress], None]
-"""Takes the part ("build", "training", "evaluation") and its progress."""
+LoopProgress = Progress | TrainingProgress | EvaluationProgress
+"""Of the part of a loop that runs: "build", "training" or "evaluation"."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run_loop(
     *,
     tasks: list[str] | None = None,
     address: str | None = None,
-    listen: Listen = lambda part, progress: None,
+    listen: Callable[[str, LoopProgress], None] = lambda part, progress: None,
 ) -> dict[str, Any]:
     """Build, fine-tune and evaluate into ``to``/build, /training and /evaluation; goes on if cut.
 

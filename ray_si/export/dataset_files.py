@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray_si.errors import ConfigError, RunError
 from ray_si.export.shard_files import KINDS
+from ray_si.records import StepListener
 from ray_si.run.run import Run
 from ray_si.storage.base import Objects
 from ray_si.storage.objects import open_objects
@@ -53,7 +54,7 @@ class DatasetFiles:
             return self.card
         return read_named(self.objects, self.location, info, self.manifest)
 
-    def check(self, listen: Callable[[str, int, int], None] = lambda *step: None) -> None:
+    def check(self, listen: StepListener = lambda *step: None) -> None:
         """Read everything once; RunError where something is missing or damaged."""
         for done, info in enumerate(self.files, 1):
             self.read(info)

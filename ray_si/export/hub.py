@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -27,6 +26,7 @@ from ray_si._version import __version__
 from ray_si.errors import HubError
 from ray_si.export.dataset_files import CARD, DatasetFiles
 from ray_si.export.hub_errors import translated
+from ray_si.records import StepListener
 
 _MAIN = "main"
 _KIND = "dataset"
@@ -88,7 +88,7 @@ class Hub:
         message: str | None = None,
         branch: str = _MAIN,
         private: bool = False,
-        listen: Callable[[str, int, int], None] = lambda *step: None,
+        listen: StepListener = lambda *step: None,
     ) -> Pushed:
         """Put the files there in one commit; until then nothing of them shows.
 
@@ -159,7 +159,7 @@ class Hub:
             raise HubError(f"{self.host} refuses the card {CARD}: {said or error}") from error
 
     def _upload(
-        self, files: DatasetFiles, branch: str, listen: Callable[[str, int, int], None]
+        self, files: DatasetFiles, branch: str, listen: StepListener
     ) -> list[CommitOperationAdd]:
         additions: list[CommitOperationAdd] = []
         for group in files.groups():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from ray_si.config import RunConfig
-from ray_si.dedup import Forbidden
+from ray_si.dedup import ExcludedTexts
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.tokens import Tokenizer, tokenize
 from ray_si.errors import ConfigError
@@ -33,19 +33,19 @@ def checked_sets(config: RunConfig) -> list[EvaluationSet]:
     return sets
 
 
-def forbidden(
+def excluded_texts(
     config: RunConfig, sets: Sequence[EvaluationSet], encode: Encoder | None = None
-) -> Forbidden:
+) -> ExcludedTexts:
     """The sets' texts under the thresholds of ``dedup``; without ``encode`` by ROUGE-L alone."""
     dedup = config.dedup
-    found = Forbidden(dedup.rouge, dedup.cosine if encode else None, tokenizer=dedup.tokenizer)
+    found = ExcludedTexts(dedup.rouge, dedup.cosine if encode else None, tokenizer=dedup.tokenizer)
     for one in sets:
         embeddings = encode(one.texts) if encode and dedup.cosine is not None else None
         found.add(one.texts, embeddings, source=one.name)
     return found
 
 
-def forbidden_of(config: RunConfig, location: str) -> Forbidden | None:
+def excluded_texts_of_run(config: RunConfig, location: str) -> ExcludedTexts | None:
     """What instances of the run there are held against, by ROUGE-L; None where there are no sets.
 
     Read once in a process, since Ray's workers ask for every block.
@@ -56,8 +56,10 @@ def forbidden_of(config: RunConfig, location: str) -> Forbidden | None:
 
 
 @lru_cache(maxsize=1)
-def _of_run(location: str, rouge: float, tokenizer: Tokenizer) -> Forbidden:
-    found = Forbidden(rouge, tokenizer=tokenizer, threads=1)  # a worker has other workers beside it
+def _of_run(location: str, rouge: float, tokenizer: Tokenizer) -> ExcludedTexts:
+    found = ExcludedTexts(
+        rouge, tokenizer=tokenizer, threads=1
+    )  # a worker has other workers beside it
     for one in Run.open(location).evaluation_sets():
         found.add(one.texts, source=one.name)
     return found
@@ -65,7 +67,7 @@ def _of_run(location: str, rouge: float, tokenizer: Tokenizer) -> Forbidden:
 
 def seeds_alike(config: RunConfig, seeds: Sequence[SeedTask], sets: Sequence[EvaluationSet]) -> str:
     """What to say of seed tasks that resemble an evaluation set, by ROUGE-L; "" where none does."""
-    found = forbidden(config, sets).find([seed.instruction for seed in seeds])
+    found = excluded_texts(config, sets).find([seed.instruction for seed in seeds])
     counts = Counter(match.source for match in found)
     named = ", ".join(f"{count} {name}" for name, count in counts.items())
     return (

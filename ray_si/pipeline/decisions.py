@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
-from ray_si.dedup import CONTAMINATED, DedupResult, Duplicate, Forbidden
+from ray_si.dedup import CONTAMINATED, DedupResult, Duplicate, ExcludedTexts
 from ray_si.engines.base import Completion
 from ray_si.export.rows import MOST_SIMILAR
 from ray_si.records import Instance
@@ -63,9 +63,9 @@ RAW = pa.schema(
 
 _TEXTS = [("input", pa.string()), ("output", pa.string())]
 INSTANCE = pa.struct(_TEXTS)
-KEPT = pa.list_(INSTANCE)
+KEPT_INSTANCES = pa.list_(INSTANCE)
 _WHY = [("match", pa.string()), ("score", pa.float64()), ("source", pa.string())]
-LEFT_OUT = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string()), *_WHY]))
+REJECTED_INSTANCES = pa.list_(pa.struct([*_TEXTS, ("reason", pa.string()), *_WHY]))
 
 ACCEPTED = pa.schema(
     [
@@ -119,8 +119,8 @@ WRITTEN = pa.schema(
         ("classification_prompt_tokens", pa.int64()),
         ("classification_completion_tokens", pa.int64()),
         *COMPLETION_COLUMNS,
-        ("instances", KEPT),
-        ("rejected", LEFT_OUT),
+        ("instances", KEPT_INSTANCES),
+        ("rejected", REJECTED_INSTANCES),
     ]
 )
 """An instance block: instructions, what the model said of them, and what is kept of that."""
@@ -140,7 +140,7 @@ def add_completions(table: pa.Table, completions: list[Completion]) -> pa.Table:
     return table
 
 
-class Taken(NamedTuple):
+class AcceptedInstruction(NamedTuple):
     """An accepted instruction, as far as the phases after the gate go by it."""
 
     id: str
@@ -149,7 +149,7 @@ class Taken(NamedTuple):
     given: Instance | None
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> Taken:
+    def of(cls, row: dict[str, Any]) -> AcceptedInstruction:
         """From a row of `ACCEPTED`."""
         given = row["instance"] and Instance(**row["instance"])
         return cls(row["id"], row["instruction"], row["classification_prompt"], given)
@@ -345,15 +345,15 @@ def instances_of(
     text: str,
     finish_reason: str,
     given: Instance | None = None,
-    forbidden: Forbidden | None = None,
+    excluded: ExcludedTexts | None = None,
 ) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
     """The instances that one completion gives its instruction: kept, and rejected with reasons.
 
     ``given`` came with the instruction, and is all there is where the finish reason is `GIVEN`.
-    What resembles a ``forbidden`` text, by ROUGE-L, is left out before the filters see it.
+    What resembles an ``excluded`` text, by ROUGE-L, is left out before the filters see it.
     """
     if finish_reason == NOT_ASKED:
-        return [], [_left_out("", "", NOT_ASKED)]
+        return [], [_rejected_instance("", "", NOT_ASKED)]
     if finish_reason == GIVEN:
         parsed = [given] if given else []
     else:
@@ -361,7 +361,7 @@ def instances_of(
         parsed = parse_instances(
             text, finish_reason, output_first=is_classification, headings=headings
         )
-    instances, rejected = _uncontaminated(instruction, parsed, forbidden)
+    instances, rejected = _uncontaminated(instruction, parsed, excluded)
     filtered = filter_instances(
         instruction,
         instances,
@@ -369,34 +369,36 @@ def instances_of(
         quality=config.instances.quality_filters,
         is_classification=is_classification,
     )
-    rejected += [_left_out(one.input, one.output, reason) for one, reason in filtered.rejected]
+    rejected += [
+        _rejected_instance(one.input, one.output, reason) for one, reason in filtered.rejected
+    ]
     if not parsed:
         reason = FAILURES.get(finish_reason, "no_instance")
-        rejected.append(_left_out("", text, reason))
+        rejected.append(_rejected_instance("", text, reason))
     return [asdict(instance) for instance in filtered.kept], rejected
 
 
 def _uncontaminated(
-    instruction: str, parsed: list[Instance], forbidden: Forbidden | None
+    instruction: str, parsed: list[Instance], excluded: ExcludedTexts | None
 ) -> tuple[list[Instance], list[dict[str, Any]]]:
-    """The instances that resemble nothing forbidden, and rows of `LEFT_OUT` for the others."""
-    if forbidden is None:
+    """The instances that resemble no excluded text, and `REJECTED_INSTANCES` for the others."""
+    if excluded is None:
         return parsed, []
     texts = [texts_of_instance(instruction, instance.input) for instance in parsed]
     owner = [i for i, part in enumerate(texts) for _ in part]
     nearest: dict[int, Duplicate] = {}
-    for match in forbidden.find([text for part in texts for text in part]):
+    for match in excluded.find([text for part in texts for text in part]):
         i = owner[match.index]
         if i not in nearest or match.score > nearest[i].score:
             nearest[i] = match
     rejected = [
-        _left_out(parsed[i].input, parsed[i].output, m.reason, m.match, m.score, m.source)
+        _rejected_instance(parsed[i].input, parsed[i].output, m.reason, m.match, m.score, m.source)
         for i, m in nearest.items()
     ]
     return [instance for i, instance in enumerate(parsed) if i not in nearest], rejected
 
 
-def _left_out(
+def _rejected_instance(
     input_: str,
     output: str,
     reason: str,

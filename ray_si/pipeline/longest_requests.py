@@ -24,7 +24,7 @@ def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Reque
     limit = config.bootstrap.max_words
     machine = " ".join((words * (limit // max(1, len(words)) + 1))[:limit])
     return [
-        instruction_request(config, Prompting(config, seeds).longest(), 0),
+        instruction_request(config, Prompting(config, seeds).longest_prompt(), 0),
         classification_request(config, machine, 0),
         instance_request(config, machine, False, 0),
         instance_request(config, machine, True, 0),

@@ -42,7 +42,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptRequest:
     """One request of a round, before its prompt is rendered."""
 
     index: int
@@ -106,7 +106,7 @@ class Prompting:
             assert vectors is not None, "accepted instructions have no embeddings"
             self._embeddings.append(vectors)
 
-    def asked(self, round_: int) -> list[Asked]:
+    def requests(self, round_: int) -> list[PromptRequest]:
         """Every request of a round, in order."""
         options = self._config.bootstrap
         size = self._seen(round_)
@@ -115,7 +115,7 @@ class Prompting:
         if (clusters := self._clusters(round_, size)) is not None:
             for only, pool in self._usable.items():
                 regions[only] = _regions(pool[: counts[only]], clusters)
-        asked = []
+        requests = []
         for index in range(options.prompts_per_round):
             only = self.is_classification_only(index)
             seed = derive_seed(self._config.seed, "instructions", round_, index)
@@ -133,20 +133,20 @@ class Prompting:
                 else self._at(self._usable[only][d.index])
                 for d in drawn
             ]
-            asked.append(Asked(index, f"r{round_:05d}-{index:05d}", seed, only, sources))
-        return asked
+            requests.append(PromptRequest(index, f"r{round_:05d}-{index:05d}", seed, only, sources))
+        return requests
 
     def is_classification_only(self, index: int) -> bool:
         """Whether the request with this index in its round is for classification tasks only."""
         share = self._config.bootstrap.classification_share
         return int((index + 1) * share) > int(index * share)
 
-    def render(self, asked: Asked) -> RenderedPrompt:
+    def render(self, request: PromptRequest) -> RenderedPrompt:
         """The prompt of a request."""
-        config, examples = self._config, [source.example for source in asked.demonstrations]
+        config, examples = self._config, [source.example for source in request.demonstrations]
         options: dict[str, Any] = {
             "style": config.generator.prompt_style,
-            "classification_only": asked.classification_only,
+            "classification_only": request.classification_only,
             "new": config.bootstrap.new_instructions,
             "templates": config.prompts,
         }
@@ -154,7 +154,7 @@ class Prompting:
             return joint_prompt(examples, **options, headings=config.language.as_headings())
         return instruction_prompt([example.instruction for example in examples], **options)
 
-    def longest(self) -> RenderedPrompt:
+    def longest_prompt(self) -> RenderedPrompt:
         """About as long a prompt as a round may have.
 
         The longest seed tasks that may stand in one; the model's own instructions have as many
@@ -167,20 +167,20 @@ class Prompting:
         machine = Source("", Example(own, human[0].example.instance if human else None), only)
         count = min(options.machine_demonstrations, options.demonstrations)
         sources = human[: options.demonstrations - count] + [machine] * count
-        return self.render(Asked(0, "", 0, only, sources))
+        return self.render(PromptRequest(0, "", 0, only, sources))
 
     def rows(self, round_: int) -> list[dict[str, Any]]:
         """A row for every request of a round: what its raw block keeps, its prompt and stops."""
         rows = []
-        for asked in self.asked(round_):
-            prompt = self.render(asked)
+        for request in self.requests(round_):
+            prompt = self.render(request)
             rows.append(
                 {
-                    "block": asked.index // self._config.bootstrap.block_size,
-                    "request_id": asked.request_id,
-                    "seed": asked.seed,
-                    "classification_prompt": asked.classification_only,
-                    "demonstrations": [source.id for source in asked.demonstrations],
+                    "block": request.index // self._config.bootstrap.block_size,
+                    "request_id": request.request_id,
+                    "seed": request.seed,
+                    "classification_prompt": request.classification_only,
+                    "demonstrations": [source.id for source in request.demonstrations],
                     "prompt": json.dumps(prompt.prompt),
                     "stop": list(prompt.stop),
                 }

@@ -57,7 +57,7 @@ class _Phase:
         return _Amount(tokens.prompt + tokens.completion, dollars)
 
 
-class Allowance:
+class TokenBudget:
     """Grants blocks of requests, and learns from each what its phase's rows cost.
 
     A block is granted if what is spent, what the granted blocks that still run are expected to
@@ -81,7 +81,7 @@ class Allowance:
         self._settled = threading.Condition()
 
     @classmethod
-    def of(cls, config: RunConfig, run: Run, seeds: list[SeedTask]) -> Allowance:
+    def of(cls, config: RunConfig, run: Run, seeds: list[SeedTask]) -> TokenBudget:
         """That of a run, wherever it stands; BudgetError where its budget is spent already."""
         is_limited = config.budget.tokens or config.budget.dollars
         already = spent(run) if is_limited and run.exists else {}
@@ -99,10 +99,10 @@ class Allowance:
                 worst["classification"] + written, config.instances_by.prices or Prices()
             ),
         }
-        allowance = cls(config.budget, rates, already)
-        if not allowance._is_any_left():
-            raise allowance.error("what is finished is kept")
-        return allowance
+        token_budget = cls(config.budget, rates, already)
+        if not token_budget._is_any_left():
+            raise token_budget.error("what is finished is kept")
+        return token_budget
 
     def grant(
         self,

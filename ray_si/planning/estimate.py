@@ -15,7 +15,7 @@ from ray_si.dedup import EmbeddingIndex, RougeIndex
 from ray_si.dedup.rouge import rouge_l
 from ray_si.dedup.tokens import Tokenizer, tokenize
 from ray_si.errors import NoProgressError
-from ray_si.planning.preview import Trial, Written
+from ray_si.planning.preview import DryRun, Written
 
 REPLICATES = 400
 """Random halves of a sample."""
@@ -92,15 +92,15 @@ class Estimate:
         return values
 
 
-def take_sample(trial: Trial, count: int, instructions: int) -> Sample:
+def take_sample(dry_run: DryRun, count: int, instructions: int) -> Sample:
     """Ask ``count`` prompts, and for the instances of ``instructions`` of what is accepted."""
-    decided = trial.decide(trial.ask(count))
-    seconds = trial.engine_seconds
-    written = trial.write(decided.taken[:instructions])
+    decided = dry_run.decide(dry_run.ask(count))
+    seconds = dry_run.engine_seconds
+    written = dry_run.write(decided.accepted[:instructions])
     tokens = np.array([_tokens(item) for item in written], np.int64).reshape(-1, 2)
     texts = [text for _, text in decided.usable]
     owner = np.array([place for place, _ in decided.usable], np.int64)
-    far, near = _compare(trial, texts)
+    far, near = _compare(dry_run, texts)
     completions = [item.completion for item in decided.answered]
     return Sample(
         np.array([done.prompt_tokens for done in completions]),
@@ -108,7 +108,7 @@ def take_sample(trial: Trial, count: int, instructions: int) -> Sample:
         owner[far],
         near[np.ix_(far, far)],
         tokens,
-        (seconds / count, (trial.engine_seconds - seconds) / max(1, len(written))),
+        (seconds / count, (dry_run.engine_seconds - seconds) / max(1, len(written))),
     )
 
 
@@ -117,10 +117,10 @@ def _tokens(item: Written) -> tuple[int, int]:
     return sum(d.prompt_tokens for d in asked), sum(d.completion_tokens for d in asked)
 
 
-def _compare(trial: Trial, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _compare(dry_run: DryRun, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Which texts are far enough from the seed tasks, shape (n,), and which near each other."""
-    dedup, n = trial.config.dedup, len(texts)
-    seeds = [seed.instruction for seed in trial.seeds]
+    dedup, n = dry_run.config.dedup, len(texts)
+    seeds = [seed.instruction for seed in dry_run.seeds]
     index = RougeIndex(dedup.rouge, dedup.tokenizer)
     index.add(seeds)
     near = np.zeros((n, n), bool)
@@ -129,10 +129,10 @@ def _compare(trial: Trial, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     far = np.asarray(index.search(texts)[1]) < 0
     for i, j in np.argwhere(np.tril(_shared(texts, dedup.tokenizer) > dedup.rouge - 1e-3, -1)):
         near[i, j] = near[j, i] = rouge_l(texts[i], texts[j], dedup.tokenizer) > dedup.rouge
-    if trial.encode and dedup.cosine is not None:
-        own = EmbeddingIndex.normalize(trial.encode(list(texts)))
+    if dry_run.encode and dedup.cosine is not None:
+        own = EmbeddingIndex.normalize(dry_run.encode(list(texts)))
         near |= own @ own.T > dedup.cosine
-        known = EmbeddingIndex.normalize(trial.encode(seeds))
+        known = EmbeddingIndex.normalize(dry_run.encode(seeds))
         far &= (own @ known.T).max(axis=1) <= dedup.cosine
     np.fill_diagonal(near, False)
     return far, near

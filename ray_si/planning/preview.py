@@ -15,11 +15,11 @@ from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator, DedupResult, GuardedGate
 from ray_si.engines import registry
 from ray_si.engines.base import Completion, Engine, Request
-from ray_si.pipeline.contamination import forbidden
+from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.decisions import (
     ACCEPTED,
     GIVEN,
-    Taken,
+    AcceptedInstruction,
     Usable,
     answered_yes,
     decide_round,
@@ -27,17 +27,14 @@ from ray_si.pipeline.decisions import (
     texts_of,
 )
 from ray_si.pipeline.prompting import (
-    Asked,
     Prompting,
+    PromptRequest,
     classification_request,
     instance_request,
     instruction_request,
 )
 from ray_si.records import Prompt
 from ray_si.self_instruct.sampling import derive_seed
-
-Listen = Callable[[str], None]
-"""Takes notes on what is going on."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredPrompt:
     """A request for instructions, its completion, and what became of each line of it."""
 
     request_id: str
@@ -88,17 +85,17 @@ class Written:
 class Decided:
     """A sample of a run's first round after the gate.
 
-    ``answered`` are the requests in order, ``taken`` what was accepted. ``usable`` holds, for every
-    candidate that parsing and filters let pass, the place of its request in ``answered`` and its
-    text.
+    ``answered`` are the requests in order, ``accepted`` what passed the gate. ``usable`` holds, for
+    every candidate that parsing and filters let pass, the place of its request in ``answered`` and
+    its text.
     """
 
-    answered: list[Answered]
-    taken: list[Taken]
+    answered: list[AnsweredPrompt]
+    accepted: list[AcceptedInstruction]
     usable: list[tuple[int, str]]
 
 
-class Trial:
+class DryRun:
     """The engine, embedder and gate of a run, in this process.
 
     Requests are those that a build's first rounds would send. ``engine_seconds`` is how long the
@@ -106,7 +103,9 @@ class Trial:
     and EngineError where a model cannot be loaded.
     """
 
-    def __init__(self, config: RunConfig, listen: Listen = lambda note: None) -> None:
+    def __init__(
+        self, config: RunConfig, listen: Callable[[str], None] = lambda note: None
+    ) -> None:
         self.config = config
         inputs = check(config)
         self.seeds = inputs.seeds
@@ -127,34 +126,37 @@ class Trial:
         self._listen(f"loading {generator.model or generator.engine}")
         return registry.create(generator.engine, generator.model, generator.engine_options())
 
-    def ask(self, count: int, *, each_kind: bool = False) -> list[Asked]:
+    def ask(self, count: int, *, each_kind: bool = False) -> list[PromptRequest]:
         """``count`` requests of the first rounds, in the order in which a build sends them.
 
         With ``each_kind`` the last is for classification tasks only where none before it would be
         and the run has such prompts.
         """
-        asked: list[Asked] = []
+        prompt_requests: list[PromptRequest] = []
         for round_ in range(-(-count // self.config.bootstrap.prompts_per_round)):
-            asked += self._prompting.asked(round_)
+            prompt_requests += self._prompting.requests(round_)
             self._prompting.extend(ACCEPTED.empty_table())  # as if nothing had been accepted
-        chosen = asked[:count]
+        chosen = prompt_requests[:count]
         if each_kind and not any(item.classification_only for item in chosen):
-            chosen[-1:] = [a for a in asked if a.classification_only][:1] or chosen[-1:]
+            labelled = [item for item in prompt_requests if item.classification_only]
+            chosen[-1:] = labelled[:1] or chosen[-1:]
         return chosen
 
-    def decide(self, asked: Sequence[Asked]) -> Decided:
+    def decide(self, prompt_requests: Sequence[PromptRequest]) -> Decided:
         """Answer requests for instructions, and decide on every candidate."""
-        prompts = [self._prompting.render(item) for item in asked]
+        prompts = [self._prompting.render(item) for item in prompt_requests]
         requests = [
             instruction_request(self.config, prompt, item.seed)
-            for item, prompt in zip(asked, prompts, strict=True)
+            for item, prompt in zip(prompt_requests, prompts, strict=True)
         ]
         self._listen(f"asking for instructions, {len(requests)} prompts")
         completions = self.answer(requests)
         self._listen("deciding")
-        rows = [raw_row(item, done) for item, done in zip(asked, completions, strict=True)]
+        rows = [
+            raw_row(item, done) for item, done in zip(prompt_requests, completions, strict=True)
+        ]
         usable: list[tuple[int, str]] = []
-        places = {item.request_id: place for place, item in enumerate(asked)}
+        places = {item.request_id: place for place, item in enumerate(prompt_requests)}
 
         def gate(found: Usable) -> DedupResult:
             usable.extend((places[row["request_id"]], item.text) for row, item in found)
@@ -163,7 +165,7 @@ class Trial:
         accepted, rejected, _ = decide_round(self.config, 0, rows, len(rows) * 10_000, gate)
         lines = _lines(accepted, rejected)
         answered = [
-            Answered(
+            AnsweredPrompt(
                 item.request_id,
                 item.classification_only,
                 [source.id for source in item.demonstrations],
@@ -171,34 +173,38 @@ class Trial:
                 completion,
                 lines.get(item.request_id, []),
             )
-            for item, prompt, completion in zip(asked, prompts, completions, strict=True)
+            for item, prompt, completion in zip(prompt_requests, prompts, completions, strict=True)
         ]
-        taken = [Taken.of(row) for row in accepted.drop_columns(["embedding"]).to_pylist()]
-        return Decided(answered, taken, usable)
+        instructions = [
+            AcceptedInstruction.of(row) for row in accepted.drop_columns(["embedding"]).to_pylist()
+        ]
+        return Decided(answered, instructions, usable)
 
-    def write(self, taken: Sequence[Taken]) -> list[Written]:
+    def write(self, instructions: Sequence[AcceptedInstruction]) -> list[Written]:
         """Phases 2 and 3 for accepted instructions."""
         config = self.config
-        self._listen(f"asking for instances, {len(taken)} instructions")
-        seeds = [derive_seed(config.seed, "instances", 0, i) for i in range(len(taken))]
-        lacking = [i for i, item in enumerate(taken) if item.given is None]
+        self._listen(f"asking for instances, {len(instructions)} instructions")
+        seeds = [derive_seed(config.seed, "instances", 0, i) for i in range(len(instructions))]
+        lacking = [i for i, item in enumerate(instructions) if item.given is None]
         answers: dict[int, Completion] = {}
         if config.classification.method != "prompt":
             requests = [
-                classification_request(config, taken[i].instruction, seeds[i]) for i in lacking
+                classification_request(config, instructions[i].instruction, seeds[i])
+                for i in lacking
             ]
             answers = dict(zip(lacking, self.answer(requests), strict=True))
         classes = [
             answered_yes(config, answers[i])[0] if i in answers else item.classification_prompt
-            for i, item in enumerate(taken)
+            for i, item in enumerate(instructions)
         ]
         asked = {
-            i: instance_request(config, taken[i].instruction, classes[i], seeds[i]) for i in lacking
+            i: instance_request(config, instructions[i].instruction, classes[i], seeds[i])
+            for i in lacking
         }
         completions = dict(zip(asked, self.answer(list(asked.values())), strict=True))
-        sets = forbidden(config, self._sets) if self._sets else None
+        sets = excluded_texts(config, self._sets) if self._sets else None
         written = []
-        for i, item in enumerate(taken):
+        for i, item in enumerate(instructions):
             done = completions.get(i)
             text, reason = (done.text, done.finish_reason) if done else ("", GIVEN)
             kept, rejected = instances_of(
@@ -239,17 +245,17 @@ class Trial:
         if not self._sets:
             return made
         return GuardedGate(
-            forbidden(self.config, self._sets, self.encode), made.filter, self.encode
+            excluded_texts(self.config, self._sets, self.encode), made.filter, self.encode
         )
 
 
-def raw_row(asked: Asked, completion: Completion) -> dict[str, Any]:
+def raw_row(request: PromptRequest, completion: Completion) -> dict[str, Any]:
     """As a raw block has it."""
     return {
-        "request_id": asked.request_id,
-        "seed": asked.seed,
-        "classification_prompt": asked.classification_only,
-        "demonstrations": [source.id for source in asked.demonstrations],
+        "request_id": request.request_id,
+        "seed": request.seed,
+        "classification_prompt": request.classification_only,
+        "demonstrations": [source.id for source in request.demonstrations],
         **vars(completion),
     }
 

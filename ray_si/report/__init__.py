@@ -1,4 +1,4 @@
 """What a run came to: statistics in one pass, a page that shows them, the dataset's card.
 
-Pure functions over what `evidence` reads of a run; no Ray, no models but an optional parser.
+Pure functions over what `contents` reads of a run; no Ray, no models but an optional parser.
 """

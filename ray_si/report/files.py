@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ray_si.errors import RunError, StorageError
+from ray_si.records import StepListener
 from ray_si.report.card import card
-from ray_si.report.evidence import Evidence, State
+from ray_si.report.contents import RunContents, State
 from ray_si.report.page import render
-from ray_si.report.statistics import Listen, collect
+from ray_si.report.statistics import collect
 from ray_si.run.run import Manifest, Run
 from ray_si.storage.base import Objects, absolute, check_key
 from ray_si.storage.objects import open_objects
 
 
 def write_report(
-    run: str, page: str, statistics: str | None = None, listen: Listen = lambda *step: None
+    run: str, page: str, statistics: str | None = None, listen: StepListener = lambda *step: None
 ) -> State:
     """Write the page and, as JSON, the statistics of a run; returns the run's state.
 
@@ -28,26 +29,26 @@ def write_report(
     targets = [_target(path, run) for path in filter(None, [page, statistics])]
     if statistics and absolute(page) == absolute(statistics):
         raise StorageError(f"{page} is named for the page and for the statistics")
-    evidence = Evidence.open(run)
+    contents = RunContents.open(run)
     for objects, _ in targets:
         objects.check(write=True)
-    numbers, rows = collect(evidence, listen)
-    contents = [render(numbers, rows), statistics_json(numbers)]
-    for (objects, name), data in zip(targets, contents, strict=False):
+    numbers, rows = collect(contents, listen)
+    rendered = [render(numbers, rows), statistics_json(numbers)]
+    for (objects, name), data in zip(targets, rendered, strict=False):
         objects.put(name, data)
     state: State = numbers["run"]["state"]
     return state
 
 
 def documents(
-    run: Run, stats: Manifest, chosen: Mapping[str, Any], listen: Listen = lambda *step: None
+    run: Run, stats: Manifest, chosen: Mapping[str, Any], listen: StepListener = lambda *step: None
 ) -> dict[str, bytes]:
     """README.md and report.html of a run that is complete but for stats.json, which will say this.
 
     ``chosen`` is the configuration's ``card`` section. Reads the whole run. The bytes depend on the
     run and on the parser that is installed, not on when or where they are made.
     """
-    numbers, rows = collect(Evidence(run, stats=stats), listen)
+    numbers, rows = collect(RunContents(run, stats=stats), listen)
     return {"README.md": card(numbers, rows, stats, chosen), "report.html": render(numbers, rows)}
 
 

@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2.utils import htmlsafe_json_dumps
 
-from ray_si.report.evidence import Evidence
+from ray_si.report.contents import RunContents
 from ray_si.report.sample import Sample, priorities
 
-ACCEPTED, REJECTED_EACH = 1500, 100
+MOST_ACCEPTED, MOST_REJECTED_EACH = 1500, 100
 """Most accepted instructions shown, and most rejected candidates of each reason."""
 
 ACCEPTED_BYTES, REJECTED_BYTES, TEXTS_BYTES = 3_500_000, 1_500_000, 2_500_000
 """What they and their demonstrations may take; what does not fit is left out, last drawn first."""
 
-LONGEST = 2000
+MOST_CHARACTERS = 2000
 """Characters shown of a text."""
 
 _NEIGHBOURS = 3
@@ -28,9 +28,9 @@ _NEIGHBOURS = 3
 class Rows:
     """Draws the samples while the statistics pass by, and completes them at the end."""
 
-    def __init__(self, evidence: Evidence) -> None:
-        self._evidence = evidence
-        self._accepted = Sample(ACCEPTED)
+    def __init__(self, contents: RunContents) -> None:
+        self._contents = contents
+        self._accepted = Sample(MOST_ACCEPTED)
         self._rejected: dict[str, Sample] = {}
         self._wanted: pa.Array | None = None
         self._instances: dict[str, dict[str, Any]] = {}
@@ -58,7 +58,7 @@ class Rows:
         reasons = table["reason"].combine_chunks()
         for reason in reasons.unique().to_pylist():
             places = np.flatnonzero(pc.equal(reasons, reason).to_numpy(zero_copy_only=False))
-            sample = self._rejected.setdefault(reason, Sample(REJECTED_EACH))
+            sample = self._rejected.setdefault(reason, Sample(MOST_REJECTED_EACH))
 
             def take(chosen: np.ndarray, places: np.ndarray = places) -> list[dict[str, Any]]:
                 rows = table.take(pa.array(places[chosen])).to_pylist()
@@ -92,7 +92,7 @@ class Rows:
         """
         accepted = _fitting((self._shown(row) for row in self._accepted.items()), ACCEPTED_BYTES)
         drawn = [sample.items() for _, sample in sorted(self._rejected.items())]
-        requests = self._evidence.requests(row["request_id"] for rows in drawn for row in rows)
+        requests = self._contents.requests(row["request_id"] for rows in drawn for row in rows)
         each = REJECTED_BYTES // max(1, len(drawn))
         rejected: list[dict[str, Any]] = []
         for rows in drawn:
@@ -125,7 +125,7 @@ class Rows:
             ],
         }
         if row["seed_index"] >= 0:
-            seed = self._evidence.seeds[row["seed_index"]]
+            seed = self._contents.seeds[row["seed_index"]]
             shown["nearest_seed"] = {"id": seed["id"], "rouge": _rounded(row["seed_score"])}
         if found:
             shown["classification"] = found["is_classification"]
@@ -137,7 +137,7 @@ class Rows:
         """Texts of all ids that the rows name, of seeds and of accepted instructions."""
         wanted = {id_ for row in rows for id_ in row["demonstrations"]}
         wanted |= {row["nearest_seed"]["id"] for row in rows if "nearest_seed" in row}
-        found = {s["id"]: s["instruction"] for s in self._evidence.seeds if s["id"] in wanted}
+        found = {s["id"]: s["instruction"] for s in self._contents.seeds if s["id"] in wanted}
         ids = pa.array(sorted(wanted - found.keys()), pa.string())
         for known, texts in zip(self._ids, self._texts, strict=True):
             present = pc.is_in(known, ids)
@@ -147,11 +147,11 @@ class Rows:
         return {id_: text for item in fitting for id_, text in item.items()}
 
 
-def shortened(text: str, longest: int = LONGEST) -> str:
+def shortened(text: str, limit: int = MOST_CHARACTERS) -> str:
     """The text, or its beginning and how much more there is."""
-    if len(text) <= longest:
+    if len(text) <= limit:
         return text
-    return f"{text[:longest]}… [{len(text) - longest:,} more characters are not shown]"
+    return f"{text[:limit]}… [{len(text) - limit:,} more characters are not shown]"
 
 
 def _refused(row: dict[str, Any], requests: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,10 @@ from ray_si._version import __version__
 from ray_si.dedup.rouge_index import RougeIndex
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.dedup.vocabulary import Encoded, Vocabulary
+from ray_si.records import StepListener
+from ray_si.report.contents import RunContents
 from ray_si.report.distribution import Distribution, Scores
 from ray_si.report.diversity import Vendi, distinct, self_bleu
-from ray_si.report.evidence import Evidence
 from ray_si.report.rows import Rows
 from ray_si.report.sample import draw
 from ray_si.report.verbs import INSTALL, root_verbs
@@ -32,26 +32,23 @@ _GROUPS = 150
 _ANY = 1e-6
 """A threshold that every two texts with a token in common exceed, however long."""
 
-Listen = Callable[[str, int, int], None]
-"""Told what is being done, and how much of how much is."""
-
 
 def collect(
-    evidence: Evidence, listen: Listen = lambda what, done, total: None
+    contents: RunContents, listen: StepListener = lambda what, done, total: None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The statistics and the browser's rows (see `Rows.result`), both as JSON has them.
 
     Numbers are of everything that can be read, but where a key says sample. Memory grows with the
     texts of the accepted instructions, some 200 bytes each.
     """
-    collector = _Collector(evidence)
-    total = len(evidence.rounds)
-    for done, (round_, accepted, rejected) in enumerate(evidence.decisions()):
+    collector = _Collector(contents)
+    total = len(contents.rounds)
+    for done, (round_, accepted, rejected) in enumerate(contents.decisions()):
         listen("rounds", done, total)
         collector.take_round(round_, accepted, rejected)
-    blocks, size = evidence.instance_blocks
+    blocks, size = contents.instance_blocks
     done = 0
-    for table in evidence.instances():
+    for table in contents.instances():
         listen("instances", min(done // size, blocks), blocks)
         collector.take_instances(table)
         done += table.num_rows
@@ -59,12 +56,12 @@ def collect(
 
 
 class _Collector:
-    def __init__(self, evidence: Evidence) -> None:
-        self._evidence = evidence
-        dedup = evidence.identity.get("dedup")
+    def __init__(self, contents: RunContents) -> None:
+        self._contents = contents
+        dedup = contents.identity.get("dedup")
         tokenizer = dedup.get("tokenizer") if isinstance(dedup, dict) else None
         self._tokenizer: Tokenizer = "unicode" if tokenizer == "unicode" else "reference"
-        self._seeds = [row["instruction"] for row in evidence.seeds]
+        self._seeds = [row["instruction"] for row in contents.seeds]
         self._nearest = RougeIndex(_ANY, self._tokenizer)
         self._nearest.add(self._seeds)
         self._words = Vocabulary(self._tokenizer)
@@ -74,7 +71,7 @@ class _Collector:
         self._lengths = {name: Distribution() for name in ("instruction", "input", "output")}
         self._characters = {name: Distribution() for name in self._lengths}
         self._vendi = Vendi()
-        self._rows = Rows(evidence)
+        self._rows = Rows(contents)
         self._by_round: dict[int, Counter[str]] = {}
         self._read = 0
         self._instances: Counter[str] = Counter()
@@ -83,7 +80,7 @@ class _Collector:
     # Taking ------------------------------------------------------------------------------------
 
     def take_round(self, round_: int, accepted: pa.Table | None, rejected: pa.Table | None) -> None:
-        manifest = self._evidence.rounds[round_]
+        manifest = self._contents.rounds[round_]
         names = ("requests", "candidates", "accepted", "prompt_tokens", "completion_tokens")
         self._by_round[round_] = Counter({name: manifest[name] for name in names})
         if accepted is not None and accepted.num_rows:
@@ -134,7 +131,7 @@ class _Collector:
 
     # Result ------------------------------------------------------------------------------------
 
-    def result(self, listen: Listen) -> tuple[dict[str, Any], dict[str, Any]]:
+    def result(self, listen: StepListener) -> tuple[dict[str, Any], dict[str, Any]]:
         """What `collect` returns."""
         texts = pa.chunked_array(self._texts, pa.string())
         listen("diversity", 0, 1)
@@ -150,7 +147,7 @@ class _Collector:
                 "instructions": _sorted(self._rejected()),
                 "instances": _sorted(self._instances_rejected),
             },
-            "contaminated": (self._evidence.stats or {}).get("contaminated", {}),
+            "contaminated": (self._contents.stats or {}).get("contaminated", {}),
             "tokens": self._tokens(),
             "rounds": self._rounds(),
             "lengths": {
@@ -167,16 +164,16 @@ class _Collector:
         }, rows
 
     def _run(self) -> dict[str, Any]:
-        evidence = self._evidence
+        contents = self._contents
         return {
-            "state": evidence.state,
-            "problems": evidence.problems,
-            "fingerprint": evidence.fingerprint,
-            "target": evidence.target,
-            "settings": evidence.identity,
+            "state": contents.state,
+            "problems": contents.problems,
+            "fingerprint": contents.fingerprint,
+            "target": contents.target,
+            "settings": contents.identity,
             "seeds": len(self._seeds),
-            "seeds_classification": sum(bool(s["is_classification"]) for s in evidence.seeds),
-            "waiting_blocks": evidence.waiting_blocks,
+            "seeds_classification": sum(bool(s["is_classification"]) for s in contents.seeds),
+            "waiting_blocks": contents.waiting_blocks,
             "instructions_read": self._read,
         }
 
@@ -184,7 +181,7 @@ class _Collector:
         return sum(of_round[name] for of_round in self._by_round.values())
 
     def _funnel(self) -> dict[str, Any]:
-        stats = self._evidence.stats
+        stats = self._contents.stats
         found = self._instances
         return {
             "rounds": len(self._by_round),
@@ -201,7 +198,7 @@ class _Collector:
 
     def _rejected(self) -> Counter[str]:
         total: Counter[str] = Counter()
-        for manifest in self._evidence.rounds.values():
+        for manifest in self._contents.rounds.values():
             total.update(manifest["rejected"])
         return total
 
@@ -265,7 +262,7 @@ class _Collector:
             "tokenizer": self._tokenizer,
         }
 
-    def _verbs(self, texts: pa.ChunkedArray, listen: Listen) -> dict[str, Any]:
+    def _verbs(self, texts: pa.ChunkedArray, listen: StepListener) -> dict[str, Any]:
         chosen = sorted(draw(len(texts), PARSED))
         listen("verbs", 0, len(chosen))
         sample = texts.take(pa.array(chosen, pa.int64())).to_pylist()

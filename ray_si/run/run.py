@@ -349,7 +349,7 @@ class Run:
         elif instances:
             phase = "export"
         elif accepted >= target or (live and live["phase"] == "instances"):
-            phase = "instances"  # there may be blocks before: see Instances.begin
+            phase = "instances"  # there may be blocks before: see InstancePhase.begin
         return {
             "phase": phase,
             "target": target,

@@ -17,7 +17,7 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import GenerationError, RaySIError
-from ray_si.serving.replicas import Answer, Order
+from ray_si.serving.replicas import Order, ReplicaReply
 
 _CALL_SIZE = 16
 """Most requests in one Serve call: a call costs the same for one as for many."""
@@ -157,7 +157,7 @@ class Client:
             self._in_flight -= len(left)
         return []
 
-    def _settle(self, item: _Item, answer: Answer) -> None:
+    def _settle(self, item: _Item, answer: ReplicaReply) -> None:
         if isinstance(answer, str):
             item.attempts += 1
             if item.attempts < _ATTEMPTS:

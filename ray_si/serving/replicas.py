@@ -27,7 +27,7 @@ _REPORT_S = 1.0
 Order = tuple[int, ...]
 """Requests that wait on a replica are answered smallest first: a round before its successor."""
 
-Answer = Completion | str
+ReplicaReply = Completion | str
 """A completion, or what the engine raised."""
 
 
@@ -95,7 +95,7 @@ class GeneratorReplica:
 
     async def answer(
         self, requests: list[Request], order: Order
-    ) -> AsyncIterator[list[tuple[int, Answer]]]:
+    ) -> AsyncIterator[list[tuple[int, ReplicaReply]]]:
         """Answers as they come, some at a time, each with the index of its request."""
         if self._reports is None:  # the constructor runs outside the loop
             self._reports = asyncio.create_task(self._report())
@@ -114,7 +114,7 @@ class GeneratorReplica:
             for task in pending:  # whoever asked is gone
                 task.cancel()
 
-    async def _one(self, index: int, request: Request, order: Order) -> tuple[int, Answer]:
+    async def _one(self, index: int, request: Request, order: Order) -> tuple[int, ReplicaReply]:
         try:
             async with self._slots.hold(order):
                 self._note()

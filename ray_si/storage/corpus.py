@@ -56,7 +56,7 @@ def format_of(location: str) -> Format:
 
 
 @dataclass(frozen=True)
-class Batch:
+class CorpusBatch:
     """Consecutive rows of a corpus.
 
     ``texts`` and ``numbers`` (of the line or row in the file, from 1) are parallel to ``records``.
@@ -93,7 +93,7 @@ class JsonlCorpus:
         self.field = _choose(fields, list(self._row(line, number)), file.location, hint)
         self._text(line, number)
 
-    def batches(self, rows: int) -> Iterator[Batch]:
+    def batches(self, rows: int) -> Iterator[CorpusBatch]:
         """All rows in order, at most ``rows`` in a batch and fewer where they are long.
 
         Raises CorpusError naming file and line for anything that cannot be read.
@@ -109,10 +109,10 @@ class JsonlCorpus:
                 lines.append(line)
                 size += len(line)
                 if len(lines) == rows or size >= _BATCH_BYTES:
-                    yield Batch(texts, numbers, lines, stored.tell())
+                    yield CorpusBatch(texts, numbers, lines, stored.tell())
                     texts, numbers, lines, size = [], [], [], 0
         if lines:
-            yield Batch(texts, numbers, lines, self.size)
+            yield CorpusBatch(texts, numbers, lines, self.size)
 
     @contextmanager
     def _open(self) -> Iterator[tuple[io.BufferedReader, io.BufferedReader]]:
@@ -189,7 +189,7 @@ class ParquetCorpus:
                 f"{file.location}: column {self.field!r} is of type {type_}, not string; {hint}"
             )
 
-    def batches(self, rows: int) -> Iterator[Batch]:
+    def batches(self, rows: int) -> Iterator[CorpusBatch]:
         """All rows in order, at most ``rows`` in a batch and fewer where they are long.
 
         Raises CorpusError naming file and row for anything that cannot be read.
@@ -202,7 +202,7 @@ class ParquetCorpus:
                 texts = self._texts(records.column(self.field), done)
                 numbers = list(range(done + 1, done + len(records) + 1))
                 done += len(records)
-                yield Batch(texts, numbers, records, done)
+                yield CorpusBatch(texts, numbers, records, done)
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:

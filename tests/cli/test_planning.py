@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ray_si.config.file import parse_config
-from ray_si.planning.preview import Trial
+from ray_si.planning.preview import DryRun
 from tests.builds import PLANNED
 from tests.command import assert_one_line_error, ray_si
 
@@ -35,7 +35,7 @@ def test_bad_input_is_one_line(planned_config, verb, sets, message):
 
 
 def test_what_would_steer_a_terminal_or_is_markup_is_shown_as_text(tmp_path):
-    prompt = Trial(parse_config(PLANNED)).decide(Trial(parse_config(PLANNED)).ask(1)).answered[0]
+    prompt = DryRun(parse_config(PLANNED)).decide(DryRun(parse_config(PLANNED)).ask(1)).answered[0]
     answer = " [red]Name[/] the \x1b[2J longest river.\n10. Name the [bold]oldest town there."
     recording = tmp_path / "answers.jsonl"
     recording.write_text(json.dumps({"prompt": prompt.prompt, "completion": answer}) + "\n")

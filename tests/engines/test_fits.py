@@ -75,7 +75,7 @@ def test_tokens_are_counted_where_the_tokenizer_is_at_hand(style):
     path = bundled.resolve("smollm2-135m-instruct")
     requests = longest(generator={"prompt_style": style})
     with pytest.raises(EngineError) as caught:
-        check_context(folder=Path(path), longest=requests, context=1)
+        check_context(folder=Path(path), requests=requests, context=1)
     said = int(str(caught.value).split(" tokens")[0].split()[-1])
     from transformers import AutoTokenizer
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_si.build.builder import build
-from ray_si.build.instances import Instances
+from ray_si.build.instances import InstancePhase
 from ray_si.config.file import parse_config
 from ray_si.dedup.rouge import rouge_l
 from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, SeedError
@@ -361,7 +361,7 @@ def test_instances_are_begun_before_the_last_round_is_committed(
     tmp_path, replay_config, monkeypatch
 ):
     replay_config["bootstrap"]["lookahead"] = 0
-    now, begun, begin = [], [], Instances.begin
+    now, begun, begin = [], [], InstancePhase.begin
 
     def noted(instances):
         known = len(instances._ready)
@@ -375,7 +375,7 @@ def test_instances_are_begun_before_the_last_round_is_committed(
         build(parse_config(replay_config | changed), str(tmp_path / name), listen=now.append)
         return begun.copy()
 
-    monkeypatch.setattr(Instances, "begin", noted)
+    monkeypatch.setattr(InstancePhase, "begin", noted)
     assert accepted_when_begun("on_a_budget", budget={"tokens": 10**9}) == []  # rounds come first
     rounds = [manifest["accepted"] for manifest in Run.open(str(tmp_path / "on_a_budget")).rounds()]
     assert len(rounds) > 2

@@ -109,17 +109,17 @@ def test_all_three_near_copies_are_stopped_and_reported(planted):
 
 def test_no_row_resembles_any_text_of_a_set(planted):
     location, _, values, _, _ = planted
-    forbidden = [text for one in load_sets(values["decontaminate"]) for text in one.texts]
+    excluded = [text for one in load_sets(values["decontaminate"]) for text in one.texts]
     for row in accepted(location):
-        assert max(rouge(row["instruction"], text) for text in forbidden) <= LIMIT
-        assert not {item["instruction"] for item in row["most_similar"]} & set(forbidden)
+        assert max(rouge(row["instruction"], text) for text in excluded) <= LIMIT
+        assert not {item["instruction"] for item in row["most_similar"]} & set(excluded)
     rows = [
         row for p in sorted(location.glob("data/*.parquet")) for row in pq.read_table(p).to_pylist()
     ]
     assert any(row["input"] for row in rows)
     for row in rows:
         for mine in texts_of_instance(row["instruction"], row["input"]):
-            assert max(rouge(mine, text) for text in forbidden) <= LIMIT
+            assert max(rouge(mine, text) for text in excluded) <= LIMIT
 
 
 def test_shards_and_resumes_and_other_places_of_the_sets_give_the_same_bytes(planted, tmp_path):

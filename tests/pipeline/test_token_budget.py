@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from ray_si.config import Budget, Prices
 from ray_si.errors import BudgetError
-from ray_si.pipeline.token_budget import Allowance, Rates
+from ray_si.pipeline.token_budget import Rates, TokenBudget
 from ray_si.run.tokens import Tokens
 
 PRICES = Prices(prompt=1, completion=4)
@@ -21,52 +21,52 @@ RATES = {
 }
 
 
-def allowance(already=None, **limits):
-    return Allowance(Budget(**limits), RATES, {"bootstrap": already} if already else {})
+def token_budget(already=None, **limits):
+    return TokenBudget(Budget(**limits), RATES, {"bootstrap": already} if already else {})
 
 
 def test_without_a_budget_everything_is_granted():
-    assert allowance().grant("bootstrap", [32] * 1000) == 1000
+    assert token_budget().grant("bootstrap", [32] * 1000) == 1000
 
 
 def test_while_nothing_is_known_the_worst_is_expected():
-    assert allowance(tokens=100_000).grant("bootstrap", [10] * 50) == 10
-    assert allowance(dollars=0.1).grant("bootstrap", [10] * 50) == 4  # $0.0025 a row
+    assert token_budget(tokens=100_000).grant("bootstrap", [10] * 50) == 10
+    assert token_budget(dollars=0.1).grant("bootstrap", [10] * 50) == 4  # $0.0025 a row
 
 
 def test_what_blocks_cost_is_learned():
-    one = allowance(tokens=100_000)
-    assert one.grant("bootstrap", [10]) == 1
-    one.settle("bootstrap", 10, Tokens(1000, 1000))
-    assert one.grant("bootstrap", [10] * 90) == 49
-    one.settle("bootstrap", 490, Tokens(49_000, 48_000))
-    assert one.grant("bootstrap", [10]) == 0
+    budget = token_budget(tokens=100_000)
+    assert budget.grant("bootstrap", [10]) == 1
+    budget.settle("bootstrap", 10, Tokens(1000, 1000))
+    assert budget.grant("bootstrap", [10] * 90) == 49
+    budget.settle("bootstrap", 490, Tokens(49_000, 48_000))
+    assert budget.grant("bootstrap", [10]) == 0
 
 
 def test_what_still_runs_counts_and_each_phase_for_itself():
-    one = allowance(tokens=100_000)
-    one.grant("bootstrap", [50])
-    assert one.grant("instances", [10] * 50) == 4  # of 1,200 a row
+    budget = token_budget(tokens=100_000)
+    budget.grant("bootstrap", [50])
+    assert budget.grant("instances", [10] * 50) == 4  # of 1,200 a row
 
 
 def test_nothing_is_granted_once_the_hours_are_over_whatever_still_runs(monkeypatch):
-    one = allowance(hours=2)
-    assert one.grant("bootstrap", [10] * 50) == 50
+    budget = token_budget(hours=2)
+    assert budget.grant("bootstrap", [10] * 50) == 50
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 7199)
-    assert one.grant("instances", [10]) == 1
+    assert budget.grant("instances", [10]) == 1
     monkeypatch.setattr(time, "time", lambda: now + 7201)
-    assert one.grant("instances", [10]) == 0
-    assert "stopped after 2 hours" in str(one.error("all is kept"))
+    assert budget.grant("instances", [10]) == 0
+    assert "stopped after 2 hours" in str(budget.error("all is kept"))
 
 
 def test_rounds_that_were_given_up_do_not_keep_instances_waiting():
-    one = allowance(tokens=100_000)
-    one.grant("bootstrap", [90], order=3)
-    one.grant("bootstrap", [90, 90], order=4, stop=_set())
-    assert one.grant("instances", [10, 10]) == 1
-    one.settle("instances", 10, Tokens(9_000, 1_500))
-    assert one.grant("instances", [10]) == 0
+    budget = token_budget(tokens=100_000)
+    budget.grant("bootstrap", [90], order=3)
+    budget.grant("bootstrap", [90, 90], order=4, stop=_set())
+    assert budget.grant("instances", [10, 10]) == 1
+    budget.settle("instances", 10, Tokens(9_000, 1_500))
+    assert budget.grant("instances", [10]) == 0
 
 
 def _set():
@@ -76,43 +76,44 @@ def _set():
 
 
 def test_where_there_is_no_room_what_still_runs_is_waited_for():
-    one = allowance(tokens=100_000)
-    one.grant("bootstrap", [100])
+    budget = token_budget(tokens=100_000)
+    budget.grant("bootstrap", [100])
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(one.grant, "bootstrap", [10] * 50)
+        waiting = threads.submit(budget.grant, "bootstrap", [10] * 50)
         assert not wait([waiting], timeout=0.1).done
-        one.settle("bootstrap", 100, Tokens(60_000, 0))  # it cost less than expected
+        budget.settle("bootstrap", 100, Tokens(60_000, 0))  # it cost less than expected
         assert waiting.result(timeout=5) == 6
         stop = threading.Event()
-        waiting = threads.submit(one.grant, "bootstrap", [10], stop=stop)
+        waiting = threads.submit(budget.grant, "bootstrap", [10], stop=stop)
         assert not wait([waiting], timeout=0.1).done
         stop.set()
         assert waiting.result(timeout=5) == 0
 
 
 def test_a_later_round_waits_until_an_earlier_one_has_all_it_wants():
-    one = allowance(tokens=100_000)
-    assert one.grant("bootstrap", [60, 60], order=0) == 1  # of 1,000 a row
+    budget = token_budget(tokens=100_000)
+    assert budget.grant("bootstrap", [60, 60], order=0) == 1  # of 1,000 a row
     with ThreadPoolExecutor() as threads:
-        later = threads.submit(one.grant, "bootstrap", [10], order=1)
-        one.settle("bootstrap", 60, Tokens(6_000, 0))
+        later = threads.submit(budget.grant, "bootstrap", [10], order=1)
+        budget.settle("bootstrap", 60, Tokens(6_000, 0))
         assert not wait([later], timeout=0.1).done
-        assert one.grant("bootstrap", [60], order=0) == 1
+        assert budget.grant("bootstrap", [60], order=0) == 1
         assert later.result(timeout=5) == 1
 
 
 def test_the_first_block_is_granted_where_the_worst_does_not_fit():
-    one = allowance(tokens=500)
-    assert one.grant("bootstrap", [10, 10]) == 1
-    one.settle("bootstrap", 10, Tokens(480, 0))
-    assert one.grant("bootstrap", [10]) == 0
+    budget = token_budget(tokens=500)
+    assert budget.grant("bootstrap", [10, 10]) == 1
+    budget.settle("bootstrap", 10, Tokens(480, 0))
+    assert budget.grant("bootstrap", [10]) == 0
 
 
 def test_what_was_spent_before_counts():
     assert (
-        allowance(already=Tokens(60_000, 30_000), tokens=100_000).grant("bootstrap", [1] * 50) == 10
+        token_budget(already=Tokens(60_000, 30_000), tokens=100_000).grant("bootstrap", [1] * 50)
+        == 10
     )
-    assert allowance(already=Tokens(60_000, 40_000), tokens=100_000).grant("bootstrap", [1]) == 0
+    assert token_budget(already=Tokens(60_000, 40_000), tokens=100_000).grant("bootstrap", [1]) == 0
 
 
 @given(
@@ -121,17 +122,17 @@ def test_what_was_spent_before_counts():
     seen_at_once=st.integers(1, 8),
 )
 def test_a_budget_is_kept_but_for_what_blocks_cost_above_the_mean(limit, costs, seen_at_once):
-    one = allowance(tokens=limit)
+    budget = token_budget(tokens=limit)
     done: list[int] = []
     while len(done) < len(costs):
         asked = costs[len(done) :][:seen_at_once]
         mean = sum(done) / len(done) if done else 1000  # the worst
-        granted = one.grant("bootstrap", [1] * len(asked))
+        granted = budget.grant("bootstrap", [1] * len(asked))
         if not granted:
             assert sum(done) + mean > limit - 1e-6
             break
         for cost in asked[:granted]:
-            one.settle("bootstrap", 1, Tokens(cost, 0))
+            budget.settle("bootstrap", 1, Tokens(cost, 0))
         above_mean = sum(asked[:granted]) - granted * mean
         room = max(limit - sum(done), granted * mean if not done else 0)
         done += asked[:granted]
@@ -139,8 +140,8 @@ def test_a_budget_is_kept_but_for_what_blocks_cost_above_the_mean(limit, costs, 
 
 
 def test_the_error_says_what_was_spent_and_how_to_go_on():
-    one = allowance(already=Tokens(1_000_000, 250_000), tokens=1_250_000, dollars=2.5)
-    error = one.error("40 of 90 instructions are accepted and kept")
+    budget = token_budget(already=Tokens(1_000_000, 250_000), tokens=1_250_000, dollars=2.5)
+    error = budget.error("40 of 90 instructions are accepted and kept")
     assert isinstance(error, BudgetError)
     assert str(error) == (
         "stopped: 1,250,000 of 1,250,000 tokens and $2.0000 of $2.5000 are spent, and the next "
@@ -152,7 +153,7 @@ def test_the_error_says_what_was_spent_and_how_to_go_on():
 
 @pytest.mark.parametrize("phase", ["bootstrap", "instances"])
 def test_a_limit_in_dollars_weighs_completions_by_their_price(phase):
-    one = allowance(dollars=1)
-    one.grant(phase, [1])
-    one.settle(phase, 1, Tokens(0, 1000))  # $0.004
-    assert one.grant(phase, [1] * 1000) == 249
+    budget = token_budget(dollars=1)
+    budget.grant(phase, [1])
+    budget.settle(phase, 1, Tokens(0, 1000))  # $0.004
+    assert budget.grant(phase, [1] * 1000) == 249

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from ray_si.config.file import parse_config
 from ray_si.errors import NoProgressError
 from ray_si.planning.estimate import Growth, Sample, extrapolate, take_sample
-from ray_si.planning.preview import Trial
+from ray_si.planning.preview import DryRun
 from tests.builds import PLANNED
 from tests.command import ray_si
 
@@ -38,8 +38,8 @@ def test_estimate_gives_ranges_as_json(planned_config):
 
 def test_the_estimate_holds_what_a_whole_run_takes():
     """The truth is had by generating and gating on to the target; the samples are its beginning."""
-    trial = Trial(parse_config(PLANNED | {"target_instructions": 600}))
-    whole = take_sample(trial, 220, 8)
+    dry_run = DryRun(parse_config(PLANNED | {"target_instructions": 600}))
+    whole = take_sample(dry_run, 220, 8)
     accepted: list[int] = []
     for candidate in range(len(whole.owner)):
         if not whole.near[candidate, accepted].any():
@@ -57,10 +57,10 @@ def test_the_estimate_holds_what_a_whole_run_takes():
             whole.instance_tokens,
             whole.seconds,
         )
-        found = extrapolate(part, trial.config)
+        found = extrapolate(part, dry_run.config)
         assert found.completions.low <= truth <= found.completions.high
         assert naive < found.completions.mid < 2 * truth
-        assert extrapolate(part, trial.config) == found
+        assert extrapolate(part, dry_run.config) == found
 
 
 def synthetic(kinds, candidates, seed=0):
@@ -121,9 +121,9 @@ def test_a_model_of_their_own_writes_the_instances(tmp_path):
     recording = tmp_path / "answers.jsonl"
     recording.write_text(json.dumps({"prompt": "never asked", "completion": "x"}) + "\n")
     other = {"engine": "replay", "model": None, "replay": {"recording": str(recording)}}
-    trial = Trial(parse_config(PLANNED | {"instance_generator": other}))
-    decided = trial.decide(trial.ask(2))
-    assert len(decided.taken) > 4  # by the script
-    (written,) = trial.write(decided.taken[:1])
+    dry_run = DryRun(parse_config(PLANNED | {"instance_generator": other}))
+    decided = dry_run.decide(dry_run.ask(2))
+    assert len(decided.accepted) > 4  # by the script
+    (written,) = dry_run.write(decided.accepted[:1])
     assert written.completion.error == "the recording has no answer to this request"
     assert [item["reason"] for item in written.rejected] == ["engine_error"]

@@ -13,7 +13,7 @@ from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.export.rows import ROWS, training_rows
 from ray_si.report.card import COLUMNS
-from ray_si.report.evidence import Evidence
+from ray_si.report.contents import RunContents
 from ray_si.report.files import documents
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
@@ -126,7 +126,7 @@ def test_a_run_without_rows_has_a_card_without_files(tmp_path):
 
 
 def test_the_report_of_the_build_is_that_of_the_verb(run):
-    assert (run / "report.html").read_bytes() == render(*collect(Evidence.open(str(run))))
+    assert (run / "report.html").read_bytes() == render(*collect(RunContents.open(str(run))))
 
 
 def test_documents_are_the_same_when_they_are_made_again(run):

@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 from ray_si.report import rows as rows_module
-from ray_si.report.evidence import Evidence
+from ray_si.report.contents import RunContents
 from ray_si.report.files import write_report
 from ray_si.report.page import _rejections, render
 from ray_si.report.statistics import collect
@@ -58,7 +58,7 @@ class Page(HTMLParser):
 
 
 def page_of(location):
-    return Page(render(*collect(Evidence.open(str(location)))))
+    return Page(render(*collect(RunContents.open(str(location)))))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_a_megabyte_in_every_field_stays_a_small_page(tmp_path):
     huge = "\u2028<&'" * 250_000  # the worst that escaping can make of a text
     run = [f"{k} {huge}" for k in range(3)]
     made_run(tmp_path / "run", instructions=run, outputs=[huge], rejected=[huge] * 4)
-    data = render(*collect(Evidence.open(str(tmp_path / "run"))))
+    data = render(*collect(RunContents.open(str(tmp_path / "run"))))
     assert len(data) < 1_000_000
     text = Page(data).data["accepted"][0]["text"]
     assert text.startswith("0 \u2028<&'")
@@ -149,8 +149,8 @@ def test_a_megabyte_in_every_field_stays_a_small_page(tmp_path):
 
 
 def test_what_the_browser_holds_is_bounded_and_said_to_be_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows_module, "ACCEPTED", 10)
-    monkeypatch.setattr(rows_module, "REJECTED_EACH", 2)
+    monkeypatch.setattr(rows_module, "MOST_ACCEPTED", 10)
+    monkeypatch.setattr(rows_module, "MOST_REJECTED_EACH", 2)
     monkeypatch.setattr(rows_module, "ACCEPTED_BYTES", 4000)
     made_run(tmp_path / "run")
     page = page_of(tmp_path / "run")

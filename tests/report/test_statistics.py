@@ -11,9 +11,9 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from ray_si.dedup.rouge import rouge_l
 from ray_si.dedup.vocabulary import Vocabulary
+from ray_si.report.contents import RunContents
 from ray_si.report.distribution import Distribution, Scores
 from ray_si.report.diversity import Vendi, distinct, self_bleu
-from ray_si.report.evidence import Evidence
 from ray_si.report.sample import Sample, draw, priorities
 from ray_si.report.statistics import collect
 from ray_si.run.seeds import load_seeds
@@ -134,7 +134,7 @@ def test_the_vendi_score_counts_different_items():
 def collected(tmp_path_factory):
     location = tmp_path_factory.mktemp("run") / "run"
     made_run(location)
-    return collect(Evidence.open(str(location)))
+    return collect(RunContents.open(str(location)))
 
 
 def test_every_candidate_and_instance_is_in_the_funnel(collected):
@@ -173,7 +173,7 @@ def test_rounds_add_up_to_the_whole(collected):
 def test_many_rounds_are_grouped_and_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("ray_si.report.statistics._GROUPS", 2)
     made_run(tmp_path / "run")
-    numbers, _ = collect(Evidence.open(str(tmp_path / "run")))
+    numbers, _ = collect(RunContents.open(str(tmp_path / "run")))
     assert [(item["first"], item["last"]) for item in numbers["rounds"]] == [(0, 1), (2, 2)]
     assert [item["accepted"] for item in numbers["rounds"]] == [40, 20]
 
@@ -207,7 +207,7 @@ def test_a_unicode_run_is_compared_by_unicode_tokens(tmp_path):
     made_run(
         tmp_path / "run", instructions=["写一首关于大海的诗"], seeds=[seed], tokenizer="unicode"
     )
-    numbers, _ = collect(Evidence.open(str(tmp_path / "run")))
+    numbers, _ = collect(RunContents.open(str(tmp_path / "run")))
     assert numbers["nearest_seed"]["mean"] == pytest.approx(7 / 9, abs=1e-3)
 
 

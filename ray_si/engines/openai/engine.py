@@ -243,8 +243,8 @@ class OpenAIEngine:
     # When tries fail ---------------------------------------------------------------------------
 
     async def _back_off(self, failures: int) -> None:
-        longest = min(_LONGEST_BACKOFF_S, 0.5 * 2**failures)
-        await asyncio.sleep(longest * self._jitter.uniform(0.5, 1))
+        backoff = min(_LONGEST_BACKOFF_S, 0.5 * 2**failures)
+        await asyncio.sleep(backoff * self._jitter.uniform(0.5, 1))
 
     def _give_up_after(self, failure: Failure, began: float, wait: float = 0.0) -> None:
         """Raise GenerationError where the endpoint has answered nothing for too long."""

@@ -106,7 +106,7 @@ for an audience of engineers
 and contrast it with the opposite view
 """.strip().splitlines()
 
-Answer = tuple[str, Literal["stop", "length"]]
+ScriptedText = tuple[str, Literal["stop", "length"]]
 """A text and its finish reason."""
 
 _QUESTION = ("What", "Why", "How", "Is")
@@ -146,7 +146,7 @@ def _task(rng: random.Random) -> str:
     return text + ("?" if text.startswith(_QUESTION) else ".")
 
 
-def _instructions(request: Request, rng: random.Random) -> Answer:
+def _instructions(request: Request, rng: random.Random) -> ScriptedText:
     numbers = re.findall(r"^(\d+)\.", _text(request.prompt), re.MULTILINE)
     first = int(numbers[-1]) if numbers else 1
     slip = rng.random()
@@ -164,7 +164,7 @@ def _instructions(request: Request, rng: random.Random) -> Answer:
     return text, "stop"
 
 
-def _joint(request: Request, rng: random.Random) -> Answer:
+def _joint(request: Request, rng: random.Random) -> ScriptedText:
     numbers = re.findall(r"^(\d+)\. \w+:", _text(request.prompt), re.MULTILINE)
     first = int(numbers[-1]) if numbers else 1
     slip = rng.random()
@@ -191,7 +191,7 @@ def _asked(request: Request) -> str:
     return str(headed[-1] if headed else text.splitlines()[-1])
 
 
-def _classification(request: Request, rng: random.Random) -> Answer:
+def _classification(request: Request, rng: random.Random) -> ScriptedText:
     pattern = r"whether|true or false|spam|\bor (?:negative|hard|culture|informal)\b"
     yes, no = request.labels or (" Yes", " No")
     return (yes if re.search(pattern, _asked(request)) else no), "stop"
@@ -202,7 +202,7 @@ def _sentence(rng: random.Random) -> str:
     return f"Much has been said on {topic}, {qualifier}."
 
 
-def _input_first(request: Request, rng: random.Random) -> Answer:
+def _input_first(request: Request, rng: random.Random) -> ScriptedText:
     slip = rng.random()
     if slip < 0.03:
         return "I would rather not say.", "stop"
@@ -217,7 +217,7 @@ def _input_first(request: Request, rng: random.Random) -> Answer:
     return "\n".join(parts), "length" if slip > 0.95 else "stop"
 
 
-def _output_first(request: Request, rng: random.Random) -> Answer:
+def _output_first(request: Request, rng: random.Random) -> ScriptedText:
     if rng.random() < 0.05:
         return "It depends.", "stop"
     found = re.search(r"(\w+), (\w+) or (\w+)|(\w+) or (not \w+|\w+)", _asked(request))

@@ -75,7 +75,7 @@ _BATCH = 4096
 """Instance rows handed on at a time: blocks are small."""
 
 
-class Evidence:
+class RunContents:
     """What a run holds, in pool order; damage becomes one of ``problems``, never an exception.
 
     ``identity`` is the part of the configuration that results depend on, {} where the header is
@@ -101,7 +101,7 @@ class Evidence:
                 self._check.find(shard["key"], "is missing")
 
     @classmethod
-    def open(cls, location: str) -> Evidence:
+    def open(cls, location: str) -> RunContents:
         """What there is at a folder or s3://bucket/prefix, a damaged header included."""
         try:
             return cls(Run.open(location))

@@ -15,10 +15,10 @@ from ray_si.dedup.pool import LocalPool
 from ray_si.dedup.tokens import Tokenizer
 
 CONTAMINATED = "contaminated"
-"""The reason of what resembles a forbidden text, by whichever measure."""
+"""The reason of what resembles an excluded text, by whichever measure."""
 
 
-class Forbidden:
+class ExcludedTexts:
     """Evaluation texts, say, that a `Deduplicator`'s candidates must not come too close to.
 
     A text is too close when its ROUGE-L F with one of them is above ``rouge``, or its cosine
@@ -52,7 +52,7 @@ class Forbidden:
     def add(
         self, texts: Sequence[str], embeddings: np.ndarray | None = None, *, source: str
     ) -> None:
-        """Forbid more texts, of shape (n, dimension) where embedded; ``source`` names their set.
+        """Exclude more texts, of shape (n, dimension) where embedded; ``source`` names their set.
 
         Raises ValueError where the cosine is asked for and there are no fitting embeddings.
         """
@@ -107,7 +107,7 @@ class Forbidden:
 
 
 class GuardedGate:
-    """A gate whose candidates are held against forbidden texts before anything else.
+    """A gate whose candidates are held against excluded texts before anything else.
 
     What is too close to those is refused as `CONTAMINATED` and refuses nothing itself; the rest is
     decided by ``filter_rest``, a `Deduplicator`'s ``filter``. ``encode`` is needed where either
@@ -116,16 +116,16 @@ class GuardedGate:
 
     def __init__(
         self,
-        forbidden: Forbidden,
+        excluded: ExcludedTexts,
         filter_rest: Callable[[Sequence[str], np.ndarray | None], DedupResult],
         encode: Encoder | None = None,
     ) -> None:
-        self._forbidden, self._filter_rest, self._encode = forbidden, filter_rest, encode
+        self._excluded, self._filter_rest, self._encode = excluded, filter_rest, encode
 
     def filter(self, texts: Sequence[str]) -> DedupResult:
         """Decide on a batch in order; see `Deduplicator.filter`."""
         vectors = self._encode(list(texts)) if self._encode and len(texts) else None
-        found = self._forbidden.find(texts, vectors)
+        found = self._excluded.find(texts, vectors)
 
         def decide(rest: list[int]) -> DedupResult:
             part = None if vectors is None else vectors[rest]

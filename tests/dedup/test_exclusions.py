@@ -1,4 +1,4 @@
-"""Forbidden texts: what is too close to one is found, and nothing else; a gate behind them."""
+"""Excluded texts: what is too close to one is found, and nothing else; a gate behind them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from ray_si.dedup import CONTAMINATED, Deduplicator, Forbidden, GuardedGate
+from ray_si.dedup import CONTAMINATED, Deduplicator, ExcludedTexts, GuardedGate
 from tests.dedup.oracle import THRESHOLDS, corpora, nearest, one_by_one
 
 
 @given(corpora(max_size=12), corpora(max_size=12), THRESHOLDS)
 def test_what_is_found_is_what_a_slow_comparison_finds(texts, unwanted, threshold):
-    forbidden = Forbidden(threshold)
+    excluded = ExcludedTexts(threshold)
     half = len(unwanted) // 2
-    forbidden.add(unwanted[:half], source="first")
-    forbidden.add(unwanted[half:], source="second")
-    found = {match.index: match for match in forbidden.find(texts)}
+    excluded.add(unwanted[:half], source="first")
+    excluded.add(unwanted[half:], source="second")
+    found = {match.index: match for match in excluded.find(texts)}
     for i, text in enumerate(texts):
         score, match = nearest(unwanted, text, threshold)
         assert (i in found) == (match >= 0)
@@ -33,13 +33,13 @@ def test_what_is_found_is_what_a_slow_comparison_finds(texts, unwanted, threshol
 def test_a_guarded_gate_is_the_gate_on_what_remains_whatever_the_batches(
     texts, unwanted, threshold, size
 ):
-    forbidden = Forbidden(threshold)
-    forbidden.add(unwanted, source="set")
+    excluded = ExcludedTexts(threshold)
+    excluded.add(unwanted, source="set")
     close = {i for i, text in enumerate(texts) if nearest(unwanted, text, threshold)[1] >= 0}
     rest = [i for i in range(len(texts)) if i not in close]
     accepted, refused = one_by_one([], [texts[i] for i in rest], threshold)
 
-    gate = GuardedGate(forbidden, Deduplicator(threshold, None).filter)
+    gate = GuardedGate(excluded, Deduplicator(threshold, None).filter)
     found, reasons = [], {}
     for start in range(0, len(texts), size):
         result = gate.filter(texts[start : start + size])
@@ -51,11 +51,11 @@ def test_a_guarded_gate_is_the_gate_on_what_remains_whatever_the_batches(
 
 
 def test_cosine_is_asked_of_what_rouge_lets_pass():
-    forbidden = Forbidden(0.7, 0.8)
-    forbidden.add(["name three rivers", "sing a song"], np.eye(3)[:2], source="set")
+    excluded = ExcludedTexts(0.7, 0.8)
+    excluded.add(["name three rivers", "sing a song"], np.eye(3)[:2], source="set")
     texts = ["name three rivers", "warble something", "count to ten", "somewhat alike"]
     vectors = np.array([[0, 0, 1], [0.1, 0.9, 0], [0, 0, 1], [0.6, 0.6, 0.5]])
-    found = forbidden.find(texts, vectors)
+    found = excluded.find(texts, vectors)
     assert [(match.index, match.match) for match in found] == [
         (0, "name three rivers"),
         (1, "sing a song"),
@@ -65,17 +65,17 @@ def test_cosine_is_asked_of_what_rouge_lets_pass():
 
 
 def test_the_threshold_itself_is_not_too_close():
-    forbidden = Forbidden(0.8)
-    forbidden.add(["a b c d e"], source="set")
+    excluded = ExcludedTexts(0.8)
+    excluded.add(["a b c d e"], source="set")
     assert Fraction(2 * 4, 5 + 5) == Fraction("0.8")
-    assert not forbidden.find(["a b c d x"])
-    assert forbidden.find(["a b c d"])
+    assert not excluded.find(["a b c d x"])
+    assert excluded.find(["a b c d"])
 
 
-def test_forbidden_texts_are_neighbours_of_nothing():
-    forbidden = Forbidden(0.9)
-    forbidden.add(["red green blue"], source="set")
-    gate = GuardedGate(forbidden, Deduplicator(0.9, None, most_similar=3).filter)
+def test_excluded_texts_are_neighbours_of_nothing():
+    excluded = ExcludedTexts(0.9)
+    excluded.add(["red green blue"], source="set")
+    gate = GuardedGate(excluded, Deduplicator(0.9, None, most_similar=3).filter)
     (neighbours,) = gate.filter(["red green one two"]).neighbours
     assert neighbours.texts == []
 
@@ -83,12 +83,12 @@ def test_forbidden_texts_are_neighbours_of_nothing():
 @pytest.mark.parametrize("arguments", [(0, None), (0.7, 0), (0.7, 1.5)])
 def test_impossible_thresholds_are_refused(arguments):
     with pytest.raises(ValueError, match=r"in \(0, 1\]"):
-        Forbidden(*arguments)
+        ExcludedTexts(*arguments)
 
 
 def test_a_cosine_needs_embeddings_that_fit():
-    forbidden = Forbidden(0.7, 0.8)
+    excluded = ExcludedTexts(0.7, 0.8)
     with pytest.raises(ValueError, match="needs embeddings"):
-        forbidden.add(["a"], source="set")
+        excluded.add(["a"], source="set")
     with pytest.raises(ValueError, match="2 embeddings for 1 texts"):
-        forbidden.find(["a"], np.eye(2))
+        excluded.find(["a"], np.eye(2))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_si.errors import RunError, StorageError
-from ray_si.report.evidence import Evidence
+from ray_si.report.contents import RunContents
 from ray_si.report.files import write_report
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
@@ -22,7 +22,7 @@ from tests.report.made import made_run
 
 def report_on(location):
     """Statistics, rows and the page as text."""
-    numbers, rows = collect(Evidence.open(str(location)))
+    numbers, rows = collect(RunContents.open(str(location)))
     return numbers, rows, render(numbers, rows).decode()
 
 
@@ -195,4 +195,4 @@ def test_a_run_on_s3_and_a_page_there(s3, tmp_path):
     assert state == "finished"
     page = s3.get_object(Bucket="data", Key="pages/run.html")["Body"].read()
     made_run(tmp_path / "run")
-    assert page == render(*collect(Evidence(Run.open(str(tmp_path / "run")))))
+    assert page == render(*collect(RunContents(Run.open(str(tmp_path / "run")))))
