@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -221,3 +222,12 @@ def slow_config(tmp_path) -> Path:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+@pytest.fixture(params=["folder", "s3"])
+def location(request, tmp_path):
+    """A place where nothing is yet, in a folder or on a real S3 server."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    request.getfixturevalue("s3_environment")
+    return f"s3://runs/{uuid.uuid4().hex}/run"

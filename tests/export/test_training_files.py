@@ -204,7 +204,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path):
         import resource, sys
         from ray_si.errors import StorageLostError
         from ray_si.run.run import Run
-        from tests.storage.test_training_files import export
+        from tests.export.test_training_files import export
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         try:
             export(Run.open(sys.argv[1]), sys.argv[2])
@@ -224,7 +224,7 @@ def test_killed_it_leaves_nothing_that_looks_like_an_export(run, tmp_path):
         import os, sys
         from ray_si.run.run import Run
         from ray_si.export.training_files import Options, write_training_files
-        from tests.storage.test_training_files import IDS
+        from tests.export.test_training_files import IDS
 
         def listen(done, total):
             os.kill(os.getpid(), 9)
