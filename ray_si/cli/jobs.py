@@ -48,7 +48,10 @@ def submit(
     ] = False,
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="File or folder to send along; repeat for more."),
+        typer.Option(
+            metavar="PATH",
+            help="File or folder to send along, without what is hidden in it; repeat for more.",
+        ),
     ] = None,
     env: Annotated[
         list[str] | None,
@@ -84,6 +87,9 @@ def submit(
             package = packaging.pack(settings, Path(folder) / "package.zip", include or [])
             cluster = jobs.Cluster(address)
             _say(f"{package.files} files, {package.size / 2**20:.1f} MiB, to {cluster.address}")
+            if package.left_out:
+                names = ", ".join(package.left_out[:5]) + ", ..." * (len(package.left_out) > 5)
+                _say(f"left at home, as hidden or linked from elsewhere: {names}")
             if not follow:
                 id_ = cluster.submit(package, out, finish=finish, env=variables)
                 _say(f"submitted as {id_}; {_how_to(id_, cluster.address)}")

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from ray_si.config.secrets import secrets_in
 from ray_si.config.section import Section
 
 
@@ -39,7 +40,17 @@ class VLLMOptions(Section):
     lora: str | None = None
     """Folder of a LoRA adapter, on every node, that is laid over the model."""
     engine_kwargs: dict[str, Any] = Field({})
-    """Further arguments of vLLM's engine, by the names that vLLM gives them."""
+    """Further arguments of vLLM's engine, by the names that vLLM gives them; no secrets."""
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _without_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if secrets := secrets_in(value, "engine_kwargs"):
+            raise ValueError(
+                f"{secrets[0]} looks like a secret, and would be stored in the run; put it into "
+                "the environment of the nodes (HF_TOKEN, say)"
+            )
+        return value
 
 
 class OpenAIOptions(Section):
@@ -66,11 +77,21 @@ class OpenAIOptions(Section):
     ] = ()
     """Parameters that the endpoint doesn't take."""
     extra_body: dict[str, Any] = Field({})
-    """Further parameters of every request, such as {reasoning_effort: low}."""
+    """Further parameters of every request, such as {reasoning_effort: low}; no secrets."""
+
+    @field_validator("extra_body")
+    @classmethod
+    def _without_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if secrets := secrets_in(value, "extra_body"):
+            raise ValueError(
+                f"{secrets[0]} looks like a secret, and would be stored in the run and its report; "
+                "a key comes from the environment variable that api_key_env names"
+            )
+        return value
 
     @field_validator("base_url")
     @classmethod
-    def _without_secrets(cls, value: str) -> str:
+    def _public(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("write http://host or https://host, with port and path if any")

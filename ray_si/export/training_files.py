@@ -86,9 +86,10 @@ def write_training_files(
 
     The same run, layout and options give the same bytes. All is written aside first, in ``to`` or,
     for S3, in the folder for temporary files, and then put in place, the manifest last: rows, size
-    and SHA-256 of every file, the options, and ``description``. After an error nothing of it is
-    left; a folder without its manifest is not finished. ``listen`` hears of rows done and in all;
-    to shuffle each is done twice.
+    and SHA-256 of every file, the options, and ``description``. What it replaces stays as it is
+    until all of the new is there, under names of its own. After an error nothing of it is left; a
+    folder without its manifest is not finished. ``listen`` hears of rows done and in all; to
+    shuffle each is done twice.
 
     Raises RunError where the run isn't finished or is damaged; StorageError where ``to`` cannot be
     written or holds such files already and ``overwrite`` isn't set; ConfigError where there are too
@@ -184,29 +185,50 @@ def _publish(
     options: Options,
     manifest: dict[str, Any],
 ) -> Exported:
-    """Give the files their names, the manifest last; after an error none of them is there."""
+    """Give the files their names, the manifest last; after an error none of them is there.
+
+    Where an export of this name is ``present`` it is replaced once every file is there under
+    another name, so that nothing is left to do but to rename.
+    """
     files = _named(splits, options)
-    if options.manifest in present:
-        target.delete(options.manifest)
+    aside = f"_{options.name}.next/"
+    for key in list(target.list(aside)):  # of one that was killed
+        target.delete(key)
+    first = aside if present else ""
     done: list[str] = []
     try:
         for key, _, shard in files:
-            done.append(key)
-            target.adopt(key, str(shard.path))
-        for key in set(present) - set(done) - {options.manifest}:
-            target.delete(key)
-        manifest["files"] = [
-            {"key": key, "split": split, "rows": s.rows, "size": s.size, "sha256": s.sha256}
-            for key, split, s in files
-        ]
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        target.put(options.manifest, text.encode())
+            done.append(first + key)
+            target.adopt(first + key, str(shard.path))
+        if not present:
+            _put_manifest(target, files, options, manifest)
     except BaseException:
         for key in done:
             target.delete(key)
         raise
+    if present:
+        target.delete(options.manifest)
+        for key, _, _ in files:
+            target.move(aside + key, key)
+        for key in set(present) - {key for key, _, _ in files} - {options.manifest}:
+            target.delete(key)
+        _put_manifest(target, files, options, manifest)
     rows = {split: sum(shard.rows for shard in shards) for split, shards in splits.items()}
-    return Exported(rows, [*done, options.manifest])
+    return Exported(rows, [*(key for key, _, _ in files), options.manifest])
+
+
+def _put_manifest(
+    target: Objects,
+    files: list[tuple[str, str, Written]],
+    options: Options,
+    manifest: dict[str, Any],
+) -> None:
+    manifest["files"] = [
+        {"key": key, "split": split, "rows": s.rows, "size": s.size, "sha256": s.sha256}
+        for key, split, s in files
+    ]
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    target.put(options.manifest, text.encode())
 
 
 def _named(splits: dict[str, list[Written]], options: Options) -> list[tuple[str, str, Written]]:

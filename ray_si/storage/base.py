@@ -43,7 +43,13 @@ class Objects(Protocol):
         """`put` of a local file, best one in `scratch`; the file may be gone then."""
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """A local folder for the time of a ``with`` block, from which `adopt` is cheap."""
+        """A local folder for the time of a ``with`` block, from which `adopt` is cheap.
+
+        Those that killed processes left on this machine are removed.
+        """
+
+    def move(self, source: str, target: str) -> None:
+        """Give an object another name, in place of what has that name."""
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Every key that begins with ``prefix``, sorted, as they are needed."""

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from ray_si.errors import StorageError, StorageLostError
 from ray_si.storage.base import TEMPORARY, check_key
+from ray_si.storage.scratch import scratch_folder
 
 _LATER = {
     errno.ENOSPC: "free some space",
@@ -81,14 +82,22 @@ class LocalObjects:
         with _translated(self.root):
             made = [path for path in (self.root, *self.root.parents) if not path.exists()]
             _make(self.root)
-            folder = tempfile.mkdtemp(prefix=TEMPORARY, dir=self.root)
         try:
-            yield Path(folder)
+            with scratch_folder(self.root, f"{TEMPORARY}scratch-") as folder:
+                yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
             for path in made:  # as it was, unless something has been put there
                 with suppress(OSError):
                     path.rmdir()
+
+    def move(self, source: str, target: str) -> None:
+        old, new = self.root / check_key(source), self.root / check_key(target)
+        with _translated(new):
+            _make(new.parent)
+            os.replace(old, new)
+            _sync(new.parent)
+            with suppress(OSError):  # where that was the last one
+                old.parent.rmdir()
 
     def list(self, prefix: str = "") -> Iterator[str]:
         folder = check_key(prefix + "x").rpartition("/")[0]

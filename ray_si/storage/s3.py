@@ -33,6 +33,7 @@ from botocore.parsers import ResponseParserError
 from ray_si.errors import StorageError
 from ray_si.storage.base import check_key
 from ray_si.storage.s3_errors import SILENCE, error_code, one_line, translated
+from ray_si.storage.scratch import scratch_folder
 
 _ATTEMPTS = 10
 """Tries of a request: a minute of backoff on average, before the store counts as lost."""
@@ -128,8 +129,13 @@ class S3Objects:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
+        with scratch_folder(Path(tempfile.gettempdir()), "ray-si-scratch-") as folder:
+            yield folder
+
+    def move(self, source: str, target: str) -> None:
+        old, new = self._name(source), self._name(target)
+        self._persist(target, lambda client: client.copy(old, new["Bucket"], new["Key"]))
+        self.delete(source)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key unless it exists, in one request whatever its size (S3 allows 5 GiB).

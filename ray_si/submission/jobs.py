@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import shlex
 import time
 import uuid
@@ -21,6 +20,7 @@ from packaging.version import Version
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from ray_si.config.secrets import is_secret
 from ray_si.errors import ClusterLostError, ConfigError
 from ray_si.storage.objects import open_objects
 from ray_si.submission.packaging import CONFIG_NAME, Package
@@ -55,11 +55,6 @@ _KILLED = {-9, -15, 137, 143}
 
 _LOST = {"JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE"}
 """What Ray says of jobs that were lost with their node."""
-
-_SECRET = re.compile(
-    r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|KEY)(_|$)(?!(FILE|PATH)$)", re.I
-)
-"""Names of environment variables whose values are nobody's business."""
 
 
 @dataclass(frozen=True)
@@ -360,20 +355,20 @@ def check_out(out: str) -> None:
 def parse_env(items: list[str]) -> dict[str, str]:
     """Environment variables from NAME=VALUE, or NAME for the value it has here.
 
-    Raises ConfigError; also for names of secrets, which a job's environment shows to everyone
-    who sees the dashboard.
+    Raises ConfigError; also for what looks like a secret (see `is_secret`), since a job's
+    environment is shown to everyone who sees the dashboard.
     """
     found = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not name or (not equals and name not in os.environ):
             raise ConfigError(f"--env {item}: write NAME=VALUE, or NAME of a variable set here")
-        if _SECRET.search(name):
-            raise ConfigError(
-                f"--env {name}: the dashboard would show it; give the nodes a role, or put it "
-                "into the cluster's own environment (cluster/README.md)"
-            )
         found[name] = value if equals else os.environ[name]
+        if is_secret(name, found[name]):
+            raise ConfigError(
+                f"--env {name}: this looks like a secret, and the dashboard would show it; give "
+                "the nodes a role, or put it into the cluster's own environment (cluster/README.md)"
+            )
     return found
 
 

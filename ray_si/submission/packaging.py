@@ -18,19 +18,23 @@ from ray_si.config import RunConfig
 from ray_si.engines import bundled
 from ray_si.errors import ConfigError
 
-CONFIG_NAME = "run.yaml"
+_OWN = "ray_si_job/"
+"""Folder in the package of what the run itself reads, apart from what is included."""
+
+CONFIG_NAME = f"{_OWN}run.yaml"
 """The configuration's name in the package, which is the job's working directory."""
 
 LIMIT = 100 << 20
 """Bytes that a package may have: what Ray's job server takes."""
 
-_SEEDS = "seeds.jsonl"
+_SEEDS = f"{_OWN}seeds.jsonl"
+_PACKAGE = "ray_si/"
 
 _CACHES = frozenset(
     ["__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox"]
 )
 _LEFT_OUT = _CACHES | {".git", ".venv", "venv", "node_modules", "data", "runs"}
-"""Folders below an included one that stay at home."""
+"""Folders below an included one that stay at home, besides hidden ones."""
 
 _DATE = 1980, 1, 1, 0, 0, 0
 """Of every file in a package, so that the same files make the same bytes."""
@@ -38,11 +42,16 @@ _DATE = 1980, 1, 1, 0, 0, 0
 
 @dataclass(frozen=True)
 class Package:
-    """A zip on disk: its path, size in bytes and number of files."""
+    """A zip on disk: its path, size in bytes and number of files.
+
+    ``left_out`` are files of included folders that stayed at home: hidden ones, and links to what
+    lies outside.
+    """
 
     path: Path
     size: int
     files: int
+    left_out: tuple[str, ...] = ()
 
 
 def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) -> Package:
@@ -50,31 +59,35 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
 
     It holds ray_si as it is installed here, so that the cluster runs what checked the
     configuration; the configuration, overrides applied; its seed tasks, evaluation sets and
-    recordings; and the files and folders of ``include``, under their own names, without .git,
-    .venv, data, runs, caches.
+    recordings; and the files and folders of ``include``, under their own names, without data, runs,
+    environments and caches, what is hidden (.git, .env) and links that lead out of the folder. None
+    of these takes the place of what the run itself reads.
     Raises ConfigError where something is missing, would be out of the cluster's sight, or
     the package is over ``limit`` bytes.
     """
     _check_models(config)
     values: dict[str, Any] = config.model_dump(mode="json")
     package = Path(ray_si.__file__).parent
-    files = {f"ray_si/{name}": file for name, file in _files(package, _CACHES)}
+    files = {_PACKAGE + name: file for name, file in _files(package, _CACHES)}
     if config.seeds != "bundled":
         files[_SEEDS], values["seeds"] = Path(config.seeds), _SEEDS
     values["decontaminate"] = []
     for number, source in enumerate(config.decontaminate):
         name = source
         if "://" not in source:  # under its own name, by which rejections are told
-            name = f"sets/{number}/{Path(source).name}"
+            name = f"{_OWN}sets/{number}/{Path(source).name}"
             files[name] = Path(source)
         values["decontaminate"].append(name)
     for section, generator in config.generators.items():
         if generator.engine == "replay" and generator.replay.recording:
-            name = f"{section}-recording.jsonl"
+            name = f"{_OWN}{section}-recording.jsonl"
             files[name] = Path(generator.replay.recording)
             values[section]["replay"]["recording"] = name
+    left_out: list[str] = []
     for item in include:
-        files |= _included(Path(item))
+        for name, file in _included(Path(item), left_out).items():
+            if not name.startswith((_OWN, _PACKAGE)):  # the cluster runs what was checked here
+                files[name] = file
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, path.open("rb") as written:
         _write(archive, CONFIG_NAME, io.BytesIO(yaml.safe_dump(values, sort_keys=False).encode()))
         for name, file in sorted(files.items()):
@@ -85,7 +98,7 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
                 raise ConfigError(f"{file} cannot be packaged: {error.strerror}") from error
             if written.seek(0, io.SEEK_END) > limit:
                 raise ConfigError(_too_large(files, limit))
-    return Package(path, path.stat().st_size, len(files) + 1)
+    return Package(path, path.stat().st_size, len(files) + 1, tuple(left_out))
 
 
 def _check_models(config: RunConfig) -> None:
@@ -101,17 +114,26 @@ def _check_models(config: RunConfig) -> None:
             )
 
 
-def _included(item: Path) -> dict[str, Path]:
-    if item.is_dir():
-        prefix = "" if item.resolve() == Path.cwd() else f"{item.resolve().name}/"
-        return {prefix + name: file for name, file in _files(item, _LEFT_OUT)}
-    if not item.is_file():
-        raise ConfigError(f"--include {item}: there is no such file or folder")
-    return {item.name: item}
+def _included(item: Path, left_out: list[str]) -> dict[str, Path]:
+    """The files of an item of ``include`` by name; what stays at home is added to ``left_out``."""
+    if not item.is_dir():
+        if not item.is_file():
+            raise ConfigError(f"--include {item}: there is no such file or folder")
+        return {item.name: item}
+    folder = item.resolve()
+    prefix = "" if folder == Path.cwd() else f"{folder.name}/"
+    files = {}
+    for name, file in _files(folder, _LEFT_OUT):
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if is_hidden or not file.resolve().is_relative_to(folder):
+            left_out.append(prefix + name)
+        else:
+            files[prefix + name] = file
+    return files
 
 
 def _files(folder: Path, left_out: frozenset[str]) -> Iterator[tuple[str, Path]]:
-    """Names below a folder, with "/", and the files there."""
+    """Names below a folder, with "/", and the files there; links to folders are not followed."""
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in left_out]
         for name in names:

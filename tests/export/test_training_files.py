@@ -198,6 +198,47 @@ def test_what_cannot_be_put_in_place_leaves_nothing(run, location, monkeypatch):
     assert list(open_objects(location).list()) == []
 
 
+@pytest.mark.parametrize("stage", ["adopt", "_write"])
+def test_an_export_that_fails_leaves_the_former_one_whole(run, location, monkeypatch, stage):
+    export(run, location, rows_per_shard=20)
+    objects = open_objects(location)
+    before = {key: objects.get(key) for key in objects.list()}
+
+    def fail(*arguments, **options):
+        raise StorageLostError("the disk fails")
+
+    if stage == "adopt":
+        monkeypatch.setattr(type(objects), "adopt", fail)
+    else:
+        monkeypatch.setattr(training_files, "_write", fail)
+    with pytest.raises(StorageLostError):
+        export(run, location, rows_per_shard=30, overwrite=True)
+    monkeypatch.undo()
+    assert {key: objects.get(key) for key in objects.list()} == before
+    done = export(run, location, rows_per_shard=30, overwrite=True)
+    assert list(objects.list()) == sorted(done.keys)
+
+
+def test_an_export_killed_while_it_is_renamed_is_whole_after_the_same_command(
+    run, location, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def killed(self, source, target):
+        raise Killed
+
+    export(run, location, rows_per_shard=20)
+    objects = open_objects(location)
+    monkeypatch.setattr(type(objects), "move", killed)
+    with pytest.raises(Killed):
+        export(run, location, rows_per_shard=30, overwrite=True)
+    monkeypatch.undo()
+    done = export(run, location, rows_per_shard=30, overwrite=True)
+    assert list(objects.list()) == sorted(done.keys)
+    assert len(read(location, shards(location))) == run.stats()["rows"]
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path):
     code = textwrap.dedent(
         """
@@ -236,7 +277,9 @@ def test_killed_it_leaves_nothing_that_looks_like_an_export(run, tmp_path):
     command = [sys.executable, "-c", code, run.location, str(tmp_path / "out")]
     assert subprocess.run(command, env=ENVIRONMENT, check=False).returncode == -9
     assert list(LocalObjects(tmp_path / "out").list()) == []
+    assert len(list(LocalObjects(tmp_path / "out").temporaries())) > 0
     export(run, tmp_path / "out")
+    assert list(LocalObjects(tmp_path / "out").temporaries()) == []
     assert len(read(tmp_path / "out", ["rows.jsonl"])) == run.stats()["rows"]
 
 

@@ -116,7 +116,7 @@ def test_places_that_all_nodes_can_mean_are_taken():
 
 @pytest.mark.parametrize(
     "name",
-    ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "HF_TOKEN", "db_password", "OPENAI_API_KEY"],
+    ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PGPASSWORD", "DB_PWD", "GITHUB_PAT", "OPENAI_API_KEY"],
 )
 def test_secrets_are_not_put_where_the_dashboard_shows_them(name, monkeypatch):
     monkeypatch.setenv(name, "hush")

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import ray_si
 from ray_si.config.file import load_config, parse_config
 from ray_si.errors import ConfigError
 from ray_si.run.seeds import load_seeds
 from ray_si.submission.packaging import CONFIG_NAME, LIMIT, pack
 from tests.clusters import ROOT
+
+BUNDLED = Path(ray_si.__file__).parent / "data" / "seed_tasks.jsonl"
 
 
 def values(**generator):
@@ -73,7 +76,7 @@ def test_the_packaged_run_is_the_run_that_was_checked(tmp_path):
         archive.extractall(tmp_path / "job")
     code = (
         "import ray_si; from ray_si.config.file import load_config; "
-        "from ray_si.run.seeds import load_seeds; c = load_config('run.yaml'); "
+        f"from ray_si.run.seeds import load_seeds; c = load_config('{CONFIG_NAME}'); "
         "print(c.fingerprint(load_seeds(c.seeds)[1]), c.generator.replay.recording); "
         "print(ray_si.__file__)"
     )
@@ -85,15 +88,15 @@ def test_the_packaged_run_is_the_run_that_was_checked(tmp_path):
         check=True,
     )
     fingerprint, recorded, where = done.stdout.split()
-    there = load_config(tmp_path / "job" / "run.yaml")
+    there = load_config(tmp_path / "job" / CONFIG_NAME)
     left_out = {"seeds", "generator", "decontaminate"}
     assert there.model_dump(exclude=left_out) == config.model_dump(exclude=left_out)
     (name,) = there.decontaminate
-    assert Path(name).read_bytes() == held_out.read_bytes()
+    assert (tmp_path / "job" / name).read_bytes() == held_out.read_bytes()
     assert name.endswith("sets/0/held_out.jsonl")
     expected = config.model_copy(update={"generator": there.generator})
     assert fingerprint == expected.fingerprint(load_seeds(str(seeds))[1])
-    assert recorded == "generator-recording.jsonl"
+    assert recorded == "ray_si_job/generator-recording.jsonl"
     assert where.startswith(str(tmp_path / "job"))
 
 
@@ -103,6 +106,44 @@ def test_included_folders_leave_git_environments_data_and_runs_at_home(folder):
     everything = names(pack(parse_config(values()), folder.parent / "q.zip", ["."]))
     own = {name for name in everything if not name.startswith("ray_si/")}
     assert own == {"a/mine.py", "notes.txt", "p.zip", CONFIG_NAME}
+
+
+def test_nothing_included_takes_the_place_of_what_the_run_reads(folder):
+    mine = BUNDLED.read_text().splitlines()
+    (folder / "mine.jsonl").write_text("\n".join(mine[:20]))
+    (folder / "run.yaml").write_text("target_instructions: 1\n")
+    (folder / "seeds.jsonl").write_text("not a seed")
+    for name in ("ray_si_job/run.yaml", "ray_si_job/seeds.jsonl", "ray_si/__init__.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    config = parse_config(values() | {"seeds": "mine.jsonl", "target_instructions": 77})
+    package = pack(config, folder.parent / "p.zip", ["."])
+    with zipfile.ZipFile(package.path) as archive:
+        assert len(archive.namelist()) == len(set(archive.namelist()))
+        archive.extractall(folder.parent / "job")
+    there = load_config(folder.parent / "job" / CONFIG_NAME)
+    assert there.target_instructions == 77
+    assert len(load_seeds(str(folder.parent / "job" / there.seeds))[0]) == 20
+    assert "__version__" in (folder.parent / "job" / "ray_si" / "__init__.py").read_text()
+    assert (folder.parent / "job" / "run.yaml").read_text() == "target_instructions: 1\n"
+
+
+def test_what_is_hidden_and_what_links_lead_out_to_stay_at_home(folder):
+    (folder.parent / "outside.txt").write_text("private")
+    (folder.parent / "elsewhere").mkdir()
+    (folder.parent / "elsewhere" / "x.txt").write_text("private")
+    (folder / "a" / "link.txt").symlink_to(folder.parent / "outside.txt")
+    (folder / "a" / "within.txt").symlink_to(folder / "a" / "mine.py")
+    (folder / "a" / "linked").symlink_to(folder.parent / "elsewhere")
+    for name in (".env", "a/.env.local", "a/.aws/credentials"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("KEY=hush")
+    package = pack(parse_config(values()), folder.parent / "p.zip", ["."])
+    included = {name for name in names(package) if not name.startswith("ray_si/")}
+    assert included == {"a/mine.py", "a/within.txt", "notes.txt", CONFIG_NAME}
+    assert {".env", "a/.env.local", "a/.aws/credentials", "a/link.txt"} <= set(package.left_out)
+    asked_for = pack(parse_config(values()), folder.parent / "q.zip", [".env"])
+    assert ".env" in names(asked_for)
 
 
 def test_the_same_files_make_the_same_package(folder):
