@@ -27,9 +27,10 @@ from ray_si.build.builder import build
 from ray_si.build.instances import InstancePhase
 from ray_si.config.file import parse_config
 from ray_si.dedup import DedupResult
-from ray_si.pipeline.decisions import ACCEPTED, decide_round
+from ray_si.pipeline.decisions import decide_round
 from ray_si.pipeline.progress import Reporter
 from ray_si.pipeline.prompting import Prompting
+from ray_si.run.schemas import ACCEPTED
 from ray_si.run.seeds import load_seeds
 
 RESULT = Path(__file__).with_name("capacity.json")

@@ -31,10 +31,10 @@ from ray_si.build.gate import open_gate
 from ray_si.build.instances import InstancePhase
 from ray_si.config import RunConfig
 from ray_si.config.file import parse_config
-from ray_si.pipeline.decisions import ACCEPTED, REJECTED
 from ray_si.pipeline.progress import Reporter
 from ray_si.pipeline.prompting import Prompting
 from ray_si.run.run import Run
+from ray_si.run.schemas import ACCEPTED, REJECTED
 from ray_si.run.seeds import load_seeds
 
 REPEATS = 3

@@ -30,8 +30,9 @@ import pyarrow as pa
 from ray_si.export.rows import export_data
 from ray_si.export.training_files import Options, write_training_files
 from ray_si.export.training_lines import encoder
-from ray_si.pipeline.decisions import ACCEPTED, REJECTED, WRITTEN
-from ray_si.run.run import Run, block_key
+from ray_si.run.layout import block_key
+from ray_si.run.run import Run
+from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, REJECTED
 from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.formats import layout
 from ray_si.storage.tables import write_table
@@ -94,7 +95,7 @@ def write_run(location: str, rows: int) -> Run:
             }
             none = pa.Table.from_pylist([], REJECTED)
             run.commit_round(number, [], pa.Table.from_pylist(accepted, ACCEPTED), none, manifest)
-            table = pa.Table.from_pylist(blocks, WRITTEN)
+            table = pa.Table.from_pylist(blocks, INSTANCE_BLOCK)
             infos.append(write_table(run.objects, block_key("instances", number), table))
         counts = {"blocks": len(infos), "instructions": rows, "instances": rows}
         run.commit_instances(infos, counts)

@@ -31,9 +31,10 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.config.file import parse_config
 from ray_si.export.rows import export_data
-from ray_si.pipeline.decisions import ACCEPTED, RAW, REJECTED, WRITTEN
 from ray_si.report.verbs import parser_name
-from ray_si.run.run import Run, block_key, round_folder
+from ray_si.run.layout import block_key, round_folder
+from ray_si.run.run import Run
+from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, RAW_BLOCK, REJECTED
 from ray_si.run.seeds import load_seeds
 from ray_si.storage.tables import write_table
 
@@ -109,7 +110,7 @@ def write_round(
     ]  # fmt: skip
     infos = []
     for block, start in enumerate(range(0, REQUESTS, 32)):
-        table = pa.Table.from_pylist(raw[start : start + 32], RAW)
+        table = pa.Table.from_pylist(raw[start : start + 32], RAW_BLOCK)
         infos.append(write_table(run.objects, block_key(round_folder(round_), block), table))
     vectors = random.standard_normal((count, DIMENSION)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -164,7 +165,7 @@ def written(number: int, pool: list[tuple[str, str]], words: list[str]) -> pa.Ta
                 "rejected": [found[0] | {"reason": "duplicate"}] if k == 0 else [],
             }
         )  # fmt: skip
-    return pa.Table.from_pylist(rows, WRITTEN)
+    return pa.Table.from_pylist(rows, INSTANCE_BLOCK)
 
 
 def measure(run: str, folder: str) -> dict[str, Any]:

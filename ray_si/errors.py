@@ -103,3 +103,9 @@ class HubLostError(RaySIError):
 
 class StorageLostError(RaySIError):
     """Storage that worked before failed for good, after every retry."""
+
+
+def one_line(error: object, limit: int | None = None) -> str:
+    """What an error or another text says, without line breaks, cut after ``limit`` characters."""
+    text = " ".join(str(error).split())
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"

@@ -5,8 +5,8 @@ What another pool would have prompted cannot be replayed: the candidates are tho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -27,26 +27,26 @@ from ray_si.dedup.rouge import rouge_l
 from ray_si.errors import RunError
 from ray_si.export.rows import export_data
 from ray_si.pipeline.contamination import excluded_texts
-from ray_si.pipeline.decisions import (
-    ACCEPTED,
-    COMPLETION_NULLABLE,
-    GIVEN,
+from ray_si.pipeline.decisions import RoundDecisions, Usable, decide_round, texts_of
+from ray_si.pipeline.gate import gate_options
+from ray_si.pipeline.instances import (
     NOT_ASKED,
-    RAW,
-    WRITTEN,
     AcceptedInstruction,
-    Usable,
-    decide_round,
-    instances_of,
-    instruction_id,
-    texts_of,
+    Classified,
+    InstanceCompletion,
+    decide_instances,
+    instance_row,
+    is_class_known,
+    pool_of,
 )
 from ray_si.report.files import documents
 from ray_si.run.audit import Audit, Check
-from ray_si.run.run import Run, block_key, part_key, round_folder
+from ray_si.run.ids import instance_seed
+from ray_si.run.layout import INSTANCES, block_key, round_folder
+from ray_si.run.manifests import Stats
+from ray_si.run.run import Run, part_key
+from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, RAW_BLOCK, InstanceRow, RawRow
 from ray_si.run.seeds import seeds_of
-from ray_si.run.tokens import TOKEN_COLUMNS
-from ray_si.self_instruct.sampling import derive_seed
 from ray_si.storage.tables import ShardInfo, write_table
 
 
@@ -64,7 +64,7 @@ class Regated:
     not_asked: int
     dropped: int
     rounds: int
-    stats: dict[str, Any] | None
+    stats: Stats | None
 
 
 def regate(
@@ -109,10 +109,10 @@ def regate(
     new = Run.prepare(to, header, config.fingerprint(digest, sets_sha256))
     if list(new.objects.list("run.json")):
         raise RunError(f"{to} is a run already; choose another --to")
+    rounds: Iterable[_RegatedRound] = _Regating(source, config, old).rounds()
     if config.dedup.cosine is not None:
-        for _ in _rounds(source, config, old):  # raises where a decision cannot be taken
-            pass
-    return _write(source, new, config, old, open_)
+        rounds = list(rounds)  # before anything is written: a decision may be impossible
+    return _write(source, new, config, rounds, open_)
 
 
 def _check_cosine(location: str, old: RunConfig, new: RunConfig) -> None:
@@ -150,9 +150,9 @@ class _Source:
                 f"{self.run.location} is damaged ({check.findings[0]}); `ray-si verify` says more"
             )
 
-    def _table(self, key: str, schema: pa.Schema, nullable: set[str]) -> pa.Table:
+    def _table(self, key: str, schema: pa.Schema) -> pa.Table:
         check = Check(key)
-        table = self._audit.table(key, schema, check, nullable)
+        table = self._audit.table(key, schema, check)
         self._refuse(check)
         assert table is not None
         return table
@@ -161,10 +161,10 @@ class _Source:
         """Keys of a round's raw blocks, in order."""
         return [key for _, key in sorted(self.run.finished_blocks(round_folder(round_)).items())]
 
-    def raw(self, round_: int) -> list[dict[str, Any]]:
+    def raw(self, round_: int) -> list[RawRow]:
         """A round's raw rows by request id."""
-        tables = [self._table(key, RAW, COMPLETION_NULLABLE) for key in self.blocks(round_)]
-        rows = [row for table in tables for row in table.to_pylist()]
+        tables = [self._table(key, RAW_BLOCK) for key in self.blocks(round_)]
+        rows: list[RawRow] = [row for table in tables for row in table.to_pylist()]
         return sorted(rows, key=lambda row: row["request_id"])
 
     def decisions(self, round_: int) -> StoredDecisions:
@@ -173,220 +173,243 @@ class _Source:
         accepted, rejected = (part_key(manifest, name) for name in ("accepted", "rejected"))
         return StoredDecisions(self.run.read(accepted), self.run.read(rejected))
 
-    def written(self) -> Iterator[dict[str, Any]]:
+    def instance_rows(self) -> Iterator[InstanceRow]:
         """The instance rows, in pool order."""
-        for _, key in sorted(self.run.finished_blocks("instances").items()):
-            nullable = COMPLETION_NULLABLE | {"classification_answer", "classification_margin"}
-            yield from self._table(key, WRITTEN, nullable).to_pylist()
+        for _, key in sorted(self.run.finished_blocks(INSTANCES).items()):
+            yield from self._table(key, INSTANCE_BLOCK).to_pylist()
 
 
-def _rounds(
-    source: _Source, config: RunConfig, old: RunConfig
-) -> Iterator[tuple[pa.Table, pa.Table, dict[str, Any], StoredDecisions]]:
-    """Accepted and rejected rows, manifest and earlier decisions, until the target is reached."""
-    dedup = config.dedup
-    gate = Deduplicator(
-        dedup.rouge, dedup.cosine, tokenizer=dedup.tokenizer, most_similar=dedup.most_similar
-    )
-    texts = [seed.instruction for seed in source.seeds]
-    cosines = None
-    if dedup.cosine is None:
-        gate.add(texts)
-    else:
-        every = (source.decisions(round_) for round_ in range(source.rounds))
-        cosines = StoredCosines(every, dedup.cosine, same_limit=dedup.cosine == old.dedup.cosine)
-        gate.add(texts, cosines.of_texts(texts))
-    sets = excluded_texts(config, source.sets)
-    room = config.target_instructions
-    for round_ in range(source.rounds):
-        if room <= 0:
-            return
-        decisions = source.decisions(round_)
+@dataclass(frozen=True)
+class _RegatedRound:
+    """A round decided anew; it accepted ``before`` instructions at the run's own thresholds."""
 
-        def decide(
-            usable: Usable, decisions: StoredDecisions = decisions, room: int = room
-        ) -> DedupResult:
-            def gated(indices: list[int]) -> DedupResult:
-                rest = [usable[i] for i in indices]
-                if cosines is None:
-                    return gate.filter(texts_of(rest))
-                return cosines.filter(gate, rest, decisions, room)
+    decided: RoundDecisions
+    before: int
 
-            refused = sets.find(texts_of(usable))
-            if cosines is not None:
-                refused = _with_cosines(refused, usable, decisions, config, old)
-            return decide_rest(len(usable), refused, gated)
 
-        decided = decide_round(config, round_, source.raw(round_), room, decide)
-        if cosines is not None and cosines.undecided:
-            raise RunError(
-                f"{source.run.location} lacks embeddings for decisions like that on "
-                f"{cosines.undecided[0]}: use --cosine off"
+class _Regating:
+    """The rounds of a run in order, each decided with a gate that knows those before it."""
+
+    def __init__(self, source: _Source, config: RunConfig, old: RunConfig) -> None:
+        self._source, self._config, self._old = source, config, old
+        self._excluded = excluded_texts(config, source.sets)
+        self._gate = Deduplicator(**gate_options(config.dedup))
+        self._cosines: StoredCosines | None = None
+        texts = [seed.instruction for seed in source.seeds]
+        limit = config.dedup.cosine
+        if limit is None:
+            self._gate.add(texts)
+        else:
+            stored = (source.decisions(round_) for round_ in range(source.rounds))
+            self._cosines = StoredCosines(stored, limit, same_limit=limit == old.dedup.cosine)
+            self._gate.add(texts, self._cosines.of_texts(texts))
+
+    def rounds(self) -> Iterator[_RegatedRound]:
+        """Decide rounds until the target is reached.
+
+        Raises RunError where a decision would need an embedding that is not stored.
+        """
+        room = self._config.target_instructions
+        for round_ in range(self._source.rounds):
+            if room <= 0:
+                return
+            stored = self._source.decisions(round_)
+            decided = self._decide(round_, stored, room)
+            if self._cosines is not None and self._cosines.undecided:
+                raise RunError(
+                    f"{self._source.run.location} lacks embeddings for decisions like that on "
+                    f"{self._cosines.undecided[0]}: use --cosine off"
+                )
+            room -= decided.accepted.num_rows
+            cosines = self._cosines.known(decided.accepted, stored) if self._cosines else None
+            accepted = _carried_over(decided.accepted, stored, cosines)
+            yield _RegatedRound(decided._replace(accepted=accepted), len(stored.accepted))
+
+    def _decide(self, round_: int, stored: StoredDecisions, room: int) -> RoundDecisions:
+        def decide(usable: Sequence[Usable]) -> DedupResult:
+            refused = self._excluded.find(texts_of(usable))
+            if self._cosines is not None:
+                refused = _with_cosines(refused, usable, stored, self._config, self._old)
+            return decide_rest(
+                len(usable), refused, lambda rest: filter_([usable[i] for i in rest])
             )
-        accepted, rejected, manifest = decided
-        room -= accepted.num_rows
-        known = [] if cosines is None else cosines.known(accepted, decisions)
-        yield _carried_over(accepted, decisions, known), rejected, manifest, decisions
+
+        def filter_(usable: Sequence[Usable]) -> DedupResult:
+            if self._cosines is None:
+                return self._gate.filter(texts_of(usable))
+            return self._cosines.filter(self._gate, usable, stored, room)
+
+        return decide_round(self._config, round_, self._source.raw(round_), room, decide)
 
 
 def _with_cosines(
     by_rouge: list[Duplicate],
-    usable: Usable,
-    decisions: StoredDecisions,
+    usable: Sequence[Usable],
+    stored: StoredDecisions,
     config: RunConfig,
     old: RunConfig,
 ) -> list[Duplicate]:
     """What resembles an evaluation set, by ROUGE-L now or by its cosine as it is stored."""
-    found = {duplicate.index: duplicate for duplicate in by_rouge}
+    refused = {duplicate.index: duplicate for duplicate in by_rouge}
     limit = config.dedup.cosine
     assert limit is not None
-    for i, (raw, item) in enumerate(usable):
-        row = decisions.rejected.get(instruction_id(raw["request_id"], item.position))
-        if i in found or row is None or row["reason"] != CONTAMINATED:
+    for i, candidate in enumerate(usable):
+        row = stored.rejected.get(candidate.id)
+        if i in refused or row is None or row["reason"] != CONTAMINATED:
             continue
-        by_cosine = rouge_l(row["text"], row["match"], old.dedup.tokenizer) <= old.dedup.rouge
-        if by_cosine and row["score"] > limit:
-            found[i] = Duplicate(i, CONTAMINATED, -1, row["match"], row["score"], row["source"])
-    return [found[i] for i in sorted(found)]
+        match, score = row["match"], row["score"]
+        assert match is not None, "a contaminated candidate has no match"
+        assert score is not None, "a contaminated candidate has no score"
+        by_cosine = rouge_l(row["text"], match, old.dedup.tokenizer) <= old.dedup.rouge
+        if by_cosine and score > limit:
+            refused[i] = Duplicate(i, CONTAMINATED, -1, match, score, row["source"])
+    return [refused[i] for i in sorted(refused)]
 
 
 def _carried_over(
-    accepted: pa.Table, decisions: StoredDecisions, cosines: list[float | None]
+    accepted: pa.Table, stored: StoredDecisions, cosines: list[float | None] | None
 ) -> pa.Table:
-    """Accepted rows with the embeddings that are stored, and the cosines that are known."""
-    embeddings = [decisions.embeddings.get(id_) for id_ in accepted["id"].to_pylist()]
+    """Accepted rows with the embeddings that are stored, and the ``cosines`` that are known."""
+    embeddings = [stored.embeddings.get(id_) for id_ in accepted["id"].to_pylist()]
     values = {"cosine": cosines or [None] * len(embeddings), "embedding": embeddings}
     for name, column in values.items():
+        field = ACCEPTED.field(name)
         place = ACCEPTED.get_field_index(name)
-        kind = ACCEPTED.field(name).type
-        accepted = accepted.set_column(place, name, pa.array(column, kind))
+        accepted = accepted.set_column(place, field, pa.array(column, field.type))
     return accepted
 
 
-def _write(source: _Source, new: Run, config: RunConfig, old: RunConfig, open_: bool) -> Regated:
+def _write(
+    source: _Source, new: Run, config: RunConfig, rounds: Iterable[_RegatedRound], open_: bool
+) -> Regated:
+    """Write the new run: its rounds, its instance blocks and, unless it is left open, its rows."""
     new.create(source.seeds, source.sets)
     with new.held():
-        return _write_phases(source, new, config, old, open_)
-
-
-def _write_phases(
-    source: _Source, new: Run, config: RunConfig, old: RunConfig, open_: bool
-) -> Regated:
-    before = 0
-    pool: list[AcceptedInstruction] = []
-    for round_, (accepted, rejected, manifest, decisions) in enumerate(
-        _rounds(source, config, old)
-    ):
-        infos = []
-        for key in source.blocks(round_):
-            new.objects.put(key, source.run.objects.get(key))
-            infos.append(new.read_stored(key)[1])
-        pool += map(AcceptedInstruction.of, accepted.drop_columns(["embedding"]).to_pylist())
-        manifest["pool"] = len(source.seeds) + len(pool)
-        new.commit_round(round_, infos, accepted, rejected, manifest)
-        before += len(decisions.accepted)
-    instances = kept = not_asked = 0
-    blocks: list[ShardInfo] = []
-    for number, (rows, known) in enumerate(_instance_blocks(source, config, pool)):
-        lacking = sum(row["finish_reason"] == NOT_ASKED for row in rows)
-        kept += known
-        not_asked += lacking
-        instances += sum(len(row["instances"]) for row in rows)
-        if not lacking or not open_:
-            table = pa.Table.from_pylist(rows, WRITTEN)
-            blocks.append(write_table(new.objects, block_key("instances", number), table))
-    stats = None
-    if not open_:
-        counts = {"blocks": len(blocks), "instructions": len(pool), "instances": instances}
-        new.commit_instances(blocks, counts)
-        chosen = config.card.model_dump()
-        stats = export_data(
-            new,
-            config.output.format,
-            config.output.rows_per_shard,
-            lambda stats: documents(new, stats, chosen),
-        )
+        pool: list[AcceptedInstruction] = []
+        before = 0
+        for round_, regated in enumerate(rounds):
+            _write_round(source, new, round_, regated.decided, pool)
+            before += regated.before
+        written = _write_instances(source, new, config, pool, open_)
+        stats = None
+        if not open_:
+            counts = {"instructions": len(pool), "instances": written.instances}
+            new.commit_instances(written.blocks, {"blocks": len(written.blocks), **counts})
+            chosen = config.card.model_dump()
+            stats = export_data(
+                new,
+                config.output.format,
+                config.output.rows_per_shard,
+                lambda stats: documents(new, stats, chosen),
+            )
     return Regated(
         accepted=len(pool),
-        kept=kept,
-        not_asked=not_asked,
-        dropped=before - kept,
+        kept=written.kept,
+        not_asked=written.not_asked,
+        dropped=before - written.kept,
         rounds=len(new.rounds()),
         stats=stats,
     )
 
 
+def _write_round(
+    source: _Source,
+    new: Run,
+    round_: int,
+    decided: RoundDecisions,
+    pool: list[AcceptedInstruction],
+) -> None:
+    """Copy a round's raw blocks, commit its decisions, and extend the pool."""
+    infos = []
+    for key in source.blocks(round_):
+        new.objects.put(key, source.run.objects.get(key))
+        infos.append(new.read_stored(key)[1])
+    pool += pool_of(decided.accepted)
+    decided.manifest["pool"] = len(source.seeds) + len(pool)
+    new.commit_round(round_, infos, *decided)
+
+
+@dataclass
+class _WrittenInstances:
+    """Blocks that were written, and counts of what is in all blocks, written or left to a build."""
+
+    blocks: list[ShardInfo] = field(default_factory=list)
+    instances: int = 0
+    kept: int = 0
+    not_asked: int = 0
+
+
+def _write_instances(
+    source: _Source, new: Run, config: RunConfig, pool: list[AcceptedInstruction], open_: bool
+) -> _WrittenInstances:
+    """Write instance blocks; if ``open_``, none that lacks an instruction's instances."""
+    written = _WrittenInstances()
+    for number, (rows, kept) in enumerate(_instance_blocks(source, config, pool)):
+        lacking = sum(row["finish_reason"] == NOT_ASKED for row in rows)
+        written.kept += kept
+        written.not_asked += lacking
+        written.instances += sum(len(row["instances"]) for row in rows)
+        if not lacking or not open_:
+            table = pa.Table.from_pylist(rows, INSTANCE_BLOCK)
+            written.blocks.append(write_table(new.objects, block_key(INSTANCES, number), table))
+    return written
+
+
 def _instance_blocks(
     source: _Source, config: RunConfig, pool: list[AcceptedInstruction]
-) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Rows of `WRITTEN` for the pool, block by block: the stored ones, or that none was asked for.
+) -> Iterator[tuple[list[InstanceRow], int]]:
+    """Instance rows for the pool, block by block, and how many of each are stored ones.
 
-    With each block, how many of its rows are stored ones.
-
-    Both pools are in the order of the candidates, so one pass over the stored rows is enough.
+    The others are of instructions that no model was asked about. Both pools are in the order of
+    the candidates, so one pass over the stored rows is enough.
     """
     ids = {instruction.id for instruction in pool}
-    stored = (row for row in source.written() if row["id"] in ids)
+    stored = (row for row in source.instance_rows() if row["id"] in ids)
     upcoming = next(stored, None)
-    sets = excluded_texts(config, source.sets) if source.sets else None
+    excluded = excluded_texts(config, source.sets) if source.sets else None
     size = config.instances.block_size
     for start in range(0, len(pool), size):
-        block = start // size
-        rows, known = [], 0
+        rows: list[InstanceRow] = []
+        kept = 0
         for index, instruction in enumerate(pool[start : start + size], start):
             if upcoming is not None and upcoming["id"] == instruction.id:
-                rows.append(_retaken(config, upcoming, instruction, sets) | {"block": block})
-                known += 1
+                rows.append(_decided_anew(config, upcoming, instruction, start // size, excluded))
+                kept += 1
                 upcoming = next(stored, None)
             else:
-                seed = derive_seed(config.seed, "instances", 0, index)
-                rows.append(_not_asked(config, block, instruction, seed, sets))
-        yield rows, known
+                rows.append(_not_asked(config, instruction, start // size, index, excluded))
+        yield rows, kept
     assert upcoming is None, "instances of a kept instruction were lost"
 
 
-def _retaken(
+def _decided_anew(
     config: RunConfig,
-    row: dict[str, Any],
+    row: InstanceRow,
     instruction: AcceptedInstruction,
-    sets: ExcludedTexts | None,
-) -> dict[str, Any]:
-    """A stored row with its instances decided anew: evaluation sets go by the new threshold."""
-    kept, rejected = instances_of(
-        config,
-        row["instruction"],
-        row["is_classification"],
-        row["text"],
-        row["finish_reason"],
-        instruction.given,
-        sets,
-    )
-    return row | {"instances": kept, "rejected": rejected}
+    block: int,
+    excluded: ExcludedTexts | None,
+) -> InstanceRow:
+    """A stored row in its new block: evaluation sets go by the new threshold."""
+    completion = InstanceCompletion.of(row)
+    decided = decide_instances(config, instruction, row["is_classification"], completion, excluded)
+    return {**row, "block": block, "instances": decided.kept, "rejected": decided.rejected}
 
 
 def _not_asked(
     config: RunConfig,
-    block: int,
     instruction: AcceptedInstruction,
-    seed: int,
-    sets: ExcludedTexts | None,
-) -> dict[str, Any]:
+    block: int,
+    place: int,
+    excluded: ExcludedTexts | None,
+) -> InstanceRow:
     """A row for an instruction newly accepted: with the instance that came with it, or none."""
-    reason = GIVEN if instruction.given else NOT_ASKED
-    by_prompt = bool(instruction.given) or config.classification.method == "prompt"
-    is_classification = by_prompt and instruction.classification_prompt
-    kept, rejected = instances_of(
-        config, instruction.instruction, is_classification, "", reason, instruction.given, sets
+    is_known = is_class_known(config, instruction)
+    return instance_row(
+        config,
+        instruction,
+        block,
+        instance_seed(config.seed, place),
+        Classified(is_known and instruction.classification_prompt),
+        None,
+        excluded,
     )
-    return {
-        "block": block,
-        "id": instruction.id,
-        "instruction": instruction.instruction,
-        "seed": seed,
-        "is_classification": is_classification,
-        "text": "",
-        "finish_reason": reason,
-        **dict.fromkeys(TOKEN_COLUMNS, 0),
-        "instances": kept,
-        "rejected": rejected,
-    }

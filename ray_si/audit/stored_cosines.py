@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ray_si.dedup import Deduplicator, DedupResult, Duplicate
-from ray_si.pipeline.decisions import Usable, embeddings_of, instruction_id, texts_of
+from ray_si.pipeline.decisions import Usable, embeddings_of, texts_of
+from ray_si.run.ids import instruction_id
+from ray_si.run.schemas import AcceptedRow, RejectedRow
 
 
 class StoredDecisions:
@@ -22,8 +23,8 @@ class StoredDecisions:
 
     def __init__(self, accepted: pa.Table, rejected: pa.Table) -> None:
         rows = accepted.drop_columns(["embedding"]).to_pylist()
-        self.accepted: dict[str, dict[str, Any]] = {row["id"]: row for row in rows}
-        self.rejected = {
+        self.accepted: dict[str, AcceptedRow] = {row["id"]: row for row in rows}
+        self.rejected: dict[str, RejectedRow] = {
             instruction_id(row["request_id"], row["position"]): row for row in rejected.to_pylist()
         }
         known = accepted.filter(accepted["embedding"].is_valid())
@@ -60,7 +61,7 @@ class StoredCosines:
                 for id_, vector in decisions.embeddings.items()
             }
             refused = (row for row in decisions.rejected.values() if row["reason"] == "cosine")
-            matches |= dict.fromkeys(row["match"] for row in refused)
+            matches |= dict.fromkeys(row["match"] for row in refused if row["match"])
         axes = [text for text in matches if text not in embeddings]
         width = max((len(vector) for vector in embeddings.values()), default=0)
         self._zero = np.zeros(width + len(axes) + 1, np.float32)
@@ -76,23 +77,24 @@ class StoredCosines:
         return np.stack([self._vectors.get(text, self._zero) for text in texts])
 
     def filter(
-        self, gate: Deduplicator, usable: Usable, decisions: StoredDecisions, room: int
+        self, gate: Deduplicator, usable: Sequence[Usable], decisions: StoredDecisions, room: int
     ) -> DedupResult:
         """The gate's result on a round, of which the first ``room`` are accepted."""
-        ids = [instruction_id(row["request_id"], item.position) for row, item in usable]
+        ids = [candidate.id for candidate in usable]
         if not ids:
             return gate.filter([])
         vectors = np.stack([self._vector(id_, decisions) for id_ in ids])
         result = gate.filter(texts_of(usable), vectors)
         for k, i in enumerate(result.accepted):
             row = decisions.accepted.get(ids[i])
-            late = decisions.rejected.get(ids[i], {}).get("reason") == "target_reached"
+            refused = decisions.rejected.get(ids[i])
+            late = refused is not None and refused["reason"] == "target_reached"
             if row is not None and row["cosine"] is not None and row["cosine"] <= self._limit:
                 continue
             if not (late and k >= room and self._same_limit):
                 self.undecided.append(ids[i])
-        refused = [self._explained(duplicate, ids, decisions) for duplicate in result.rejected]
-        return replace(result, rejected=refused)
+        rejected = [self._explained(duplicate, ids, decisions) for duplicate in result.rejected]
+        return replace(result, rejected=rejected)
 
     def known(self, accepted: pa.Table, decisions: StoredDecisions) -> list[float | None]:
         """Each accepted row's highest cosine; None where it can no longer be known."""
@@ -104,18 +106,20 @@ class StoredCosines:
         return [before if self._intact or before == now else None for before, now in pairs]
 
     def _vector(self, id_: str, decisions: StoredDecisions) -> np.ndarray:
+        text = self._text_at(id_, decisions)
+        return self._zero if text is None else self._vectors.get(text, self._zero)
+
+    def _text_at(self, id_: str, decisions: StoredDecisions) -> str | None:
+        """The text whose vector stands for a candidate's; None where it is close to nothing."""
         if id_ in decisions.accepted:
-            text = decisions.accepted[id_]["instruction"]
-        elif id_ not in decisions.rejected:
-            return self._zero
-        else:
-            row = decisions.rejected[id_]
-            text = row["text"]
-            if row["reason"] == "cosine":
-                text = row["match"] if row["score"] > self._limit else None
-            elif row["reason"] != "target_reached":
-                return self._zero
-        return self._vectors.get(text, self._zero)
+            return decisions.accepted[id_]["instruction"]
+        row = decisions.rejected.get(id_)
+        if row is None:
+            return None
+        if row["reason"] == "cosine":
+            assert row["score"] is not None, "a cosine that refused is not stored"
+            return row["match"] if row["score"] > self._limit else None
+        return row["text"] if row["reason"] == "target_reached" else None
 
     def _explained(
         self, duplicate: Duplicate, ids: list[str], decisions: StoredDecisions
@@ -123,10 +127,11 @@ class StoredCosines:
         if duplicate.reason != "cosine":
             return duplicate
         id_ = ids[duplicate.index]
-        row = decisions.rejected.get(id_)
-        if row is not None and row["reason"] == "cosine" and row["match"] == duplicate.match:
-            return replace(duplicate, score=row["score"])
-        before = decisions.accepted.get(id_, {}).get("cosine")
+        refused, accepted = decisions.rejected.get(id_), decisions.accepted.get(id_)
+        if refused and refused["reason"] == "cosine" and refused["match"] == duplicate.match:
+            assert refused["score"] is not None, "a cosine that refused is not stored"
+            return replace(duplicate, score=refused["score"])
+        before = accepted["cosine"] if accepted else None
         if before is None or duplicate.score < before:  # a seed task may be nearer
             self.undecided.append(id_)
         return duplicate

@@ -12,22 +12,22 @@ from ray_si.config.file import parse_config
 from ray_si.errors import ConfigError, DamageError, RunError
 from ray_si.export.rows import recount, shard_tables, suffixes
 from ray_si.pipeline.contamination import excluded_texts
-from ray_si.pipeline.decisions import (
-    COMPLETION_NULLABLE,
-    GIVEN,
+from ray_si.pipeline.instances import (
+    CAME_ALONG,
     NOT_ASKED,
-    WRITTEN,
     AcceptedInstruction,
-    instances_of,
+    InstanceCompletion,
+    decide_instances,
+    is_class_known,
 )
 from ray_si.run.audit import Audit, Check
-from ray_si.run.evaluation import TABLE, EvaluationSet, from_table
-from ray_si.run.run import Run, shard_key
-from ray_si.run.seeds import SEEDS, seeds_of
-from ray_si.self_instruct.sampling import derive_seed
+from ray_si.run.evaluation import EvaluationSet, from_table
+from ray_si.run.ids import instance_seed
+from ray_si.run.layout import shard_key
+from ray_si.run.run import Run
+from ray_si.run.schemas import EVALUATION_TEXTS, INSTANCE_BLOCK, SEEDS
+from ray_si.run.seeds import seeds_of
 from ray_si.storage.tables import read_table, to_bytes
-
-_MAY_BE_NULL = COMPLETION_NULLABLE | {"classification_answer", "classification_margin"}
 
 
 def verify(location: str) -> list[Check]:
@@ -121,7 +121,7 @@ class Verification:
         if not said and not config.decontaminate:
             return []
         key = "decontaminate.parquet"
-        table = self._audit.table(key, TABLE, check)
+        table = self._audit.table(key, EVALUATION_TEXTS, check)
         if table is None:
             return None
         sets = from_table(table)
@@ -159,7 +159,7 @@ class Verification:
                     sound = False
                 continue
             key = stored[number]
-            table = self._audit.table(key, WRITTEN, check, _MAY_BE_NULL)
+            table = self._audit.table(key, INSTANCE_BLOCK, check)
             if table is None:
                 sound = False
                 continue
@@ -202,31 +202,26 @@ class Verification:
                 check.find(key, f"row {k} is {id_}, where {source.id} was accepted")
             if row["block"] != number:
                 check.find(key, f"{id_} says block {row['block']}")
-            seed = derive_seed(config.seed, "instances", 0, start + k)
+            seed = instance_seed(config.seed, start + k)
             if row["seed"] != seed and not self._regated:
                 check.find(key, f"{id_} has another seed than its place gives")
             if row["finish_reason"] == NOT_ASKED and not self._regated:
                 check.find(key, f"{id_} was never asked for")
-            if (row["finish_reason"] == GIVEN) != (source.given is not None):
+            if (row["finish_reason"] == CAME_ALONG) != (source.given is not None):
                 check.find(key, f"{id_} was asked for an instance that it has, or has none")
             margin = row["classification_margin"]
-            not_asked = source.given or config.classification.method == "prompt"
-            if not_asked and row["is_classification"] != source.classification_prompt:
+            is_known = is_class_known(config, source)
+            if is_known and row["is_classification"] != source.classification_prompt:
                 check.find(key, f"{id_} is not classified as its prompt asked for")
             if margin is not None:
                 answer = margin > config.classification.threshold
                 if answer != row["is_classification"]:
                     check.find(key, f"{id_} is classified against its margin {margin}")
-            found = instances_of(
-                config,
-                row["instruction"],
-                row["is_classification"],
-                row["text"],
-                row["finish_reason"],
-                source.given,
-                self._excluded,
+            completion = InstanceCompletion.of(row)
+            decided = decide_instances(
+                config, source, row["is_classification"], completion, self._excluded
             )
-            if found != (row["instances"], row["rejected"]):
+            if decided != (row["instances"], row["rejected"]):
                 check.find(key, f"{id_} has other instances than its completion gives")
         return kept
 

@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -18,16 +17,18 @@ from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.engines.base import Completion
 from ray_si.errors import BudgetError, NoProgressError
 from ray_si.pipeline.decisions import (
-    add_completions,
+    completion_row,
     decide_round,
     is_plateau,
     texts_of,
 )
 from ray_si.pipeline.progress import Progress, Reporter
-from ray_si.pipeline.prompting import Prompting, instruction_request
+from ray_si.pipeline.prompting import Prompting, PromptRow, instruction_request
 from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import SeedTask
-from ray_si.run.run import Run, round_folder
+from ray_si.run.layout import round_folder
+from ray_si.run.run import Run
+from ray_si.run.schemas import RAW_BLOCK, RawRow
 from ray_si.run.tokens import tokens_of
 from ray_si.self_instruct.prompts import RenderedPrompt
 from ray_si.serving.applications import Generators
@@ -37,7 +38,7 @@ from ray_si.storage.tables import ShardInfo
 _CUT_OFF = 0.9
 """Share of completions beyond which reaching the token limit is worth a word."""
 
-CompleteRound = tuple[list[dict[str, Any]], list[ShardInfo]]
+CompleteRound = tuple[list[RawRow], list[ShardInfo]]
 """The rows of a round in request order, and the blocks that they are stored in."""
 
 
@@ -48,14 +49,18 @@ class CompleteRequests:
     folder: str
     config: RunConfig
 
-    async def answer(self, row: dict[str, Any], ask: Ask) -> Completion:
+    async def answer(self, row: PromptRow, ask: Ask) -> Completion:
         """Ask one prompt."""
         prompt = RenderedPrompt(json.loads(row["prompt"]), tuple(row["stop"]))
         return await ask(instruction_request(self.config, prompt, row["seed"]))
 
     def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
         """A raw block."""
-        return add_completions(block.drop_columns(["prompt", "stop"]), answers)
+        rows = [
+            {**row, **completion_row(completion)}
+            for row, completion in zip(block.to_pylist(), answers, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, RAW_BLOCK)
 
     def summary(self, stored: pa.Table) -> pa.Table:
         """All of it: the driver decides on it."""
@@ -169,13 +174,13 @@ class BootstrapPhase:
                 del missing[table["block"][0].as_py()]
                 self._token_budget.settle("bootstrap", table.num_rows, tokens_of(table))
                 stored.append((table, info))
-        rows = [row for table, _ in stored for row in table.to_pylist()]
+        rows: list[RawRow] = [row for table, _ in stored for row in table.to_pylist()]
         rows.sort(key=lambda row: row["request_id"])
         return rows, sorted((info for _, info in stored), key=lambda info: info.key)
 
     # Deciding ----------------------------------------------------------------------------------
 
-    def _commit(self, round_: int, rows: list[dict[str, Any]], blocks: list[ShardInfo]) -> None:
+    def _commit(self, round_: int, rows: list[RawRow], blocks: list[ShardInfo]) -> None:
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
         room = self._config.target_instructions - self._prompting.accepted
         accepted, rejected, manifest = decide_round(
@@ -235,7 +240,7 @@ class BootstrapPhase:
         )
 
 
-def _cut_off(rows: list[dict[str, Any]]) -> str:
+def _cut_off(rows: list[RawRow]) -> str:
     """What to say of a round in which hardly any completion came to its end."""
     cut = sum(row["finish_reason"] == "length" for row in rows)
     if cut <= _CUT_OFF * len(rows):

@@ -22,6 +22,7 @@ from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.records import SeedTask
 from ray_si.report.files import documents
 from ray_si.run.evaluation import EvaluationSet
+from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.serving.connect import connect
@@ -34,7 +35,7 @@ _WORKERS = 4
 class BuildResult:
     """``stats`` is what stats.json says; ``seconds`` the wall time of each phase run here."""
 
-    stats: dict[str, Any]
+    stats: Stats
     seconds: dict[str, float]
 
 
@@ -126,10 +127,10 @@ def build(
 
 def _export(
     config: RunConfig, run: Run, listen: Callable[[Progress], None], seconds: dict[str, float]
-) -> dict[str, Any]:
+) -> Stats:
     """Phase 4; the time of the card and the report is counted apart too."""
 
-    def document(stats: dict[str, Any]) -> dict[str, bytes]:
+    def document(stats: Stats) -> dict[str, bytes]:
         with _clock(seconds, "report"):
             return documents(run, stats, config.card.model_dump(), tell)
 

@@ -22,7 +22,7 @@ from ray_si.dedup.rouge_index import no_match
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.errors import GateError
-from ray_si.pipeline.contamination import excluded_texts
+from ray_si.pipeline.gate import gate_options, guarded
 from ray_si.records import SeedTask
 from ray_si.run.run import Run
 
@@ -259,14 +259,7 @@ def open_gate(
     options = config.dedup
     texts = [seed.instruction for seed in seeds]
     human: EmbeddedTexts = (texts, None if options.cosine is None else encode(texts))
-    settings: dict[str, Any] = {
-        "rouge": options.rouge,
-        "cosine": options.cosine,
-        "encoder": encode,
-        "tokenizer": options.tokenizer,
-        "embedding_index": options.embedding_index,
-        "most_similar": options.most_similar,
-    }
+    settings = gate_options(options, encode)
     restore = partial(_committed, human, run.location)
     with ExitStack() as stack:
         gate = (
@@ -278,12 +271,7 @@ def open_gate(
         )
         for batch in restore():
             gate.add(*batch)
-        if config.decontaminate:
-            encoder = None if options.cosine is None else encode
-            sets = excluded_texts(config, run.evaluation_sets(), encoder)
-            yield GuardedGate(sets, gate.filter, encoder)
-        else:
-            yield gate
+        yield guarded(gate, config, run.evaluation_sets(), encode)
 
 
 def _committed(human: EmbeddedTexts, location: str) -> Iterator[EmbeddedTexts]:

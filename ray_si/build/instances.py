@@ -5,29 +5,28 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, as_completed, wait
 from dataclasses import dataclass
-from typing import Any, cast
 
 import pyarrow as pa
 
-from ray_si.build.classify import Classified, classify
+from ray_si.build.classify import classify
 from ray_si.build.stages import Ask, Task, write_blocks
 from ray_si.config import RunConfig
 from ray_si.engines.base import Completion
 from ray_si.pipeline.contamination import excluded_texts_of_run
-from ray_si.pipeline.decisions import (
-    GIVEN,
-    KEPT_INSTANCES,
-    REJECTED_INSTANCES,
-    add_completions,
-    instances_of,
+from ray_si.pipeline.instances import (
+    POOL_COLUMNS,
+    AcceptedInstruction,
+    Classified,
+    ToWriteRow,
+    instance_row,
 )
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import instance_request
 from ray_si.pipeline.token_budget import TokenBudget
-from ray_si.records import Instance
+from ray_si.run.ids import instance_seed
 from ray_si.run.run import Run
+from ray_si.run.schemas import INSTANCE_BLOCK
 from ray_si.run.tokens import TOKEN_COLUMNS, tokens_of
-from ray_si.self_instruct.sampling import derive_seed
 from ray_si.serving.applications import Generators
 from ray_si.serving.background import in_thread
 from ray_si.storage.tables import ShardInfo
@@ -36,14 +35,8 @@ _FIRST, _LAST = -1, 1 << 40
 """Orders of instance requests: after those of any round while the bootstrap runs, and before what
 is left of rounds that turned out not to be needed once it is over."""
 
-_COLUMNS = ["id", "instruction", "classification_prompt", "instance"]
-"""Of accepted rows, those that instances are written from."""
-
 _AT_ONCE = 2
 """Threads that write ahead: one goes on while the other's last rows are awaited."""
-
-_CAME_ALONG = Completion("", cast(Any, GIVEN))
-"""Stands for the answer where none was asked for."""
 
 
 @dataclass(frozen=True)
@@ -57,46 +50,33 @@ class WriteInstances:
     location: str
     folder: str = "instances"
 
-    async def answer(self, row: dict[str, Any], ask: Ask) -> tuple[Classified, Completion]:
+    async def answer(self, row: ToWriteRow, ask: Ask) -> tuple[Classified, Completion | None]:
         """Classify one instruction, then have its instances written, unless one came with it."""
         classified = await classify(row, self.config, ask)
         if row["instance"] is not None:
-            return classified, _CAME_ALONG
+            return classified, None
         request = instance_request(
             self.config, row["instruction"], classified.is_classification, row["seed"]
         )
         return classified, await ask(request)
 
-    def complete(self, block: pa.Table, answers: list[tuple[Classified, Completion]]) -> pa.Table:
+    def complete(
+        self, block: pa.Table, answers: list[tuple[Classified, Completion | None]]
+    ) -> pa.Table:
         """An instance block: what was answered, parsed and filtered."""
         excluded = excluded_texts_of_run(self.config, self.location)
-        kept, rejected = [], []
-        for row, (classified, completion) in zip(block.to_pylist(), answers, strict=True):
-            good, bad = instances_of(
+        rows = [
+            instance_row(
                 self.config,
-                row["instruction"],
-                classified.is_classification,
-                completion.text,
-                completion.finish_reason,
-                row["instance"] and Instance(**row["instance"]),
+                AcceptedInstruction.of(row),
+                row["block"],
+                row["seed"],
+                *answer,
                 excluded,
             )
-            kept.append(good)
-            rejected.append(bad)
-        block = block.drop_columns(["classification_prompt", "instance"])  # accepted rows have them
-        every = [classified for classified, _ in answers]
-        columns = {
-            "is_classification": pa.array([c.is_classification for c in every], pa.bool_()),
-            "classification_answer": pa.array([c.answer for c in every], pa.string()),
-            "classification_margin": pa.array([c.margin for c in every], pa.float64()),
-            "classification_prompt_tokens": pa.array([c.prompt_tokens for c in every]),
-            "classification_completion_tokens": pa.array([c.completion_tokens for c in every]),
-        }
-        for name, values in columns.items():
-            block = block.append_column(name, values)
-        block = add_completions(block, [completion for _, completion in answers])
-        block = block.append_column("instances", pa.array(kept, KEPT_INSTANCES))
-        return block.append_column("rejected", pa.array(rejected, REJECTED_INSTANCES))
+            for row, answer in zip(block.to_pylist(), answers, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, INSTANCE_BLOCK)
 
     def summary(self, stored: pa.Table) -> pa.Table:
         """How many instances each instruction has, and the tokens it took."""
@@ -134,13 +114,13 @@ class InstancePhase:
         self._lock = threading.Lock()  # of what is counted below, and of what is ready
         self._done = self._instances = 0
         self._infos: list[ShardInfo] = []
-        for table in run.accepted(_COLUMNS):
+        for table in run.accepted(POOL_COLUMNS):
             self.extend(table)
 
     def extend(self, accepted: pa.Table) -> None:
         """Take the accepted rows of the next committed round."""
         size = self._config.instances.block_size
-        table = accepted.select(_COLUMNS)
+        table = accepted.select(POOL_COLUMNS)
         self._rest = pa.concat_tables([self._rest, table]) if self._rest.num_rows else table
         self._total += accepted.num_rows
         while self._rest.num_rows >= size:
@@ -254,14 +234,10 @@ class InstancePhase:
     def _to_write(self, number: int, rows: pa.Table) -> pa.Table:
         """A block as its task gets it."""
         start = number * self._config.instances.block_size
-        seeds = [
-            derive_seed(self._config.seed, "instances", 0, i)
-            for i in range(start, start + rows.num_rows)
-        ]
+        seeds = [instance_seed(self._config.seed, i) for i in range(start, start + rows.num_rows)]
         columns = {
             "block": pa.array([number] * rows.num_rows, pa.int64()),
-            **{name: rows[name] for name in _COLUMNS[:3]},
             "seed": pa.array(seeds, pa.int64()),
-            "instance": rows["instance"],
+            **{name: rows[name] for name in POOL_COLUMNS},
         }
         return pa.table(columns).combine_chunks()

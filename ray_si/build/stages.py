@@ -19,7 +19,7 @@ import ray.data
 from ray_si import errors
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import GenerationError, RaySIError
-from ray_si.run.run import block_key
+from ray_si.run.layout import block_key
 from ray_si.serving.applications import Generators
 from ray_si.serving.client import Client
 from ray_si.serving.replicas import Order
@@ -44,7 +44,7 @@ class Work(Protocol):
     def folder(self) -> str:
         """Of the run, in which the blocks are stored."""
 
-    async def answer(self, row: dict[str, Any], ask: Ask) -> Any:
+    async def answer(self, row: Any, ask: Ask) -> Any:
         """What the model says to one row. Called concurrently."""
 
     def complete(self, block: pa.Table, answers: list[Any]) -> pa.Table:

@@ -113,7 +113,7 @@ def export(
 
 def _layout(format_: Any, map_: list[str] | None) -> tuple[Layout, dict[str, Any]]:
     """The layout asked for, and what the manifest says of it."""
-    from ray_si.export.rows import ROWS
+    from ray_si.run.schemas import TRAINING_ROWS
 
     if (format_ is None) == (not map_):
         raise ConfigError("name a --format, or fields with --map, and not both")
@@ -121,7 +121,7 @@ def _layout(format_: Any, map_: list[str] | None) -> tuple[Layout, dict[str, Any
         return layout(format_.value), {"format": format_.value}
     assert map_
     try:
-        found = mapped(map_, ROWS.names)
+        found = mapped(map_, TRAINING_ROWS.names)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return found, {"format": "mapped", "map": map_}

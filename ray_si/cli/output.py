@@ -27,6 +27,7 @@ from ray_si.config import RunConfig
 from ray_si.export.rows import training_rows
 from ray_si.pipeline.progress import DedupProgress, Progress
 from ray_si.run.audit import Check
+from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
 
 if TYPE_CHECKING:
@@ -255,15 +256,18 @@ def _counts(value: Any) -> str:
     return ", ".join(f"{name} {count}" for name, count in value.items()) or "-"
 
 
-def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float]) -> None:
+def print_summary(location: str, stats: Stats, seconds: dict[str, float]) -> None:
     """What a build came to: counts, five sample rows, and where everything lies."""
     out = console()
     table = Table(title="Summary", show_header=False, title_justify="left")
     table.add_row("instructions accepted", f"{stats['accepted']} of {stats['candidates']}")
-    for name in ("rejected", "instances_rejected"):
-        reasons = sorted(stats[name].items(), key=lambda item: -item[1])
+    for name, counts in (
+        ("rejected", stats["rejected"]),
+        ("instances rejected", stats["instances_rejected"]),
+    ):
+        reasons = sorted(counts.items(), key=lambda item: -item[1])
         text = ", ".join(f"{reason} {count}" for reason, count in reasons)
-        table.add_row(name.replace("_", " "), text or "-")
+        table.add_row(name, text or "-")
     if stats["contaminated"]:
         table.add_row("contaminated", escape(_by_set(stats["contaminated"])))
     table.add_row("classification tasks", str(stats["classification"]))
@@ -276,7 +280,7 @@ def print_summary(location: str, stats: dict[str, Any], seconds: dict[str, float
     for name in ("instruction", "input", "output"):
         samples.add_column(name, overflow="fold", max_width=60)
     for row in islice(training_rows(Run.open(location)), 5):
-        samples.add_row(*(_cell(row[name]) for name in ("instruction", "input", "output")))
+        samples.add_row(*map(_cell, (row["instruction"], row["input"], row["output"])))
     out.print(samples)
     out.print(f"training shards: {location}/data", markup=False, highlight=False)
     out.print(f"dataset card:    {location}/README.md", markup=False, highlight=False)

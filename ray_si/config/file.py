@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ray_si.config import RunConfig
-from ray_si.errors import ConfigError
+from ray_si.errors import ConfigError, one_line
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date like 2024-13-45
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+        raise ConfigError(f"{path} is not valid YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is empty or not a mapping of keys to values")
     return values
@@ -105,7 +105,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--set {override}: {_one_line(error)}") from error
+        raise ConfigError(f"--set {override}: {one_line(error)}") from error
     *parents, last = key.split(".")
     for parent in parents:
         child = values.get(parent, {})
@@ -139,7 +139,3 @@ def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += _known_keys(field.annotation, f"{prefix}{name}.")
     return keys
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -408,10 +408,14 @@ class RunConfig(_Section):
         """The generator that classifies instructions and writes their instances."""
         return self.instance_generator or self.generator
 
+    def section_for(self, purpose: Purpose) -> str:
+        """Which of `generators` answers requests of a purpose."""
+        is_bootstrap = purpose in ("instructions", "joint") or self.instance_generator is None
+        return "generator" if is_bootstrap else "instance_generator"
+
     def generator_for(self, purpose: Purpose) -> Generator:
         """The generator that answers requests of a purpose."""
-        first = purpose in ("instructions", "joint")
-        return self.generator if first else self.instances_by
+        return self.generators[self.section_for(purpose)]
 
     def dollars(
         self, prompt_tokens: Mapping[Purpose, float], completion_tokens: Mapping[Purpose, float]

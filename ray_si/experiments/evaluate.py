@@ -19,9 +19,10 @@ from ray_si.engines import bundled, registry
 from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.errors import ConfigError, GenerationError, RunError, TaskError
 from ray_si.experiments.extras import need
-from ray_si.pipeline.decisions import add_completions
+from ray_si.pipeline.decisions import completion_row
 from ray_si.run.folder import Folder
-from ray_si.run.run import block_key
+from ray_si.run.layout import block_key
+from ray_si.run.schemas import COMPLETION
 from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.formats import to_row
 from ray_si.serving.applications import Serving
@@ -265,7 +266,11 @@ class AnswerExamples:
 
     def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
         """A block of answers."""
-        return add_completions(block, answers)
+        rows = [
+            {**row, **completion_row(completion)}
+            for row, completion in zip(block.to_pylist(), answers, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, pa.schema([*block.schema, *COMPLETION]))
 
     def summary(self, stored: pa.Table) -> pa.Table:
         """The driver only counts."""

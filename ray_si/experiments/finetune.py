@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from ray_si._version import __version__
 from ray_si.engines import bundled, registry
-from ray_si.errors import ConfigError, RunError, StorageLostError, TrainingError
+from ray_si.errors import ConfigError, RunError, StorageLostError, TrainingError, one_line
 from ray_si.experiments.extras import need
 from ray_si.export.training_shards import shard_tables
 from ray_si.run.run import Run
@@ -235,7 +235,7 @@ def _beside(call: Callable[[], T]) -> T:
 
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
-    return lines[-1] if lines else " ".join(str(error).split())
+    return lines[-1] if lines else one_line(error)
 
 
 def _storage(location: str) -> tuple[str, fs.FileSystem | None]:

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ray_si.errors import HubError, HubLostError, RaySIError
+from ray_si.errors import HubError, HubLostError, RaySIError, one_line
 
 _REFUSED = (
     "the token is refused; set another as HF_TOKEN (it goes before a login), or log in anew with "
@@ -59,7 +59,7 @@ def _ours(error: BaseException, host: str, repo: str) -> RaySIError:
     where = f"{repo} on {host}"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        said = " ".join((error.server_message or "").split())
+        said = one_line(error.server_message or "")
         detail = f" ({said})" if said else ""
         if isinstance(error, RevisionNotFoundError):
             return HubError(f"{where}: there is no such branch{detail}")
@@ -70,7 +70,7 @@ def _ours(error: BaseException, host: str, repo: str) -> RaySIError:
         return HubLostError(f"{where}: failed with status {status}{detail}{_NOTHING}; push again")
     if isinstance(error, RuntimeError) and error.__cause__:  # one upload of several
         return _ours(error.__cause__, host, repo)
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, (JSONDecodeError, KeyError)):
         return HubError(f"what answers at {host} is not a hub; check --endpoint or HF_ENDPOINT")
     if isinstance(error, HTTPError):

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from ray_si.errors import ConfigError, RunError
-from ray_si.export.rows import ROWS
 from ray_si.export.shuffle import row_numbers
 from ray_si.run.run import Run
+from ray_si.run.schemas import TRAINING_ROWS
 from ray_si.storage.tables import ShardInfo, from_bytes, read_named
 
 _CHUNK = 500
@@ -61,7 +61,7 @@ class Source:
 
     def _read(self, info: ShardInfo, columns: Sequence[str]) -> pa.Table:
         data = read_named(self._run.objects, self._run.location, info, "stats.json")
-        return from_bytes(info.key, data, list(columns), ROWS)
+        return from_bytes(info.key, data, list(columns), TRAINING_ROWS)
 
     def hold_out(self, seed: int, part: float | int) -> set[str]:
         """Ids of the instructions to hold out, a share or a number: those of the smallest hashes.
@@ -137,7 +137,7 @@ def encoder(columns: Sequence[str]) -> Callable[[dict[str, Any]], bytes]:
 
 
 def _leaves(column: str) -> list[pa.DataType]:
-    kind = ROWS.field(column).type
+    kind = TRAINING_ROWS.field(column).type
     if pa.types.is_list(kind):
         kind = kind.value_type
     return [field.type for field in kind] if pa.types.is_struct(kind) else [kind]
@@ -150,5 +150,7 @@ def schema_of(layout: Layout) -> pa.Schema:
         "demonstrations": [""],
     }
     simple = {pa.string(): "", pa.int64(): 0, pa.float64(): 0.5, pa.bool_(): False}
-    values = {name: [example.get(name, simple.get(ROWS.field(name).type))] for name in ROWS.names}
+    values = {
+        field.name: [example.get(field.name, simple.get(field.type))] for field in TRAINING_ROWS
+    }
     return pa.Table.from_pylist(list(layout.rows(values, [0]))).schema

@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,9 @@ from ray_si.config import RunConfig
 from ray_si.dedup.clusters import cluster
 from ray_si.engines.base import Purpose, Request
 from ray_si.pipeline.decisions import embeddings_of
+from ray_si.pipeline.instances import POOL_COLUMNS, AcceptedInstruction, PoolRow
 from ray_si.records import Instance, SeedTask
+from ray_si.run.ids import regions_seed, request_id, request_seed
 from ray_si.self_instruct.filters import count_words
 from ray_si.self_instruct.prompts import (
     Example,
@@ -29,7 +31,7 @@ from ray_si.self_instruct.prompts import (
     instruction_prompt,
     joint_prompt,
 )
-from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
+from ray_si.self_instruct.sampling import sample_demonstrations
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,21 @@ class PromptRequest:
     seed: int
     classification_only: bool
     demonstrations: list[Source]
+
+
+class PromptRow(TypedDict):
+    """A request as the task gets it that answers it: what its raw block keeps, and what it asks.
+
+    ``prompt`` is JSON of a `Prompt`.
+    """
+
+    block: int
+    request_id: str
+    seed: int
+    classification_prompt: bool
+    demonstrations: list[str]
+    prompt: str
+    stop: list[str]
 
 
 class Prompting:
@@ -81,12 +98,11 @@ class Prompting:
     @property
     def columns(self) -> list[str]:
         """What `extend` reads of accepted rows."""
-        needed = ["id", "instruction", "classification_prompt", "instance"]
-        return needed + ["embedding"] * self._diverse
+        return POOL_COLUMNS + ["embedding"] * self._diverse
 
     def extend(self, accepted: pa.Table) -> None:
         """Take the accepted rows of the next committed round."""
-        table = accepted.select(self.columns[:4])
+        table = accepted.select(POOL_COLUMNS)
         if self._joint or self._config.bootstrap.max_demonstration_words is not None:
             may = [self._may_stand(_of_row(row)) for row in table.to_pylist()]
         else:
@@ -118,7 +134,7 @@ class Prompting:
         requests = []
         for index in range(options.prompts_per_round):
             only = self.is_classification_only(index)
-            seed = derive_seed(self._config.seed, "instructions", round_, index)
+            seed = request_seed(self._config.seed, round_, index)
             drawn = sample_demonstrations(
                 len(self._human[only]),
                 counts[only],
@@ -133,7 +149,8 @@ class Prompting:
                 else self._at(self._usable[only][d.index])
                 for d in drawn
             ]
-            requests.append(PromptRequest(index, f"r{round_:05d}-{index:05d}", seed, only, sources))
+            id_ = request_id(round_, index)
+            requests.append(PromptRequest(index, id_, seed, only, sources))
         return requests
 
     def is_classification_only(self, index: int) -> bool:
@@ -169,9 +186,9 @@ class Prompting:
         sources = human[: options.demonstrations - count] + [machine] * count
         return self.render(PromptRequest(0, "", 0, only, sources))
 
-    def rows(self, round_: int) -> list[dict[str, Any]]:
-        """A row for every request of a round: what its raw block keeps, its prompt and stops."""
-        rows = []
+    def rows(self, round_: int) -> list[PromptRow]:
+        """Every request of a round, rendered."""
+        rows: list[PromptRow] = []
         for request in self.requests(round_):
             prompt = self.render(request)
             rows.append(
@@ -204,7 +221,7 @@ class Prompting:
         if not (self._diverse and size):
             return None
         vectors = np.concatenate(self._embeddings)[:size]
-        return cluster(vectors, derive_seed(self._config.seed, "regions", round_, 0))
+        return cluster(vectors, regions_seed(self._config.seed, round_))
 
     def _of_seed(self, seed: SeedTask) -> Source:
         example = Example(seed.instruction, seed.instances[0] if self._joint else None)
@@ -227,10 +244,10 @@ class Prompting:
         return short if len(short) >= self._config.bootstrap.demonstrations else sources
 
 
-def _of_row(row: dict[str, Any]) -> Source:
+def _of_row(row: PoolRow) -> Source:
     """Of an accepted row."""
-    instance = row["instance"] and Instance(**row["instance"])
-    return Source(row["id"], Example(row["instruction"], instance), row["classification_prompt"])
+    id_, text, is_classification, given = AcceptedInstruction.of(row)
+    return Source(id_, Example(text, given), is_classification)
 
 
 def _length(source: Source) -> int:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -16,15 +15,15 @@ from ray_si.dedup import Deduplicator, DedupResult, GuardedGate
 from ray_si.engines import registry
 from ray_si.engines.base import Completion, Engine, Request
 from ray_si.pipeline.contamination import excluded_texts
-from ray_si.pipeline.decisions import (
-    ACCEPTED,
-    GIVEN,
+from ray_si.pipeline.decisions import Usable, completion_row, decide_round, texts_of
+from ray_si.pipeline.gate import gate_options, guarded
+from ray_si.pipeline.instances import (
     AcceptedInstruction,
-    Usable,
+    InstanceCompletion,
     answered_yes,
-    decide_round,
-    instances_of,
-    texts_of,
+    decide_instances,
+    is_class_known,
+    pool_of,
 )
 from ray_si.pipeline.prompting import (
     Prompting,
@@ -34,7 +33,8 @@ from ray_si.pipeline.prompting import (
     instruction_request,
 )
 from ray_si.records import Prompt
-from ray_si.self_instruct.sampling import derive_seed
+from ray_si.run.ids import instance_seed
+from ray_si.run.schemas import ACCEPTED, InstanceText, RawRow, RejectedInstance
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Written:
     prompt: Prompt | None
     classification: Completion | None
     completion: Completion | None
-    kept: list[dict[str, str]]
-    rejected: list[dict[str, str]]
+    kept: list[InstanceText]
+    rejected: list[RejectedInstance]
 
 
 @dataclass
@@ -158,9 +158,9 @@ class DryRun:
         usable: list[tuple[int, str]] = []
         places = {item.request_id: place for place, item in enumerate(prompt_requests)}
 
-        def gate(found: Usable) -> DedupResult:
-            usable.extend((places[row["request_id"]], item.text) for row, item in found)
-            return self.gate().filter(texts_of(found))
+        def gate(candidates: Sequence[Usable]) -> DedupResult:
+            usable.extend((places[row["request_id"]], item.text) for row, item in candidates)
+            return self.gate().filter(texts_of(candidates))
 
         accepted, rejected, _ = decide_round(self.config, 0, rows, len(rows) * 10_000, gate)
         lines = _lines(accepted, rejected)
@@ -175,55 +175,52 @@ class DryRun:
             )
             for item, prompt, completion in zip(prompt_requests, prompts, completions, strict=True)
         ]
-        instructions = [
-            AcceptedInstruction.of(row) for row in accepted.drop_columns(["embedding"]).to_pylist()
-        ]
-        return Decided(answered, instructions, usable)
+        return Decided(answered, pool_of(accepted), usable)
 
     def write(self, instructions: Sequence[AcceptedInstruction]) -> list[Written]:
         """Phases 2 and 3 for accepted instructions."""
         config = self.config
         self._listen(f"asking for instances, {len(instructions)} instructions")
-        seeds = [derive_seed(config.seed, "instances", 0, i) for i in range(len(instructions))]
-        lacking = [i for i, item in enumerate(instructions) if item.given is None]
-        answers: dict[int, Completion] = {}
-        if config.classification.method != "prompt":
-            requests = [
-                classification_request(config, instructions[i].instruction, seeds[i])
-                for i in lacking
-            ]
-            answers = dict(zip(lacking, self.answer(requests), strict=True))
+        seeds = [instance_seed(config.seed, i) for i in range(len(instructions))]
+        questions = {
+            i: classification_request(config, item.instruction, seeds[i])
+            for i, item in enumerate(instructions)
+            if not is_class_known(config, item)
+        }
+        answers = self._answer_each(questions)
         classes = [
             answered_yes(config, answers[i])[0] if i in answers else item.classification_prompt
             for i, item in enumerate(instructions)
         ]
-        asked = {
-            i: instance_request(config, instructions[i].instruction, classes[i], seeds[i])
-            for i in lacking
+        requests = {
+            i: instance_request(config, item.instruction, classes[i], seeds[i])
+            for i, item in enumerate(instructions)
+            if item.given is None
         }
-        completions = dict(zip(asked, self.answer(list(asked.values())), strict=True))
-        sets = excluded_texts(config, self._sets) if self._sets else None
+        completions = self._answer_each(requests)
+        excluded = excluded_texts(config, self._sets) if self._sets else None
         written = []
         for i, item in enumerate(instructions):
             done = completions.get(i)
-            text, reason = (done.text, done.finish_reason) if done else ("", GIVEN)
-            kept, rejected = instances_of(
-                config, item.instruction, classes[i], text, reason, item.given, sets
-            )
-            prompt = asked[i].prompt if i in asked else None
+            answer = InstanceCompletion(done.text, done.finish_reason) if done else None
+            decided = decide_instances(config, item, classes[i], answer, excluded)
+            prompt = requests[i].prompt if i in requests else None
             written.append(
-                Written(item.instruction, classes[i], prompt, answers.get(i), done, kept, rejected)
+                Written(item.instruction, classes[i], prompt, answers.get(i), done, *decided)
             )
         return written
 
+    def _answer_each(self, requests: dict[int, Request]) -> dict[int, Completion]:
+        return dict(zip(requests, self.answer(list(requests.values())), strict=True))
+
     def answer(self, requests: list[Request]) -> list[Completion]:
         """As many completions as requests, in order, by the engine that each is for."""
-        first = self._engines["generator"]
-        other = self._engines.get("instance_generator", first)
 
         async def together() -> list[Completion]:
-            by = (first if r.purpose in ("instructions", "joint") else other for r in requests)
-            answers = (e.generate(r) for e, r in zip(by, requests, strict=True))
+            answers = (
+                self._engines[self.config.section_for(request.purpose)].generate(request)
+                for request in requests
+            )
             return list(await asyncio.gather(*answers))
 
         started = time.perf_counter()
@@ -233,30 +230,21 @@ class DryRun:
 
     def gate(self) -> Deduplicator | GuardedGate:
         """A gate with the seed tasks in it, behind the evaluation sets."""
-        dedup = self.config.dedup
-        made = Deduplicator(
-            dedup.rouge,
-            dedup.cosine,
-            self.encode,
-            tokenizer=dedup.tokenizer,
-            embedding_index=dedup.embedding_index,
-        )
-        made.add([seed.instruction for seed in self.seeds])
-        if not self._sets:
-            return made
-        return GuardedGate(
-            excluded_texts(self.config, self._sets, self.encode), made.filter, self.encode
-        )
+        options = gate_options(self.config.dedup, self.encode) | {"most_similar": 0}
+        gate = Deduplicator(**options)
+        gate.add([seed.instruction for seed in self.seeds])
+        return guarded(gate, self.config, self._sets, self.encode)
 
 
-def raw_row(request: PromptRequest, completion: Completion) -> dict[str, Any]:
+def raw_row(request: PromptRequest, completion: Completion) -> RawRow:
     """As a raw block has it."""
     return {
+        "block": 0,
         "request_id": request.request_id,
         "seed": request.seed,
         "classification_prompt": request.classification_only,
         "demonstrations": [source.id for source in request.demonstrations],
-        **vars(completion),
+        **completion_row(completion),
     }
 
 

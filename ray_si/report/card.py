@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from ray_si.report.rows import BrowserRows
 from ray_si.report.wording import asset, number, plain
-from ray_si.run.run import Manifest
+from ray_si.run.manifests import Stats
 
 COLUMNS = {
     "id": "of the row: the instruction's id and the instance's place",
@@ -51,7 +52,7 @@ _TAGS = ("synthetic", "self-instruct")
 
 
 def card(
-    numbers: dict[str, Any], rows: dict[str, Any], stats: Manifest, chosen: Mapping[str, Any]
+    numbers: dict[str, Any], rows: BrowserRows, stats: Stats, chosen: Mapping[str, Any]
 ) -> bytes:
     """README.md of a finished run, UTF-8, from its statistics and rows; same input, same bytes.
 
@@ -116,7 +117,7 @@ def _header(
     return text
 
 
-def _splits(stats: Manifest) -> list[tuple[str, str]]:
+def _splits(stats: Stats) -> list[tuple[str, str]]:
     """Names of the splits and the paths of their shards, in Parquet where there are both."""
     found: dict[str, set[str]] = {}
     for shard in stats["shards"]:
@@ -202,7 +203,7 @@ def _similarity(numbers: dict[str, Any]) -> str:
 # Generated text ----------------------------------------------------------------------------------
 
 
-def _examples(rows: dict[str, Any]) -> list[str]:
+def _examples(rows: BrowserRows) -> list[str]:
     """Code blocks with a row of the first instructions drawn that have one."""
     examples = []
     by_id = {row["id"]: row for row in rows["accepted"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,65 +12,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_si.errors import DamageError
-from ray_si.export.rows import MOST_SIMILAR
 from ray_si.run.audit import Audit, Check, wrong_columns
-from ray_si.run.run import Manifest, Run, block_key, part_key, round_folder
+from ray_si.run.ids import place_of_request
+from ray_si.run.layout import INSTANCES, block_key, block_number, round_folder, round_of_block
+from ray_si.run.manifests import Stats
+from ray_si.run.run import Run, part_key
+from ray_si.run.schemas import (
+    ACCEPTED,
+    INSTANCE_BLOCK,
+    NULLABLE,
+    RAW_BLOCK,
+    REJECTED,
+    SEEDS,
+    RawRow,
+    SeedRow,
+    select,
+)
 from ray_si.storage.objects import open_objects
 
 State = Literal["finished", "unfinished", "empty", "damaged"]
 
-_TEXTS = [("input", pa.string()), ("output", pa.string())]
-_WHY = [("match", pa.string()), ("score", pa.float64()), ("source", pa.string())]
-ACCEPTED = pa.schema(
-    [
-        ("id", pa.string()),
-        ("instruction", pa.string()),
-        ("round", pa.int64()),
-        ("request_seed", pa.int64()),
-        ("demonstrations", pa.list_(pa.string())),
-        ("model", pa.string()),
-        ("revision", pa.string()),
-        ("most_similar", MOST_SIMILAR),
-        ("mean_rouge", pa.float64()),
-        ("cosine", pa.float64()),
-        ("embedding", pa.list_(pa.float32())),
-    ]
+_ACCEPTED = select(
+    ACCEPTED,
+    ["id", "instruction", "round", "request_seed", "demonstrations", "model", "revision",
+     "most_similar", "mean_rouge", "cosine", "embedding"],
+)  # fmt: skip
+_INSTANCES = select(
+    INSTANCE_BLOCK, ["id", "is_classification", "completion_tokens", "instances", "rejected"]
 )
-REJECTED = pa.schema(
-    [
-        ("request_id", pa.string()),
-        ("position", pa.int64()),
-        ("text", pa.string()),
-        ("reason", pa.string()),
-        *_WHY,
-    ]
-)
-WRITTEN = pa.schema(
-    [
-        ("id", pa.string()),
-        ("is_classification", pa.bool_()),
-        ("completion_tokens", pa.int64()),
-        ("instances", pa.list_(pa.struct(_TEXTS))),
-        ("rejected", pa.list_(pa.struct([*_TEXTS, ("reason", pa.string()), *_WHY]))),
-    ]
-)
-_RAW = pa.schema(
-    [
-        ("request_id", pa.string()),
-        ("seed", pa.int64()),
-        ("demonstrations", pa.list_(pa.string())),
-    ]
-)
-_SEEDS = pa.schema(
-    [("id", pa.string()), ("instruction", pa.string()), ("is_classification", pa.bool_())]
-)
-_NULLABLE = {"revision", "most_similar", "mean_rouge", "cosine", "embedding"}
-_NULLABLE |= {name for name, _ in _WHY}
+_REQUESTS = select(RAW_BLOCK, ["request_id", "seed", "demonstrations"])
+_SEEDS = select(SEEDS, ["id", "instruction", "is_classification"])
 
 _READERS = 4
 """Objects read ahead of their turn, each by a thread."""
 
-_BATCH = 4096
+_ROWS_AT_ONCE = 4096
 """Instance rows handed on at a time: blocks are small."""
 
 
@@ -84,7 +59,7 @@ class RunContents:
     one of another layout, StorageError and StorageLostError where the place cannot be read.
     """
 
-    def __init__(self, run: Run, problems: Iterable[str] = (), stats: Manifest | None = None):
+    def __init__(self, run: Run, problems: Iterable[str] = (), stats: Stats | None = None):
         self._run = run
         self._audit = Audit(run)
         manifests = self._audit.check_manifests()
@@ -95,7 +70,7 @@ class RunContents:
         self.identity: dict[str, Any] = _section(run.header, "identity")
         self.fingerprint = str(run.header.get("fingerprint", ""))
         table = self._read("seeds.parquet", _SEEDS)
-        self.seeds: list[dict[str, Any]] = table.to_pylist() if table else []
+        self.seeds: list[SeedRow] = table.to_pylist() if table else []
         for shard in self.stats["shards"] if self.stats else []:
             if stats is None and shard["key"] not in self._audit.keys:
                 self._check.find(shard["key"], "is missing")
@@ -136,9 +111,8 @@ class RunContents:
     @property
     def waiting_blocks(self) -> int:
         """Raw blocks that no round counts on yet."""
-        pattern = re.compile(r"bootstrap/round-(\d{5,})/block-\d{5,}\.parquet")
-        found = (match for key in self._audit.keys if (match := pattern.fullmatch(key)))
-        return sum(int(match[1]) not in self.rounds for match in found)
+        rounds = (round_of_block(key) for key in self._audit.keys)
+        return sum(round_ is not None and round_ not in self.rounds for round_ in rounds)
 
     # Parts -------------------------------------------------------------------------------------
 
@@ -146,7 +120,7 @@ class RunContents:
         """Number, accepted and rejected rows of each sound round; None for what is unreadable."""
         keys: list[tuple[str, pa.Schema]] = []
         for manifest in self.rounds.values():
-            keys.append((part_key(manifest, "accepted"), ACCEPTED))
+            keys.append((part_key(manifest, "accepted"), _ACCEPTED))
             keys.append((part_key(manifest, "rejected"), REJECTED))
         tables = self._read_all(keys)
         for round_ in self.rounds:
@@ -156,11 +130,11 @@ class RunContents:
         """Instance rows in pool order, some thousands at a time."""
         batch: list[pa.Table] = []
         rows = 0
-        for table in self._read_all([(key, WRITTEN) for key in self._instance_keys()]):
+        for table in self._read_all([(key, _INSTANCES) for key in self._instance_keys()]):
             if table is not None:
                 batch.append(table)
                 rows += table.num_rows
-            if rows >= _BATCH:
+            if rows >= _ROWS_AT_ONCE:
                 yield pa.concat_tables(batch)
                 batch, rows = [], 0
         if rows:
@@ -171,21 +145,21 @@ class RunContents:
         """Instance blocks that there are to read, and rows in each but the last (1 if unknown)."""
         return len(self._instance_keys()), self._block_size("instances") or 1
 
-    def requests(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def requests(self, ids: Iterable[str]) -> dict[str, RawRow]:
         """Of requests by id: their ``seed`` and ``demonstrations``, where they can be read."""
         wanted = set(ids)
         keys = set()
-        for id_ in wanted:
-            match = re.fullmatch(r"r(\d{5,})-(\d{5,})", id_)
-            size = self._block_size("bootstrap")
-            if match and size:
-                keys.add(block_key(round_folder(int(match[1])), int(match[2]) // size))
-        found = {}
-        for table in self._read_all([(key, _RAW) for key in sorted(keys)]):
+        size = self._block_size("bootstrap")
+        for id_ in wanted if size else ():
+            if place := place_of_request(id_):
+                round_, index = place
+                keys.add(block_key(round_folder(round_), index // size))
+        requests: dict[str, RawRow] = {}
+        for table in self._read_all([(key, _REQUESTS) for key in sorted(keys)]):
             for row in table.to_pylist() if table else []:
                 if row["request_id"] in wanted:
-                    found[row["request_id"]] = row
-        return found
+                    requests[row["request_id"]] = row
+        return requests
 
     def _block_size(self, section: str) -> int:
         """As the header has it; 0 where it does not say."""
@@ -195,9 +169,9 @@ class RunContents:
     def _instance_keys(self) -> list[str]:
         if self._audit.instances:
             return [part["key"] for part in self._audit.instances["objects"]]
-        pattern = re.compile(r"instances/block-(\d{5,})\.parquet")
-        matches = (match for key in self._audit.keys if (match := pattern.fullmatch(key)))
-        return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
+        numbers = {key: block_number(key, INSTANCES) for key in self._audit.keys}
+        blocks = [(number, key) for key, number in numbers.items() if number is not None]
+        return [key for _, key in sorted(blocks)]
 
     # Reading -----------------------------------------------------------------------------------
 
@@ -212,12 +186,12 @@ class RunContents:
                 if not pending:
                     return
                 key, future = pending.popleft()
-                yield self._taken(key, future.result())
+                yield self._noted(key, future.result())
 
     def _read(self, key: str, columns: pa.Schema) -> pa.Table | None:
-        return self._taken(key, self._load(key, columns))
+        return self._noted(key, self._load(key, columns))
 
-    def _taken(self, key: str, loaded: pa.Table | str) -> pa.Table | None:
+    def _noted(self, key: str, loaded: pa.Table | str) -> pa.Table | None:
         if isinstance(loaded, str):
             self._check.find(key, loaded)
             return None
@@ -237,18 +211,18 @@ class RunContents:
             return "is missing"
         except (pa.ArrowException, OSError, ValueError) as error:  # StorageError is a ValueError
             return f"cannot be read: {error}"
-        return wrong_columns(table, columns, _NULLABLE) or _hollow(table) or table
+        return wrong_columns(table, columns) or _hollow(table) or table
 
 
 def _hollow(table: pa.Table) -> str | None:
     """Where a list that may hold no null does."""
-    for name in sorted(set(table.column_names) - _NULLABLE):
+    for name in sorted(set(table.column_names) - NULLABLE):
         inner = table[name].combine_chunks()
         if pa.types.is_list(inner.type):
             inner = inner.flatten()
             parts = [inner]
             if pa.types.is_struct(inner.type):
-                parts += [inner.field(f.name) for f in inner.type if f.name not in _NULLABLE]
+                parts += [inner.field(f.name) for f in inner.type if f.name not in NULLABLE]
             if any(part.null_count for part in parts):
                 return f"has nulls inside {name}"
     return None

@@ -13,7 +13,8 @@ from ray_si.report.card import card
 from ray_si.report.contents import RunContents, State
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
-from ray_si.run.run import Manifest, Run
+from ray_si.run.manifests import Stats
+from ray_si.run.run import Run
 from ray_si.storage.base import Objects, absolute, check_key
 from ray_si.storage.objects import open_objects
 
@@ -41,7 +42,7 @@ def write_report(
 
 
 def documents(
-    run: Run, stats: Manifest, chosen: Mapping[str, Any], listen: StepListener = lambda *step: None
+    run: Run, stats: Stats, chosen: Mapping[str, Any], listen: StepListener = lambda *step: None
 ) -> dict[str, bytes]:
     """README.md and report.html of a run that is complete but for stats.json, which will say this.
 

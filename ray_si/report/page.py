@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ray_si.report import charts
 from ray_si.report.reasons import REASONS
+from ray_si.report.rows import BrowserRows
 from ray_si.report.statistics import COMPARED
 from ray_si.report.verbs import MODELS
 from ray_si.report.wording import asset, number as _n, plain, share
@@ -30,7 +31,7 @@ _SECTIONS = (
 )
 
 
-def render(statistics: dict[str, Any], rows: dict[str, Any]) -> bytes:
+def render(statistics: dict[str, Any], rows: BrowserRows) -> bytes:
     """The page, UTF-8, from what `statistics.collect` returns; the same for the same input.
 
     Every text is escaped, or JSON that JavaScript enters as text; the page's policy lets run no
@@ -388,10 +389,12 @@ def _diversity(found: dict[str, Any]) -> dict[str, Any]:
 # Rows, settings ----------------------------------------------------------------------------------
 
 
-def _browser_note(rows: dict[str, Any]) -> str:
+def _browser_note(rows: BrowserRows) -> str:
     parts = []
-    for name, what in (("accepted", "accepted instructions"), ("rejected", "rejected candidates")):
-        shown, total = len(rows[name]), rows[f"of_{name}"]
+    for shown, total, what in (
+        (len(rows["accepted"]), rows["of_accepted"], "accepted instructions"),
+        (len(rows["rejected"]), rows["of_rejected"], "rejected candidates"),
+    ):
         if shown < total:
             parts.append(f"a sample of {_n(shown)} of {_n(total)} {what}")
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,14 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from ray_si.report.contents import RunContents
 from ray_si.report.sample import Sample, priorities
+from ray_si.run.ids import instruction_id
+from ray_si.run.schemas import (
+    AcceptedRow,
+    InstanceText,
+    RawRow,
+    RejectedInstance,
+    RejectedRow,
+)
 
 MOST_ACCEPTED, MOST_REJECTED_EACH = 1500, 100
 """Most accepted instructions shown, and most rejected candidates of each reason."""
@@ -25,15 +33,113 @@ MOST_CHARACTERS = 2000
 _NEIGHBOURS = 3
 
 
+R = TypeVar("R", bound=Mapping[str, Any])
+
+
+class _Accepted(AcceptedRow):
+    """An accepted row, and its nearest seed task: ROUGE-L F and index (-1: none)."""
+
+    seed_score: float
+    seed_index: int
+
+
+class _Rejected(RejectedRow):
+    """A rejected row, and its round."""
+
+    round: int
+
+
+class _Instances(TypedDict):
+    """Of an instance row, what is shown."""
+
+    id: str
+    is_classification: bool
+    instances: list[InstanceText]
+    rejected: list[RejectedInstance]
+
+
+class ShownRow(TypedDict):
+    """A candidate as the page shows it, texts shortened.
+
+    ``seed`` is the request's, as text, since JavaScript's numbers end at 2**53.
+    """
+
+    id: str
+    text: str
+    round: int
+    seed: str | None
+    demonstrations: list[str]
+
+
+class _OfInstances(TypedDict, total=False):
+    nearest_seed: ShownNeighbour
+    classification: bool
+    instances: list[InstanceText]
+    rejected: list[ShownRejectedInstance]
+
+
+class ShownNeighbour(TypedDict):
+    """An earlier instruction by its id or text, and its ROUGE-L F."""
+
+    id: str
+    rouge: float | None
+
+
+class ShownRejectedInstance(InstanceText):
+    """A rejected instance, and why."""
+
+    reason: str
+
+
+class ShownAccepted(ShownRow, _OfInstances):
+    """An accepted instruction; its nearest seed and its instances where there are any."""
+
+    model: str
+    revision: str | None
+    cosine: float | None
+    mean_rouge: float | None
+    nearest: list[ShownText]
+
+
+class ShownText(TypedDict):
+    """A neighbour's text."""
+
+    text: str
+    rouge: float | None
+
+
+class ShownRejected(ShownRow):
+    """A rejected candidate, and why."""
+
+    reason: str
+    match: str | None
+    score: float | None
+
+
+class BrowserRows(TypedDict):
+    """What the page's browser holds.
+
+    Of ``of_accepted`` and ``of_rejected`` rows there are; ``texts`` are those of demonstrations and
+    seeds by id, ``drawn`` the ids of the accepted as they were drawn.
+    """
+
+    accepted: list[ShownAccepted]
+    rejected: list[ShownRejected]
+    drawn: list[str]
+    of_accepted: int
+    of_rejected: int
+    texts: dict[str, str]
+
+
 class Rows:
     """Draws the samples while the statistics pass by, and completes them at the end."""
 
     def __init__(self, contents: RunContents) -> None:
         self._contents = contents
-        self._accepted = Sample(MOST_ACCEPTED)
-        self._rejected: dict[str, Sample] = {}
+        self._accepted = Sample[_Accepted](MOST_ACCEPTED)
+        self._rejected: dict[str, Sample[_Rejected]] = {}
         self._wanted: pa.Array | None = None
-        self._instances: dict[str, dict[str, Any]] = {}
+        self._instances: dict[str, _Instances] = {}
         self._ids: list[pa.Array] = []
         self._texts: list[pa.Array] = []
         self._seen_rejected = 0
@@ -43,8 +149,8 @@ class Rows:
         self._ids.append(table["id"].combine_chunks())
         self._texts.append(table["instruction"].combine_chunks())
 
-        def take(chosen: np.ndarray) -> list[dict[str, Any]]:
-            rows: list[dict[str, Any]] = table.take(pa.array(chosen)).to_pylist()
+        def take(chosen: np.ndarray) -> list[_Accepted]:
+            rows: list[_Accepted] = table.take(pa.array(chosen)).to_pylist()
             for row, k in zip(rows, chosen.tolist(), strict=True):
                 row["seed_score"], row["seed_index"] = float(scores[k]), int(seeds[k])
             return rows
@@ -60,9 +166,9 @@ class Rows:
             places = np.flatnonzero(pc.equal(reasons, reason).to_numpy(zero_copy_only=False))
             sample = self._rejected.setdefault(reason, Sample(MOST_REJECTED_EACH))
 
-            def take(chosen: np.ndarray, places: np.ndarray = places) -> list[dict[str, Any]]:
-                rows = table.take(pa.array(places[chosen])).to_pylist()
-                return [row | {"round": round_} for row in rows]
+            def take(chosen: np.ndarray, places: np.ndarray = places) -> list[_Rejected]:
+                rows: list[RejectedRow] = table.take(pa.array(places[chosen])).to_pylist()
+                return [{**row, "round": round_} for row in rows]
 
             sample.add(lots[places], take)
 
@@ -84,32 +190,28 @@ class Rows:
 
     # Result ------------------------------------------------------------------------------------
 
-    def result(self) -> dict[str, Any]:
-        """The samples.
-
-        Keys: accepted, rejected (lists of rows), of_accepted, of_rejected (how many there are),
-        texts (of demonstrations and seeds by id), drawn (ids of the accepted as they were drawn).
-        """
+    def result(self) -> BrowserRows:
+        """The samples, completed."""
         accepted = _fitting((self._shown(row) for row in self._accepted.items()), ACCEPTED_BYTES)
         drawn = [sample.items() for _, sample in sorted(self._rejected.items())]
         requests = self._contents.requests(row["request_id"] for rows in drawn for row in rows)
         each = REJECTED_BYTES // max(1, len(drawn))
-        rejected: list[dict[str, Any]] = []
+        rejected: list[ShownRejected] = []
         for rows in drawn:
-            rejected += _fitting((_refused(row, requests) for row in rows), each)
+            rejected += _fitting((_shown_rejected(row, requests) for row in rows), each)
         return {
             "accepted": sorted(accepted, key=lambda row: row["id"]),
             "rejected": sorted(rejected, key=lambda row: row["id"]),
             "drawn": [row["id"] for row in accepted],
             "of_accepted": self._accepted.seen,
             "of_rejected": self._seen_rejected,
-            "texts": self._demonstrations(accepted + rejected),
+            "texts": self._demonstrations(accepted, rejected),
         }
 
-    def _shown(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _shown(self, row: _Accepted) -> ShownAccepted:
         found = self._instances.get(row["id"])
         nearest = row["most_similar"] or []
-        shown = {
+        shown: ShownAccepted = {
             "id": row["id"],
             "text": shortened(row["instruction"]),
             "round": row["round"],
@@ -130,13 +232,16 @@ class Rows:
         if found:
             shown["classification"] = found["is_classification"]
             shown["instances"] = [_pair(item) for item in found["instances"]]
-            shown["rejected"] = [_pair(i) | {"reason": i["reason"]} for i in found["rejected"]]
+            shown["rejected"] = [{**_pair(i), "reason": i["reason"]} for i in found["rejected"]]
         return shown
 
-    def _demonstrations(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+    def _demonstrations(
+        self, accepted: list[ShownAccepted], rejected: list[ShownRejected]
+    ) -> dict[str, str]:
         """Texts of all ids that the rows name, of seeds and of accepted instructions."""
+        rows: list[ShownRow] = [*accepted, *rejected]
         wanted = {id_ for row in rows for id_ in row["demonstrations"]}
-        wanted |= {row["nearest_seed"]["id"] for row in rows if "nearest_seed" in row}
+        wanted |= {row["nearest_seed"]["id"] for row in accepted if "nearest_seed" in row}
         found = {s["id"]: s["instruction"] for s in self._contents.seeds if s["id"] in wanted}
         ids = pa.array(sorted(wanted - found.keys()), pa.string())
         for known, texts in zip(self._ids, self._texts, strict=True):
@@ -154,27 +259,27 @@ def shortened(text: str, limit: int = MOST_CHARACTERS) -> str:
     return f"{text[:limit]}… [{len(text) - limit:,} more characters are not shown]"
 
 
-def _refused(row: dict[str, Any], requests: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _shown_rejected(row: _Rejected, requests: Mapping[str, RawRow]) -> ShownRejected:
     request = requests.get(row["request_id"])
     return {
-        "id": f"{row['request_id']}-{row['position']:02d}",
+        "id": instruction_id(row["request_id"], row["position"]),
         "text": shortened(row["text"]),
         "round": row["round"],
         "reason": row["reason"],
         "match": row["match"] and shortened(row["match"]),
         "score": _rounded(row["score"]),
-        "seed": request and str(request["seed"]),
-        "demonstrations": (request and request["demonstrations"]) or [],
+        "seed": str(request["seed"]) if request else None,
+        "demonstrations": (request["demonstrations"] if request else None) or [],
     }
 
 
-def _pair(instance: dict[str, str]) -> dict[str, str]:
-    return {name: shortened(instance[name]) for name in ("input", "output")}
+def _pair(instance: InstanceText) -> InstanceText:
+    return {"input": shortened(instance["input"]), "output": shortened(instance["output"])}
 
 
-def _fitting(rows: Iterable[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
+def _fitting(rows: Iterable[R], budget: int) -> list[R]:
     """The first rows that fit a number of bytes as the page has them."""
-    fitting = []
+    fitting: list[R] = []
     for row in rows:
         budget -= len(htmlsafe_json_dumps(row))
         if budget < 0:

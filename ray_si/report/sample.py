@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -22,16 +22,19 @@ def priorities(start: int, count: int, seed: int = 0) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-class Sample:
+T = TypeVar("T")
+
+
+class Sample(Generic[T]):
     """The k items of a stream with the lowest priorities, kept as the stream passes."""
 
     def __init__(self, size: int) -> None:
         self.seen = 0
         self._size = size
-        self._kept: list[tuple[int, Any]] = []
+        self._kept: list[tuple[int, T]] = []
         self._limit: np.uint64 | None = None
 
-    def add(self, lots: np.ndarray, take: Callable[[np.ndarray], list[Any]]) -> None:
+    def add(self, lots: np.ndarray, take: Callable[[np.ndarray], list[T]]) -> None:
         """Offer items with these priorities; ``take`` makes those at some indices."""
         self.seen += len(lots)
         chosen = np.arange(len(lots))
@@ -47,7 +50,7 @@ class Sample:
             del self._kept[self._size :]
             self._limit = np.uint64(self._kept[-1][0])
 
-    def items(self) -> list[Any]:
+    def items(self) -> list[T]:
         """What is kept, by priority."""
         return [item for _, item in sorted(self._kept, key=lambda pair: pair[0])]
 

@@ -16,7 +16,7 @@ from ray_si.records import StepListener
 from ray_si.report.contents import RunContents
 from ray_si.report.distribution import Distribution, Scores
 from ray_si.report.diversity import Vendi, distinct, self_bleu
-from ray_si.report.rows import Rows
+from ray_si.report.rows import BrowserRows, Rows
 from ray_si.report.sample import draw
 from ray_si.report.verbs import INSTALL, root_verbs
 
@@ -35,7 +35,7 @@ _ANY = 1e-6
 
 def collect(
     contents: RunContents, listen: StepListener = lambda what, done, total: None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], BrowserRows]:
     """The statistics and the browser's rows (see `Rows.result`), both as JSON has them.
 
     Numbers are of everything that can be read, but where a key says sample. Memory grows with the
@@ -81,8 +81,13 @@ class _Collector:
 
     def take_round(self, round_: int, accepted: pa.Table | None, rejected: pa.Table | None) -> None:
         manifest = self._contents.rounds[round_]
-        names = ("requests", "candidates", "accepted", "prompt_tokens", "completion_tokens")
-        self._by_round[round_] = Counter({name: manifest[name] for name in names})
+        self._by_round[round_] = Counter(
+            requests=manifest["requests"],
+            candidates=manifest["candidates"],
+            accepted=manifest["accepted"],
+            prompt_tokens=manifest["prompt_tokens"],
+            completion_tokens=manifest["completion_tokens"],
+        )
         if accepted is not None and accepted.num_rows:
             self._take_accepted(accepted)
         if rejected is not None and rejected.num_rows:
@@ -131,14 +136,14 @@ class _Collector:
 
     # Result ------------------------------------------------------------------------------------
 
-    def result(self, listen: StepListener) -> tuple[dict[str, Any], dict[str, Any]]:
+    def result(self, listen: StepListener) -> tuple[dict[str, Any], BrowserRows]:
         """What `collect` returns."""
         texts = pa.chunked_array(self._texts, pa.string())
         listen("diversity", 0, 1)
         diversity = self._diversity()
         verbs = self._verbs(texts, listen)
         listen("rows", 0, 1)
-        rows = self._rows.result()
+        rows, stats = self._rows.result(), self._contents.stats
         return {
             "ray_si": __version__,
             "run": self._run(),
@@ -147,7 +152,7 @@ class _Collector:
                 "instructions": _sorted(self._rejected()),
                 "instances": _sorted(self._instances_rejected),
             },
-            "contaminated": (self._contents.stats or {}).get("contaminated", {}),
+            "contaminated": stats.get("contaminated", {}) if stats else {},
             "tokens": self._tokens(),
             "rounds": self._rounds(),
             "lengths": {

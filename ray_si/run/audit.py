@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_si.run.run import Manifest, Run, block_key, round_folder, seal
+from ray_si.run.layout import INSTANCES, block_key, block_number, round_folder
+from ray_si.run.manifests import RoundManifest, Stats
+from ray_si.run.run import Manifest, Run, seal
+from ray_si.run.schemas import NULLABLE
 from ray_si.storage.tables import ShardInfo, read_table
 
 LIMIT = 20
@@ -87,10 +90,10 @@ class Audit:
         self.run = run
         self.keys = list(run.objects.list())  # before the manifests: later objects may be newer
         self.finished = "stats.json" in self.keys
-        self.rounds: list[Manifest] = []
-        self.sound_rounds: dict[int, Manifest] = {}
+        self.rounds: list[RoundManifest] = []
+        self.sound_rounds: dict[int, RoundManifest] = {}
         self.instances: Manifest | None = None
-        self.stats: Manifest | None = None
+        self.stats: Stats | None = None
         self.damaged: set[str] = set()
         self.intact = True
         self._named: dict[str, tuple[str, ShardInfo]] = {}  # key -> who says what of it
@@ -107,7 +110,7 @@ class Audit:
         ]
         self._name(check, "run.json", self.run.header.get("objects", []), _OF_HEADER)
         self.instances = self._manifest(check, "instances/manifest.json", _INSTANCES)
-        self.stats = self._manifest(check, "stats.json", _STATS)
+        self.stats = cast("Stats | None", self._manifest(check, "stats.json", _STATS))
         expected = max([number + 1 for number in numbers], default=0)
         if self.stats:
             expected = max(expected, min(self.stats["rounds"], len(self.keys)))
@@ -141,9 +144,9 @@ class Audit:
             if not any(named.startswith(f"{folder}/{name}-") for named in self._named):
                 self._lost(check, key, f"does not name {name}")
         if key not in self.damaged:
-            self.sound_rounds[round_] = manifest
+            self.sound_rounds[round_] = cast(RoundManifest, manifest)
         if self.intact:
-            self.rounds.append(manifest)
+            self.rounds.append(cast(RoundManifest, manifest))
 
     def _manifest(self, check: Check, key: str, form: dict[str, type]) -> Manifest | None:
         if key not in self.keys:
@@ -215,13 +218,8 @@ class Audit:
             return f"cannot be read: {error}"
         return None if rows == said.rows else f"has {rows} rows, not {said.rows} as {source} says"
 
-    def table(
-        self, key: str, schema: pa.Schema, check: Check, nullable: Collection[str] = ()
-    ) -> pa.Table | None:
-        """A Parquet object with these columns, whole; else None, with a finding somewhere.
-
-        Only ``nullable`` columns may hold nulls.
-        """
+    def table(self, key: str, schema: pa.Schema, check: Check) -> pa.Table | None:
+        """A Parquet object with these columns, whole; else None, with a finding somewhere."""
         if key in self.damaged:
             return None
         wrong = None
@@ -233,7 +231,7 @@ class Audit:
         except (pa.ArrowException, OSError, ValueError) as error:
             wrong = f"cannot be read: {error}"
         else:
-            wrong = wrong_columns(table, schema, nullable)
+            wrong = wrong_columns(table, schema)
         if wrong is None:
             return table
         check.find(key, wrong)
@@ -249,7 +247,7 @@ class Audit:
         """
         check = Check("strays")
         begun = 0
-        blocks = {block_key("instances", number) for number in range(instance_blocks)}
+        blocks = {block_key(INSTANCES, number) for number in range(instance_blocks)}
         for key in (*self.keys, *self._temporaries()):
             check.count += 1
             if key in self._named or key in _OWN_KEYS or key in blocks or key.startswith(_LEASE):
@@ -271,9 +269,10 @@ class Audit:
         match = _IN_ROUND.fullmatch(key)
         if not match or int(match[1]) >= len(self.rounds):
             return False
-        folder, block = round_folder(int(match[1])), re.fullmatch(r"block-(\d+)\.parquet", match[2])
-        if block and int(block[1]) < round_blocks:
-            return key == block_key(folder, int(block[1]))
+        folder = round_folder(int(match[1]))
+        block = block_number(key, folder)
+        if block is not None and block < round_blocks:
+            return key == block_key(folder, block)
         return key == f"{folder}/manifest.json"
 
 
@@ -309,14 +308,14 @@ def _rows(key: str, data: bytes) -> int:
     return rows
 
 
-def wrong_columns(table: pa.Table, schema: pa.Schema, nullable: Collection[str]) -> str | None:
-    """What keeps a table from having these columns, with nulls in the ``nullable`` ones only."""
+def wrong_columns(table: pa.Table, schema: pa.Schema) -> str | None:
+    """What keeps a table from having these columns, with nulls in `NULLABLE` ones only."""
     for column in schema:
         if column.name not in table.column_names:
             return f"has no column {column.name}"
         stored = table[column.name]
         if stored.type != column.type:
             return f"has {column.name} of type {stored.type}, not {column.type}"
-        if stored.null_count and column.name not in nullable:
+        if stored.null_count and column.name not in NULLABLE:
             return f"has no {column.name} in {stored.null_count} rows"
     return None

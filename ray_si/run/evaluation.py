@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.errors import CorpusError
+from ray_si.run.schemas import EVALUATION_TEXTS
 from ray_si.storage.corpus import FORMATS, open_corpus
 from ray_si.storage.files import File, locate, reading
 
@@ -29,9 +30,6 @@ INPUT_FIELDS = ("input", "context", "passage")
 
 ALONE_CHARACTERS = 24
 """Shortest input that is compared by itself; shorter ones ("yes", "7, 3") are bound to recur."""
-
-TABLE = pa.schema([("set", pa.string()), ("text", pa.string())])
-"""The sets as a run keeps them, in order."""
 
 _JSON = {".json": None, ".json.gz": "gzip", ".json.zst": "zstd"}
 _ROWS = 10_000
@@ -98,9 +96,10 @@ def load_sets(paths: Sequence[str]) -> list[EvaluationSet]:
 
 
 def to_table(sets: Sequence[EvaluationSet]) -> pa.Table:
-    """The sets as the rows of `TABLE`."""
+    """The sets as the rows of `EVALUATION_TEXTS`, in order."""
     names = [one.name for one in sets for _ in one.texts]
-    return pa.table([names, [text for one in sets for text in one.texts]], schema=TABLE)
+    texts = [text for one in sets for text in one.texts]
+    return pa.table([names, texts], schema=EVALUATION_TEXTS)
 
 
 def from_table(table: pa.Table) -> list[EvaluationSet]:

@@ -25,19 +25,21 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from ray_si._version import __version__
-from ray_si.errors import DamageError, LeaseLostError, RunError, StorageError
+from ray_si.errors import DamageError, LeaseLostError, RunError, StorageError, one_line
 from ray_si.records import SeedTask
 from ray_si.run.evaluation import EvaluationSet, from_table, to_table
+from ray_si.run.layout import block_number, round_folder, shard_key
+from ray_si.run.manifests import RoundManifest, Stats
+from ray_si.run.schemas import SEEDS, RejectedInstance
 from ray_si.storage.base import Objects, absolute
 from ray_si.storage.lease import Lease
 from ray_si.storage.objects import open_objects
@@ -64,21 +66,6 @@ Manifest = dict[str, Any]
 
 _SIGNATURE = ("fencing", "versions", "sha256")
 """What every manifest has besides its own content."""
-
-
-def block_key(folder: str, block: int) -> str:
-    """Key of one block of a folder (a round's, or "instances")."""
-    return f"{folder}/block-{block:05d}.parquet"
-
-
-def shard_key(index: int, count: int, suffix: str) -> str:
-    """Key of one of ``count`` training shards; ``suffix`` is "parquet" or "jsonl"."""
-    return f"data/train-{index:05d}-of-{count:05d}.{suffix}"
-
-
-def round_folder(round_: int) -> str:
-    """Folder of one bootstrap round."""
-    return f"bootstrap/round-{round_:05d}"
 
 
 class Run:
@@ -150,7 +137,7 @@ class Run:
         Raises StorageError where the store lets two writers both be the first: a run could be
         damaged there.
         """
-        tables = {"seeds.parquet": pa.Table.from_pylist([asdict(seed) for seed in seeds])}
+        tables = {"seeds.parquet": pa.Table.from_pylist([asdict(seed) for seed in seeds], SEEDS)}
         if sets:
             tables[_SETS] = to_table(sets)
         objects = [asdict(describe_table(key, table)) for key, table in tables.items()]
@@ -201,11 +188,9 @@ class Run:
 
     def finished_blocks(self, folder: str) -> dict[int, str]:
         """Block number -> key of the blocks that stand in a folder."""
-        found = {}
-        for key in self.objects.list(f"{folder}/block-"):
-            if match := re.fullmatch(r"block-(\d{5,})\.parquet", key.rpartition("/")[2]):
-                found[int(match[1])] = key
-        return found
+        keys = self.objects.list(f"{folder}/block-")
+        numbers = {key: block_number(key, folder) for key in keys}
+        return {number: key for key, number in numbers.items() if number is not None}
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet object of this run; RunError where it is missing or damaged."""
@@ -236,16 +221,15 @@ class Run:
         except KeyError as error:
             raise RunError(f"{self.location} is damaged: {key} is missing") from error
         except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # OSError: broken pages
-            text = " ".join(str(error).split())
-            raise RunError(f"{self.location}/{key} cannot be read: {text}") from error
+            raise RunError(f"{self.location}/{key} cannot be read: {one_line(error)}") from error
 
     # Bootstrap ---------------------------------------------------------------------------------
 
-    def rounds(self) -> list[Manifest]:
+    def rounds(self) -> list[RoundManifest]:
         """Manifests of the committed rounds, in order, up to the first that is missing."""
-        manifests: list[Manifest] = []
+        manifests: list[RoundManifest] = []
         while manifest := self._json_or_none(f"{round_folder(len(manifests))}/manifest.json"):
-            manifests.append(manifest)
+            manifests.append(cast(RoundManifest, manifest))
         return manifests
 
     def commit_round(
@@ -254,7 +238,7 @@ class Run:
         blocks: list[ShardInfo],
         accepted: pa.Table,
         rejected: pa.Table,
-        manifest: Manifest,
+        manifest: RoundManifest,
     ) -> None:
         """Write a round's decisions, then its manifest; from then on the round exists.
 
@@ -267,7 +251,7 @@ class Run:
             for name, table in (("accepted", accepted), ("rejected", rejected))
         ]
         objects = [asdict(part) for part in (*blocks, *parts)]
-        self._commit(f"{folder}/manifest.json", manifest | {"objects": objects})
+        self._commit(f"{folder}/manifest.json", {**manifest, "objects": objects})
 
     def accepted(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Accepted rows of the committed rounds, a table each, in pool order."""
@@ -308,14 +292,15 @@ class Run:
         """Write one training shard."""
         return write_table(self.objects, shard_key(index, count, suffix), table)
 
-    def stats(self) -> dict[str, Any] | None:
+    def stats(self) -> Stats | None:
         """What the finished run came to, without who wrote it; None while it isn't finished."""
         stats = self._json_or_none(_STATS)
-        return stats and {k: v for k, v in stats.items() if k not in _SIGNATURE}
+        rest = stats and {k: v for k, v in stats.items() if k not in _SIGNATURE}
+        return cast("Stats | None", rest)
 
-    def commit_stats(self, stats: dict[str, Any]) -> None:
+    def commit_stats(self, stats: Stats) -> None:
         """Declare the run complete. Raises LeaseLostError."""
-        self._commit(_STATS, stats)
+        self._commit(_STATS, {**stats})
 
     def status(self) -> dict[str, Any]:
         """Where the run stands, from its manifests: no Ray, and safe while it is being built.
@@ -366,16 +351,16 @@ class Run:
         }
 
     def contaminated(
-        self, rounds: Sequence[Manifest], left_out: Iterable[dict[str, Any]]
+        self, rounds: Sequence[RoundManifest], rejected: Iterable[RejectedInstance]
     ) -> dict[str, dict[str, int]]:
         """Evaluation set -> how many instructions and instances were left out for resembling it.
 
-        ``left_out`` are rejected instances of any kind.
+        ``rejected`` are rejected instances of any kind.
         """
         instructions: Counter[str] = Counter()
         for manifest in rounds:
             instructions.update(manifest.get("contaminated", {}))
-        instances = Counter(i["source"] for i in left_out if i["reason"] == "contaminated")
+        instances = Counter(str(i["source"]) for i in rejected if i["reason"] == "contaminated")
         named = [one["name"] for one in self.header.get("decontaminate", [])]
         return {
             name: {"instructions": instructions[name], "instances": instances[name]}
@@ -400,7 +385,7 @@ def seal(manifest: Manifest) -> Manifest:
     return rest | {"sha256": hashlib.sha256(_json(rest)).hexdigest()}
 
 
-def part_key(manifest: Manifest, name: str) -> str:
+def part_key(manifest: RoundManifest, name: str) -> str:
     """The key of a round's "accepted" or "rejected" rows."""
     keys: list[str] = [part["key"] for part in manifest["objects"]]
     return next(key for key in keys if key.rpartition("/")[2].startswith(f"{name}-"))

@@ -13,20 +13,6 @@ import pyarrow as pa
 from ray_si.errors import SeedError
 from ray_si.records import Instance, SeedTask
 
-SEEDS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("name", pa.string()),
-        ("instruction", pa.string()),
-        (
-            "instances",
-            pa.list_(pa.struct([("input", pa.string()), ("output", pa.string())])),
-        ),
-        ("is_classification", pa.bool_()),
-    ]
-)
-"""Seed tasks as a run stores them."""
-
 
 def seeds_of(table: pa.Table) -> list[SeedTask]:
     """The seed tasks of a table of `SEEDS`."""

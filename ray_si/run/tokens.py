@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from ray_si.run.layout import INSTANCES, round_of_block
 from ray_si.run.run import Run
-
-_RAW = re.compile(r"bootstrap/round-(\d{5,})/block-\d{5,}\.parquet")
 
 TOKEN_COLUMNS = {
     "prompt_tokens": "prompt",
@@ -53,12 +51,12 @@ def spent(run: Run) -> dict[Phase, Tokens]:
     unnamed = [
         key
         for key in run.objects.list("bootstrap/")
-        if (found := _RAW.fullmatch(key)) and int(found[1]) >= len(rounds)
+        if (round_ := round_of_block(key)) is not None and round_ >= len(rounds)
     ]
     raw = [name for name in TOKEN_COLUMNS if not name.startswith("classification")]
     for key in unnamed:
         bootstrap += tokens_of(run.read(key, raw))
-    for key in run.finished_blocks("instances").values():
+    for key in run.finished_blocks(INSTANCES).values():
         instances += tokens_of(run.read(key, list(TOKEN_COLUMNS)))
     return {"bootstrap": bootstrap, "instances": instances}
 

@@ -120,7 +120,7 @@ def _as_turn(text: str) -> Prompt:
     return [{"role": "user", "content": text.strip()}]
 
 
-def _one_line(text: str) -> str:
+def _joined_lines(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -137,7 +137,7 @@ def instruction_prompt(
     Completion style ends with the next number, so the completion begins with its text; it stops
     where the number after the last wanted one would begin. Chat style asks in words.
     """
-    numbered = "\n".join(f"{i}. {_one_line(text)}" for i, text in enumerate(demonstrations, 1))
+    numbered = "\n".join(f"{i}. {_joined_lines(text)}" for i, text in enumerate(demonstrations, 1))
     kind = "instructions_classification" if classification_only else "instructions"
     first, last = len(demonstrations) + 1, len(demonstrations) + new
     values = {"demonstrations": numbered, "new": new, "first": first, "last": last}
@@ -175,7 +175,7 @@ def joint_prompt(
 
 
 def _with_headings(task: Example, headings: Headings) -> str:
-    lines = [f"{headings.instruction}: {_one_line(task.instruction)}"]
+    lines = [f"{headings.instruction}: {_joined_lines(task.instruction)}"]
     if task.instance:
         if task.instance.input.strip():
             lines.append(f"{headings.input}: {_no_blank_lines(task.instance.input)}")
@@ -187,7 +187,7 @@ def classification_prompt(
     instruction: str, *, style: Style, templates: Templates = _OURS, headings: Headings = ENGLISH
 ) -> RenderedPrompt:
     """Ask whether the instruction is a classification task; one of `LABELS` begins the answer."""
-    text = _render(templates, f"{style}_classification", instruction=_one_line(instruction))
+    text = _render(templates, f"{style}_classification", instruction=_joined_lines(instruction))
     stop = ("\n", *_each("{}:", headings))
     return RenderedPrompt(_as_turn(text) if style == "chat" else text, stop)
 
@@ -207,7 +207,7 @@ def instance_prompt(
     inputs of one label only (paper, section 2.2).
     """
     name = f"{style}_{'output_first' if output_first else 'input_first'}"
-    text = _render(templates, name, instruction=_one_line(instruction))
+    text = _render(templates, name, instruction=_joined_lines(instruction))
     if style == "chat":
         return RenderedPrompt(_as_turn(text), ())
     stop = (*_each("\n{}:", headings), *_each("\n\n{}", headings), "\n\n\n")

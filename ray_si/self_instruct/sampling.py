@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +14,6 @@ class Demonstration:
 
     kind: Literal["human", "machine"]
     index: int
-
-
-def derive_seed(run_seed: int, phase: str, round_: int, index: int) -> int:
-    """The seed of one request: 63 bits of SHA-256 over run seed, phase, round and index.
-
-    It depends on nothing else, so a request repeated after a crash draws the same numbers.
-    """
-    digest = hashlib.sha256(f"{run_seed}/{phase}/{round_}/{index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def sample_demonstrations(

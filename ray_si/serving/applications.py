@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import ray
@@ -82,18 +82,10 @@ class Serving:
     @property
     def generators(self) -> Generators:
         """Where to ask."""
-        sections = self._config.generators
-        first = self._apps["generator"]
-        other = self._apps.get("instance_generator", first)
+        config = self._config
         return Generators(
-            apps={
-                "instructions": first,
-                "joint": first,
-                "classification": other,
-                "input_first": other,
-                "output_first": other,
-            },
-            slots={app: sections[section].slots for section, app in self._apps.items()},
+            apps={name: self._apps[config.section_for(name)] for name in get_args(Purpose)},
+            slots={app: config.generators[name].slots for name, app in self._apps.items()},
         )
 
     def usage(self) -> Usage:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray_si.errors import ConfigError
+from ray_si.errors import ConfigError, one_line
 from ray_si.serving.background import wait_for_all
 
 _ENDING_S = 10.0
@@ -73,8 +73,8 @@ def _connect(address: str) -> None:
     except AuthenticationError as error:
         raise ConfigError(f"Ray asks for a token, and there is none here: {_TOKEN}") from error
     except (OSError, OverflowError, ValueError) as error:
-        reason = " ".join(str(error).split())
         token = f" (where it wants a token, {_TOKEN})" if answers else ""
+        reason = one_line(error)
         raise ConfigError(f"no Ray cluster answers at {address}: {reason}{token}") from error
     except RuntimeError as error:
         versions = re.findall(r"(?:Ray|Python): (\S+)", str(error))

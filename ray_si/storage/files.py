@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 from pyarrow import fs
 
-from ray_si.errors import CorpusError
+from ray_si.errors import CorpusError, one_line
 
 _S3 = "s3://"
 
@@ -189,7 +189,7 @@ def writing(location: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     aws = re.search(r"AWS Error ([A-Z_]+)", text)
     if aws:
         return _AWS_ERRORS.get(aws[1], text)

@@ -30,9 +30,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, FlexibleChecksumError
 from botocore.parsers import ResponseParserError
 
-from ray_si.errors import StorageError
+from ray_si.errors import StorageError, one_line
 from ray_si.storage.base import check_key
-from ray_si.storage.s3_errors import SILENCE, error_code, one_line, translated
+from ray_si.storage.s3_errors import SILENCE, error_code, translated
 from ray_si.storage.scratch import scratch_folder
 
 _ATTEMPTS = 10

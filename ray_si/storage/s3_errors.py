@@ -20,7 +20,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from ray_si.errors import RaySIError, StorageError, StorageLostError
+from ray_si.errors import RaySIError, StorageError, StorageLostError, one_line
 
 _CREDENTIALS = (
     NoCredentialsError,
@@ -98,11 +98,6 @@ def translated(where: str, lost: type[RaySIError] = StorageLostError) -> Iterato
 def _kept(text: str, lost: type[RaySIError]) -> str:
     kept = "; what is finished is kept, and the same command goes on" * (lost is StorageLostError)
     return " ".join(text.split()) + kept
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split())
 
 
 def _endpoint(error: BotoCoreError) -> str:

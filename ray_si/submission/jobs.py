@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from ray_si.config.secrets import is_secret
-from ray_si.errors import ClusterLostError, ConfigError
+from ray_si.errors import ClusterLostError, ConfigError, one_line
 from ray_si.storage.objects import open_objects
 from ray_si.submission.packaging import CONFIG_NAME, Package
 
@@ -46,6 +46,9 @@ _TIMEOUT_S = 10.0, 120.0
 
 _CHATTY = "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"
 """Loggers whose messages of success say nothing that ours do not."""
+
+_REASON = 300
+"""Most characters of an answer that a message quotes."""
 
 _METADATA = "ray_si_run"
 """Key of a job's metadata with the location of its run."""
@@ -106,7 +109,8 @@ class Cluster:
             ) from error
         except (RuntimeError, ValueError, KeyError, requests.RequestException) as error:
             raise ConfigError(
-                f"what answers at {self.address} is no Ray dashboard with jobs: {one_line(error)}"
+                f"what answers at {self.address} is no Ray dashboard with jobs: "
+                f"{one_line(error, _REASON)}"
             ) from error
         if Version(version) < Version(_OLDEST_RAY):
             raise ConfigError(
@@ -310,7 +314,7 @@ class _Log:
 
 def outcome_of(job: JobDetails) -> Outcome:
     """How a job that is over ended."""
-    code, reason = job.driver_exit_code, one_line(job.message or "")
+    code, reason = job.driver_exit_code, one_line(job.message or "", _REASON)
     if job.status == JobStatus.SUCCEEDED:
         return Outcome("SUCCEEDED", 0, False)
     if job.status == JobStatus.STOPPED:
@@ -372,12 +376,6 @@ def parse_env(items: list[str]) -> dict[str, str]:
     return found
 
 
-def one_line(error: object, limit: int = 300) -> str:
-    """A message without its line breaks, cut where it is long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def _address_from_environment() -> str:
     address = os.environ.get("RAY_ADDRESS", "")
     if not address.startswith("http"):
@@ -404,6 +402,7 @@ def _answering(address: str) -> Iterator[None]:
     except (ConnectionError, requests.RequestException) as error:
         raise ClusterLostError(f"the cluster at {address} does not answer") from error
     except RuntimeError as error:
-        if "status code 5" in str(error):  # a head on its way up or down, or a gateway before it
-            raise ClusterLostError(f"the cluster at {address}: {one_line(error)}") from error
-        raise ConfigError(f"the cluster at {address} refused: {one_line(error)}") from error
+        reason = one_line(error, _REASON)
+        if "status code 5" in reason:  # a head on its way up or down, or a gateway before it
+            raise ClusterLostError(f"the cluster at {address}: {reason}") from error
+        raise ConfigError(f"the cluster at {address} refused: {reason}") from error

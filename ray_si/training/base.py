@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ray_si.errors import EngineError
+from ray_si.errors import EngineError, one_line
 from ray_si.training.config import TrainingEncoding
 
 E = TypeVar("E", bound=TrainingEncoding)
@@ -42,7 +42,7 @@ def inspect(path: str, *, revision: str | None = None, trust_remote_code: bool =
         config = AutoConfig.from_pretrained(path, **source)
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
     except (OSError, ValueError) as error:
-        raise EngineError(f"model {path!r} could not be loaded: {_one_line(error)}") from error
+        raise EngineError(f"model {path!r} could not be loaded: {one_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise EngineError(f"the tokenizer of {path!r} has no end-of-sequence token")
     return Base(
@@ -92,7 +92,3 @@ def training_record(model: str) -> dict[str, Any] | None:
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -15,17 +15,18 @@ from hypothesis import given, strategies as st
 
 from ray_si.errors import ConfigError, RunError, StorageError, StorageLostError
 from ray_si.export import training_files
-from ray_si.export.rows import ROWS, training_rows
+from ray_si.export.rows import training_rows
 from ray_si.export.training_files import Options, write_training_files
 from ray_si.export.training_lines import encoder
 from ray_si.run.run import Run
+from ray_si.run.schemas import TRAINING_ROWS
 from ray_si.self_instruct.formats import FORMATS, layout, mapped
 from ray_si.storage.local import LocalObjects
 from ray_si.storage.objects import open_objects
 from tests.command import ENVIRONMENT
 from tests.run.finished import finished_run
 
-IDS = mapped(["id=id", "instruction_id=instruction_id"], ROWS.names)
+IDS = mapped(["id=id", "instruction_id=instruction_id"], TRAINING_ROWS.names)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +137,8 @@ def test_a_split_that_leaves_nothing_for_training_is_refused(tmp_path, run):
 
 @pytest.mark.parametrize("format_", [*FORMATS, None])
 def test_parquet_holds_the_rows_of_jsonl(tmp_path, run, format_):
-    every = [f"{name}={name}" for name in (*ROWS.names, "prompt")]
-    rows = layout(format_) if format_ else mapped(every, ROWS.names)
+    every = [f"{name}={name}" for name in (*TRAINING_ROWS.names, "prompt")]
+    rows = layout(format_) if format_ else mapped(every, TRAINING_ROWS.names)
     export(run, tmp_path / "out", rows, rows_per_shard=30, shuffle=True)
     export(run, tmp_path / "out", rows, "columns", rows_per_shard=30, shuffle=True, kind="parquet")
     lines = read(tmp_path / "out", shards(tmp_path / "out"))
@@ -145,7 +146,7 @@ def test_parquet_holds_the_rows_of_jsonl(tmp_path, run, format_):
     tables = [pq.read_table(path) for path in paths]
     assert [row for table in tables for row in table.to_pylist()] == lines
     if format_ is None:
-        for field in ROWS:
+        for field in TRAINING_ROWS:
             assert tables[0].schema.field(field.name).type == field.type
 
 

@@ -14,9 +14,9 @@ from pyarrow import fs
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.errors import StorageError
-from ray_si.export.rows import ROWS
 from ray_si.export.training_files import Options, write_training_files
 from ray_si.run.run import Run
+from ray_si.run.schemas import TRAINING_ROWS
 from ray_si.self_instruct.formats import mapped
 from ray_si.storage.objects import open_objects
 from tests.builds import TARGET, replay_values
@@ -82,7 +82,8 @@ def test_what_was_written_to_s3_is_read_by_others(on_s3, s3_server):
     run = Run.open(location)
     for target in (f"{location}-export", None):
         to = target or f"{location}-again/"
-        done = write_training_files(run, to, mapped(["id=id"], ROWS.names), Options("rows"), {})
+        ids = mapped(["id=id"], TRAINING_ROWS.names)
+        done = write_training_files(run, to, ids, Options("rows"), {})
         assert done.rows == {"train": result.stats["rows"]}
     lines = open_objects(f"{location}-export").get("rows.jsonl").decode().splitlines()
     assert [json.loads(line)["id"] for line in lines] == table["id"].to_pylist()

@@ -7,9 +7,10 @@ import pyarrow as pa
 
 from ray_si.config.file import parse_config
 from ray_si.export.rows import export_data
-from ray_si.pipeline.decisions import ACCEPTED, RAW, REJECTED, WRITTEN
 from ray_si.report.files import documents
-from ray_si.run.run import Run, block_key, round_folder
+from ray_si.run.layout import block_key, round_folder
+from ray_si.run.run import Run
+from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, RAW_BLOCK, REJECTED
 from ray_si.run.seeds import load_seeds
 from ray_si.storage.tables import write_table
 
@@ -80,7 +81,7 @@ def made_run(
             end = min(start + 8, asked)
             rows = [_written(block, k, ids[k], instructions[k], outputs) for k in range(start, end)]
             kept += sum(len(row["instances"]) for row in rows)
-            table = pa.Table.from_pylist(rows, WRITTEN)
+            table = pa.Table.from_pylist(rows, INSTANCE_BLOCK)
             blocks.append(write_table(run.objects, block_key("instances", block), table))
         if finish:
             counts = {"blocks": len(blocks), "instructions": len(ids), "instances": kept}
@@ -106,7 +107,7 @@ def _round(run, round_, instructions, rejected, random):
         write_table(
             run.objects,
             block_key(round_folder(round_), k),
-            pa.Table.from_pylist(raw[2 * k : 2 * k + 2], RAW),
+            pa.Table.from_pylist(raw[2 * k : 2 * k + 2], RAW_BLOCK),
         )
         for k in range(2)
     ]

@@ -11,7 +11,7 @@ import yaml
 
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
-from ray_si.export.rows import ROWS, training_rows
+from ray_si.export.rows import training_rows
 from ray_si.report.card import COLUMNS
 from ray_si.report.contents import RunContents
 from ray_si.report.files import documents
@@ -19,6 +19,7 @@ from ray_si.report.page import render
 from ray_si.report.statistics import collect
 from ray_si.run.audit import Audit
 from ray_si.run.run import Run
+from ray_si.run.schemas import TRAINING_ROWS
 from tests.report.made import HOSTILE, made_run
 
 CHOSEN = {
@@ -94,7 +95,7 @@ def test_the_hub_takes_the_header(run):
 
 
 def test_every_column_is_explained():
-    assert list(COLUMNS) == ROWS.names
+    assert list(COLUMNS) == TRAINING_ROWS.names
 
 
 def test_examples_are_rows(run, text):

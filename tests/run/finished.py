@@ -7,8 +7,9 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from ray_si.export.rows import export_data
-from ray_si.pipeline.decisions import ACCEPTED, REJECTED, WRITTEN
-from ray_si.run.run import Run, block_key
+from ray_si.run.layout import block_key
+from ray_si.run.run import Run
+from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, REJECTED
 from ray_si.run.seeds import load_seeds
 from ray_si.storage.tables import write_table
 
@@ -76,7 +77,7 @@ def finished_run(
     manifest = {"round": 0, "accepted": instructions, "rejected": {}, **counts}
     with run.held():
         run.commit_round(0, [], accepted, pa.Table.from_pylist([], REJECTED), manifest)
-        block = pa.Table.from_pylist(written, WRITTEN)
+        block = pa.Table.from_pylist(written, INSTANCE_BLOCK)
         info = write_table(run.objects, block_key("instances", 0), block)
         total = sum(len(row["instances"]) for row in written)
         blocks = {"blocks": 1, "instructions": instructions, "instances": total}

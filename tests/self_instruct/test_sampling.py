@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from ray_si.self_instruct.sampling import derive_seed, sample_demonstrations
+from ray_si.self_instruct.sampling import sample_demonstrations
 
 HUMAN = MACHINE = 20
 
@@ -41,22 +41,6 @@ def test_every_human_task_is_chosen_about_equally_often():
 
 def test_too_few_seeds_give_fewer_demonstrations():
     assert len(sample_demonstrations(3, 0, seed=0)) == 3
-
-
-def test_derived_seeds_do_not_repeat_and_fit_63_bits():
-    seeds = {
-        derive_seed(run, phase, round_, index)
-        for run in range(3)
-        for phase in ("instructions", "instances")
-        for round_ in range(12)
-        for index in range(12)
-    }
-    assert len(seeds) == 3 * 2 * 12 * 12
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_derived_seeds_are_fixed_for_ever():
-    assert derive_seed(0, "instructions", 0, 0) == 3089615567322360591
 
 
 @given(st.integers(0, 2**62), st.integers(1, 5), st.integers(1, 8))

@@ -1,0 +1,204 @@
+"""Checks of the gate's decisions, each with a gate of its own beside the run's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from ray_si.audit.stored_round import BY_THE_GATE, StoredCandidate, StoredRound
+from ray_si.config import RunConfig
+from ray_si.dedup import CONTAMINATED, Deduplicator
+from ray_si.dedup.rouge import rouge_l
+from ray_si.pipeline.contamination import excluded_texts
+from ray_si.pipeline.decisions import embeddings_of
+from ray_si.pipeline.gate import gate_options
+from ray_si.records import SeedTask
+from ray_si.run.audit import Check
+from ray_si.run.evaluation import EvaluationSet
+from ray_si.run.schemas import AcceptedRow, RejectedRow
+
+_MOST = 1 + 1e-5
+"""Cosines of equal texts come to no more, in single precision."""
+
+
+class EvaluationSetCheck:
+    """Nothing that came to the gate resembles an evaluation set, but what was refused for it."""
+
+    def __init__(self, config: RunConfig, sets: Sequence[EvaluationSet]) -> None:
+        self.check = Check("evaluation sets")
+        self._limit = config.dedup.cosine
+        self._excluded = excluded_texts(config, sets)
+        self._texts = {(one.name, text) for one in sets for text in one.texts}
+        if not sets:
+            self.check.notes.append("the run has none")
+        elif self._limit is not None:
+            self.check.notes.append(
+                "their embeddings are not stored: cosines with them are not computed again"
+            )
+
+    def look_at(self, stored: StoredRound) -> None:
+        """Hold everything that came to the gate against the sets again."""
+        candidates = stored.gated(*BY_THE_GATE)
+        if self._texts:
+            self.check.count += len(candidates)
+        matches = self._excluded.find([candidate.text for candidate in candidates])
+        nearest = {match.index: match for match in matches}
+        for i, candidate in enumerate(candidates):
+            match = nearest.get(i)
+            if candidate.reason != CONTAMINATED:
+                if match:
+                    near = f'ROUGE-L {match.score:.4f} with "{match.match}"'
+                    message = f"{candidate.id} is too close to {match.source}: {near}"
+                    self.check.find(candidate.key, message)
+            elif match:
+                row = _rejected(candidate)
+                stored_match = (row["match"], row["score"], row["source"])
+                if stored_match != (match.match, match.score, match.source):
+                    message = f"{candidate.id} matches {match.source} otherwise than it says"
+                    self.check.find(candidate.key, message)
+            else:
+                self._look_at_cosine(candidate)
+
+    def _look_at_cosine(self, candidate: StoredCandidate) -> None:
+        """What ROUGE-L lets pass must have been refused by its cosine with one of the texts."""
+        row = _rejected(candidate)
+        if (row["source"], row["match"]) not in self._texts:
+            self.check.find(candidate.key, f"{candidate.id} matches what is in no evaluation set")
+        elif not _is_above(row["score"], self._limit):
+            self.check.find(candidate.key, f"{candidate.id} is close to nothing in {row['source']}")
+
+
+class RougeCheck:
+    """ROUGE-L lets the accepted pass and refuses what it refused, with the same matches."""
+
+    def __init__(self, config: RunConfig, seeds: Sequence[SeedTask]) -> None:
+        self.check = Check("rouge gate")
+        self._gate = Deduplicator(**gate_options(config.dedup) | {"cosine": None})
+        self._gate.add([seed.instruction for seed in seeds])
+
+    def look_at(self, stored: StoredRound) -> None:
+        """Decide anew, in order, on all that the cosine gate did not refuse."""
+        candidates = stored.gated("rouge", "target_reached")
+        self.check.count += len(candidates)
+        result = self._gate.filter([candidate.text for candidate in candidates])
+        for duplicate in result.rejected:
+            candidate = candidates[duplicate.index]
+            near = f'ROUGE-L {duplicate.score:.4f} with "{duplicate.match}"'
+            if candidate.reason != "rouge":
+                self.check.find(candidate.key, f"{candidate.id} is too close: {near}")
+                continue
+            row = _rejected(candidate)
+            if (row["match"], row["score"]) != (duplicate.match, duplicate.score):
+                stored_near = f'{row["score"]} with "{row["match"]}"'
+                self.check.find(candidate.key, f"{candidate.id} has {near}, not {stored_near}")
+        for place, i in enumerate(result.accepted):
+            candidate = candidates[i]
+            if candidate.reason == "rouge":
+                self.check.find(candidate.key, f"{candidate.id} is close to nothing")
+            elif candidate.reason is None and result.neighbours:
+                row_ = cast(AcceptedRow, candidate.row)
+                near_ = result.neighbours[place]
+                similar = row_["most_similar"] or ()
+                named = [(item["instruction"], item["rouge"]) for item in similar]
+                expected = list(zip(near_.texts, near_.scores, strict=True))
+                if (named, row_["mean_rouge"]) != (expected, near_.mean):
+                    self.check.find(candidate.key, f"{candidate.id} has other neighbours")
+
+
+class CosineCheck:
+    """Cosines are at most the threshold among the accepted, and above it where they refused."""
+
+    def __init__(self, config: RunConfig, seeds: Sequence[SeedTask], *, regated: bool) -> None:
+        self.check = Check("cosine gate")
+        self._dedup, self._regated = config.dedup, regated
+        self._pool = {seed.instruction for seed in seeds}
+        self._gate: Deduplicator | None = None
+        if self._dedup.cosine is None:
+            self.check.notes.append("the run has no cosine gate")
+            return
+        self.check.notes.append(
+            "embeddings of seed tasks and of rejected candidates are not stored: cosines with "
+            "these are not computed again"
+        )
+        if self._dedup.embedding_index == "Flat":
+            options = gate_options(self._dedup) | {"rouge": 1.0, "most_similar": 0}
+            self._gate = Deduplicator(**options)
+        else:
+            self.check.notes.append(
+                f"the index {self._dedup.embedding_index} is approximate: no cosine is computed "
+                "again"
+            )
+
+    def look_at(self, stored: StoredRound) -> None:
+        """Check a round, and take what it accepted into the pool."""
+        if self._dedup.cosine is None:
+            for candidate in stored.gated("cosine"):
+                if candidate.reason:
+                    self.check.find(candidate.key, f"{candidate.id} needs a cosine gate")
+            return
+        self.check.count += len(stored.accepted)
+        embeddings = embeddings_of(stored.table)
+        if embeddings is None and stored.accepted:
+            self.check.find(stored.accepted_key, "has no sound embeddings")
+            self._gate = None
+        elif self._gate is not None and embeddings is not None:
+            self._look_at_accepted(stored, self._gate, embeddings)
+        self._look_at_rejected(stored)
+        self._pool |= {row["instruction"] for row in stored.accepted}
+
+    def _look_at_accepted(
+        self, stored: StoredRound, gate: Deduplicator, embeddings: np.ndarray
+    ) -> None:
+        """Decide anew from the stored embeddings, which are shape (accepted, dimension)."""
+        limit, key = self._dedup.cosine, stored.accepted_key
+        assert limit is not None
+        rows = stored.accepted
+        ids = [candidate.id for candidate in stored.candidates(())]
+        try:
+            result = gate.filter([row["instruction"] for row in rows], embeddings)
+        except ValueError as error:  # of another width than those before
+            self.check.find(key, str(error))
+            self._gate = None
+            return
+        for duplicate in result.rejected:
+            near = f'cosine {duplicate.score:.4f} with "{duplicate.match}"'
+            self.check.find(key, f"{ids[duplicate.index]} is too close: {near}")
+        cosines = () if result.cosines is None else result.cosines.tolist()
+        for i, least in zip(result.accepted, cosines, strict=False):
+            cosine = rows[i]["cosine"]
+            if cosine is None and self._regated:
+                continue
+            if cosine is None or not least <= cosine <= limit:  # a seed task may be nearer
+                self.check.find(key, f"{ids[i]} says cosine {cosine}, found {least}")
+
+    def _look_at_rejected(self, stored: StoredRound) -> None:
+        """What the gate refused is close, as it says, to what was in the pool by then."""
+        dedup, pool = self._dedup, set(self._pool)
+        for candidate in stored.gated("cosine", "target_reached"):
+            if candidate.reason != "cosine":
+                pool.add(candidate.text)
+                continue
+            self.check.count += 1
+            row = _rejected(candidate)
+            score, match = row["score"], row["match"]
+            wrong = None
+            if match is None or match not in pool:
+                wrong = "matches what was not in the pool by then"
+            elif not _is_above(score, dedup.cosine):
+                wrong = f"has cosine {score}, not above {dedup.cosine}"
+            elif rouge_l(row["text"], match, dedup.tokenizer) > dedup.rouge:
+                wrong = "should have been refused by ROUGE-L"
+            if wrong:
+                self.check.find(candidate.key, f"{candidate.id} {wrong}")
+
+
+def _rejected(candidate: StoredCandidate) -> RejectedRow:
+    assert candidate.reason is not None
+    return cast(RejectedRow, candidate.row)
+
+
+def _is_above(cosine: float | None, limit: float | None) -> bool:
+    """Whether a stored cosine is one that the limit refuses."""
+    return limit is not None and cosine is not None and limit < cosine <= _MOST

@@ -1,0 +1,240 @@
+"""What completions about one accepted instruction come to: its class, and its instances.
+
+A build calls them as completions arrive; `verify` and `regate` call them again on what is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, TypedDict, cast
+
+import pyarrow as pa
+
+from ray_si.config import RunConfig
+from ray_si.dedup import Duplicate, ExcludedTexts
+from ray_si.engines.base import Completion
+from ray_si.pipeline.decisions import FAILURES, completion_row
+from ray_si.records import Instance
+from ray_si.run.evaluation import texts_of_instance
+from ray_si.run.schemas import InstanceRow, InstanceText, RejectedInstance
+from ray_si.self_instruct.filters import filter_instances
+from ray_si.self_instruct.parsing import parse_classification, parse_instances
+
+CAME_ALONG = "given"
+"""Stands for the finish reason of an instruction whose instance came with it in joint mode: no
+request was made about it."""
+
+NOT_ASKED = "not_asked"
+"""Stands for the finish reason of an instruction that `regate` accepted: no request was made about
+it either, so it has no instance. Also the reason that its row gives for that."""
+
+
+POOL_COLUMNS = ["id", "instruction", "classification_prompt", "instance"]
+"""Columns of accepted rows that an `AcceptedInstruction` is made of."""
+
+
+class PoolRow(TypedDict):
+    """These columns of an `AcceptedRow`."""
+
+    id: str
+    instruction: str
+    classification_prompt: bool
+    instance: InstanceText | None
+
+
+class ToWriteRow(PoolRow):
+    """An instruction as the task gets it that writes its block: with the seed of its requests."""
+
+    block: int
+    seed: int
+
+
+class AcceptedInstruction(NamedTuple):
+    """An accepted instruction, as far as the phases after the gate go by it.
+
+    ``given`` is the instance that came with it, in joint mode.
+    """
+
+    id: str
+    instruction: str
+    classification_prompt: bool
+    given: Instance | None
+
+    @classmethod
+    def of(cls, row: PoolRow) -> AcceptedInstruction:
+        """From an accepted row, or its `POOL_COLUMNS`."""
+        given = row["instance"] and Instance(**row["instance"])
+        return cls(row["id"], row["instruction"], row["classification_prompt"], given)
+
+
+def pool_of(accepted: pa.Table) -> list[AcceptedInstruction]:
+    """The instructions of a table of accepted rows."""
+    return [AcceptedInstruction.of(row) for row in accepted.select(POOL_COLUMNS).to_pylist()]
+
+
+def is_class_known(config: RunConfig, instruction: AcceptedInstruction) -> bool:
+    """Whether phase 2 isn't asked: an instruction is then of the class that its prompt asked for.
+
+    So where it came with an instance, and where ``classification.method`` is "prompt".
+    """
+    return instruction.given is not None or config.classification.method == "prompt"
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What phase 2 came to.
+
+    ``answer`` is the label or text that says so, None where the model wasn't asked; ``margin`` the
+    log-probability of yes minus that of no, where labels were scored; the tokens are what asking
+    took.
+    """
+
+    is_classification: bool
+    answer: str | None = None
+    margin: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+def answered_yes(config: RunConfig, completion: Completion) -> tuple[bool, float | None]:
+    """What phase 2's answer says, and log-probability of yes minus that of no, where scored.
+
+    An answer that says neither, or an engine's error, counts as no, as in the original code.
+    """
+    scores = completion.label_logprobs
+    if scores is None:
+        return bool(parse_classification(completion.text, config.labels)), None
+    margin = scores[0] - scores[1]
+    return margin > config.classification.threshold, margin
+
+
+class InstanceCompletion(NamedTuple):
+    """Of phase 3's completion, what instances are parsed from."""
+
+    text: str
+    finish_reason: str
+
+    @classmethod
+    def of(cls, row: InstanceRow) -> InstanceCompletion | None:
+        """As a row stores it; None where no request was made."""
+        if row["finish_reason"] in (CAME_ALONG, NOT_ASKED):
+            return None
+        return cls(row["text"], row["finish_reason"])
+
+
+class DecidedInstances(NamedTuple):
+    """What an instruction's row says of its instances, in order."""
+
+    kept: list[InstanceText]
+    rejected: list[RejectedInstance]
+
+
+def decide_instances(
+    config: RunConfig,
+    instruction: AcceptedInstruction,
+    is_classification: bool,
+    completion: InstanceCompletion | None,
+    excluded: ExcludedTexts | None = None,
+) -> DecidedInstances:
+    """The instances of one instruction: kept, and rejected with reasons.
+
+    They are those of the ``completion`` or, where no request was made, the one that came along.
+    What resembles an ``excluded`` text, by ROUGE-L, is left out before the filters see it.
+    """
+    if completion:
+        parsed = parse_instances(
+            completion.text,
+            completion.finish_reason,
+            output_first=is_classification,
+            headings=config.language.as_headings(),
+        )
+    elif instruction.given:
+        parsed = [instruction.given]
+    else:
+        return DecidedInstances([], [_rejected("", "", NOT_ASKED)])
+    instances, rejected = _uncontaminated(instruction.instruction, parsed, excluded)
+    filtered = filter_instances(
+        instruction.instruction,
+        instances,
+        limit=config.instances.max_per_instruction,
+        quality=config.instances.quality_filters,
+        is_classification=is_classification,
+    )
+    rejected += [_rejected(item.input, item.output, reason) for item, reason in filtered.rejected]
+    if completion and not parsed:
+        reason = FAILURES.get(completion.finish_reason, "no_instance")
+        rejected.append(_rejected("", completion.text, reason))
+    return DecidedInstances([cast(InstanceText, asdict(item)) for item in filtered.kept], rejected)
+
+
+def instance_row(
+    config: RunConfig,
+    instruction: AcceptedInstruction,
+    block: int,
+    seed: int,
+    classified: Classified,
+    completion: Completion | None,
+    excluded: ExcludedTexts | None,
+) -> InstanceRow:
+    """What an instance block says of an instruction; no ``completion`` where none was asked for."""
+    if completion:
+        answer = InstanceCompletion(completion.text, completion.finish_reason)
+        stored = completion_row(completion)
+    else:
+        answer = None
+        stored = completion_row(Completion("", "stop"))
+        stored["finish_reason"] = CAME_ALONG if instruction.given else NOT_ASKED
+    is_classification = classified.is_classification
+    decided = decide_instances(config, instruction, is_classification, answer, excluded)
+    return {
+        "block": block,
+        "id": instruction.id,
+        "instruction": instruction.instruction,
+        "seed": seed,
+        "is_classification": is_classification,
+        "classification_answer": classified.answer,
+        "classification_margin": classified.margin,
+        "classification_prompt_tokens": classified.prompt_tokens,
+        "classification_completion_tokens": classified.completion_tokens,
+        **stored,
+        "instances": decided.kept,
+        "rejected": decided.rejected,
+    }
+
+
+def _uncontaminated(
+    instruction: str, parsed: list[Instance], excluded: ExcludedTexts | None
+) -> tuple[list[Instance], list[RejectedInstance]]:
+    """The instances that resemble no excluded text, and rows for the others."""
+    if excluded is None:
+        return parsed, []
+    texts = [texts_of_instance(instruction, instance.input) for instance in parsed]
+    owner = [i for i, part in enumerate(texts) for _ in part]
+    nearest: dict[int, Duplicate] = {}
+    for match in excluded.find([text for part in texts for text in part]):
+        i = owner[match.index]
+        if i not in nearest or match.score > nearest[i].score:
+            nearest[i] = match
+    rejected = [
+        _rejected(parsed[i].input, parsed[i].output, m.reason, m.match, m.score, m.source)
+        for i, m in nearest.items()
+    ]
+    return [instance for i, instance in enumerate(parsed) if i not in nearest], rejected
+
+
+def _rejected(
+    input_: str,
+    output: str,
+    reason: str,
+    match: str | None = None,
+    score: float | None = None,
+    source: str | None = None,
+) -> RejectedInstance:
+    return {
+        "input": input_,
+        "output": output,
+        "reason": reason,
+        "match": match,
+        "score": score,
+        "source": source,
+    }

@@ -1,0 +1,298 @@
+"""The tables of a run: the one home of their Arrow schemas, and of what a row of each is in Python.
+
+A row is what ``table.to_pylist()`` gives of a table with its schema, and what
+``pa.Table.from_pylist(rows, schema)`` takes. Whoever reads fewer columns than there are takes them
+from here, by `select`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+import pyarrow as pa
+
+NULLABLE = frozenset(
+    {
+        "error", "mean_logprob", "revision", "most_similar", "mean_rouge", "cosine", "embedding",
+        "instance", "match", "score", "source", "classification_answer", "classification_margin",
+    }
+)  # fmt: skip
+"""Columns that may hold nulls, in whichever table they stand; every other is whole."""
+
+# Parts of rows -------------------------------------------------------------------------------
+
+COMPLETION = pa.schema(
+    [
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("error", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("mean_logprob", pa.float64()),
+    ]
+)
+"""What is stored of a `Completion`."""
+
+
+class CompletionRow(TypedDict):
+    """A completion; ``text`` is empty and ``error`` says why where an engine gave none."""
+
+    text: str
+    finish_reason: str
+    error: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    mean_logprob: float | None
+
+
+_MATCH = [("match", pa.string()), ("score", pa.float64()), ("source", pa.string())]
+
+INSTANCE = pa.struct([("input", pa.string()), ("output", pa.string())])
+
+
+class InstanceText(TypedDict):
+    """An instance that passed the filters."""
+
+    input: str
+    output: str
+
+
+REJECTED_INSTANCE = pa.struct([*INSTANCE, ("reason", pa.string()), *_MATCH])
+
+
+class RejectedInstance(InstanceText):
+    """An instance that did not, and why; match, score and source are as in `RejectedRow`."""
+
+    reason: str
+    match: str | None
+    score: float | None
+    source: str | None
+
+
+NEIGHBOUR = pa.struct([("instruction", pa.string()), ("rouge", pa.float64())])
+
+
+class Neighbour(TypedDict):
+    """An earlier instruction, and its ROUGE-L F with this one."""
+
+    instruction: str
+    rouge: float
+
+
+# What a run begins with ----------------------------------------------------------------------
+
+SEEDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("name", pa.string()),
+        ("instruction", pa.string()),
+        ("instances", pa.list_(INSTANCE)),
+        ("is_classification", pa.bool_()),
+    ]
+)
+
+
+class SeedRow(TypedDict):
+    """A seed task."""
+
+    id: str
+    name: str
+    instruction: str
+    instances: list[InstanceText]
+    is_classification: bool
+
+
+EVALUATION_TEXTS = pa.schema([("set", pa.string()), ("text", pa.string())])
+
+
+class EvaluationTextRow(TypedDict):
+    """A text of an evaluation set, after the set's name."""
+
+    set: str
+    text: str
+
+
+# The bootstrap -------------------------------------------------------------------------------
+
+RAW_BLOCK = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("request_id", pa.string()),
+        ("seed", pa.int64()),
+        ("classification_prompt", pa.bool_()),
+        ("demonstrations", pa.list_(pa.string())),
+        *COMPLETION,
+    ]
+)
+
+
+class RawRow(CompletionRow):
+    """A request of a round and its completion; ``demonstrations`` are ids of tasks."""
+
+    block: int
+    request_id: str
+    seed: int
+    classification_prompt: bool
+    demonstrations: list[str]
+
+
+ACCEPTED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("round", pa.int64()),
+        ("request_id", pa.string()),
+        ("position", pa.int64()),
+        ("request_seed", pa.int64()),
+        ("classification_prompt", pa.bool_()),
+        ("demonstrations", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("mean_logprob", pa.float64()),
+        ("most_similar", pa.list_(NEIGHBOUR)),
+        ("mean_rouge", pa.float64()),
+        ("cosine", pa.float64()),
+        ("embedding", pa.list_(pa.float32())),
+        ("instance", INSTANCE),
+    ]
+)
+
+
+class AcceptedRow(TypedDict):
+    """An accepted instruction: where it came from, and how near earlier ones are.
+
+    ``instance`` is what came with it in its completion (joint mode), else None. ``cosine`` is the
+    highest with any earlier one; ``most_similar`` and ``mean_rouge``, its mean ROUGE-L F with the
+    whole pool, are None unless ``dedup.most_similar`` asks for them.
+    """
+
+    id: str
+    instruction: str
+    round: int
+    request_id: str
+    position: int
+    request_seed: int
+    classification_prompt: bool
+    demonstrations: list[str]
+    model: str
+    revision: str | None
+    mean_logprob: float | None
+    most_similar: list[Neighbour] | None
+    mean_rouge: float | None
+    cosine: float | None
+    embedding: Sequence[float] | None
+    instance: InstanceText | None
+
+
+REJECTED = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("position", pa.int64()),
+        ("text", pa.string()),
+        ("reason", pa.string()),
+        *_MATCH,
+    ]
+)
+
+
+class RejectedRow(TypedDict):
+    """A candidate that was left out, and why.
+
+    ``match`` is the text it is too close to, by ``score``, and ``source`` the evaluation set that
+    the match is of, where it is of one.
+    """
+
+    request_id: str
+    position: int
+    text: str
+    reason: str
+    match: str | None
+    score: float | None
+    source: str | None
+
+
+# Instances and training rows -----------------------------------------------------------------
+
+INSTANCE_BLOCK = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("seed", pa.int64()),
+        ("is_classification", pa.bool_()),
+        ("classification_answer", pa.string()),
+        ("classification_margin", pa.float64()),
+        ("classification_prompt_tokens", pa.int64()),
+        ("classification_completion_tokens", pa.int64()),
+        *COMPLETION,
+        ("instances", pa.list_(INSTANCE)),
+        ("rejected", pa.list_(REJECTED_INSTANCE)),
+    ]
+)
+
+
+class InstanceRow(CompletionRow):
+    """An instruction, what the model said of it, and what is kept of that.
+
+    ``classification_answer`` is the label or text that phase 2 came to, None where it was not
+    asked; ``classification_margin`` the log-probability of yes minus that of no, where scored.
+    """
+
+    block: int
+    id: str
+    instruction: str
+    seed: int
+    is_classification: bool
+    classification_answer: str | None
+    classification_margin: float | None
+    classification_prompt_tokens: int
+    classification_completion_tokens: int
+    instances: list[InstanceText]
+    rejected: list[RejectedInstance]
+
+
+TRAINING_ROWS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("input", pa.string()),
+        ("output", pa.string()),
+        ("is_classification", pa.bool_()),
+        ("instruction_id", pa.string()),
+        ("round", pa.int64()),
+        ("demonstrations", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("request_seed", pa.int64()),
+        ("instance_seed", pa.int64()),
+        ("most_similar", pa.list_(NEIGHBOUR)),
+        ("mean_rouge", pa.float64()),
+        ("cosine", pa.float64()),
+    ]
+)
+
+
+class TrainingRow(TypedDict):
+    """An instance with its instruction, and where both came from; see `AcceptedRow`."""
+
+    id: str
+    instruction: str
+    input: str
+    output: str
+    is_classification: bool
+    instruction_id: str
+    round: int
+    demonstrations: list[str]
+    model: str
+    revision: str | None
+    request_seed: int
+    instance_seed: int
+    most_similar: list[Neighbour] | None
+    mean_rouge: float | None
+    cosine: float | None
+
+
+def select(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """Some columns of a schema, in the order of ``names``."""
+    return pa.schema([schema.field(name) for name in names])

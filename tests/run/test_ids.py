@@ -1,0 +1,3 @@
+"""Ids name one thing each, for ever; seeds are what they always were."""
+
+from __future__ import annotations
