@@ -209,7 +209,12 @@ def _examples(rows: BrowserRows) -> list[str]:
     by_id = {row["id"]: row for row in rows["accepted"]}
     with_rows = [by_id[id_] for id_ in rows["drawn"] if by_id[id_].get("instances")]
     for row in with_rows[:_EXAMPLES]:
-        texts = {"instruction": row["text"], **row["instances"][0]}
+        instance = row["instances"][0]
+        texts = {
+            "instruction": row["text"],
+            "input": instance["input"],
+            "output": instance["output"],
+        }
         cut = {k: t if len(t) <= _LONGEST else t[:_LONGEST] + "…" for k, t in texts.items()}
         examples.append(_fenced(json.dumps(cut, indent=2, ensure_ascii=False), "json"))
     return examples
