@@ -1,0 +1,135 @@
+"""A round's decisions: every candidate once, in order, with a reason where it was left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, strategies as st
+
+from ray_si.config.file import parse_config
+from ray_si.dedup import Deduplicator
+from ray_si.engines.base import Completion
+from ray_si.pipeline.decisions import (
+    candidates_of,
+    completion_row,
+    decide_round,
+    embeddings_of,
+    is_plateau,
+    texts_of,
+)
+from ray_si.run.ids import instruction_id, request_id
+from ray_si.run.schemas import ACCEPTED, REJECTED
+from tests.builds import replay_values
+
+CONFIG = parse_config(replay_values())
+LINES = [
+    "Name three rivers of the country.",
+    "Name three rivers of a country.",
+    "Write a poem about the sea at night.",
+    "Describe the graph below.",
+    "Too short",
+    "Explain how bread is made to a child.",
+    "Compare the two cities in one paragraph.",
+]
+completions = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(LINES), min_size=1, max_size=6),
+        st.sampled_from(["stop", "length", "error", "refused"]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def raw(index, completion):
+    return {
+        "block": 0,
+        "request_id": request_id(0, index),
+        "seed": index,
+        "classification_prompt": False,
+        "demonstrations": ["seed_task_0"],
+        **completion_row(completion),
+    }
+
+
+def answered(index, lines, finish_reason):
+    if finish_reason in ("error", "refused"):
+        return raw(index, Completion("", finish_reason, 10, 0, error="it failed"))
+    text = " " + "\n".join(f"{9 + k}. {line}" for k, line in enumerate(lines))
+    return raw(index, Completion(text, finish_reason, 10, 20))
+
+
+@given(completions, st.integers(0, 6))
+def test_every_candidate_is_accepted_or_rejected_once_and_in_order(answers, room):
+    rows = [answered(i, *answer) for i, answer in enumerate(answers)]
+    gate = Deduplicator(rouge=0.7, cosine=None)
+    accepted, rejected, manifest = decide_round(
+        CONFIG, 0, rows, room, lambda usable: gate.filter(texts_of(usable))
+    )
+    expected = {
+        instruction_id(row["request_id"], item.position): item
+        for row in rows
+        for item in candidates_of(row, CONFIG)
+    }
+    left_out = rejected.to_pylist()
+    ids = accepted["id"].to_pylist()
+    names = [instruction_id(row["request_id"], row["position"]) for row in left_out]
+    assert sorted(ids + names) == sorted(expected)
+    assert ids == sorted(ids)
+    assert names == sorted(names)
+    assert len(ids) <= room
+    assert accepted["instruction"].to_pylist() == [expected[id_].text for id_ in ids]
+    for name, row in zip(names, left_out, strict=True):
+        own = expected[name].reason
+        assert row["reason"] == own if own else row["reason"] in ("rouge", "target_reached")
+    assert manifest["candidates"] == len(expected)
+    assert manifest["accepted"] == len(ids)
+    assert manifest["rejected"] == Counter(row["reason"] for row in left_out)
+    assert (manifest["prompt_tokens"], manifest["requests"]) == (10 * len(rows), len(rows))
+    assert (accepted.schema, rejected.schema) == (ACCEPTED, REJECTED)
+
+
+@given(completions)
+def test_the_gate_alone_decides_on_what_the_filters_let_pass(answers):
+    rows = [answered(i, *answer) for i, answer in enumerate(answers)]
+    gate, again = Deduplicator(rouge=0.7, cosine=None), Deduplicator(rouge=0.7, cosine=None)
+    decided = decide_round(CONFIG, 0, rows, 1000, lambda usable: gate.filter(texts_of(usable)))
+    usable = [
+        item.text for row in rows for item in candidates_of(row, CONFIG) if item.reason is None
+    ]
+    expected = again.filter(usable)
+    assert decided.accepted["instruction"].to_pylist() == [usable[i] for i in expected.accepted]
+    refused = [row for row in decided.rejected.to_pylist() if row["reason"] == "rouge"]
+    assert [(row["text"], row["match"], row["score"]) for row in refused] == [
+        (usable[d.index], d.match, d.score) for d in expected.rejected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "reason"), [("error", "engine_error"), ("refused", "refused")]
+)
+def test_a_request_without_text_is_one_candidate_that_says_why(finish_reason, reason):
+    (item,) = candidates_of(answered(0, [], finish_reason), CONFIG)
+    assert (item.text, item.reason) == ("it failed", reason)
+
+
+def test_embeddings_are_those_of_the_rows_or_none():
+    empty = ACCEPTED.empty_table()
+    assert embeddings_of(empty) is None
+    rows = [{"id": "a", "embedding": [1.0, 2.0]}, {"id": "b", "embedding": [3.0, 4.0]}]
+    vectors = embeddings_of(empty.from_pylist(rows, ACCEPTED))
+    assert vectors.tolist() == [[1, 2], [3, 4]]
+    for damaged in (None, [1.0], [1.0, float("nan")], []):
+        table = empty.from_pylist([rows[0], {"id": "b", "embedding": damaged}], ACCEPTED)
+        assert embeddings_of(table) is None
+
+
+@pytest.mark.parametrize(
+    ("accepted", "stalled"), [([1, 1, 1], True), ([9, 1, 1, 1], True), ([1, 1, 9], False)]
+)
+def test_a_plateau_is_so_many_rounds_of_almost_nothing(accepted, stalled):
+    options = CONFIG.bootstrap.model_copy(update={"stall_rounds": 3, "stall_acceptance": 0.02})
+    manifests = [{"accepted": count, "candidates": 100} for count in accepted]
+    assert is_plateau(manifests, options) is stalled
+    assert not is_plateau(manifests[-2:], options)
