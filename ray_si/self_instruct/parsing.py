@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from ray_si.records import Instance
-
-_NUMBER = re.compile(r"(?:^|\n)[ \t]*\d+(?:[ \t]?[.)][ \t]+|[．）、][ \t]*)")
-_NO_INPUT = re.compile(r"\W*(?:no ?input|none|n/?a)?\W*", re.IGNORECASE)
-_BLANK_LINE = re.compile(r"\n\s*\n")
+from ray_si.self_instruct import original_rules
+from ray_si.self_instruct.headings import ENGLISH, Headings
+from ray_si.self_instruct.numbered import Item, read_list, read_tasks
+from ray_si.self_instruct.pairs import Read, read_pairs
+from ray_si.self_instruct.thoughts import TAGS, Tag, split_thoughts
 
 Drop = Literal["last", "all"]
 
+Rules = Literal["lines", "original"]
+"""How answers are read: line by line (see docs/answers.md), or as the original code reads them."""
 
-@dataclass(frozen=True)
-class Headings:
-    """The words that stand before a colon (or a number) in prompts and completions."""
+READING = 2
+"""Number of the rules as they are; a run keeps under which its answers were read.
 
-    task: str = "Task"
-    instruction: str = "Instruction"
-    example: str = "Example"
-    input: str = "Input"
-    output: str = "Output"
-    label: str = "Class label"
-
-
-ENGLISH = Headings()
-"""Read in every language, since models fall back to them."""
+Grows with every change that reads some answer differently.
+"""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One numbered item of a completion: its text, or why it is none.
+    """One item of a completion: its text, or why it is none.
 
     ``position`` counts from 0 within the completion; ``reason`` is None for a usable item;
     ``instance`` is what came with it in the same completion.
@@ -53,22 +47,28 @@ def parse_instructions(
     drop: Drop = "last",
     sentence_case: bool = False,
     chat: bool = False,
+    headings: Headings = ENGLISH,
+    tags: Sequence[Tag] = TAGS,
+    rules: Rules = "lines",
 ) -> list[Candidate]:
-    """Split a numbered completion into candidates, empty items left out.
+    """Split a numbered completion into candidates, empty items left out; see `read_list`.
 
-    When the model ran out of tokens (``finish_reason`` "length") the last item is unfinished and
-    gets reason "unfinished"; with ``drop="all"``, as in the original code, every item does.
-    ``sentence_case`` lower-cases all but the first letter, as in the original code. A completion
-    without any item comes back as one candidate with reason "empty_completion". In an answer to a
-    ``chat`` prompt what stands before the first number is a "preamble", and an item ends at a blank
-    line.
+    Thoughts between ``tags`` are left out. One that never ends is a candidate with reason
+    "unfinished_reasoning". When the model ran out of tokens (``finish_reason`` "length") the last
+    item is unfinished and gets reason "unfinished"; with ``drop="all"`` every item does.
+    ``sentence_case`` lower-cases all but the first letter. A completion without any item comes
+    back as one candidate with reason "empty_completion". With ``rules="original"`` the items are
+    those of the original code, which drops all of an unfinished completion and has sentence case;
+    then nothing but text and finish reason counts.
     """
-    parts = _NUMBER.split(text)
-    preamble = chat and len(parts) > 1 and bool(parts[0].strip())
-    if chat:
-        parts = [part.strip().split("\n\n")[0] for part in parts]
-    items = [Candidate(0, " ".join(part.split())) for part in parts]
-    return _numbered(text, items, finish_reason, drop, sentence_case, preamble)
+    if rules == "original":
+        items = [Item(item) for item in original_rules.instructions(text)]
+        return _candidates(text, items, finish_reason, "all", False)
+    parts = split_thoughts(text, tags)
+    items = read_list(parts.answer, chat=chat, headings=headings)
+    if not parts.is_finished:
+        return _cut_in_thought(items, parts.thought, sentence_case)
+    return _candidates(parts.answer, items, finish_reason, drop, sentence_case)
 
 
 def parse_joint(
@@ -79,127 +79,109 @@ def parse_joint(
     sentence_case: bool = False,
     chat: bool = False,
     headings: Headings = ENGLISH,
+    tags: Sequence[Tag] = TAGS,
 ) -> list[Candidate]:
     """Split a completion of whole tasks ("1. Instruction: ... Input: ... Output: ...").
 
     As `parse_instructions`, but items are told by the heading of their instruction, since outputs
-    may hold numbered lists. A candidate without an output has no instance; an input that says that
-    there is none is empty. An output ends at a blank line, as in the prompt, but not in a ``chat``.
+    may hold numbered lists; see `read_tasks`. A candidate without an output has no instance; an
+    input that says that there is none is empty.
     """
-    word = _patterns(headings)
-    parts = word["item"].split(text)
-    preamble = chat and len(parts) > 1 and bool(parts[0].strip())
-    items = [_task(part, word, chat) for part in parts]
-    return _numbered(text, items, finish_reason, drop, sentence_case, preamble)
+    parts = split_thoughts(text, tags)
+    items = read_tasks(parts.answer, chat=chat, headings=headings)
+    if not parts.is_finished:
+        return _cut_in_thought(items, parts.thought, sentence_case)
+    return _candidates(parts.answer, items, finish_reason, drop, sentence_case)
 
 
-def _numbered(
-    text: str,
-    items: list[Candidate],
-    finish_reason: str,
-    drop: Drop,
-    sentence_case: bool,
-    preamble: bool,
+def _candidates(
+    text: str, items: list[Item], finish_reason: str, drop: Drop, sentence_case: bool
 ) -> list[Candidate]:
-    """The items that have a text, with their positions and what is wrong with them."""
-    items = [item for item in items if item.text]
+    """The items with their positions and what is wrong with them."""
     if not items:
         return [Candidate(0, text, "empty_completion")]
-    last = len(items) - 1
-    found = []
+    last = max((i for i, item in enumerate(items) if item.reason is None), default=-1)
+    if items[-1].reason == "remark":
+        last = -1  # it is the remark that is unfinished
+    candidates = []
     for i, item in enumerate(items):
-        reason = None
-        if finish_reason == "length" and (drop == "all" or i == last):
-            reason = "unfinished"
-        elif preamble and i == 0:
-            reason = "preamble"
+        is_cut = finish_reason == "length" and (drop == "all" or i == last)
+        reason = "unfinished" if is_cut and item.reason is None else item.reason
         said = item.text.capitalize() if sentence_case else item.text
-        found.append(replace(item, position=i, text=said, reason=reason))
-    return found
+        candidates.append(Candidate(i, said, reason, item.instance))
+    return candidates
 
 
-def _task(text: str, word: dict[str, re.Pattern[str]], chat: bool) -> Candidate:
-    before, *after = word["output_line"].split(text, maxsplit=1)
-    instruction, *given = word["input_line"].split(before, maxsplit=1)
-    instance = None
-    output = after[0].strip() if after else ""
-    if not chat:
-        output = _BLANK_LINE.split(output)[0]
-    if output:
-        input_ = given[0].strip() if given else ""
-        instance = Instance("" if _NO_INPUT.fullmatch(input_) else input_, output)
-    return Candidate(0, " ".join(instruction.split()), None, instance)
+def _cut_in_thought(items: list[Item], thought: str, sentence_case: bool) -> list[Candidate]:
+    """What was written before a thought that never ends, and the thought as a rejection."""
+    items = [*items, Item(thought, "unfinished_reasoning")]
+    return _candidates("", items, "stop", "last", sentence_case)
 
 
-def parse_classification(text: str, labels: tuple[str, str] | None = None) -> bool | None:
+_ANSWER = r"\W*(?:(?:the |my |final )*answer\W+(?:is\W+)?|type\W+)?"
+
+
+def parse_classification(
+    text: str, labels: tuple[str, str] | None = None, *, tags: Sequence[Tag] = TAGS
+) -> bool | None:
     """Read a free-text answer: True for yes or classification, False for no or generation.
 
-    ``labels`` are the answers in another language, yes first. None where it begins with none.
+    It is what follows the thoughts between ``tags``. ``labels`` are the answers in another
+    language, yes first. None where it begins with none.
     """
-    answer = re.match(r"\W*(?:(yes|classification)|no|generation)\b", text, re.IGNORECASE)
+    parts = split_thoughts(text, tags)
+    if not parts.is_finished:
+        return None
+    text = parts.answer
+    answer = re.match(rf"{_ANSWER}(?:(yes|classification)|no|generation)\b", text, re.IGNORECASE)
     if answer is None and labels is not None:
         yes, no = (re.escape(label.strip()) for label in labels)
-        answer = re.match(rf"\W*(?:({yes})|{no})(?!\w)", text, re.IGNORECASE)
+        answer = re.match(rf"{_ANSWER}(?:({yes})|{no})(?!\w)", text, re.IGNORECASE)
     return None if answer is None else answer.group(1) is not None
 
 
-@cache
-def _patterns(headings: Headings) -> dict[str, re.Pattern[str]]:
-    """Patterns of the headings, in English and as given."""
-    words = {
-        name: "|".join(re.escape(word) for word in dict.fromkeys((getattr(ENGLISH, name), own)))
-        for name, own in asdict(headings).items()
-    }
-    item = (
-        rf"(?:^|\n)[ \t]*(?:\d+[ \t]?[.)][ \t]*)?[*_]*(?:{words['instruction']})\s*\d*[*_]*:[*_]*"
-    )
-    return {
-        "item": re.compile(item),
-        "input_line": re.compile(rf"\n[ \t]*[*_]*(?:{words['input']})[*_]*\s*\d*\s*:[*_]*"),
-        "output_line": re.compile(rf"\n[ \t]*[*_]*(?:{words['output']})[*_]*\s*\d*\s*:[*_]*"),
-        "example": re.compile(rf"(?:{words['example']})\s?\d*\.?"),
-        "input": re.compile(rf"(?:{words['input']})\s*\d*\s*:"),
-        "output": re.compile(rf"(?:{words['output']})\s*\d*\s*:"),
-        "label": re.compile(rf"(?:{words['label']}):"),
-    }
-
-
-def _split_input_output(text: str, word: dict[str, re.Pattern[str]]) -> Instance:
-    parts = word["output"].split(text)
-    if len(parts) == 1:
-        return Instance("", text.strip())
-    before = word["input"].split(parts[0])
-    return Instance(before[1 if len(before) > 1 else 0].strip(), parts[1].strip())
-
-
-def _parse_input_first(text: str, word: dict[str, re.Pattern[str]]) -> list[Instance]:
-    if word["example"].search(text):
-        parts = [part for part in word["example"].split(text) if part.strip()]
-        return [_split_input_output(part, word) for part in parts]
-    return [_split_input_output(text, word)] if word["output"].search(text) else []
-
-
-def _parse_output_first(text: str, word: dict[str, re.Pattern[str]]) -> list[Instance]:
-    instances = []
-    for part in word["label"].split(text)[1:]:
-        label, _, rest = part.strip().partition("\n")
-        heading = word["input"].match(rest.strip())
-        text = rest.strip()[heading.end() :] if heading else rest
-        instances.append(Instance(text.strip(), label.strip()))
-    return instances
-
-
-def parse_instances(
-    text: str, finish_reason: str, *, output_first: bool, headings: Headings = ENGLISH
-) -> list[Instance]:
-    """Read the instances of one completion, in order; an empty list where there is none.
+def read_instances(
+    text: str,
+    finish_reason: str,
+    *,
+    output_first: bool,
+    headings: Headings = ENGLISH,
+    tags: Sequence[Tag] = TAGS,
+    rules: Rules = "lines",
+) -> list[Read]:
+    """What one completion holds, in order: instances (reason None), and the rest with reasons.
 
     Input-first: parts headed "Example n", each "Input: ... Output: ...", or a single part without
     heading. Output-first: "Class label: ..." and, on the lines below, the input, headed "Input:" or
-    not. ``headings`` are read besides the English ones. The last instance
-    is dropped where the model ran out of tokens. These are the original code's rules, quirks
-    included: what stands between "Example" and "Output:" is the input, headed "Input:" or not.
+    not. ``headings`` are read besides the English ones; see `read_pairs` for the reasons, to which
+    come "unfinished_reasoning" and, of the last instance where the model ran out of tokens,
+    "unfinished". With ``rules="original"`` they are those of the original code.
     """
-    parse = _parse_output_first if output_first else _parse_input_first
-    instances = parse(text.strip(), _patterns(headings))
-    return instances[:-1] if finish_reason == "length" else instances
+    if rules == "original":
+        instances = original_rules.instances(text, output_first=output_first)
+        cut = len(instances) - (finish_reason == "length")
+        return [(one, None if i < cut else "unfinished") for i, one in enumerate(instances)]
+    parts = split_thoughts(text, tags)
+    cut_off = finish_reason == "length" and parts.is_finished
+    read = read_pairs(
+        parts.answer, output_first=output_first, headings=headings, is_cut_off=cut_off
+    )
+    if not parts.is_finished:
+        read.append((Instance("", parts.thought), "unfinished_reasoning"))
+    return read
+
+
+def parse_instances(
+    text: str,
+    finish_reason: str,
+    *,
+    output_first: bool,
+    headings: Headings = ENGLISH,
+    tags: Sequence[Tag] = TAGS,
+    rules: Rules = "lines",
+) -> list[Instance]:
+    """The instances that `read_instances` finds, without the rest."""
+    read = read_instances(
+        text, finish_reason, output_first=output_first, headings=headings, tags=tags, rules=rules
+    )
+    return [instance for instance, reason in read if reason is None]

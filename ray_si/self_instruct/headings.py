@@ -1,0 +1,214 @@
+"""The lines of an answer: which are headings, which are numbers, which stand in a fence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal, get_args
+
+Name = Literal["task", "instruction", "example", "input", "output", "label"]
+_NAMES: tuple[Name, ...] = get_args(Name)
+
+
+@dataclass(frozen=True)
+class Headings:
+    """The words that stand before a colon (or a number) in prompts and completions."""
+
+    task: str = "Task"
+    instruction: str = "Instruction"
+    example: str = "Example"
+    input: str = "Input"
+    output: str = "Output"
+    label: str = "Class label"
+
+
+ENGLISH = Headings()
+"""Read in every language, since models fall back to them."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading at the start of a line; ``rest`` is what follows on the line, decoration removed.
+
+    ``number`` stands before the word or after it; ``column`` is where the word begins, bullets and
+    white space before it.
+    """
+
+    name: Name
+    number: int | None
+    rest: str
+    column: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of an answer, without its line break.
+
+    A line ``in_fence`` is content whatever it looks like.
+    """
+
+    text: str
+    in_fence: bool = False
+    heading: Heading | None = None
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing on the line, or a rule such as ---."""
+        return not self.in_fence and _BLANK.fullmatch(self.text) is not None
+
+
+@dataclass(frozen=True)
+class Number:
+    """The number that begins an item; ``form`` is how it is written, ``rest`` the item's text."""
+
+    value: int
+    form: str
+    rest: str
+
+
+_BLANK = re.compile(r"\s*(?:-{3,}|\*{3,}|_{3,}|={3,}|—{3,})?\s*")
+_FENCE = re.compile(r"(?:^|[:：*])\s*(?P<fence>`{3,}|~{3,})[^`]*$")
+_INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
+_QUOTES = ('"""', "'''")
+
+_MARKS = r"(?:[>#\s]|[*+•-]+(?=\s))*"
+"""Before a heading: white space, hashes, quote marks, bullets, the stars of org-mode."""
+
+_DEEPEST = 80
+"""Characters of a line within which its heading has ended."""
+
+_EMPHASIS = r"(?:\*{1,3}|_{1,3}|`|</?(?:b|strong|em|u)>)?"
+_CLOSE = r"[.)\]:、．。）：]"
+_DIGITS = r"\d{1,3}(?!\d)"
+_HAN = {digit: value for value, digit in enumerate("一二三四五六七八九十", 1)}
+
+_NUMBER = re.compile(
+    rf"{_MARKS}(?P<open>{_EMPHASIS})(?P<left>[(\[（【#]?)(?P<value>{_DIGITS})"
+    rf"(?P<key>\ufe0f?\u20e3)?(?P<close>{_EMPHASIS})\\?"
+    rf"(?P<form>\s?{_CLOSE}+|\s+[-–—](?=\s)|(?(key)|(?!)))"
+    rf"(?P<close2>{_EMPHASIS})(?!\d)(?P<rest>.*)"
+)
+
+
+def lines_of(text: str, headings: Headings, *, any_case: bool = False) -> list[Line]:
+    """The lines of an answer, each with the heading that it begins with.
+
+    Line breaks are those of any system. A fence (or triple quotes) holds nothing but content as far
+    as it is closed. What is quoted or fenced as a whole is read without that. ``any_case`` reads
+    headings in lower case too, as code and data may have them.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    rows = text.lstrip(_INVISIBLE).split("\n")
+    if all(row.lstrip().startswith(">") for row in rows if row.strip()):
+        rows = [re.sub(r"^\s*> ?", "", row) for row in rows]
+    lines = []
+    for row, in_fence in zip(rows, _fenced(rows), strict=True):
+        heading = None if in_fence else heading_of(row, headings, any_case)
+        if heading and heading.name in ("example", "task"):
+            if inner := heading_of(heading.rest, headings, any_case):
+                # an example's heading and another on one line are as good as two lines
+                lines.append(Line(row, False, replace(heading, rest="")))
+                row, heading = heading.rest, replace(inner, column=heading.column)
+        lines.append(Line(row, in_fence, heading))
+    return lines
+
+
+def without_fences(text: str) -> str:
+    """The text without the lines that begin or end a fence, for answers that stand in one."""
+    return "\n".join(row for row in text.split("\n") if not _FENCE.match(row.strip()))
+
+
+def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading | None:
+    """The heading that a line begins with, whatever decorates it."""
+    words, pattern = _pattern(headings, any_case)
+    if not words.search(row[:_DEEPEST]) or not (match := pattern.fullmatch(row)):
+        return None
+    name = next(name for name in _NAMES if match[name])
+    number = match["before"] or match["after"]
+    rest, colon = match["rest"], match["colon"]
+    if rest.strip() and not (colon or match["right"] and match["left"] != "["):
+        # "Example 1 Input: 5" begins with a heading, "Example 1 shows" and "Input 5 cm" do not
+        if not (number and name in ("example", "task") and heading_of(rest, headings, any_case)):
+            return None
+    if not match["close"] and not match["close2"]:
+        rest = _without(match["open2"] or match["open"], rest)
+    return Heading(name, number_of(number), rest.strip(), match.start("open"))
+
+
+def number_of(text: str | None) -> int | None:
+    """The number that digits of any script, or one Han numeral, stand for."""
+    return None if not text else _HAN.get(text) or int(text)
+
+
+def item_number(row: str) -> Number | None:
+    """The number that a line begins with, as an item of a list has it: "9.", "9)", "(9)", "9:" ..."""
+    match = _NUMBER.fullmatch(row)
+    if match is None:
+        return None
+    form = match["left"] + match["form"].strip()
+    rest = match["rest"]
+    if not (match["close"] or match["close2"]):
+        rest = _without(match["open"], rest)
+    return Number(int(match["value"]), form, rest.strip())
+
+
+def _without(opened: str, rest: str) -> str:
+    """The rest of a line without the mark that ends what was emphasised from its beginning."""
+    rest, closing = rest.strip(), opened.replace("<", "</")
+    return rest.removesuffix(closing).rstrip() if closing else rest
+
+
+def _fenced(rows: Sequence[str]) -> list[bool]:
+    """For each line whether it is inside a fence that is closed, or ends one."""
+    inside = [False] * len(rows)
+    start = 0
+    while start < len(rows):
+        end = _end_of_fence(rows, start)
+        if end is None:
+            start += 1
+            continue
+        inside[start + 1 : end + 1] = [True] * (end - start)
+        start = end + 1
+    return inside
+
+
+def _end_of_fence(rows: Sequence[str], start: int) -> int | None:
+    """The line that ends the fence which opens on this one; None where none does."""
+    if match := _FENCE.search(rows[start]):
+        fence = match["fence"]
+        for number in range(start + 1, len(rows)):
+            row = rows[number].strip()
+            if row.startswith(fence) and not row.strip(fence[0]):
+                return number
+        return None
+    for quotes in _QUOTES:
+        if rows[start].count(quotes) % 2:
+            later = (i for i in range(start + 1, len(rows)) if rows[i].count(quotes) % 2)
+            return next(later, None)
+    return None
+
+
+@cache
+def _pattern(headings: Headings, any_case: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """The words of headings, English and as given, and a whole line that begins with one."""
+    flags = re.IGNORECASE if any_case else 0
+    words = []
+    for name in _NAMES:
+        english, given = getattr(ENGLISH, name), getattr(headings, name)
+        spellings = {english, english.upper(), english.title(), given, given.upper()}
+        longest_first = sorted(spellings, key=lambda word: (-len(word), word))
+        words.append(f"(?P<{name}>{'|'.join(map(re.escape, longest_first))})")
+    han = "".join(_HAN)
+    line = re.compile(
+        rf"{_MARKS}(?P<open>{_EMPHASIS})"
+        rf"(?:[(（]?(?P<before>{_DIGITS})\\?\s?{_CLOSE}+(?:{_EMPHASIS}\s+)?{_MARKS})?(?P<open2>{_EMPHASIS})"
+        rf"(?P<left>[\[【「『〔])?\s*(?:{'|'.join(words)})(?![^\W\d_{han}])"
+        rf"(?P<number>\s*[#№(（]?(?P<after>{_DIGITS}|[{han}])[)）]?)?(?P<right>(?(left)\s*[\]】」』〕]))"
+        rf"(?:\s?[(（][^()（）]{{0,40}}[)）])?(?P<close>{_EMPHASIS})"
+        rf"\s*(?P<colon>[:：﹕︓]|(?(number)[.．、)–—-](?=\s|$)|(?!)))?(?P<close2>{_EMPHASIS})"
+        rf"(?P<rest>.*)",
+        flags,
+    )
+    return re.compile("|".join(words), flags), line

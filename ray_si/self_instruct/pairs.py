@@ -1,0 +1,313 @@
+"""An answer with instances -> inputs and outputs, and what could not be read, with reasons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from ray_si.records import Instance
+from ray_si.self_instruct.headings import (
+    Heading,
+    Headings,
+    Line,
+    item_number,
+    lines_of,
+    without_fences,
+)
+
+Read = tuple[Instance, str | None]
+"""An instance, or what was written instead of one and the reason why it is none."""
+
+_NO_INPUT = re.compile(
+    r"[\W_]*(?:no[\W_]*(?:additional |specific |further )?(?:in)?put(?: (?:is )?(?:needed|required|necessary|"
+    r"provided|given))?|none(?: (?:needed|required|necessary|given|provided))?|n/?a|n\.a\.?|nil|null|"
+    r"(?:is )?not (?:applicable|needed|required|necessary)|empty|blank|"
+    r"无|無|没有|沒有|(?:无|無|没有|沒有|无需|不需要)(?:输入|輸入)|不适用|なし|無し|入力なし|없음|해당 없음|"
+    r"kein[e]?(?: eingabe)?|nicht zutreffend|entfällt|ningun[oa]|no aplica|aucune?|sans objet|"
+    r"nessun[oa]?|nenhum[a]?|não se aplica|нет|не требуется|отсутствует)?[\W_]*",
+    re.IGNORECASE,
+)
+_PAIR = ("input", "output", "label")
+_ONLY_MARKS = re.compile(r"(?:[-–—.…]|\.{3}|<\s*>|\[\s*\]|\(\s*\))?")
+_REMARK = re.compile(
+    r"(?:please )?(?:let me know|feel free|i hope|hope (?:this|that|these)|would you like|do you want|"
+    r"if you (?:need|want|would like|'d like|have any)|these (?:examples|tasks|are)|note that these|"
+    r"i can (?:also )?(?:write|give|provide|add)|(?:is|are) there any(?:thing)? )"
+    r".*\b(?:more|help\w*|else|another|other|further|additional|adjust\w*|modif\w*|changes?|questions?|"
+    r"examples?|tasks?|instructions?)\b.*",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class _Section:
+    """What stands between the beginnings of two examples."""
+
+    is_headed: bool = False
+    is_labelled: bool = False
+    before: list[str] = field(default_factory=list)  # any heading
+    input: list[str] | None = None
+    output: list[str] | None = None
+    surplus: list[str] = field(default_factory=list)  # a pair too many
+    has_second_input: bool = False
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether an input says that there is none: "<noinput>", "N/A", "none", a dash, nothing."""
+    return bool(_ONLY_MARKS.fullmatch(text)) or (
+        any(letter.isalnum() for letter in text) and _NO_INPUT.fullmatch(text) is not None
+    )
+
+
+def is_remark(text: str) -> bool:
+    """Whether a paragraph speaks to whoever asked, after the answer."""
+    return "\n" not in text and _REMARK.fullmatch(text.strip(" *_")) is not None
+
+
+def read_pairs(
+    text: str, *, output_first: bool, headings: Headings, is_cut_off: bool = False
+) -> list[Read]:
+    """The instances of an answer, in order, and what else it holds, each with a reason.
+
+    Reasons: no_instance (an answer without headings), preamble, no_output, second_input (before one
+    output), further_pair (without a number or heading of its own), another_task (what follows is of
+    one), remark, stray_heading (inside an input or output); and unfinished, of the last instance
+    where the answer ``is_cut_off``.
+    """
+    lines = _reading(text, headings, {"label", "output"} if output_first else {"output"})
+    if output_first and _label_comes_first(lines):
+        sections, other = _by_label(_real(lines, "label"))
+    else:
+        if output_first:
+            lines = [_label_as_output(line) for line in lines]
+        sections, other = _by_input(_real(lines, "output"))
+    has_heads = any(part.input is not None or part.output is not None for part in sections)
+    if not has_heads and not any(part.is_headed for part in sections):
+        return [(Instance("", text.strip()), "no_instance")] if text.strip() else []
+    read: list[Read] = []
+    for section in sections:
+        read += _of_section(section, has_heads, is_cut_off and section is sections[-1])
+    return [
+        (one, reason or ("stray_heading" if _has_heading(one, headings) else None))
+        for one, reason in (*read, *other)
+        if reason is None or one.input or one.output
+    ]
+
+
+def _has_heading(instance: Instance, headings: Headings) -> bool:
+    """Whether a line of an input or output still begins with the heading of one."""
+    return any(
+        line.heading and line.heading.name in _PAIR and not line.heading.column
+        for text in (instance.input, instance.output)
+        for line in lines_of(text, headings)
+    )
+
+
+def _reading(text: str, headings: Headings, needed: set[str]) -> list[Line]:
+    """The lines as the strictest reading has them that finds a heading that is needed.
+
+    Headings in lower case count where there are no others, and those in fences where all are.
+    """
+    for variant in dict.fromkeys((text, without_fences(text))):
+        for any_case in (False, True):
+            lines = lines_of(variant, headings, any_case=any_case)
+            if any(line.heading and line.heading.name in needed for line in lines):
+                return lines
+    return lines_of(text, headings)
+
+
+def _label_comes_first(lines: Sequence[Line]) -> bool:
+    names = (line.heading.name for line in lines if line.heading)
+    return next((name for name in names if name in ("label", "input")), None) == "label"
+
+
+def _label_as_output(line: Line) -> Line:
+    if line.heading is None or line.heading.name != "label":
+        return line
+    rest = line.heading.rest.strip("*_`")
+    return replace(line, heading=replace(line.heading, name="output", rest=rest))
+
+
+def _real(lines: Sequence[Line], main: str) -> list[Line]:
+    """The lines with only those headings that are no content.
+
+    Of each kind, those that stand furthest left; what comes after the first ``main`` heading only,
+    not deeper than it. An example's heading stands alone on its line with a number, or heads a
+    section that has other headings.
+    """
+    columns: dict[str, int] = {}
+    first: dict[str, int] = {}
+    for place, line in enumerate(lines):
+        if heading := line.heading:
+            first.setdefault(heading.name, place)
+            columns[heading.name] = min(heading.column, columns.get(heading.name, 1 << 30))
+    real = []
+    for line in lines:
+        heading = line.heading
+        if heading is not None:
+            limit = columns[heading.name]
+            if main == "output" and first[heading.name] > first.get(main, 1 << 30):
+                limit = min(limit, columns[main])
+            if heading.column > limit:
+                line = replace(line, heading=None)
+        real.append(line)
+    beginning = False  # of a section that has a heading of a pair
+    for place in range(len(real) - 1, -1, -1):
+        line = real[place]
+        heading = line.heading
+        if heading is None:
+            number = None if line.in_fence else item_number(line.text)
+            if number and not number.rest and beginning and _next_is(real, place):
+                name = Heading("example", number.value, "", 0)
+                real[place] = replace(line, heading=name)
+                beginning = False
+        elif heading.name in _PAIR:
+            beginning = True
+        elif heading.name in ("example", "task"):
+            alone = not heading.rest and heading.number is not None and heading.name == "example"
+            named = heading.number is not None or heading.name == "task"
+            if alone or (beginning and (named or _next_is(real, place))):
+                beginning = False
+            else:
+                real[place] = replace(line, heading=None)
+        else:
+            real[place] = replace(line, heading=None)
+    return real
+
+
+def _next_is(lines: Sequence[Line], place: int) -> bool:
+    """Whether the next line that is not blank heads an input, output or label."""
+    later = (line for line in lines[place + 1 :] if not line.is_blank)
+    heading = next(later, Line("")).heading
+    return heading is not None and heading.name in _PAIR
+
+
+def _by_input(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
+    """Sections whose input stands before their output."""
+    section = _Section()
+    sections, part = [section], section.before
+    for place, line in enumerate(lines):
+        heading = line.heading
+        if heading is None:
+            part.append(line.text)
+            continue
+        if heading.name == "task" and any(part.output is not None for part in sections):
+            rest = "\n".join(line.text for line in lines[place:])
+            return sections, [(Instance("", rest.strip()), "another_task")]
+        is_next = heading.number is not None and section.output is not None
+        if heading.name in ("example", "task") or (
+            is_next and (heading.name == "input" or section.input is None)
+        ):
+            section = _Section(is_headed=heading.name == "example")
+            sections.append(section)
+            part = section.before
+            if heading.name == "example":
+                part.append(heading.rest)
+        if heading.name == "input" and section.output is None:
+            section.has_second_input |= section.input is not None
+            part = section.input = _begin(section.input, line)
+        elif heading.name == "output" and section.output is None:
+            part = section.output = _begin(None, line)
+        elif heading.name in ("input", "output"):
+            part = section.surplus
+            part.append(line.text)
+    return sections, []
+
+
+def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
+    """Sections that begin with the output, a class label."""
+    section = _Section()
+    sections, part = [section], section.before
+    for place, line in enumerate(lines):
+        heading = line.heading
+        if heading is None:
+            if section.output is not None and part is section.output and not _blank(part):
+                part = section.before  # what follows the label on lines of its own
+            part.append(line.text)
+        elif heading.name == "task" and section.output is not None:
+            rest = "\n".join(line.text for line in lines[place:])
+            return sections, [(Instance("", rest.strip()), "another_task")]
+        elif heading.name == "label":
+            section = _Section(is_headed=True, is_labelled=True)
+            sections.append(section)
+            part = section.output = _begin(None, line)
+        elif heading.name == "input" and section.input is None:
+            part = section.input = _begin(None, line)
+        elif heading.name == "input":
+            part = section.surplus
+            part.append(line.text)
+        else:  # what heads the next label, or repeats this one
+            part = []
+    return sections, []
+
+
+def _begin(before: list[str] | None, line: Line) -> list[str]:
+    assert line.heading is not None
+    return [*(before or []), line.heading.rest]
+
+
+def _blank(part: Sequence[str]) -> bool:
+    return not any(row.strip() for row in part)
+
+
+def _of_section(section: _Section, has_heads: bool, is_cut_off: bool) -> Iterator[Read]:
+    """What a section comes to: its instance, if it has one, and what is too much."""
+    before, surplus = value_of(section.before), value_of(section.surplus)
+    output, input_ = value_of(section.output or []), value_of(section.input or [])
+    if section.input is None and section.output is None:
+        if not section.is_headed or has_heads:
+            yield Instance("", before), "no_output" if section.is_headed else "preamble"
+            return
+        output = before  # of a task without inputs, headed by nothing but its number
+    elif section.input is None:
+        input_, preamble = _unheaded_input(section, before)
+        yield Instance("", preamble), "preamble"
+    elif not section.is_headed:
+        yield Instance("", before), "preamble"
+    if section.is_labelled:
+        output = output.strip("*_`")
+    output, remark = without_remark(output)
+    if not remark:
+        input_, remark = without_remark(input_)
+    instance = Instance("" if is_placeholder(input_) else input_, output)
+    if is_cut_off and not surplus:
+        yield instance, "unfinished"
+    elif section.output is None and section.input is not None:
+        yield instance, "no_output"
+    else:
+        yield instance, "second_input" if section.has_second_input else None
+    yield Instance("", surplus), "further_pair"
+    yield Instance("", remark), "remark"
+
+
+def _unheaded_input(section: _Section, before: str) -> tuple[str, str]:
+    """What stands before an output without a heading: the input, and a preamble before that."""
+    if section.is_headed:
+        return before, ""
+    if before.endswith((":", "：")) or not section.before[-1:] or not section.before[-1].strip():
+        return "", before
+    preamble, _, last = before.rpartition("\n\n")
+    return last.strip(), preamble.strip()
+
+
+def value_of(rows: Sequence[str]) -> str:
+    """The text of these lines, without blank ones and rules around it and half of an emphasis."""
+    first, last = 0, len(rows)
+    while first < last and Line(rows[first]).is_blank:
+        first += 1
+    while first < last and Line(rows[last - 1]).is_blank:
+        last -= 1
+    text = "\n".join(rows[first:last]).strip()
+    if text.count("**") % 2:
+        text = text.removeprefix("**").strip() if text.startswith("**") else text
+        text = text.removesuffix("**").strip() if text.count("**") % 2 else text
+    return text
+
+
+def without_remark(output: str) -> tuple[str, str]:
+    """The output, and the remark that follows it after a blank line."""
+    before, _, last = output.rpartition("\n\n")
+    if before and is_remark(last):
+        return value_of(before.split("\n")), last
+    return output, ""
