@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_si._version import __version__
+from ray_si._version import READING, __version__
 from ray_si.audit.stored_cosines import StoredCosines, StoredDecisions
 from ray_si.config import RunConfig
 from ray_si.config.file import parse_config
@@ -85,6 +85,11 @@ def regate(
     run = Run.open(location)
     if run.stats() is None:
         raise RunError(f"{location} is not finished: run `ray-si build` on it again first")
+    if run.reading != READING:
+        raise RunError(
+            f"{location} was begun under earlier rules of reading answers ({run.reading}, now "
+            f"{READING}): regate it with the version of ray_si that run.json names"
+        )
     source = _Source(run)
     values = run.header["config"]
     values = values | {"dedup": values["dedup"] | dedup}

@@ -6,6 +6,7 @@ from itertools import zip_longest
 
 import pyarrow as pa
 
+from ray_si._version import READING
 from ray_si.audit.verify_rounds import RoundAudit
 from ray_si.config import RunConfig, fingerprint_of
 from ray_si.config.file import parse_config
@@ -149,6 +150,11 @@ class Verification:
         size = config.instances.block_size
         manifest = self._audit.instances
         stored = self._run.finished_blocks("instances")
+        if self._run.reading != READING:
+            check.notes.append(
+                f"the run was begun under earlier rules of reading ({self._run.reading}, now "
+                f"{READING}): its answers are not read again"
+            )
         expected = range(-(-len(pool) // size))
         kept = 0
         sound = manifest is None or stored.keys() <= set(expected)  # else they are strays
@@ -217,6 +223,8 @@ class Verification:
                 answer = margin > config.classification.threshold
                 if answer != row["is_classification"]:
                     check.find(key, f"{id_} is classified against its margin {margin}")
+            if self._run.reading != READING:
+                continue
             completion = InstanceCompletion.of(row)
             decided = decide_instances(
                 config, source, row["is_classification"], completion, self._excluded

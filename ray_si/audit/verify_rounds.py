@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_si._version import READING
 from ray_si.audit.candidate_checks import (
     DemonstrationCheck,
     check_candidates,
@@ -69,7 +70,14 @@ class RoundAudit:
             return
         check_counts(self._candidates, stored)
         if raw is not None:
-            check_candidates(self._candidates, self._config, stored, raw)
+            reading = stored.manifest["versions"].get("reading", 1)
+            if reading == READING:
+                check_candidates(self._candidates, self._config, stored, raw)
+            else:
+                self._candidates.notes.append(
+                    f"round {round_} was read by earlier rules ({reading}, now {READING}): its "
+                    "answers are not read again"
+                )
             self._demonstrations.look_at(stored, raw)
         self._sets.look_at(stored)
         self._rouge.look_at(stored)

@@ -18,6 +18,7 @@ from ray_si.records import Prompt
 if TYPE_CHECKING:
     from ray_si.planning.estimate import Estimate, Range
     from ray_si.planning.preview import AnsweredPrompt, Line, Written
+    from ray_si.self_instruct.thoughts import Thoughts
 
 
 def print_preview(answered: list[AnsweredPrompt], written: list[Written], seconds: float) -> None:
@@ -29,7 +30,8 @@ def print_preview(answered: list[AnsweredPrompt], written: list[Written], second
         _panel(out, "prompt", _as_text(item.prompt), "dim")
         done = item.completion
         title = f"completion: {done.completion_tokens} tokens, ended by {done.finish_reason}"
-        _panel(out, title, done.error or done.text, "red" if done.error else "")
+        _print_thought(out, item.parts)
+        _panel(out, title, done.error or item.parts.answer, "red" if done.error else "")
         table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
@@ -93,7 +95,8 @@ def _print_written(out: Console, item: Written) -> None:
     if item.completion is None:
         out.print("came with its instruction", style="dim", markup=False, highlight=False)
     else:
-        _panel(out, "completion", item.completion.error or item.completion.text, "")
+        _print_thought(out, item.parts)
+        _panel(out, "completion", item.completion.error or item.parts.answer, "")
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in ("", "input", "output"):
         table.add_column(name, overflow="fold")
@@ -103,6 +106,14 @@ def _print_written(out: Console, item: Written) -> None:
         reason = Text(instance["reason"], "red")
         table.add_row(reason, _plain(instance["input"]), _plain(instance["output"]))
     out.print(table)
+
+
+def _print_thought(out: Console, parts: Thoughts) -> None:
+    if parts.thought:
+        ended = "" if parts.is_finished else "; it never ended"
+        _panel(
+            out, f"thought, left out ({len(parts.thought)} characters{ended})", parts.thought, "dim"
+        )
 
 
 def _decision(line: Line) -> Text:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ray_si.config.answers import Language, Reasoning
 from ray_si.config.engine_options import PACING, OpenAIOptions, ReplayOptions, VLLMOptions
 from ray_si.config.section import Section as _Section
 from ray_si.engines.base import Purpose, SamplingParams
-from ray_si.self_instruct.filters import KEYWORDS, PROGRAM_OPENINGS
-from ray_si.self_instruct.parsing import Headings
+from ray_si.self_instruct.parsing import Rules
 from ray_si.self_instruct.prompts import LABELS, templates_in_use
 
 
@@ -267,42 +267,6 @@ class Dedup(_Section):
         return None if value is False else value  # YAML reads "off" as false
 
 
-class LanguageHeadings(_Section):
-    """Words before a colon in prompts and answers; the English ones are read as well."""
-
-    task: str = Field("Task", min_length=1)
-    instruction: str = Field("Instruction", min_length=1)
-    example: str = Field("Example", min_length=1)
-    input: str = Field("Input", min_length=1)
-    output: str = Field("Output", min_length=1)
-    label: str = Field("Class label", min_length=1)
-
-
-class Language(_Section):
-    """What depends on the dataset's language; the defaults are for English, from the paper."""
-
-    headings: LanguageHeadings = LanguageHeadings()
-    """As the templates have them."""
-    labels: tuple[str, str] | None = None
-    """The two answers to "is it a classification task?", yes first, as they follow the prompt (in
-    completion style with the space before them); none takes those of our templates."""
-    keywords: tuple[str, ...] = KEYWORDS
-    """Instructions with one of these words are refused; whole words, in any case."""
-    program_openings: tuple[str, ...] = PROGRAM_OPENINGS
-    """Instructions that begin so are refused."""
-
-    @field_validator("labels", "keywords", "program_openings")
-    @classmethod
-    def _not_empty(cls, texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if texts and not all(text.strip() for text in texts):
-            raise ValueError("an empty text is no value here")
-        return texts
-
-    def as_headings(self) -> Headings:
-        """As prompts and parsing take them."""
-        return Headings(**self.headings.model_dump())
-
-
 class Output(_Section):
     """Phase 4: the training rows."""
 
@@ -364,6 +328,9 @@ class RunConfig(_Section):
     instances: Instances = Instances()
     dedup: Dedup = Dedup()
     language: Language = Language()
+    reasoning: Reasoning = Reasoning()
+    rules: Rules = "lines"
+    """How answers are read: line by line, or (paper.yaml) as the original code reads them."""
     prompts: dict[str, str] = Field(default_factory=dict, validate_default=True)
     """Prompt templates by name, as in ray_si/self_instruct/templates; in YAML also a folder with
     NAME.txt files. Ours stand in for those that are missing; held are those that the run uses."""
@@ -375,6 +342,15 @@ class RunConfig(_Section):
     def _consistent(self) -> RunConfig:
         if self.budget.dollars and not all(part.prices for part in self.generators.values()):
             raise ValueError("budget.dollars needs generator.prices (prompt, completion)")
+        if self.rules == "original" and self.bootstrap.mode == "joint":
+            raise ValueError(
+                "rules original has none for whole tasks: set bootstrap.mode to instructions"
+            )
+        if self.reasoning.expected and self.classification.method == "labels":
+            raise ValueError(
+                "reasoning.expected: labels would be scored where the thought begins: set "
+                "classification.method to text"
+            )
         if self.bootstrap.demonstration_sampling == "diverse" and self.dedup.cosine is None:
             raise ValueError(
                 "bootstrap.demonstration_sampling diverse needs the cosine gate's embeddings: "
@@ -451,13 +427,17 @@ class RunConfig(_Section):
         """The part that results depend on: without what only places, paces or ends the work.
 
         Nor options of engines that aren't used, nor the paths of the seed tasks and evaluation
-        sets, whose content counts, nor what the card is told. Prompts by their SHA-256.
+        sets, whose content counts, nor what the card is told, nor what `_LATER` leaves out.
+        Prompts by their SHA-256.
         """
         values = self.model_dump(mode="json")
         del values["seeds"], values["decontaminate"], values["budget"], values["card"]
         values["prompts"] = {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
         }
+        for name, default in _LATER.items():
+            if values[name] == default:
+                del values[name]
         for section, names in _PLACEMENT.items():
             for name in names:
                 if values[section]:
@@ -494,3 +474,7 @@ _PLACEMENT = {
     "embedder": ("cpus", "gpus"),
     "dedup": ("shards",),
 }
+
+_LATER = {"rules": "lines", "reasoning": Reasoning().model_dump(mode="json")}
+"""Keys that came after the first runs, and the value that means what was done before there were
+any: at that value they are no part of the identity, so that earlier runs can be resumed."""

@@ -100,12 +100,13 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
         "drop": options.drop_unfinished,
         "sentence_case": options.sentence_case,
         "chat": config.generator.prompt_style == "chat",
+        "headings": config.language.as_headings(),
+        "tags": config.reasoning.tags,
     }
     if options.mode == "joint":
-        headings = config.language.as_headings()
-        items = parse_joint(row["text"], row["finish_reason"], headings=headings, **how)
+        items = parse_joint(row["text"], row["finish_reason"], **how)
     else:
-        items = parse_instructions(row["text"], row["finish_reason"], **how)
+        items = parse_instructions(row["text"], row["finish_reason"], rules=config.rules, **how)
     labelled = row["classification_prompt"] and config.classification.method == "prompt"
     return [
         replace(item, reason=item.reason or _reason(item.text, config, labelled)) for item in items

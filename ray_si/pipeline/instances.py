@@ -18,7 +18,7 @@ from ray_si.records import Instance
 from ray_si.run.evaluation import texts_of_instance
 from ray_si.run.schemas import InstanceRow, InstanceText, RejectedInstance
 from ray_si.self_instruct.filters import filter_instances
-from ray_si.self_instruct.parsing import parse_classification, parse_instances
+from ray_si.self_instruct.parsing import parse_classification, read_instances
 
 CAME_ALONG = "given"
 """Stands for the finish reason of an instruction whose instance came with it in joint mode: no
@@ -103,7 +103,8 @@ def answered_yes(config: RunConfig, completion: Completion) -> tuple[bool, float
     """
     scores = completion.label_logprobs
     if scores is None:
-        return bool(parse_classification(completion.text, config.labels)), None
+        tags = config.reasoning.tags
+        return bool(parse_classification(completion.text, config.labels, tags=tags)), None
     margin = scores[0] - scores[1]
     return margin > config.classification.threshold, margin
 
@@ -142,26 +143,32 @@ def decide_instances(
     What resembles an ``excluded`` text, by ROUGE-L, is left out before the filters see it.
     """
     if completion:
-        parsed = parse_instances(
+        read = read_instances(
             completion.text,
             completion.finish_reason,
             output_first=is_classification,
             headings=config.language.as_headings(),
+            tags=config.reasoning.tags,
+            rules=config.rules,
         )
     elif instruction.given:
-        parsed = [instruction.given]
+        read = [(instruction.given, None)]
     else:
         return DecidedInstances([], [_rejected("", "", NOT_ASKED)])
-    instances, rejected = _uncontaminated(instruction.instruction, parsed, excluded)
+    parsed = [item for item, reason in read if reason is None]
+    instances, contaminated = _uncontaminated(instruction.instruction, parsed, excluded)
+    rejected = [_rejected(item.input, item.output, reason) for item, reason in read if reason]
+    rejected += contaminated
     filtered = filter_instances(
         instruction.instruction,
         instances,
         limit=config.instances.max_per_instruction,
         quality=config.instances.quality_filters,
         is_classification=is_classification,
+        rules=config.rules,
     )
     rejected += [_rejected(item.input, item.output, reason) for item, reason in filtered.rejected]
-    if completion and not parsed:
+    if completion and not read:
         reason = FAILURES.get(completion.finish_reason, "no_instance")
         rejected.append(_rejected("", completion.text, reason))
     return DecidedInstances([cast(InstanceText, asdict(item)) for item in filtered.kept], rejected)

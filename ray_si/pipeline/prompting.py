@@ -272,8 +272,14 @@ def _regions(pool: Sequence[int], clusters: np.ndarray) -> list[list[int]]:
 def instruction_request(config: RunConfig, prompt: RenderedPrompt, seed: int) -> Request:
     """Phase 1's request with this prompt."""
     purpose = config.bootstrap_purpose
-    params = getattr(config.generator.sampling, purpose).params(prompt.stop)
+    params = getattr(config.generator.sampling, purpose).params(_stops(config, prompt))
     return Request(prompt.prompt, params, seed, purpose)
+
+
+def _stops(config: RunConfig, prompt: RenderedPrompt) -> tuple[str, ...]:
+    """The template's stop strings, unless they could end a thought."""
+    is_chat = not isinstance(prompt.prompt, str)
+    return () if is_chat and config.reasoning.expected else prompt.stop
 
 
 def classification_request(config: RunConfig, instruction: str, seed: int) -> Request:
@@ -284,7 +290,7 @@ def classification_request(config: RunConfig, instruction: str, seed: int) -> Re
         templates=config.prompts,
         headings=config.language.as_headings(),
     )
-    params = config.instances_by.sampling.classification.params(prompt.stop)
+    params = config.instances_by.sampling.classification.params(_stops(config, prompt))
     labels = config.labels if config.classification.method == "labels" else ()
     return Request(prompt.prompt, params, seed, "classification", labels)
 
@@ -301,5 +307,5 @@ def instance_request(
         headings=config.language.as_headings(),
     )
     purpose: Purpose = "output_first" if is_classification else "input_first"
-    params = getattr(config.instances_by.sampling, purpose).params(prompt.stop)
+    params = getattr(config.instances_by.sampling, purpose).params(_stops(config, prompt))
     return Request(prompt.prompt, params, seed, purpose)

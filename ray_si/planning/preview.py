@@ -35,6 +35,7 @@ from ray_si.pipeline.prompting import (
 from ray_si.records import Prompt
 from ray_si.run.ids import instance_seed
 from ray_si.run.schemas import ACCEPTED, InstanceText, RawRow, RejectedInstance
+from ray_si.self_instruct.thoughts import Thoughts, split_thoughts
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ class Line:
 
 @dataclass(frozen=True)
 class AnsweredPrompt:
-    """A request for instructions, its completion, and what became of each line of it."""
+    """A request for instructions, its completion, and what became of each line of it.
+
+    ``parts`` are the thought that is left out before lines are read, and the answer.
+    """
 
     request_id: str
     classification_only: bool
@@ -62,6 +66,7 @@ class AnsweredPrompt:
     prompt: Prompt
     completion: Completion
     lines: list[Line]
+    parts: Thoughts
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Written:
     """Phases 2 and 3 for one instruction.
 
     ``classification`` is phase 2's completion, ``prompt`` and ``completion`` are phase 3's; None
-    where the model wasn't asked.
+    where the model wasn't asked. ``parts`` are the thought and the answer of phase 3's.
     """
 
     instruction: str
@@ -79,6 +84,7 @@ class Written:
     completion: Completion | None
     kept: list[InstanceText]
     rejected: list[RejectedInstance]
+    parts: Thoughts
 
 
 @dataclass
@@ -172,6 +178,7 @@ class DryRun:
                 prompt.prompt,
                 completion,
                 lines.get(item.request_id, []),
+                split_thoughts(completion.text, self.config.reasoning.tags),
             )
             for item, prompt, completion in zip(prompt_requests, prompts, completions, strict=True)
         ]
@@ -205,8 +212,9 @@ class DryRun:
             answer = InstanceCompletion(done.text, done.finish_reason) if done else None
             decided = decide_instances(config, item, classes[i], answer, excluded)
             prompt = requests[i].prompt if i in requests else None
+            parts = split_thoughts(done.text if done else "", config.reasoning.tags)
             written.append(
-                Written(item.instruction, classes[i], prompt, answers.get(i), done, *decided)
+                Written(item.instruction, classes[i], prompt, answers.get(i), done, *decided, parts)
             )
         return written
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from ray_si.storage.tables import ShardInfo
 
@@ -30,7 +30,7 @@ class _Signature(TypedDict, total=False):
     """
 
     fencing: int
-    versions: dict[str, str]
+    versions: dict[str, Any]
     sha256: str
 
 

@@ -33,7 +33,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from ray_si._version import __version__
+from ray_si._version import READING, __version__
 from ray_si.errors import DamageError, LeaseLostError, RunError, StorageError, one_line
 from ray_si.records import SeedTask
 from ray_si.run.evaluation import EvaluationSet, from_table, to_table
@@ -127,7 +127,7 @@ class Run:
     def prepare(cls, location: str, header: dict[str, Any], fingerprint: str) -> Run:
         """The run there, or one that `create` will write; see `check_location` for refusals."""
         cls.check_location(location, header["identity"], fingerprint)
-        header = {"layout": LAYOUT, "fingerprint": fingerprint, **header}
+        header = {"layout": LAYOUT, "reading": READING, "fingerprint": fingerprint, **header}
         run = cls(location, open_objects(location), header)
         return cls.open(location) if run._json_or_none(_RUN) else run
 
@@ -156,6 +156,11 @@ class Run:
     def evaluation_sets(self) -> list[EvaluationSet]:
         """What the run is decontaminated against, as it was when the run began."""
         return from_table(self.read(_SETS)) if self.header.get("decontaminate") else []
+
+    @property
+    def reading(self) -> int:
+        """Number of the rules of reading answers under which the run was begun."""
+        return int(self.header.get("reading", 1))
 
     @property
     def exists(self) -> bool:
@@ -391,9 +396,10 @@ def part_key(manifest: RoundManifest, name: str) -> str:
     return next(key for key in keys if key.rpartition("/")[2].startswith(f"{name}-"))
 
 
-def _versions() -> dict[str, str]:
+def _versions() -> dict[str, str | int]:
     return {
         "ray_si": __version__,
+        "reading": READING,
         "python": platform.python_version(),
         "pyarrow": pa.__version__,
     }

@@ -11,6 +11,7 @@ from functools import cache
 import regex
 
 from ray_si.records import Instance
+from ray_si.self_instruct.parsing import Rules
 
 KEYWORDS = (
     "image",
@@ -165,16 +166,18 @@ class FilteredInstances:
     rejected: list[tuple[Instance, str]]
 
 
-def instance_reason(instance: Instance) -> str | None:
+def instance_reason(instance: Instance, *, rules: Rules = "lines") -> str | None:
     """Why the paper's heuristics refuse an instance, or None.
 
-    Codes: empty_output, input_is_output, ends_with_colon (of the input or the output).
+    Codes: empty_output, input_is_output, ends_with_colon (the input or the output; a full-width
+    one, too, which ``rules="original"`` does not know).
     """
+    colons = (":",) if rules == "original" else (":", "：")
     if not instance.output:
         return "empty_output"
     if instance.input == instance.output:
         return "input_is_output"
-    if instance.input.endswith(":") or instance.output.endswith(":"):
+    if instance.input.endswith(colons) or instance.output.endswith(colons):
         return "ends_with_colon"
     return None
 
@@ -230,6 +233,7 @@ def filter_instances(
     limit: int = 5,
     quality: bool = False,
     is_classification: bool = False,
+    rules: Rules = "lines",
 ) -> FilteredInstances:
     """Apply the paper's instance filters in the original's order, keeping the first ``limit``.
 
@@ -237,11 +241,13 @@ def filter_instances(
     Then, if two of the rest share a non-empty input but differ in output, none is kept
     (conflicting_outputs); exact duplicates are dropped (duplicate), and what lies beyond ``limit``
     (over_limit). The original keeps a random choice of them instead of the first.
+
+    With ``rules="original"`` what is left before ``limit`` equals what the original code leaves.
     """
     rejected: list[tuple[Instance, str]] = []
     valid: list[Instance] = []
     for instance in instances:
-        reason = instance_reason(instance)
+        reason = instance_reason(instance, rules=rules)
         if reason is None and quality:
             reason = instance_quality_reason(
                 instruction, instance, is_classification=is_classification

@@ -106,18 +106,28 @@ def lines_of(text: str, headings: Headings, *, any_case: bool = False) -> list[L
     lines = []
     for row, in_fence in zip(rows, _fenced(rows), strict=True):
         heading = None if in_fence else heading_of(row, headings, any_case)
-        if heading and heading.name in ("example", "task"):
-            if inner := heading_of(heading.rest, headings, any_case):
-                # an example's heading and another on one line are as good as two lines
-                lines.append(Line(row, False, replace(heading, rest="")))
-                row, heading = heading.rest, replace(inner, column=heading.column)
+        inner = _inner(heading, headings, any_case)
+        if heading and inner:  # on one line they are as good as on two
+            lines.append(Line(row, False, replace(heading, rest="")))
+            row, heading = heading.rest, replace(inner, column=heading.column)
         lines.append(Line(row, in_fence, heading))
     return lines
 
 
-def without_fences(text: str) -> str:
-    """The text without the lines that begin or end a fence, for answers that stand in one."""
-    return "\n".join(row for row in text.split("\n") if not _FENCE.match(row.strip()))
+def without_fences(text: str, headings: Headings) -> str:
+    """An answer that stands in fences, without these and without what is said between and behind.
+
+    Headings and numbers of items that stand outside stay.
+    """
+    rows = text.replace("\r\n", "\n").split("\n")
+    kept: list[str] = []
+    has_been = False
+    for row, in_fence in zip(rows, _fenced(rows), strict=True):
+        if _FENCE.match(row.strip()):
+            has_been = True
+        elif in_fence or not has_been or heading_of(row, headings) or item_number(row):
+            kept.append(row)
+    return "\n".join(kept)
 
 
 def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading | None:
@@ -128,13 +138,21 @@ def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading 
     name = next(name for name in _NAMES if match[name])
     number = match["before"] or match["after"]
     rest, colon = match["rest"], match["colon"]
-    if rest.strip() and not (colon or match["right"] and match["left"] != "["):
-        # "Example 1 Input: 5" begins with a heading, "Example 1 shows" and "Input 5 cm" do not
-        if not (number and name in ("example", "task") and heading_of(rest, headings, any_case)):
-            return None
     if not match["close"] and not match["close2"]:
         rest = _without(match["open2"] or match["open"], rest)
-    return Heading(name, number_of(number), rest.strip(), match.start("open"))
+    heading = Heading(name, number_of(number), rest.strip(), match.start("open"))
+    is_bracketed = bool(match["right"]) and match["left"] != "["
+    if not heading.rest or colon or is_bracketed:
+        return heading
+    # "Example 1 Input: 5" begins with a heading, "Example 1 shows" and "Input 5 cm" do not
+    return heading if number and _inner(heading, headings, any_case) else None
+
+
+def _inner(heading: Heading | None, headings: Headings, any_case: bool) -> Heading | None:
+    """The heading that follows an example's or a task's on the same line."""
+    if heading is None or heading.name not in ("example", "task"):
+        return None
+    return heading_of(heading.rest, headings, any_case)
 
 
 def number_of(text: str | None) -> int | None:
@@ -143,7 +161,7 @@ def number_of(text: str | None) -> int | None:
 
 
 def item_number(row: str) -> Number | None:
-    """The number that a line begins with, as an item of a list has it: "9.", "9)", "(9)", "9:" ..."""
+    """The number that an item of a list begins with: "9.", "9)", "(9)", "9:" and the like."""
     match = _NUMBER.fullmatch(row)
     if match is None:
         return None

@@ -54,10 +54,12 @@ def read_list(text: str, *, chat: bool, headings: Headings) -> list[Item]:
     lines = lines_of(text, headings)
     numbers = [_number(line) for line in lines]
     if not any(numbers):
-        opened = lines_of(without_fences(text), headings)
+        opened = lines_of(without_fences(text, headings), headings)
         if any(map(_number, opened)):
             lines, numbers = opened, [_number(line) for line in opened]
-    margin = min((_margin(line) for line, number in zip(lines, numbers, strict=True) if number), default=0)
+    margin = min(
+        (_margin(line) for line, number in zip(lines, numbers, strict=True) if number), default=0
+    )
     items: list[Item] = []
     current = None if chat and any(numbers) else _Open(None)
     aside: list[str] = []  # lines of a preamble, or of a remark
@@ -126,9 +128,14 @@ def _is_inner(item: _Open, number: Number, is_indented: bool) -> bool:
 
 def _squeezed(rows: Sequence[str], headings: Headings) -> str:
     """Lines as one, without what decorates it as a whole."""
-    text = " ".join(" ".join(rows).split())
-    while begins := _title(text, headings):
-        text = begins.rest
+    text = _undecorated(" ".join(" ".join(rows).split()))
+    while title := _title(text, headings):
+        text = _undecorated(title.rest)
+    return text
+
+
+def _undecorated(text: str) -> str:
+    """A line without emphasis of the whole, or half an emphasis."""
     text = value_of([text])
     for mark in ("***", "**", "__", "*", "_"):
         inner = text[len(mark) : -len(mark)]
@@ -216,7 +223,7 @@ def _outermost(lines: Sequence[Line]) -> list[Line]:
 
 
 def _numbers_as_instructions(lines: Sequence[Line]) -> list[Line]:
-    """The lines with a number for a task's beginning wherever an input or output is next to come."""
+    """The lines with numbers as beginnings of tasks, where an input or output is next to come."""
     changed = list(lines)
     is_open = False  # an input that still needs its output
     for place, line in enumerate(lines):

@@ -20,22 +20,25 @@ Read = tuple[Instance, str | None]
 """An instance, or what was written instead of one and the reason why it is none."""
 
 _NO_INPUT = re.compile(
-    r"[\W_]*(?:no[\W_]*(?:additional |specific |further )?(?:in)?put(?: (?:is )?(?:needed|required|necessary|"
-    r"provided|given))?|none(?: (?:needed|required|necessary|given|provided))?|n/?a|n\.a\.?|nil|null|"
+    r"[\W_]*(?:no[\W_]*(?:additional |specific |further )?input"
+    r"(?: (?:is )?(?:needed|required|necessary|provided|given))?|"
+    r"none(?: (?:is )?(?:needed|required|necessary|given|provided))?|n/?a|n\.a\.?|nil|null|"
     r"(?:is )?not (?:applicable|needed|required|necessary)|empty|blank|"
-    r"无|無|没有|沒有|(?:无|無|没有|沒有|无需|不需要)(?:输入|輸入)|不适用|なし|無し|入力なし|없음|해당 없음|"
-    r"kein[e]?(?: eingabe)?|nicht zutreffend|entfällt|ningun[oa]|no aplica|aucune?|sans objet|"
-    r"nessun[oa]?|nenhum[a]?|não se aplica|нет|не требуется|отсутствует)?[\W_]*",
+    r"无|無|没有|沒有|(?:无|無|没有|沒有|无需|不需要)(?:输入|輸入)|不适用|なし|無し|入力なし|없음|"
+    r"해당 없음|kein[e]?(?: eingabe)?|nicht zutreffend|entfällt|ningun[oa]|no aplica|aucune?|"
+    r"sans objet|nessun[oa]?|nenhum[a]?|não se aplica|нет|не требуется|отсутствует)[\W_]*",
     re.IGNORECASE,
 )
+"""What models write where a task needs no input."""
+
 _PAIR = ("input", "output", "label")
 _ONLY_MARKS = re.compile(r"(?:[-–—.…]|\.{3}|<\s*>|\[\s*\]|\(\s*\))?")
 _REMARK = re.compile(
-    r"(?:please )?(?:let me know|feel free|i hope|hope (?:this|that|these)|would you like|do you want|"
-    r"if you (?:need|want|would like|'d like|have any)|these (?:examples|tasks|are)|note that these|"
-    r"i can (?:also )?(?:write|give|provide|add)|(?:is|are) there any(?:thing)? )"
-    r".*\b(?:more|help\w*|else|another|other|further|additional|adjust\w*|modif\w*|changes?|questions?|"
-    r"examples?|tasks?|instructions?)\b.*",
+    r"(?:please )?(?:let me know|feel free|i hope|hope (?:this|that|these)|would you like|"
+    r"do you want|if you (?:need|want|would like|'d like|have any)|these (?:examples|tasks|are)|"
+    r"note that these|i can (?:also )?(?:write|give|provide|add)|(?:is|are) there any(?:thing)? )"
+    r".*\b(?:more|help\w*|else|another|other|further|additional|adjust\w*|modif\w*|changes?|"
+    r"questions?|examples?|tasks?|instructions?)\b.*",
     re.IGNORECASE,
 )
 
@@ -55,9 +58,7 @@ class _Section:
 
 def is_placeholder(text: str) -> bool:
     """Whether an input says that there is none: "<noinput>", "N/A", "none", a dash, nothing."""
-    return bool(_ONLY_MARKS.fullmatch(text)) or (
-        any(letter.isalnum() for letter in text) and _NO_INPUT.fullmatch(text) is not None
-    )
+    return bool(_ONLY_MARKS.fullmatch(text) or _NO_INPUT.fullmatch(text))
 
 
 def is_remark(text: str) -> bool:
@@ -109,7 +110,7 @@ def _reading(text: str, headings: Headings, needed: set[str]) -> list[Line]:
 
     Headings in lower case count where there are no others, and those in fences where all are.
     """
-    for variant in dict.fromkeys((text, without_fences(text))):
+    for variant in dict.fromkeys((text, without_fences(text, headings))):
         for any_case in (False, True):
             lines = lines_of(variant, headings, any_case=any_case)
             if any(line.heading and line.heading.name in needed for line in lines):
@@ -130,50 +131,65 @@ def _label_as_output(line: Line) -> Line:
 
 
 def _real(lines: Sequence[Line], main: str) -> list[Line]:
-    """The lines with only those headings that are no content.
+    """The lines with only those headings that are no content; see `_outermost`.
 
-    Of each kind, those that stand furthest left; what comes after the first ``main`` heading only,
-    not deeper than it. An example's heading stands alone on its line with a number, or heads a
-    section that has other headings.
+    An example's heading stands alone on its line with a number, or heads a section that has other
+    headings, but not inside an input that still needs its output.
+    """
+    real = _outermost(lines, main)
+    names = [line.heading.name if line.heading else None for line in real]
+    following = None  # the next heading of a pair in the section that a line begins
+    for place in range(len(real) - 1, -1, -1):
+        line, name = real[place], names[place]
+        if name in _PAIR:
+            following = name
+            continue
+        heading = line.heading if name in ("example", "task") else _bare_number(line)
+        is_next = _next_is(real, place)
+        if heading is None:
+            begins = False
+        elif name is None:
+            begins = is_next
+        else:
+            before = next((n for n in reversed(names[:place]) if n in (*_PAIR, "example")), None)
+            is_inside = following == main == "output" and before == "input"
+            titled = following and not is_inside and (heading.number is not None or name == "task")
+            alone = name == "example" and heading.number is not None and not heading.rest
+            begins = bool(alone or titled or (is_next and not is_inside))
+        real[place] = replace(line, heading=heading if begins else None)
+        following = None if begins else following
+    return real
+
+
+def _outermost(lines: Sequence[Line], main: str) -> list[Line]:
+    """The lines with only those headings of each kind that stand furthest left.
+
+    What comes after the first ``main`` heading only must not stand deeper than it either (the input
+    below a label may), nor an example that comes after the first heading of a pair.
     """
     columns: dict[str, int] = {}
     first: dict[str, int] = {}
     for place, line in enumerate(lines):
         if heading := line.heading:
             first.setdefault(heading.name, place)
-            columns[heading.name] = min(heading.column, columns.get(heading.name, 1 << 30))
-    real = []
-    for line in lines:
-        heading = line.heading
-        if heading is not None:
-            limit = columns[heading.name]
-            if main == "output" and first[heading.name] > first.get(main, 1 << 30):
-                limit = min(limit, columns[main])
-            if heading.column > limit:
-                line = replace(line, heading=None)
-        real.append(line)
-    beginning = False  # of a section that has a heading of a pair
-    for place in range(len(real) - 1, -1, -1):
-        line = real[place]
-        heading = line.heading
-        if heading is None:
-            number = None if line.in_fence else item_number(line.text)
-            if number and not number.rest and beginning and _next_is(real, place):
-                name = Heading("example", number.value, "", 0)
-                real[place] = replace(line, heading=name)
-                beginning = False
-        elif heading.name in _PAIR:
-            beginning = True
-        elif heading.name in ("example", "task"):
-            alone = not heading.rest and heading.number is not None and heading.name == "example"
-            named = heading.number is not None or heading.name == "task"
-            if alone or (beginning and (named or _next_is(real, place))):
-                beginning = False
-            else:
-                real[place] = replace(line, heading=None)
-        else:
-            real[place] = replace(line, heading=None)
-    return real
+            columns[heading.name] = min(heading.column, columns.get(heading.name, heading.column))
+    pair = min((name for name in first if name in _PAIR), key=first.__getitem__, default=main)
+    for name in columns:
+        leading = main if name in _PAIR else pair
+        if first[name] > first.get(leading, len(lines)) and (main, name) != ("label", "input"):
+            columns[name] = min(columns[name], columns[leading])
+    return [
+        replace(line, heading=None)
+        if line.heading and line.heading.column > columns[line.heading.name]
+        else line
+        for line in lines
+    ]
+
+
+def _bare_number(line: Line) -> Heading | None:
+    """A line that holds nothing but a number, as the heading of an example."""
+    number = None if line.in_fence else item_number(line.text)
+    return Heading("example", number.value, "", 0) if number and not number.rest else None
 
 
 def _next_is(lines: Sequence[Line], place: int) -> bool:
@@ -219,8 +235,11 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
     """Sections that begin with the output, a class label."""
     section = _Section()
     sections, part = [section], section.before
+    column = 0  # of the label
     for place, line in enumerate(lines):
         heading = line.heading
+        if heading and heading.name == "input" and heading.column > column and any(section.before):
+            heading = None  # inside an input without a heading
         if heading is None:
             if section.output is not None and part is section.output and not _blank(part):
                 part = section.before  # what follows the label on lines of its own
@@ -232,6 +251,7 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
             section = _Section(is_headed=True, is_labelled=True)
             sections.append(section)
             part = section.output = _begin(None, line)
+            column = heading.column
         elif heading.name == "input" and section.input is None:
             part = section.input = _begin(None, line)
         elif heading.name == "input":
@@ -307,7 +327,7 @@ def value_of(rows: Sequence[str]) -> str:
 
 def without_remark(output: str) -> tuple[str, str]:
     """The output, and the remark that follows it after a blank line."""
-    before, _, last = output.rpartition("\n\n")
-    if before and is_remark(last):
-        return value_of(before.split("\n")), last
-    return output, ""
+    rows = output.split("\n")
+    blank = max((place for place, row in enumerate(rows) if not row.strip()), default=0)
+    last = "\n".join(rows[blank:]).strip()
+    return (value_of(rows[:blank]), last) if blank and is_remark(last) else (output, "")

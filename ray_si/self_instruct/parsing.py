@@ -19,12 +19,6 @@ Drop = Literal["last", "all"]
 Rules = Literal["lines", "original"]
 """How answers are read: line by line (see docs/answers.md), or as the original code reads them."""
 
-READING = 2
-"""Number of the rules as they are; a run keeps under which its answers were read.
-
-Grows with every change that reads some answer differently.
-"""
-
 
 @dataclass(frozen=True)
 class Candidate:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Literal, get_args
 
 from ray_si.records import Instance, Prompt
-from ray_si.self_instruct.parsing import ENGLISH, Headings
+from ray_si.self_instruct.headings import ENGLISH, Headings
 
 Style = Literal["completion", "chat"]
 

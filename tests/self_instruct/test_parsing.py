@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from ray_si.records import Instance
+from ray_si.self_instruct.headings import Headings
 from ray_si.self_instruct.parsing import (
     Candidate,
-    Headings,
     parse_classification,
     parse_instances,
     parse_instructions,
     parse_joint,
+    read_instances,
 )
 
 LIST = " Name a river.\n10. Tell a\n joke.\n11. Sort th"
@@ -168,6 +169,7 @@ def test_a_chats_preamble_and_farewell_are_no_tasks():
         ("Here are two tasks:", "preamble"),
         ("Name a river.", None),
         ("Tell a joke.", None),
+        ("Let me know!", "remark"),
     ]
     assert [c.reason for c in parse_instructions("Name a river.", "stop", chat=True)] == [None]
 
@@ -218,3 +220,64 @@ def test_joint_parsing_never_raises_and_gives_every_item_a_place(text, chat):
     for item in found:
         assert item.reason == "empty_completion" or item.text == " ".join(item.text.split()) != ""
         assert item.instance is None or item.instance.output
+
+
+THOUGHT = "<think>\nIdeas:\n1. Something about gardens.\nInput: a\nOutput: b\n"
+
+
+def test_lines_of_a_thought_are_no_items():
+    assert parse_instructions(f"{THOUGHT}</think>\n\n9. Name a river.", "stop", chat=True) == [
+        Candidate(0, "Name a river.")
+    ]
+    (item,) = parse_joint(f"{THOUGHT}</think>\nInstruction: Go on.\nOutput: c", "stop", chat=True)
+    assert (item.text, item.instance) == ("Go on.", Instance("", "c"))
+    text = f"{THOUGHT}</think>\nExample 1\nInput: a cat\nOutput: meow"
+    assert parse_instances(text, "stop", output_first=False) == [Instance("a cat", "meow")]
+
+
+def test_an_unfinished_thought_has_a_reason_of_its_own():
+    for finish in ("stop", "length"):
+        (item,) = parse_instructions(THOUGHT, finish, chat=True)
+        assert (item.reason, "gardens" in item.text) == ("unfinished_reasoning", True)
+        (item,) = parse_joint(THOUGHT, finish, chat=True)
+        assert item.reason == "unfinished_reasoning"
+        (read,) = read_instances(THOUGHT, finish, output_first=False)
+        assert (read[1], "gardens" in read[0].output) == ("unfinished_reasoning", True)
+    found = parse_instructions(f"1. Name a river.\n{THOUGHT}", "length", drop="all")
+    assert [item.reason for item in found] == [None, "unfinished_reasoning"]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\nThere are labels.\n</think>\n\nYes", True),
+        ("No, there are none.\n</think>\n**Yes**", True),
+        ("[THINK]yes[/THINK]No", False),
+        ("<think>\nyes, it", None),
+        ("Answer: No", False),
+        ("The answer is **yes**.", True),
+        ("<think></think>", None),
+    ],
+)
+def test_a_class_is_read_behind_the_thought(text, answer):
+    assert parse_classification(text) is answer
+
+
+def test_tags_of_a_runs_own_are_read():
+    text = "<plan>\n1. draft\n</plan>\n1. Name a river."
+    assert [c.text for c in parse_instructions(text, "stop", tags=("plan",))] == ["Name a river."]
+
+
+def test_a_remark_behind_the_last_item_is_what_is_unfinished():
+    found = parse_instructions("9. Name a river.\n\nLet me kn", "length", chat=True)
+    assert [item.reason for item in found] == [None, "remark"]
+
+
+def test_the_original_rules_take_sentence_case_and_all_of_an_unfinished_completion_with_them():
+    text = " write Python.\n9. Name a RIVER.\n10) Sing"
+    assert parse_instructions(text, "stop", rules="original") == [
+        Candidate(0, "Write python."),
+        Candidate(1, "Name a river. 10) sing"),
+    ]
+    found = parse_instructions(text, "length", rules="original")
+    assert [item.reason for item in found] == ["unfinished", "unfinished"]

@@ -9,7 +9,12 @@ import pytest
 
 from ray_si.dedup import Deduplicator
 from ray_si.self_instruct.filters import filter_instances, instruction_reason
-from ray_si.self_instruct.parsing import parse_classification, parse_instances, parse_instructions
+from ray_si.self_instruct.parsing import (
+    Rules,
+    parse_classification,
+    parse_instances,
+    parse_instructions,
+)
 
 
 def _rows(path: Path) -> list[dict]:
@@ -31,9 +36,7 @@ def _candidates(rows: list[dict]) -> list[str]:
     assert len(completions) == 14
     texts = []
     for row in completions.values():
-        items = parse_instructions(
-            row["raw_completion"], row["finish_reason"], drop="all", sentence_case=True
-        )
+        items = parse_instructions(row["raw_completion"], row["finish_reason"], rules="original")
         texts += [item.text for item in items if not (item.reason or instruction_reason(item.text))]
     return texts
 
@@ -63,9 +66,10 @@ def test_eight_answers_read_as_yes(run):
     assert answers.count(None) == 0
 
 
-def test_the_instances_kept_are_the_same_78(run):
+def _kept(run: dict[str, list[dict]], rules: Rules) -> set[tuple[str, str, str]]:
+    """What is kept of the run's raw completions: instruction, input, output."""
     is_classification = {
-        row["instruction"]: parse_classification(row["is_classification"])
+        row["instruction"]: bool(parse_classification(row["is_classification"]))
         for row in run["classification_answers"]
     }
     kept = set()
@@ -74,10 +78,25 @@ def test_the_instances_kept_are_the_same_78(run):
         instances = parse_instances(
             row["raw_instances"],
             row["finish_reason"],
-            output_first=bool(is_classification[instruction]),
+            output_first=is_classification[instruction],
+            rules=rules,
         )
-        for instance in filter_instances(instruction, instances).kept:
+        for instance in filter_instances(instruction, instances, rules=rules).kept:
             kept.add((instruction, instance.input, instance.output))
+    return kept
+
+
+def test_the_instances_kept_are_the_same_78(run):
     expected = {(r["instruction"], r["input"], r["output"]) for r in run["expected_instances"]}
     assert len(expected) == 78
-    assert kept == expected
+    assert _kept(run, "original") == expected
+
+
+def test_by_default_all_are_kept_but_one_that_has_no_output(run):
+    original, lines = _kept(run, "original"), _kept(run, "lines")
+    (problem,) = original - lines
+    assert problem[1:] == (
+        "",
+        "Problem: You are given a list of integers. Find the sum of all pairs that add up to zero.",
+    )
+    assert lines < original
