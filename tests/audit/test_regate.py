@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pyarrow.parquet as pq
@@ -169,6 +170,11 @@ def test_what_cannot_be_regated_is_refused_and_nothing_written(finished, tmp_pat
     shutil.copytree(location, copy)
     (copy / "bootstrap/round-00001/accepted-00001.parquet").write_bytes(b"x")
     with pytest.raises(RunError, match=r"damaged \(bootstrap/round-00001/accepted-00001\.parquet"):
+        regate(str(copy), str(tmp_path / "run"), {})
+    header = json.loads((copy / "run.json").read_text())
+    del header["reading"]  # as in runs of the first rules
+    (copy / "run.json").write_text(json.dumps(header))
+    with pytest.raises(RunError, match=r"earlier rules of reading answers \(1, now"):
         regate(str(copy), str(tmp_path / "run"), {})
     (copy / "stats.json").unlink()
     with pytest.raises(RunError, match="is not finished"):

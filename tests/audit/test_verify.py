@@ -339,3 +339,16 @@ def test_a_run_of_another_layout_is_an_error(copy):
     edit(copy, "run.json", layout=Run.open(str(copy)).header["layout"] + 1)
     with pytest.raises(RunError, match="another version"):
         verify(str(copy))
+
+
+def test_what_was_read_by_earlier_rules_is_not_read_again_and_said(copy):
+    edit(copy, "run.json", reading=1)
+    first = copy / "bootstrap/round-00000/manifest.json"
+    versions = json.loads(first.read_text())["versions"]
+    assert versions["reading"] > 1
+    del versions["reading"]
+    edit(copy, "bootstrap/round-00000/manifest.json", versions=versions)
+    checks = {check.name: check for check in verify(str(copy))}
+    assert all(check.ok for check in checks.values())
+    assert "round 0 was read by earlier rules (1, " in checks["candidates"].notes[0]
+    assert "begun under earlier rules of reading (1, " in checks["instances"].notes[0]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
+from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 
 RIVER = "Name the longest river of the country."
 RIVER_AGAIN = "Name the longest river of a country."
@@ -41,7 +41,7 @@ def test_rows_are_copied_in_order_and_the_others_explained(tmp_path):
         f'{{"instruction": "{RIVER_AGAIN}"}}\n{{"instruction":"{POEM}"}}'
     )
     write_lines(tmp_path / "b.jsonl", SORT, RIVER)
-    done = ray_si("dedup", "a.jsonl", "b.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
+    done = invoke("dedup", "a.jsonl", "b.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "kept.jsonl").read_text() == (
         f'{{"n": 1.0,  "instruction": "{RIVER}"}}\n{{"instruction":"{POEM}"}}\n'
@@ -79,7 +79,7 @@ def test_nothing_kept_resembles_what_it_is_held_against(tmp_path):
     pq.write_table(pa.table({"prompt": [SORT_AGAIN]}), tmp_path / "test.parquet")
     against = ("--against", "seeds.jsonl", "--against", "test.parquet")
     options = ("--text-field", "prompt", *against, *NO_COSINE)
-    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", *options, cwd=tmp_path)
+    done = invoke("dedup", "in.jsonl", "--to", "kept.jsonl", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["prompt"] for row in read_lines(tmp_path / "kept.jsonl")] == [POEM]
     rejected = read_lines(tmp_path / "kept.rejected.jsonl")
@@ -95,7 +95,7 @@ def test_parquet_keeps_schema_and_order(tmp_path):
         {"instruction": [RIVER, RIVER_AGAIN, POEM], "tags": [["a"], [], None], "n": [1, 2, 3]}
     ).replace_schema_metadata({"origin": "here"})
     pq.write_table(table, tmp_path / "in.parquet")
-    done = ray_si("dedup", "in.parquet", "--to", "kept.parquet", *NO_COSINE, cwd=tmp_path)
+    done = invoke("dedup", "in.parquet", "--to", "kept.parquet", *NO_COSINE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     kept = pq.read_table(tmp_path / "kept.parquet")
     assert kept.schema.equals(pq.read_schema(tmp_path / "in.parquet"), check_metadata=True)
@@ -107,7 +107,7 @@ def test_parquet_keeps_schema_and_order(tmp_path):
 def test_the_cosine_gate_takes_what_rouge_lets_through(tmp_path):
     close = ["What is the capital of France?", "Tell me the name of France's capital city."]
     write_lines(tmp_path / "in.jsonl", *close, POEM)
-    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", "--cosine", "0.7", cwd=tmp_path)
+    done = invoke("dedup", "in.jsonl", "--to", "kept.jsonl", "--cosine", "0.7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Loading weights" not in done.stderr
     (rejected,) = read_lines(tmp_path / "kept.rejected.jsonl")
@@ -118,7 +118,7 @@ def test_the_cosine_gate_takes_what_rouge_lets_through(tmp_path):
 def test_a_text_of_a_megabyte_is_a_text(tmp_path):
     long = " ".join(f"word{i}" for i in range(110_000))
     write_lines(tmp_path / "in.jsonl", long, POEM, long)
-    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
+    done = invoke("dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["instruction"] for row in read_lines(tmp_path / "kept.jsonl")] == [long, POEM]
 
@@ -129,7 +129,7 @@ def test_shards_do_not_change_the_result(tmp_path):
     write_lines(tmp_path / "against.jsonl", SORT_AGAIN)
     for shards in (1, 2):
         options = ("--shards", shards, "--against", "against.jsonl", *NO_COSINE)
-        done = ray_si("dedup", "in.jsonl", "--to", f"{shards}.jsonl", *options, cwd=tmp_path)
+        done = invoke("dedup", "in.jsonl", "--to", f"{shards}.jsonl", *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     for name in ("{}.jsonl", "{}.rejected.jsonl"):
         one, two = ((tmp_path / name.format(shards)).read_bytes() for shards in (1, 2))
@@ -180,7 +180,7 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, arguments, message):
     before = names(tmp_path)
     if "--cosine" not in arguments and "--embedder" not in arguments:
         arguments = [*arguments, *NO_COSINE]
-    assert_one_line_error(ray_si("dedup", *arguments, cwd=tmp_path), message)
+    assert_one_line_error(invoke("dedup", *arguments, cwd=tmp_path), message)
     assert names(tmp_path) == before
     assert read_lines(tmp_path / "old.jsonl") == [{"instruction": POEM}]
 
@@ -189,7 +189,7 @@ def test_an_existing_output_is_replaced_when_asked(tmp_path):
     write_lines(tmp_path / "in.jsonl", RIVER)
     write_lines(tmp_path / "kept.jsonl", POEM)
     command = ("dedup", "in.jsonl", "--to", "kept.jsonl", "--overwrite", *NO_COSINE)
-    assert ray_si(*command, cwd=tmp_path).returncode == 0
+    assert invoke(*command, cwd=tmp_path).returncode == 0
     assert read_lines(tmp_path / "kept.jsonl") == [{"instruction": RIVER}]
     assert (tmp_path / "kept.rejected.jsonl").read_bytes() == b""
 
@@ -225,13 +225,13 @@ def test_from_s3_to_s3(s3, s3_server, tmp_path):
     s3.put_object(Bucket="data", Key="in/a.jsonl", Body=lines)
     command = ("dedup", "s3://data/in/a.jsonl", "--to", "s3://data/out/b.jsonl", *NO_COSINE)
     environment = ENVIRONMENT | s3_server
-    done = ray_si(*command, env=environment, cwd=tmp_path)
+    done = invoke(*command, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     kept = s3.get_object(Bucket="data", Key="out/b.jsonl")["Body"].read()
     assert kept == b"".join(lines.splitlines(keepends=True)[::2])
     rejected = s3.get_object(Bucket="data", Key="out/b.rejected.jsonl")["Body"].read()
     assert json.loads(rejected)["file"] == "s3://data/in/a.jsonl"
-    assert_one_line_error(ray_si(*command, env=environment), "s3://data/out/b.jsonl exists")
+    assert_one_line_error(invoke(*command, env=environment), "s3://data/out/b.jsonl exists")
     assert names(tmp_path) == set()
 
 
@@ -241,7 +241,7 @@ def test_on_s3_mistakes_are_one_line_and_write_nothing(s3, s3_server, tmp_path):
     environment = ENVIRONMENT | s3_server
 
     def refused(source, target, message):
-        done = ray_si("dedup", source, "--to", target, *NO_COSINE, env=environment, cwd=tmp_path)
+        done = invoke("dedup", source, "--to", target, *NO_COSINE, env=environment, cwd=tmp_path)
         assert_one_line_error(done, message)
 
     refused("s3://data/bad.jsonl", "s3://data/out.jsonl", "bad.jsonl, line 2: field 'instruction'")

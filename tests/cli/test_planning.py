@@ -9,11 +9,11 @@ import pytest
 from ray_si.config.file import parse_config
 from ray_si.planning.preview import DryRun
 from tests.builds import PLANNED
-from tests.command import assert_one_line_error, ray_si
+from tests.command import assert_one_line_error, invoke
 
 
 def test_preview_in_words(planned_config):
-    done = ray_si("preview", planned_config, "--prompts", 2, "--instances", 1)
+    done = invoke("preview", planned_config, "--prompts", 2, "--instances", 1)
     assert done.returncode == 0, done.stderr
     assert "prompt 1 of 2 (r00000-00000)" in done.stdout
     assert "kept" in done.stdout
@@ -31,7 +31,7 @@ def test_preview_in_words(planned_config):
 )
 def test_bad_input_is_one_line(planned_config, verb, sets, message):
     options = [option for value in sets for option in ("--set", value)]
-    assert_one_line_error(ray_si(verb, planned_config, *options), message)
+    assert_one_line_error(invoke(verb, planned_config, *options), message)
 
 
 def test_what_would_steer_a_terminal_or_is_markup_is_shown_as_text(tmp_path):
@@ -42,7 +42,7 @@ def test_what_would_steer_a_terminal_or_is_markup_is_shown_as_text(tmp_path):
     replay = {"engine": "replay", "model": None, "replay": {"recording": str(recording)}}
     values = PLANNED | {"generator": replay, "bootstrap": {}}
     (tmp_path / "run.yaml").write_text(json.dumps(values))
-    done = ray_si("preview", tmp_path / "run.yaml", "--prompts", 1)
+    done = invoke("preview", tmp_path / "run.yaml", "--prompts", 1)
     assert done.returncode == 0, done.stderr
     assert "[red]Name[/] the \ufffd[2J longest river." in done.stdout
     assert "\x1b" not in done.stdout

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ray_si.run.run import Run
-from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
+from tests.command import ENVIRONMENT, assert_one_line_error, invoke, ray_si
 
 VERBS = (
     "build",
@@ -41,13 +41,13 @@ def config(tmp_path):
 
 
 def test_help_shows_every_verb_and_examples():
-    text = ray_si("--help").stdout
+    text = invoke("--help").stdout
     assert all(verb in text for verb in VERBS)
-    assert "ray-si build configs/quickstart.yaml" in ray_si("build", "--help").stdout
+    assert "ray-si build configs/quickstart.yaml" in invoke("build", "--help").stdout
 
 
 def test_check_says_what_it_found(config):
-    done = ray_si("check", config)
+    done = invoke("check", config)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("ok: ")
 
@@ -67,7 +67,7 @@ def test_check_says_what_it_found(config):
     ],
 )
 def test_wrong_paths_are_one_line(tmp_path, arguments, message):
-    assert_one_line_error(ray_si(*arguments, cwd=tmp_path), message)
+    assert_one_line_error(invoke(*arguments, cwd=tmp_path), message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,14 +82,14 @@ def test_wrong_paths_are_one_line(tmp_path, arguments, message):
     ],
 )
 def test_wrong_settings_are_one_line_and_write_nothing(tmp_path, config, override, message):
-    done = ray_si("build", config, "--out", tmp_path / "run", "--set", override)
+    done = invoke("build", config, "--out", tmp_path / "run", "--set", override)
     assert_one_line_error(done, message)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unwritable_place_is_refused(tmp_path, config):
     (tmp_path / "occupied").write_text("a file")
-    done = ray_si("build", config, "--out", tmp_path / "occupied" / "run")
+    done = invoke("build", config, "--out", tmp_path / "occupied" / "run")
     assert_one_line_error(done, "cannot be written")
 
 
@@ -127,40 +127,40 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
     assert process.returncode == 130
     assert "The same command goes on from there." in errors
     assert "Traceback" not in errors, errors
-    verified = ray_si("verify", run)
+    verified = invoke("verify", run)
     assert verified.returncode == 0, verified.stdout
     assert "unfinished" in verified.stdout
     kept = {path: path.read_bytes() for path in run.glob("bootstrap/round-00000/*")}
-    assert json.loads(ray_si("status", run, "--json").stdout)["phase"] == "bootstrap"
+    assert json.loads(invoke("status", run, "--json").stdout)["phase"] == "bootstrap"
 
     done = ray_si("build", config, "--out", run)  # the latency is not part of the configuration
     assert done.returncode == 0, done.stderr
     assert all(path.read_bytes() == data for path, data in kept.items())
-    status = json.loads(ray_si("status", run, "--json").stdout)
+    status = json.loads(invoke("status", run, "--json").stdout)
     assert set(status) >= {"phase", "target", "accepted", "rejected", "instances", "rows"}
     assert (status["phase"], status["accepted"]) == ("done", 60)
     assert "Sample rows" in done.stdout
     assert f"{run}/data" in done.stdout
 
-    checks = json.loads(ray_si("verify", run, "--json").stdout)
+    checks = json.loads(invoke("verify", run, "--json").stdout)
     assert {"check", "ok", "count", "findings", "notes"} == set(checks[0])
     assert all(check["ok"] for check in checks)
 
     for name in ("README.md", "report.html"):
         assert (run / name).stat().st_size > 1000
-        assert f"{run}/{name}" in " ".join(ray_si("build", config, "--out", run).stdout.split())
-    done = ray_si("report", run, "--to", tmp_path / "page.html", "--json", tmp_path / "stats.json")
+        assert f"{run}/{name}" in " ".join(invoke("build", config, "--out", run).stdout.split())
+    done = invoke("report", run, "--to", tmp_path / "page.html", "--json", tmp_path / "stats.json")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page.html").read_bytes() == (run / "report.html").read_bytes()
     assert json.loads((tmp_path / "stats.json").read_text())["funnel"]["rows"] == status["rows"]
 
     regated = tmp_path / "regated"
-    done = ray_si("regate", run, "--rouge", "0.5", "--to", regated)
+    done = invoke("regate", run, "--rouge", "0.5", "--to", regated)
     assert done.returncode == 0, done.stderr
     assert "dropped" in done.stdout
-    assert ray_si("verify", regated).stdout.splitlines()[-1] == "ok"
+    assert invoke("verify", regated).stdout.splitlines()[-1] == "ok"
     (regated / "stray").write_text("x")
-    damaged = ray_si("verify", regated)
+    damaged = invoke("verify", regated)
     assert damaged.returncode == 1
     assert damaged.stdout.splitlines()[-1] == "stray: is named by nothing"
 
@@ -174,7 +174,7 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
         ("messages", {"messages"}),
         ("prompt-completion", {"prompt", "completion"}),
     ):
-        done = ray_si("export", run, "--format", format_, "--to", tmp_path / "train")
+        done = invoke("export", run, "--format", format_, "--to", tmp_path / "train")
         assert done.returncode == 0, done.stderr
         lines = (tmp_path / "train" / f"{format_}.jsonl").read_text().splitlines()
         assert len(lines) == status["rows"]
@@ -187,6 +187,6 @@ def test_an_unfinished_run_is_not_exported(tmp_path):
     header = {"config": {"target_instructions": 5}, "identity": {}}
     run = Run.prepare(str(tmp_path / "run"), header, "fingerprint")
     run.create(load_seeds("bundled")[0])
-    done = ray_si("export", tmp_path / "run", "--format", "alpaca", "--to", tmp_path / "out")
+    done = invoke("export", tmp_path / "run", "--format", "alpaca", "--to", tmp_path / "out")
     assert_one_line_error(done, "is not finished")
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import pytest
 
 from ray_si.storage.local import LocalObjects
 from ray_si.storage.objects import open_objects
-from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
+from tests.command import ENVIRONMENT, assert_one_line_error, invoke, ray_si
 from tests.faults.flaky_s3 import FlakyS3
 
 REPLAY = """
@@ -52,13 +52,13 @@ def config(tmp_path):
 def test_what_is_wrong_with_s3_is_one_line(tmp_path, config, s3_server, location, changes, message):
     environment = ENVIRONMENT | s3_server | {"HOME": str(tmp_path)} | changes
     environment = {name: value for name, value in environment.items() if value is not None}
-    done = ray_si("build", config, "--out", location, env=environment)
+    done = invoke("build", config, "--out", location, env=environment)
     assert_one_line_error(done, message)
     assert "secret" not in done.stderr
 
 
 def test_a_prefix_without_a_run_has_no_status(s3_server):
-    done = ray_si("status", "s3://runs/nothing/here", env=ENVIRONMENT | s3_server)
+    done = invoke("status", "s3://runs/nothing/here", env=ENVIRONMENT | s3_server)
     assert_one_line_error(done, "s3://runs/nothing/here is not a run")
 
 

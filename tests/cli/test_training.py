@@ -15,7 +15,7 @@ from ray_si.errors import ConfigError, SeedError
 from ray_si.experiments.loop import load_loop, run_loop
 from ray_si.run.seeds import load_seeds
 from ray_si.training.tasks import is_held_out
-from tests.command import assert_one_line_error, ray_si
+from tests.command import assert_one_line_error, invoke
 
 ROOT = Path(__file__).parents[2]
 REPLAY = "generator: {engine: replay, model: null}\n"
@@ -23,7 +23,7 @@ REPLAY = "generator: {engine: replay, model: null}\n"
 
 def test_help_shows_examples():
     for verb in ("finetune", "loop"):
-        text = ray_si(verb, "--help").stdout
+        text = invoke(verb, "--help").stdout
         assert f"ray-si {verb}" in text.split("Example")[1]
 
 
@@ -41,7 +41,7 @@ def test_help_shows_examples():
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(tmp_path, arguments, message):
-    assert_one_line_error(ray_si(*arguments, cwd=tmp_path), message)
+    assert_one_line_error(invoke(*arguments, cwd=tmp_path), message)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -97,6 +97,39 @@ def test_tokens_cost_what_the_generator_of_their_purpose_is_priced_at():
     assert parse_config(values | other).dollars(prompt, completion) == pytest.approx(3.0)
 
 
+def test_the_identity_of_defaults_has_the_keys_that_the_first_runs_had():
+    identity = RunConfig().identity()
+    assert identity.keys() == {
+        "seed", "target_instructions", "generator", "instance_generator", "embedder", "bootstrap",
+        "classification", "instances", "dedup", "language", "prompts", "output",
+    }  # fmt: skip
+    assert identity["generator"].keys() == {
+        "engine", "model", "revision", "prompt_style", "dtype", "trust_remote_code",
+        "request_timeout_s", "sampling",
+    }  # fmt: skip
+
+
+def test_later_keys_count_where_they_are_set():
+    changed = parse_config(
+        {
+            "rules": "original",
+            "reasoning": {"expected": True},
+            "classification": {"method": "text"},
+        }
+    ).identity()
+    assert changed["rules"] == "original"
+    assert changed["reasoning"]["expected"] is True
+
+
+def test_rules_and_thoughts_that_cannot_go_together_with_the_rest_are_refused():
+    with pytest.raises(ConfigError, match=r"^configuration: rules original .* bootstrap\.mode"):
+        parse_config({"rules": "original", "bootstrap": {"mode": "joint"}})
+    with pytest.raises(
+        ConfigError, match=r"reasoning\.expected: .* classification\.method to text"
+    ):
+        parse_config({"reasoning": {"expected": True}})
+
+
 def test_the_fingerprint_ignores_limits_prices_addresses_and_engines_not_in_use():
     def fingerprint(engine, **values):
         generator = {"engine": engine, "model": "m", **values.pop("generator", {})}

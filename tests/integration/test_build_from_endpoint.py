@@ -14,7 +14,7 @@ from ray_si.config.file import parse_config
 from ray_si.errors import BudgetError, EngineError, GenerationError
 from ray_si.run.run import Run
 from tests.builds import digests
-from tests.command import ENVIRONMENT, assert_one_line_error, ray_si
+from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 from tests.endpoint import KEY, MODEL
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -104,11 +104,11 @@ def test_check_says_so_on_one_line(endpoint, values, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(values))
     environment = ENVIRONMENT | {"RAY_SI_TEST_KEY": KEY}
-    assert ray_si("check", path, env=environment).stdout.startswith("ok: ")
+    assert invoke("check", path, env=environment).stdout.startswith("ok: ")
     for key, value, message in (
         ("api_key_env", "RAY_SI_NO_KEY", "the environment variable RAY_SI_NO_KEY holds no key"),
         ("base_url", f"{endpoint.host}/site/v1", "another protocol"),
         ("base_url", "http://127.0.0.1:9/v1", "no connection"),
     ):
-        done = ray_si("check", path, "--set", f"generator.openai.{key}={value}", env=environment)
+        done = invoke("check", path, "--set", f"generator.openai.{key}={value}", env=environment)
         assert_one_line_error(done, message)

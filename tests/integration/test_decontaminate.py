@@ -19,7 +19,7 @@ from ray_si.run.evaluation import load_sets, texts_of_instance
 from ray_si.run.run import Run
 from tests.audit.test_verify import edit, findings, rewrite
 from tests.builds import digests, replay_values
-from tests.command import assert_one_line_error, ray_si
+from tests.command import assert_one_line_error, invoke
 
 LIMIT = 0.7
 
@@ -103,7 +103,7 @@ def test_all_three_near_copies_are_stopped_and_reported(planted):
     assert Run.open(str(location)).status()["contaminated"] == expected
     assert result.stats["rejected"]["contaminated"] == len(instructions)
     assert result.stats["instances_rejected"]["contaminated"] == len(instances)
-    shown = ray_si("status", location)
+    shown = invoke("status", location)
     assert f"planted.jsonl: {counts['instructions']} instructions" in shown.stdout
 
 
@@ -238,8 +238,8 @@ def test_a_set_that_cannot_be_used_stops_a_build_before_it_begins(
 
 def test_the_command_line_says_so_in_one_line(tmp_path):
     (tmp_path / "run.yaml").write_text("decontaminate: [eval.jsonl]\ngenerator: {engine: replay}\n")
-    done = ray_si("check", tmp_path / "run.yaml")
+    done = invoke("check", tmp_path / "run.yaml")
     assert_one_line_error(done, "there is no file eval.jsonl")
     (tmp_path / "eval.jsonl").write_text('{"question": "What is the capital of France?"}\n')
-    done = ray_si("check", tmp_path / "run.yaml")
+    done = invoke("check", tmp_path / "run.yaml")
     assert "decontaminated against eval.jsonl (1 texts)" in done.stdout

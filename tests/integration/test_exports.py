@@ -9,7 +9,7 @@ import pytest
 
 from ray_si.export.training_files import Options, write_training_files
 from ray_si.self_instruct.formats import FORMATS, layout
-from tests.command import assert_one_line_error, ray_si
+from tests.command import assert_one_line_error, invoke
 from tests.run.finished import finished_run
 
 COLUMNS = {
@@ -93,7 +93,7 @@ def test_trl_takes_the_rows_for_what_they_are(tmp_path, run, format_):
 
 def test_the_command_line_exports_what_is_asked_for(tmp_path, run):
     to = tmp_path / "out"
-    done = ray_si(
+    done = invoke(
         "export", run.location, "--map", "q=prompt", "--map", "a=output", "--name", "qa",
         "--files", "parquet", "--bytes-per-shard", "4kB", "--shuffle", "--seed", "7",
         "--validation", "5", "--to", to,
@@ -121,6 +121,6 @@ def test_the_command_line_exports_what_is_asked_for(tmp_path, run):
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_writes_nothing(tmp_path, run, arguments, message):
-    done = ray_si("export", run.location, *arguments, "--to", tmp_path / "out")
+    done = invoke("export", run.location, *arguments, "--to", tmp_path / "out")
     assert_one_line_error(done, message)
     assert not (tmp_path / "out").exists()

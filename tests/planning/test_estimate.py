@@ -14,11 +14,11 @@ from ray_si.errors import NoProgressError
 from ray_si.planning.estimate import Growth, Sample, extrapolate, take_sample
 from ray_si.planning.preview import DryRun
 from tests.builds import PLANNED
-from tests.command import ray_si
+from tests.command import invoke
 
 
 def test_estimate_gives_ranges_as_json(planned_config):
-    done = ray_si(
+    done = invoke(
         "estimate",
         planned_config,
         "--sample",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from tests.command import ray_si
+from tests.command import invoke
 
 
 def test_preview_shows_every_line_and_what_becomes_of_it_and_writes_nothing(
     tmp_path, planned_config
 ):
-    done = ray_si("preview", planned_config, "--json", cwd=tmp_path)
+    done = invoke("preview", planned_config, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found["prompts"]) == 3

@@ -13,7 +13,7 @@ from ray_si.cli import app
 from ray_si.errors import ConfigError, StorageError
 from ray_si.submission.jobs import Cluster, _Log, check_out, outcome_of, parse_env
 from tests.clusters import free_port
-from tests.command import assert_one_line_error, ray_si
+from tests.command import assert_one_line_error, invoke
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def answering():
 
 def test_an_address_that_does_not_answer_is_one_line(small):
     address = f"http://127.0.0.1:{free_port()}"
-    done = ray_si("submit", small, "--out", "s3://runs/x", "--address", address)
+    done = invoke("submit", small, "--out", "s3://runs/x", "--address", address)
     assert_one_line_error(done, f"no Ray dashboard answers at {address}")
 
 
