@@ -11,13 +11,11 @@ import textwrap
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, strategies as st
 
 from ray_si.errors import ConfigError, RunError, StorageError, StorageLostError
 from ray_si.export import training_files
 from ray_si.export.rows import training_rows
 from ray_si.export.training_files import Options, write_training_files
-from ray_si.export.training_lines import encoder
 from ray_si.run.run import Run
 from ray_si.run.schemas import TRAINING_ROWS
 from ray_si.self_instruct.formats import FORMATS, layout, mapped
@@ -316,26 +314,6 @@ def test_a_run_without_rows_has_an_export_without_files(tmp_path):
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         Options(**{"name": "rows"} | options)
-
-
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
-
-
-@given(
-    st.dictionaries(st.sampled_from("abc"), TEXTS | st.integers(-(2**53), 2**53) | st.booleans())
-)
-def test_lines_are_the_same_with_and_without_orjson(row):
-    pytest.importorskip("orjson")
-    fast = encoder(["instruction"])(row)
-    slow = encoder(["mean_rouge"])(row)
-    assert fast == slow
-    assert json.loads(slow) == row
-    assert slow.count(b"\n") == 1
-
-
-def test_numbers_are_left_to_the_standard_library():
-    assert encoder(["mean_rouge"])({"a": 1e-7}) == b'{"a":1e-07}\n'
-    assert encoder(["most_similar"])({"a": 1e-7}) == b'{"a":1e-07}\n'
 
 
 def test_exports_go_to_s3_in_parts(s3_environment):

@@ -2,129 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from ray_si.dedup.rouge import rouge_l
-from ray_si.dedup.vocabulary import Vocabulary
 from ray_si.report.contents import RunContents
-from ray_si.report.distribution import Distribution, Scores
-from ray_si.report.diversity import Vendi, distinct, self_bleu
-from ray_si.report.sample import Sample, draw, priorities
 from ray_si.report.statistics import collect
 from ray_si.run.seeds import load_seeds
 from tests.report.made import made_run, texts
 
-TEXTS = st.lists(st.lists(st.integers(0, 6), max_size=12), max_size=8)
-
-
 # Distributions ---------------------------------------------------------------------------------
-
-
-@given(st.lists(st.lists(st.integers(0, 3000)), min_size=1))
-def test_summaries_are_exact_however_the_values_come(parts):
-    distribution = Distribution()
-    for part in parts:
-        distribution.add(part)
-    values = sorted(value for part in parts for value in part)
-    summary = distribution.summary()
-    assert summary["count"] == len(values)
-    if values:
-        assert (summary["least"], summary["most"]) == (values[0], values[-1])
-        assert summary["mean"] == round(sum(values) / len(values), 2)
-        assert summary["median"] == np.quantile(values, 0.5, method="inverted_cdf")
-        assert summary["p95"] == np.quantile(values, 0.95, method="inverted_cdf")
-
-
-@given(st.lists(st.integers(0, 10**6), min_size=1))
-def test_a_histogram_holds_every_value_in_its_bin(values):
-    distribution = Distribution()
-    distribution.add(values)
-    bins = distribution.histogram()
-    assert sum(item["count"] for item in bins) == len(values)
-    assert len(bins) <= 33
-    for item in bins:
-        last = item["to"] if item["to"] is not None else max(values)
-        assert item["count"] == sum(item["from"] <= value <= last for value in values)
-
-
-def test_a_score_on_an_edge_belongs_to_the_bin_above():
-    scores = Scores()
-    scores.add(np.array([0.0, 0.7, 2 * 7 / 20, 1.0, 0.15]))
-    counts = {item["from"]: item["count"] for item in scores.summary()["histogram"]}
-    assert {edge for edge, count in counts.items() if count} == {0.0, 0.7, 0.95, 0.15}
-    assert counts[0.7] == 2
 
 
 # Samples ---------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(0, 40)), st.integers(1, 20))
-def test_a_sample_is_the_same_however_the_stream_is_cut(parts, size):
-    sample, start = Sample(size), 0
-    for part in parts:
-        lots = priorities(start, part)
-        sample.add(lots, lambda chosen, start=start: [start + int(k) for k in chosen])
-        start += part
-    assert sample.seen == start
-    assert sample.items() == draw(start, size)
-
-
-def test_samples_are_uniform_and_nested():
-    counts = Counter(k // 100 for k in draw(1000, 500))
-    assert all(30 <= counts[tenth] <= 70 for tenth in range(10))
-    assert draw(1000, 10) == draw(1000, 500)[:10]
-
-
 # Diversity -------------------------------------------------------------------------------------
-
-
-@given(TEXTS)
-def test_distinct_n_counts_different_ngrams(numbers):
-    words = [" ".join(f"w{k}" for k in text) for text in numbers]
-    found = distinct(Vocabulary().encode(words, grow=True))
-    for n in (1, 2, 3):
-        grams = [tuple(t[i : i + n]) for t in numbers for i in range(len(t) - n + 1)]
-        expected = round(len(set(grams)) / len(grams), 4) if grams else None
-        assert found[n - 1] == expected
-
-
-@given(TEXTS)
-def test_self_bleu_is_the_mean_of_each_with_all_others(numbers):
-    numbers = [text for text in numbers if text]
-    found = self_bleu(numbers)
-    if len(numbers) < 2:
-        assert found is None
-        return
-    smooth = SmoothingFunction().method1
-    scores = [
-        sentence_bleu(numbers[:k] + numbers[k + 1 :], text, smoothing_function=smooth)
-        for k, text in enumerate(numbers)
-    ]
-    assert found == pytest.approx(np.mean(scores), abs=1e-4)
-
-
-@pytest.mark.parametrize("count", [1, 5, 40])
-def test_the_vendi_score_is_that_of_the_whole_similarity_matrix(count):
-    vectors = np.random.default_rng(count).standard_normal((count, 12)) * 3
-    vendi = Vendi()
-    for part in np.array_split(vectors, 3):
-        vendi.add(part.astype(np.float32))
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    shares = np.linalg.eigvalsh(unit @ unit.T / count)
-    shares = shares[shares > 1e-12]
-    assert vendi.score() == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), abs=0.006)
-
-
-def test_the_vendi_score_counts_different_items():
-    vendi = Vendi()
-    vendi.add(np.repeat(np.eye(4), 25, axis=0))
-    assert vendi.score() == 4.0
-    assert Vendi().score() is None
 
 
 # A run -----------------------------------------------------------------------------------------
@@ -212,23 +105,3 @@ def test_a_unicode_run_is_compared_by_unicode_tokens(tmp_path):
 
 
 # Verbs -----------------------------------------------------------------------------------------
-
-
-def test_root_verbs_and_their_direct_nouns():
-    pytest.importorskip("spacy", reason="the extra `report` is not installed")
-    from ray_si.report.verbs import parser_name, root_verbs
-
-    if parser_name() is None:
-        pytest.skip("the parser's model is not installed")
-    found = root_verbs(
-        ["Write a short poem about the sea.", "Write poems.", "Write a letter.", "Is it cold?", ""]
-    )
-    assert found is not None
-    assert (found["parsed"], found["with_verb"], found["with_noun"]) == (5, 3, 3)
-    assert found["verbs"] == [
-        {
-            "verb": "write",
-            "count": 3,
-            "nouns": [{"noun": "poem", "count": 2}, {"noun": "letter", "count": 1}],
-        }
-    ]

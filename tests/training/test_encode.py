@@ -8,9 +8,8 @@ from transformers import AutoTokenizer
 from ray_si.engines.base import Request, SamplingParams
 from ray_si.engines.huggingface.loading import load
 from ray_si.errors import EngineError
-from ray_si.training.base import choose_encoding, inspect, weights_digest
+from ray_si.training.base import choose_encoding, inspect
 from ray_si.training.encode import IGNORED, TOKENS, Encoder, as_prompt
-from tests.training.conftest import copy_model
 
 PROMPT, COMPLETION = "Name a river.\n\nin Egypt", "The Nile."
 
@@ -80,22 +79,3 @@ def test_auto_is_chat_where_there_is_a_template_and_chat_is_refused_where_there_
     assert choose_encoding("auto", plain.tokenizer, "m") == "text"
     with pytest.raises(EngineError, match="has no chat template; set encoding to text"):
         choose_encoding("chat", plain.tokenizer, "m")
-
-
-def test_the_digest_tells_models_apart_and_knows_a_copy(tiny_model, plain_model, tmp_path):
-    assert weights_digest(tiny_model, None) != weights_digest(plain_model, None)
-    copy = copy_model(tiny_model, tmp_path / "copy")
-    (copy / "ray_si.json").write_text("{}")
-    assert weights_digest(str(copy), None) == weights_digest(tiny_model, None)
-    with (copy / "model.safetensors").open("r+b") as stream:
-        stream.seek(-8, 2)
-        stream.write(b"\1" * 8)
-    assert weights_digest(str(copy), None) != weights_digest(tiny_model, None)
-    assert weights_digest("org/name", "abc") != weights_digest("org/name", "abd")
-
-
-def test_a_model_that_cannot_be_read_is_one_line(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(EngineError, match="could not be loaded") as caught:
-        inspect(str(tmp_path))
-    assert "\n" not in str(caught.value)
