@@ -1,0 +1,101 @@
+"""Tests are where a module's path says: ray_si/ROOM/MODULE.py has tests/ROOM/test_MODULE.py."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "ray_si"
+
+THROUGH_ANOTHER = {
+    "audit/candidate_checks": "audit/test_verify.py",
+    "audit/gate_checks": "audit/test_verify.py",
+    "audit/stored_cosines": "audit/test_regate.py",
+    "audit/stored_round": "audit/test_verify.py",
+    "audit/verify_rounds": "audit/test_verify.py",
+    "build/bootstrap": "build/test_builder.py",
+    "build/classify": "build/test_builder.py",
+    "build/instances": "build/test_builder.py",
+    "build/stages": "build/test_builder.py",
+    "cli/common": "cli/test_runs.py",
+    "cli/data": "corpora/test_dedup.py",
+    "cli/jobs": "cluster/test_jobs.py",
+    "cli/planning_output": "cli/test_planning.py",
+    "cli/pushing": "export/test_hub.py",
+    "cli/reporting": "cli/test_runs.py",
+    "cli/training_output": "experiments/test_loop.py",
+    "config/section": "config/test_schema.py",
+    "dedup/batch": "dedup/test_deduplicator.py",
+    "dedup/pool": "dedup/test_deduplicator.py",
+    "dedup/segment": "dedup/test_rouge_index.py",
+    "engines/base": "engines/huggingface/test_engine.py",
+    "engines/embedding": "integration/test_small_models.py",
+    "engines/openai/errors": "engines/openai/test_engine.py",
+    "engines/replay/script": "engines/replay/test_engine.py",
+    "engines/waiting": "engines/huggingface/test_engine.py",
+    "export/dataset_files": "export/test_hub.py",
+    "export/hub_errors": "export/test_hub.py",
+    "export/rows": "build/test_builder.py",
+    "export/training_shards": "experiments/test_finetune.py",
+    "pipeline/contamination": "integration/test_decontaminate.py",
+    "pipeline/decisions": "audit/test_verify.py",
+    "pipeline/gate": "build/test_gate.py",
+    "pipeline/instances": "audit/test_verify.py",
+    "pipeline/progress": "build/test_watch.py",
+    "pipeline/prompting": "audit/test_verify.py",
+    "report/charts": "report/test_page.py",
+    "report/files": "report/test_card.py",
+    "report/rows": "report/test_statistics.py",
+    "report/wording": "report/test_page.py",
+    "run/audit": "audit/test_verify.py",
+    "run/folder": "experiments/test_evaluate.py",
+    "run/manifests": "audit/test_verify.py",
+    "run/tokens": "integration/test_budget.py",
+    "serving/applications": "build/test_builder.py",
+    "serving/background": "build/test_builder.py",
+    "serving/connect": "build/test_checks.py",
+    "serving/placement": "engines/test_vllm.py",
+    "serving/routing": "build/test_builder.py",
+    "storage/base": "storage/test_objects.py",
+    "storage/corpus_writer": "storage/test_corpus.py",
+    "storage/s3_errors": "storage/test_s3.py",
+    "storage/tables": "run/test_run.py",
+    "training/job": "experiments/test_finetune.py",
+}
+"""Modules without a test file of their own -> the file whose tests fail with them."""
+
+
+def modules_with_logic() -> list[str]:
+    """Paths below the package, without their suffix, of modules in which a function does something.
+
+    A function that is a docstring alone, as in a protocol, does nothing.
+    """
+    return [
+        path.relative_to(PACKAGE).with_suffix("").as_posix()
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.name.startswith("__")
+        and any(
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _does_something(node)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    ]
+
+
+def _does_something(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(not isinstance(statement, ast.Expr | ast.Pass) for statement in function.body)
+
+
+def own_tests(module: str) -> Path:
+    folder, _, name = module.rpartition("/")
+    return TESTS / folder / f"test_{name}.py"
+
+
+def test_every_module_with_logic_has_its_tests_where_its_path_says():
+    missing = [name for name in modules_with_logic() if not own_tests(name).is_file()]
+    assert sorted(THROUGH_ANOTHER) == missing, "write its tests, or name the file that has them"
+
+
+def test_the_files_named_instead_are_there():
+    for file in THROUGH_ANOTHER.values():
+        assert (TESTS / file).is_file(), file
