@@ -55,9 +55,9 @@ def test_models_are_named_by_what_stands_before_the_sign_or_by_themselves():
 
 def test_the_job_hands_its_arguments_to_the_verb(monkeypatch, capsys):
     arguments = ["absent-run", "--model", "m", "--to", "to"]
-    monkeypatch.setattr(sys, "argv", ["finetune.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["run.py", "finetune", *arguments])
     with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(ROOT / "jobs" / "finetune.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "jobs" / "run.py"), run_name="__main__")
     assert caught.value.code == 2
     assert "absent-run is not a run" in capsys.readouterr().err
 

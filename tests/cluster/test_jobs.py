@@ -188,18 +188,18 @@ def test_ray_job_submit_runs_the_entry_points(
             stderr=subprocess.STDOUT,
         )
 
-    first = submit_job("jobs/build.py", "mine.yaml", "--out", out)
+    first = submit_job("jobs/run.py", "build", "mine.yaml", "--out", out)
     while "round 0:" not in first.stdout.readline():
         assert first.poll() is None
     for driver in drivers(out):
         driver.kill()
     assert first.wait(timeout=60) == 1
     first.communicate()
-    again = submit_job("jobs/build.py", "mine.yaml", "--out", out)
+    again = submit_job("jobs/run.py", "build", "mine.yaml", "--out", out)
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output
     assert shards(out) == undisturbed
-    export = submit_job("jobs/export.py", out, "--format", "alpaca", "--to", f"{out}-export")
+    export = submit_job("jobs/run.py", "export", out, "--format", "alpaca", "--to", f"{out}-export")
     output, _ = export.communicate(timeout=240)
     assert export.returncode == 0, output
     exported = open_objects(f"{out}-export")
@@ -207,7 +207,7 @@ def test_ray_job_submit_runs_the_entry_points(
     rows = exported.get(name)
     open_objects(f"{out}-export").put("again.jsonl", rows + rows)
     texts, kept = f"{out}-export/again.jsonl", f"{out}-kept/kept.jsonl"
-    dedup = submit_job("jobs/dedup.py", texts, "--to", kept, "--cosine", "off")
+    dedup = submit_job("jobs/run.py", "dedup", texts, "--to", kept, "--cosine", "off")
     output, _ = dedup.communicate(timeout=240)
     assert dedup.returncode == 0, output
     lines = open_objects(f"{out}-kept").get("kept.jsonl").splitlines()
