@@ -28,10 +28,11 @@ test-slow: $(VENV)/.installed ## run the tests that take minutes
 test-faults: $(VENV)/.installed ## kill everything, fifty drivers among it (some 20 minutes)
 	$(BIN)/pytest tests/faults --override-ini addopts="-ra --strict-markers --durations=10"
 
-lint: $(VENV)/.installed ## ruff and mypy
+lint: $(VENV)/.installed ## ruff; mypy, strict on ray_si
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks docs examples jobs
 
 docs: $(VENV)/.installed ## write docs/configuration.md and docs/reasons.md from the code
 	$(BIN)/python docs/write_reference.py

@@ -115,7 +115,7 @@ def compare(pool: np.ndarray, queries: np.ndarray, threshold: float) -> dict[str
         }
     return {
         "refused_by_flat": round(float(should.mean()), 4),
-        "nearest_near_threshold": round(float((abs(nearest - threshold) < NEAR).mean()), 4),
+        "nearest_near_threshold": round(float(np.mean(abs(nearest - threshold) < NEAR)), 4),
         "kinds": rows,
     }
 

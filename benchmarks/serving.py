@@ -297,7 +297,7 @@ def calls() -> dict[str, Any]:
         with Serving(config, "calls", embedder=False) as serving:
             (app,) = serving.generators.slots
             by_client = asyncio.run(client())
-        serve.run(Bare.bind(), name="bare", route_prefix=None)
+        serve.run(Bare.bind(), name="bare", route_prefix=None)  # type: ignore[attr-defined]
         by_handle = asyncio.run(bare())
         serve.delete("bare")
         pipeline = Measured(values(0.1, count, rounds, lookahead=2))

@@ -46,7 +46,7 @@ def engine(loop):
         ).generator.engine_options()
         made = registry.create("vllm", MODEL, options)
         yield made
-        made.close()
+        made.close()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
