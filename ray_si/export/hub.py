@@ -127,13 +127,13 @@ class Hub:
     def _made(self, branch: str, private: bool) -> DatasetInfo:
         """What the branch holds; it and the repository are made if they are missing."""
         try:
-            found = self._api.dataset_info(self.repo)
+            info = self._api.dataset_info(self.repo)
         except RepositoryNotFoundError:
             self._api.create_repo(
                 self.repo, repo_type=_KIND, private=private or None, exist_ok=True
             )
         else:
-            if private and not found.private:
+            if private and not info.private:
                 raise HubError(
                     f"{self.repo} on {self.host} is public; make it private in its settings first, "
                     "or push without --private"
@@ -155,8 +155,8 @@ class Hub:
         try:
             hf_raise_for_status(answer)
         except BadRequestError as error:
-            said = "; ".join(str(e.get("message")) for e in answer.json().get("errors", []))
-            raise HubError(f"{self.host} refuses the card {CARD}: {said or error}") from error
+            reasons = "; ".join(str(e.get("message")) for e in answer.json().get("errors", []))
+            raise HubError(f"{self.host} refuses the card {CARD}: {reasons or error}") from error
 
     def _upload(
         self, files: DatasetFiles, branch: str, listen: StepListener

@@ -59,8 +59,8 @@ def _ours(error: BaseException, host: str, repo: str) -> RaySIError:
     where = f"{repo} on {host}"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        said = one_line(error.server_message or "")
-        detail = f" ({said})" if said else ""
+        message = one_line(error.server_message or "")
+        detail = f" ({message})" if message else ""
         if isinstance(error, RevisionNotFoundError):
             return HubError(f"{where}: there is no such branch{detail}")
         if status in _MEND:

@@ -24,8 +24,8 @@ def checked_sets(config: RunConfig) -> list[EvaluationSet]:
     """
     sets = load_sets(config.decontaminate)
     tokenizer = config.dedup.tokenizer
-    for path, one in zip(config.decontaminate, sets, strict=True):
-        if not any(tokenize(text, tokenizer) for text in one.texts):
+    for path, evaluation_set in zip(config.decontaminate, sets, strict=True):
+        if not any(tokenize(text, tokenizer) for text in evaluation_set.texts):
             raise ConfigError(
                 f"{path}: the {tokenizer} tokenizer finds no token in any text; set "
                 "dedup.tokenizer to unicode"
@@ -38,11 +38,13 @@ def excluded_texts(
 ) -> ExcludedTexts:
     """The sets' texts under the thresholds of ``dedup``; without ``encode`` by ROUGE-L alone."""
     dedup = config.dedup
-    found = ExcludedTexts(dedup.rouge, dedup.cosine if encode else None, tokenizer=dedup.tokenizer)
-    for one in sets:
-        embeddings = encode(one.texts) if encode and dedup.cosine is not None else None
-        found.add(one.texts, embeddings, source=one.name)
-    return found
+    excluded = ExcludedTexts(
+        dedup.rouge, dedup.cosine if encode else None, tokenizer=dedup.tokenizer
+    )
+    for item in sets:
+        embeddings = encode(item.texts) if encode and dedup.cosine is not None else None
+        excluded.add(item.texts, embeddings, source=item.name)
+    return excluded
 
 
 def excluded_texts_of_run(config: RunConfig, location: str) -> ExcludedTexts | None:
@@ -57,18 +59,17 @@ def excluded_texts_of_run(config: RunConfig, location: str) -> ExcludedTexts | N
 
 @lru_cache(maxsize=1)
 def _of_run(location: str, rouge: float, tokenizer: Tokenizer) -> ExcludedTexts:
-    found = ExcludedTexts(
-        rouge, tokenizer=tokenizer, threads=1
-    )  # a worker has other workers beside it
-    for one in Run.open(location).evaluation_sets():
-        found.add(one.texts, source=one.name)
-    return found
+    # one thread, since a worker has other workers beside it
+    excluded = ExcludedTexts(rouge, tokenizer=tokenizer, threads=1)
+    for item in Run.open(location).evaluation_sets():
+        excluded.add(item.texts, source=item.name)
+    return excluded
 
 
 def seeds_alike(config: RunConfig, seeds: Sequence[SeedTask], sets: Sequence[EvaluationSet]) -> str:
     """What to say of seed tasks that resemble an evaluation set, by ROUGE-L; "" where none does."""
-    found = excluded_texts(config, sets).find([seed.instruction for seed in seeds])
-    counts = Counter(match.source for match in found)
+    matches = excluded_texts(config, sets).find([seed.instruction for seed in seeds])
+    counts = Counter(match.source for match in matches)
     named = ", ".join(f"{count} {name}" for name, count in counts.items())
     return (
         f"seed tasks resemble evaluation texts, which prompts will show: {named}" if named else ""

@@ -119,13 +119,13 @@ def _header(
 
 def _splits(stats: Stats) -> list[tuple[str, str]]:
     """Names of the splits and the paths of their shards, in Parquet where there are both."""
-    found: dict[str, set[str]] = {}
+    suffixes_of: dict[str, set[str]] = {}
     for shard in stats["shards"]:
         if match := re.fullmatch(r"data/(\w+)-\d+-of-\d+\.(\w+)", shard["key"]):
-            found.setdefault(match[1], set()).add(match[2])
+            suffixes_of.setdefault(match[1], set()).add(match[2])
     return [
         (split, f"data/{split}-*.{'parquet' if 'parquet' in suffixes else min(suffixes)}")
-        for split, suffixes in found.items()
+        for split, suffixes in suffixes_of.items()
     ]
 
 

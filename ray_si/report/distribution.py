@@ -21,8 +21,8 @@ class Distribution:
 
     def add(self, values: Sequence[int] | np.ndarray) -> None:
         """Count these."""
-        found, counts = np.unique(np.asarray(values, np.int64), return_counts=True)
-        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+        lengths, counts = np.unique(np.asarray(values, np.int64), return_counts=True)
+        for value, count in zip(lengths.tolist(), counts.tolist(), strict=True):
             self._counts[value] += count
 
     def summary(self) -> dict[str, Any]:

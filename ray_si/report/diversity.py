@@ -33,12 +33,12 @@ def distinct(texts: Encoded, orders: int = 3) -> list[float | None]:
         places = np.flatnonzero(left >= n)
         if n > 1:
             whole = ids[places] * size + tokens[places + n - 1]
-            found, numbers = np.unique(whole, return_inverse=True)
+            distinct_grams, numbers = np.unique(whole, return_inverse=True)
             ids = np.zeros(len(tokens), np.int64)
             ids[places] = numbers
         else:
-            found = np.unique(tokens)
-        ratios.append(round(len(found) / len(places), 4) if len(places) else None)
+            distinct_grams = np.unique(tokens)
+        ratios.append(round(len(distinct_grams) / len(places), 4) if len(places) else None)
     return ratios
 
 
@@ -69,15 +69,15 @@ def _grams(text: Sequence[int], n: int) -> _Grams:
 
 def _highest(all_grams: Iterable[_Grams]) -> _Highest:
     """Of each n-gram: its two highest counts in one text, which may be equal."""
-    found: _Highest = {}
+    highest: _Highest = {}
     for grams in all_grams:
         for gram, count in grams.items():
-            first, second = found.get(gram, (0, 0))
+            first, second = highest.get(gram, (0, 0))
             if count > first:
-                found[gram] = (count, first)
+                highest[gram] = (count, first)
             elif count > second:
-                found[gram] = (first, count)
-    return found
+                highest[gram] = (first, count)
+    return highest
 
 
 def _bleu(

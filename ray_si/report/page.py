@@ -299,15 +299,15 @@ def _length_rows(lengths: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _novelty(statistics: dict[str, Any]) -> dict[str, Any]:
-    found = statistics["nearest_seed"]
+    scores = statistics["nearest_seed"]
     dedup = statistics["run"]["settings"].get("dedup")
     threshold = dedup.get("rouge") if isinstance(dedup, dict) else None
-    bins = found["histogram"] if found["count"] else []
+    bins = scores["histogram"] if scores["count"] else []
     note = "There is nothing to compare yet, or no seed tasks to compare with."
-    if found["count"]:
+    if scores["count"]:
         note = (
-            f"Every generated instruction compared with all {_n(found['seeds'])} seed tasks; the "
-            f"nearest scores {found['mean']} on average, where 1 is the same words in one order."
+            f"Every generated instruction compared with all {_n(scores['seeds'])} seed tasks; the "
+            f"nearest scores {scores['mean']} on average, where 1 is the same words in one order."
         )
     mark = (threshold, "the gate") if isinstance(threshold, (int, float)) else None
     return {
@@ -324,23 +324,23 @@ def _novelty(statistics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verbs(found: dict[str, Any]) -> dict[str, Any]:
-    if found["parser"] is None:
+def _verbs(parsed: dict[str, Any]) -> dict[str, Any]:
+    if parsed["parser"] is None:
         note = (
             "This needs an English parser, which was not there when the page was made: "
-            f"{found['install']} brings spaCy and its small English model ({' or '.join(MODELS)}); "
-            "then make the report again."
+            f"{parsed['install']} brings spaCy and its small English model "
+            f"({' or '.join(MODELS)}); then make the report again."
         )
         return {"note": note, "drawn": "", "rows": []}
-    of = f"all {_n(found['parsed'])} instructions"
-    if found["parsed"] < found["instructions"]:
-        of = f"a sample of {_n(found['parsed'])} of {_n(found['instructions'])} instructions"
+    of = f"all {_n(parsed['parsed'])} instructions"
+    if parsed["parsed"] < parsed["instructions"]:
+        of = f"a sample of {_n(parsed['parsed'])} of {_n(parsed['instructions'])} instructions"
     note = (
-        f"Of {of}, {_n(found['with_verb'])} have a verb at the root of their sentence and "
-        f"{_n(found['with_noun'])} a noun as its direct object, in "
-        f"{_n(found['different_pairs'])} different pairs. Shown are the 20 most frequent verbs and "
-        f"4 most frequent nouns of each, as in the paper's figure, by {found['parser']}, a parser "
-        "of English."
+        f"Of {of}, {_n(parsed['with_verb'])} have a verb at the root of their sentence and "
+        f"{_n(parsed['with_noun'])} a noun as its direct object, in "
+        f"{_n(parsed['different_pairs'])} different pairs. Shown are the 20 most frequent verbs "
+        "and 4 most frequent nouns of each, as in the paper's figure, by "
+        f"{parsed['parser']}, a parser of English."
     )
     verbs = [
         item
@@ -348,7 +348,7 @@ def _verbs(found: dict[str, Any]) -> dict[str, Any]:
             "verb": plain(item["verb"])[:30],
             "nouns": [n | {"noun": plain(n["noun"])[:30]} for n in item["nouns"]],
         }
-        for item in found["verbs"]
+        for item in parsed["verbs"]
     ]
     drawn = ""
     if verbs:
@@ -364,7 +364,7 @@ def _verbs(found: dict[str, Any]) -> dict[str, Any]:
     return {"note": note, "drawn": drawn, "rows": rows}
 
 
-def _diversity(found: dict[str, Any]) -> dict[str, Any]:
+def _diversity(diversity: dict[str, Any]) -> dict[str, Any]:
     names = {"seeds": "Seed tasks", "sample": "Generated, a sample", "all": "Generated, all"}
     rows = [
         (
@@ -374,14 +374,14 @@ def _diversity(found: dict[str, Any]) -> dict[str, Any]:
             _n(item["self_bleu"]),
             _n(item["vendi"]),
         )
-        for item in found["sets"]
+        for item in diversity["sets"]
     ]
-    if not found["embedded"]:
+    if not diversity["embedded"]:
         vendi = "Not known here: the run stores no embeddings (dedup.cosine is off)."
     else:
         vendi = (
-            f"Of {_n(found['embedded'])} stored embeddings; it cannot be more than their "
-            f"{_n(found['dimension'])} dimensions. Seed tasks have none stored."
+            f"Of {_n(diversity['embedded'])} stored embeddings; it cannot be more than their "
+            f"{_n(diversity['dimension'])} dimensions. Seed tasks have none stored."
         )
     return {"rows": rows, "vendi": vendi}
 

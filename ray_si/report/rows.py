@@ -195,10 +195,10 @@ class Rows:
         accepted = _fitting((self._shown(row) for row in self._accepted.items()), ACCEPTED_BYTES)
         drawn = [sample.items() for _, sample in sorted(self._rejected.items())]
         requests = self._contents.requests(row["request_id"] for rows in drawn for row in rows)
-        each = REJECTED_BYTES // max(1, len(drawn))
+        bytes_each = REJECTED_BYTES // max(1, len(drawn))
         rejected: list[ShownRejected] = []
         for rows in drawn:
-            rejected += _fitting((_shown_rejected(row, requests) for row in rows), each)
+            rejected += _fitting((_shown_rejected(row, requests) for row in rows), bytes_each)
         return {
             "accepted": sorted(accepted, key=lambda row: row["id"]),
             "rejected": sorted(rejected, key=lambda row: row["id"]),
@@ -209,7 +209,7 @@ class Rows:
         }
 
     def _shown(self, row: _Accepted) -> ShownAccepted:
-        found = self._instances.get(row["id"])
+        instances = self._instances.get(row["id"])
         nearest = row["most_similar"] or []
         shown: ShownAccepted = {
             "id": row["id"],
@@ -229,10 +229,10 @@ class Rows:
         if row["seed_index"] >= 0:
             seed = self._contents.seeds[row["seed_index"]]
             shown["nearest_seed"] = {"id": seed["id"], "rouge": _rounded(row["seed_score"])}
-        if found:
-            shown["classification"] = found["is_classification"]
-            shown["instances"] = [_pair(item) for item in found["instances"]]
-            shown["rejected"] = [{**_pair(i), "reason": i["reason"]} for i in found["rejected"]]
+        if instances:
+            shown["classification"] = instances["is_classification"]
+            shown["instances"] = [_pair(item) for item in instances["instances"]]
+            shown["rejected"] = [{**_pair(i), "reason": i["reason"]} for i in instances["rejected"]]
         return shown
 
     def _demonstrations(
@@ -242,13 +242,15 @@ class Rows:
         rows: list[ShownRow] = [*accepted, *rejected]
         wanted = {id_ for row in rows for id_ in row["demonstrations"]}
         wanted |= {row["nearest_seed"]["id"] for row in accepted if "nearest_seed" in row}
-        found = {s["id"]: s["instruction"] for s in self._contents.seeds if s["id"] in wanted}
-        ids = pa.array(sorted(wanted - found.keys()), pa.string())
+        texts_by_id = {s["id"]: s["instruction"] for s in self._contents.seeds if s["id"] in wanted}
+        ids = pa.array(sorted(wanted - texts_by_id.keys()), pa.string())
         for known, texts in zip(self._ids, self._texts, strict=True):
             present = pc.is_in(known, ids)
             pairs = zip(known.filter(present), texts.filter(present), strict=True)
-            found |= {id_.as_py(): text.as_py() for id_, text in pairs}
-        fitting = _fitting(({i: shortened(t, 300)} for i, t in sorted(found.items())), TEXTS_BYTES)
+            texts_by_id |= {id_.as_py(): text.as_py() for id_, text in pairs}
+        fitting = _fitting(
+            ({i: shortened(t, 300)} for i, t in sorted(texts_by_id.items())), TEXTS_BYTES
+        )
         return {id_: text for item in fitting for id_, text in item.items()}
 
 

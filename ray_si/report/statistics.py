@@ -187,17 +187,17 @@ class _Collector:
 
     def _funnel(self) -> dict[str, Any]:
         stats = self._contents.stats
-        found = self._instances
+        counts = self._instances
         return {
             "rounds": len(self._by_round),
             "completions": self._sum("requests"),
             "candidates": self._sum("candidates"),
             "accepted": self._sum("accepted"),
-            "instructions_asked": found["instructions"],
-            "classification": found["classification"],
-            "with_instance": found["with_instance"],
-            "instances_written": found["instances"] + _written(self._instances_rejected),
-            "instances": found["instances"],
+            "instructions_asked": counts["instructions"],
+            "classification": counts["classification"],
+            "with_instance": counts["with_instance"],
+            "instances_written": counts["instances"] + _written(self._instances_rejected),
+            "instances": counts["instances"],
             "rows": stats["rows"] if stats else None,
         }
 
@@ -271,9 +271,9 @@ class _Collector:
         chosen = sorted(draw(len(texts), PARSED))
         listen("verbs", 0, len(chosen))
         sample = texts.take(pa.array(chosen, pa.int64())).to_pylist()
-        found = root_verbs(sample, lambda done: listen("verbs", done, len(chosen)))
+        verbs = root_verbs(sample, lambda done: listen("verbs", done, len(chosen)))
         of = {"instructions": len(texts)}
-        return of | (found or {"parser": None, "install": INSTALL, "verbs": []})
+        return of | (verbs or {"parser": None, "install": INSTALL, "verbs": []})
 
 
 def _measures(texts: Encoded, *, with_bleu: bool) -> dict[str, Any]:

@@ -58,11 +58,11 @@ def root_verbs(
                 pairs[verb, noun.lemma_.lower()] += 1
         if done % 1024 == 0:
             listen(done)
-    found = []
+    most_frequent = []
     for verb, count in _most(verbs)[:_VERBS]:
-        own = Counter({noun: n for (other, noun), n in pairs.items() if other == verb})
-        nouns_found = [{"noun": noun, "count": n} for noun, n in _most(own)[:_NOUNS]]
-        found.append({"verb": verb, "count": count, "nouns": nouns_found})
+        of_verb = Counter({noun: n for (other, noun), n in pairs.items() if other == verb})
+        shown = [{"noun": noun, "count": n} for noun, n in _most(of_verb)[:_NOUNS]]
+        most_frequent.append({"verb": verb, "count": count, "nouns": shown})
     model = f"{parser.lang}_{parser.meta['name']} {parser.meta['version']}"
     return {
         "parser": f"spaCy {spacy.__version__}, {model}",
@@ -70,7 +70,7 @@ def root_verbs(
         "with_verb": verbs.total(),
         "with_noun": pairs.total(),
         "different_pairs": len(pairs),
-        "verbs": found,
+        "verbs": most_frequent,
     }
 
 
