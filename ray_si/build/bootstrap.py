@@ -21,6 +21,7 @@ from ray_si.pipeline.decisions import (
     decide_round,
     is_plateau,
     texts_of,
+    unread_note,
 )
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import Prompting, PromptRow, instruction_request
@@ -90,6 +91,7 @@ class BootstrapPhase:
         self._gate, self._reporter, self._token_budget = gate, reporter, token_budget
         self._instances = instances
         self._seeds = len(seeds)
+        self._told_unread = False
         self._prompting = Prompting(config, seeds)
         self._manifests = run.rounds()
         for table in run.accepted(self._prompting.columns):
@@ -195,8 +197,17 @@ class BootstrapPhase:
         share = 100 * accepted.num_rows / max(1, candidates)
         self._report(
             f"round {round_}: {candidates} candidates, {accepted.num_rows} accepted "
-            f"({share:.0f} %){_cut_off(rows)}"
+            f"({share:.0f} %){_cut_off(rows)}{self._unread(accepted, rejected)}"
         )
+
+    def _unread(self, accepted: pa.Table, rejected: pa.Table) -> str:
+        """What to say, once, of candidates that the gate cannot read."""
+        if self._told_unread:
+            return ""
+        texts = accepted["instruction"].to_pylist() + rejected["text"].to_pylist()
+        note = unread_note(self._config, texts, "candidates")
+        self._told_unread = bool(note)
+        return note and f"; {note}"
 
     # Keeping count -----------------------------------------------------------------------------
 

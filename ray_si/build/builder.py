@@ -16,7 +16,7 @@ from ray_si.engines import registry
 from ray_si.errors import ConfigError
 from ray_si.export.rows import export_data
 from ray_si.pipeline.contamination import checked_sets, seeds_alike
-from ray_si.pipeline.decisions import is_plateau
+from ray_si.pipeline.decisions import is_plateau, unread_note
 from ray_si.pipeline.longest_requests import longest_requests
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.records import SeedTask
@@ -98,6 +98,7 @@ def build(
     BudgetError, GenerationError.
     """
     inputs = check(config)
+    config = config.as_begun(Run.configuration_at(location))
     header: dict[str, Any] = {
         "ray_si": __version__,
         "config": config.model_dump(mode="json"),
@@ -201,8 +202,7 @@ def _write(
         instances = InstancePhase(config, run, serving.generators, reporter, token_budget)
         stack.callback(instances.abandon)
         if bootstrap_left:
-            if inputs.sets:
-                _announce(config, inputs, reporter)
+            _announce(config, inputs, reporter)
             gate = stack.enter_context(open_gate(config, run, inputs.seeds, serving.encode))
             phase = BootstrapPhase(
                 config,
@@ -221,12 +221,13 @@ def _write(
 
 
 def _announce(config: RunConfig, inputs: Inputs, reporter: Reporter) -> None:
-    """Say what the run is held against, and if that begins with its own seed tasks."""
-    alike = seeds_alike(config, inputs.seeds, inputs.sets)
-    count = sum(len(one.texts) for one in inputs.sets)
-    for note in (alike, f"reading {count} evaluation texts"):
-        if note:
-            reporter.report(Progress("start", note=note))
+    """Say which seed tasks the gate cannot read, and what the run is held against."""
+    notes = [unread_note(config, [seed.instruction for seed in inputs.seeds], "seed tasks")]
+    if inputs.sets:
+        notes.append(seeds_alike(config, inputs.seeds, inputs.sets))
+        notes.append(f"reading {sum(len(one.texts) for one in inputs.sets)} evaluation texts")
+    for note in filter(None, notes):
+        reporter.report(Progress("start", note=note))
 
 
 @contextmanager

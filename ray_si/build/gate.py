@@ -223,7 +223,7 @@ class ShardedDeduplicator(Deduplicator):
         cosine: float | None = 0.9,
         encoder: Encoder | None = None,
         *,
-        tokenizer: Tokenizer = "reference",
+        tokenizer: Tokenizer = "auto",
         embedding_index: str = "Flat",
         most_similar: int = 0,
         restore: Restore | None = None,

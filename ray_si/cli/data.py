@@ -39,8 +39,9 @@ def dedup(
         typer.Option(metavar="FILE", help="Texts that nothing may resemble; repeat for more."),
     ] = None,
     tokenizer: Annotated[
-        str, typer.Option(help="Of ROUGE-L: reference (a-z, 0-9) or unicode (any script).")
-    ] = "reference",
+        str,
+        typer.Option(help="Of ROUGE-L: auto (any script) or reference (the paper's: a-z, 0-9)."),
+    ] = "auto",
     shards: Annotated[int, typer.Option(help="Parts of the gate; more than one run on Ray.")] = 1,
     embedder: Annotated[
         str, typer.Option(metavar="MODEL", help="Of the cosine: bundled, a folder, or on the hub.")

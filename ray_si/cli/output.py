@@ -223,6 +223,8 @@ class ExportDisplay(Display):
 
 def print_check(config: RunConfig, inputs: Inputs) -> None:
     """What `ray-si check` found."""
+    from ray_si.pipeline.decisions import unread_note
+
     out = console()
     classification = sum(seed.is_classification for seed in inputs.seeds)
     generator = config.generator
@@ -235,6 +237,8 @@ def print_check(config: RunConfig, inputs: Inputs) -> None:
         markup=False,
         highlight=False,
     )
+    if note := unread_note(config, [seed.instruction for seed in inputs.seeds], "seed tasks"):
+        out.print(f"note: {note}", markup=False, highlight=False)
 
 
 def print_status(location: str, status: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ def regate(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(metavar="reference|unicode", help="What ROUGE-L compares."),
+        typer.Option(metavar="auto|reference|unicode", help="What ROUGE-L compares."),
     ] = None,
     target: Annotated[
         int | None, typer.Option(help="Instructions to accept at most \\[default: the run's].")

@@ -199,8 +199,8 @@ class Bootstrap(_Section):
     sentence_case: bool = False
     """Lower-case all but the first letter (the paper)."""
     min_words: int = Field(4, ge=1)
-    """Shortest instruction, in words by white space; with dedup.tokenizer unicode, every letter of
-    a script written without spaces counts as a word."""
+    """Shortest instruction, in words by white space; every letter of a script written without
+    spaces counts as a word, but for dedup.tokenizer reference."""
     max_words: int = Field(150, ge=1)
     """Longest instruction, in words."""
     ascii_start: bool = True
@@ -251,8 +251,9 @@ class Dedup(_Section):
     """Highest ROUGE-L F with any earlier instruction."""
     cosine: float | None = Field(0.9, gt=0, le=1)
     """Highest cosine similarity with any earlier instruction; off leaves this gate out."""
-    tokenizer: Literal["reference", "unicode"] = "reference"
-    """What ROUGE-L compares: the paper's tokens (a-z, 0-9), or those of any script."""
+    tokenizer: Literal["auto", "reference", "unicode"] = "auto"
+    """What ROUGE-L compares: auto, the words of any script, for ASCII the same as the paper's;
+    reference, the paper's (a-z, 0-9) and nothing else; unicode, as earlier versions had it."""
     embedding_index: str = "Flat"
     """FAISS factory string of the cosine gate; all but Flat are approximate."""
     most_similar: int = Field(0, ge=0, le=1000)
@@ -451,6 +452,24 @@ class RunConfig(_Section):
                     }
         return values
 
+    def as_begun(self, stored: Mapping[str, Any]) -> RunConfig:
+        """With former defaults where the run of this ``stored`` configuration began under them.
+
+        Only for keys that are not set here: a default that changes is one for new runs.
+        """
+        changed = {}
+        for name, former in _FORMER_DEFAULTS.items():
+            section = getattr(self, name)
+            begun = stored.get(name, {})
+            changed[name] = section.model_copy(
+                update={
+                    key: value
+                    for key, value in former.items()
+                    if key not in section.model_fields_set and begun.get(key) == value
+                }
+            )
+        return self.model_copy(update=changed)
+
     def fingerprint(self, seeds_sha256: str, sets_sha256: Sequence[str] = ()) -> str:
         """SHA-256, hex, over `identity` and the content of seed tasks and evaluation sets."""
         return fingerprint_of(self.identity(), seeds_sha256, sets_sha256)
@@ -463,6 +482,9 @@ def fingerprint_of(
     parts = [identity, seeds_sha256, *([list(sets_sha256)] if sets_sha256 else [])]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+
+_FORMER_DEFAULTS = {"dedup": {"tokenizer": "reference"}}
+"""By section, what keys had for a default in earlier versions."""
 
 _HOSTING = (
     *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),

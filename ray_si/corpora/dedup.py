@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_si.dedup import Deduplicator, Duplicate
+from ray_si.dedup.tokens import TOKENIZERS
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, CorpusError
 from ray_si.pipeline.progress import DedupProgress
@@ -51,12 +52,14 @@ class DedupReport:
     """What a deduplication came to.
 
     ``rejected`` counts by reason, with the source where there is one, as in "rouge (eval.jsonl)".
+    ``unread`` counts the texts of which the tokenizer "reference" read less than half.
     ``peak_bytes`` is the most memory this process has held, other processes of Ray not included.
     """
 
     rows: int
     kept: int
     rejected: dict[str, int]
+    unread: int
     seconds: float
     peak_bytes: int
     out: str
@@ -71,7 +74,7 @@ def dedup_files(
     rouge: float = 0.7,
     cosine: float | None = 0.9,
     against: Sequence[str] = (),
-    tokenizer: str = "reference",
+    tokenizer: str = "auto",
     shards: int = 1,
     embedder: str = "all-minilm-l6-v2",
     address: str | None = None,
@@ -118,6 +121,7 @@ def dedup_files(
         rows=tally.now.rows,
         kept=tally.now.accepted,
         rejected=dict(tally.reasons.most_common()),
+        unread=tally.unread,
         seconds=time.perf_counter() - started,
         peak_bytes=_peak_bytes(),
         out=out,
@@ -145,8 +149,8 @@ def _check_options(rouge: float, cosine: float | None, tokenizer: str, shards: i
     for name, threshold in (("--rouge", rouge), ("--cosine", cosine)):
         if threshold is not None and not 0 < threshold <= 1:
             raise ConfigError(f"{name} must lie in (0, 1], not {threshold}")
-    if tokenizer not in ("reference", "unicode"):
-        raise ConfigError(f"--tokenizer is reference or unicode, not {tokenizer!r}")
+    if tokenizer not in TOKENIZERS:
+        raise ConfigError(f"--tokenizer is one of {', '.join(TOKENIZERS)}, not {tokenizer!r}")
     if shards < 1:
         raise ConfigError(f"--shards must be at least 1, not {shards}")
 

@@ -91,7 +91,7 @@ class Deduplicator:
         cosine: float | None = 0.9,
         encoder: Encoder | None = None,
         *,
-        tokenizer: Tokenizer = "reference",
+        tokenizer: Tokenizer = "auto",
         embedding_index: str = "Flat",
         most_similar: int = 0,
         pool: Pool | None = None,
@@ -236,7 +236,7 @@ def warm_up() -> None:
     Some ten seconds the first time after an installation, which may pass in a thread beside other
     work; without it they are spent at the first use. What goes wrong here goes wrong there again.
     """
-    texts = [f"{i} of {i % 7}" for i in range(1500)]  # enough for postings
+    texts = ["é", *(f"{i} of {i % 7}" for i in range(1500))]  # enough for postings
     gate = Deduplicator(cosine=0.9, most_similar=1)
     with suppress(RuntimeError):  # a process that ends meanwhile starts no more threads
         gate.add(texts, np.ones((len(texts), 2)))

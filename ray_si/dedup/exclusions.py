@@ -35,7 +35,7 @@ class ExcludedTexts:
         rouge: float = 0.7,
         cosine: float | None = None,
         *,
-        tokenizer: Tokenizer = "reference",
+        tokenizer: Tokenizer = "auto",
         threads: int | None = None,
     ) -> None:
         if cosine is not None and not 0 < cosine <= 1:

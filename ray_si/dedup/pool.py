@@ -43,7 +43,7 @@ class LocalPool:
     def __init__(
         self,
         rouge: float,
-        tokenizer: Tokenizer = "reference",
+        tokenizer: Tokenizer = "auto",
         embedding_index: str = "Flat",
         threads: int | None = None,
     ) -> None:

@@ -182,7 +182,7 @@ def lcs(text: Any, other: Any, loaded: Any, keys: Any, masks: Any) -> Any:
     return lcs_of_block(keys, masks, other)
 
 
-def rouge_l(a: str, b: str, tokenizer: Tokenizer = "reference") -> float:
+def rouge_l(a: str, b: str, tokenizer: Tokenizer = "auto") -> float:
     """ROUGE-L F of two texts, 2·LCS/(m+n); 0 where either has no token."""
     both = Vocabulary(tokenizer).encode([a, b], grow=True)
     x, y = both.tokens[: both.offsets[1]], both.tokens[both.offsets[1] :]

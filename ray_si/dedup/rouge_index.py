@@ -73,7 +73,7 @@ class RougeIndex:
     def __init__(
         self,
         threshold: float = 0.7,
-        tokenizer: Tokenizer = "reference",
+        tokenizer: Tokenizer = "auto",
         *,
         threads: int | None = None,
     ) -> None:

@@ -57,7 +57,7 @@ class Encoded:
 class Vocabulary:
     """Gives each distinct token an id, in order of first appearance. Exact: hashes only find it."""
 
-    def __init__(self, tokenizer: Tokenizer = "reference") -> None:
+    def __init__(self, tokenizer: Tokenizer = "auto") -> None:
         if tokenizer not in TOKENIZERS:
             raise ValueError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, not {tokenizer!r}")
         self.tokenizer = tokenizer

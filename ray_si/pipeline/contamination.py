@@ -28,7 +28,7 @@ def checked_sets(config: RunConfig) -> list[EvaluationSet]:
         if not any(tokenize(text, tokenizer) for text in evaluation_set.texts):
             raise ConfigError(
                 f"{path}: the {tokenizer} tokenizer finds no token in any text; set "
-                "dedup.tokenizer to unicode"
+                "dedup.tokenizer to auto"
             )
     return sets
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
 from ray_si.dedup import CONTAMINATED, DedupResult, Neighbours
+from ray_si.dedup.tokens import unread
 from ray_si.engines.base import Completion
 from ray_si.run.ids import instruction_id
 from ray_si.run.manifests import RoundManifest
@@ -122,11 +123,22 @@ def _reason(text: str, config: RunConfig, is_classification: bool) -> str | None
         keywords=language.keywords,
         program_openings=language.program_openings,
         ascii_start=options.ascii_start,
-        unspaced=config.dedup.tokenizer == "unicode",
+        tokenizer=config.dedup.tokenizer,
     )
     if reason is None and options.quality_filters:
         reason = instruction_quality_reason(text, is_classification=is_classification)
     return reason
+
+
+def unread_note(config: RunConfig, texts: Sequence[str], what: str) -> str:
+    """What to say where the "reference" tokenizer reads little of some texts; else ""."""
+    count = unread(texts) if config.dedup.tokenizer == "reference" else 0
+    return (
+        f"the reference tokenizer, which knows a-z and 0-9, reads less than half of {count} of "
+        f"{len(texts)} {what}: set dedup.tokenizer to auto"
+        if count
+        else ""
+    )
 
 
 def is_plateau(manifests: Sequence[RoundManifest], options: Bootstrap) -> bool:

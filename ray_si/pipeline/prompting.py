@@ -236,7 +236,7 @@ class Prompting:
     def _words(self, example: Example) -> int:
         instance = example.instance or Instance("", "")
         text = f"{example.instruction} {instance.input} {instance.output}"
-        return count_words(text, unspaced=self._config.dedup.tokenizer == "unicode")
+        return count_words(text, tokenizer=self._config.dedup.tokenizer)
 
     def _short_ones(self, sources: list[Source]) -> list[Source]:
         """Those that may stand in prompts; all of them where the short ones are few."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ray_si._version import __version__
 from ray_si.dedup.rouge_index import RougeIndex
-from ray_si.dedup.tokens import Tokenizer
+from ray_si.dedup.tokens import TOKENIZERS, Tokenizer
 from ray_si.dedup.vocabulary import Encoded, Vocabulary
 from ray_si.records import StepListener
 from ray_si.report.contents import RunContents
@@ -60,7 +60,7 @@ class _Collector:
         self._contents = contents
         dedup = contents.identity.get("dedup")
         tokenizer = dedup.get("tokenizer") if isinstance(dedup, dict) else None
-        self._tokenizer: Tokenizer = "unicode" if tokenizer == "unicode" else "reference"
+        self._tokenizer: Tokenizer = tokenizer if tokenizer in TOKENIZERS else "reference"
         self._seeds = [row["instruction"] for row in contents.seeds]
         self._nearest = RougeIndex(_ANY, self._tokenizer)
         self._nearest.add(self._seeds)

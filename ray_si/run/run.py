@@ -124,6 +124,14 @@ class Run:
             raise RunError(f"{location} is not empty and not a run; choose another --out")
 
     @classmethod
+    def configuration_at(cls, location: str) -> dict[str, Any]:
+        """What the run there was begun with, as stored; empty where there is none."""
+        objects = open_objects(location)
+        objects.check(write=True)
+        found = next(objects.list(_RUN), None) == _RUN
+        return dict(cls.open(location).header["config"]) if found else {}
+
+    @classmethod
     def prepare(cls, location: str, header: dict[str, Any], fingerprint: str) -> Run:
         """The run there, or one that `create` will write; see `check_location` for refusals."""
         cls.check_location(location, header["identity"], fingerprint)

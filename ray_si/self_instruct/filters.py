@@ -33,7 +33,22 @@ KEYWORDS = (
 PROGRAM_OPENINGS = ("Write a program",)
 """How instructions begin that ask for whole programs (paper's code)."""
 
-_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+UNSPACED = (
+    r"\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Bopomofo}"
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Balinese}\p{Javanese}"
+    r"\p{New_Tai_Lue}\p{Tai_Le}\p{Tai_Tham}\p{Tai_Viet}"
+)
+"""Scripts whose words no space parts (for a regex set), as `ray_si.dedup.scripts` has them."""
+
+_LETTER = rf"[[\p{{L}}\p{{Nl}}]&&[{UNSPACED}]]"
+_STACKED = rf"(?<=[\p{{InSC=Virama}}\p{{InSC=Invisible_Stacker}}]){_LETTER}"
+_UNSPACED = {
+    "auto": regex.compile(rf"{_LETTER}(?:[\p{{Mn}}\p{{Mc}}]|{_STACKED})*", regex.V1),
+    "unicode": regex.compile(
+        r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+    ),
+}
+"""What counts as a word where no space parts words, by the tokenizer of the ROUGE-L gate."""
 
 _OPENINGS = frozenset(
     """
@@ -75,13 +90,18 @@ _SCAFFOLD = re.compile(r"\b(?:task|input|output|example ?\d*|class label|instruc
 _PLACEHOLDER = re.compile(r"\[[^\]\d]{2,40}\]|<[a-z _]{2,30}>|_{3,}", re.IGNORECASE)
 
 
-def count_words(text: str, *, unspaced: bool = False) -> int:
-    """Words by white space; with ``unspaced`` every letter of a script written without spaces (Han,
-    kana, Thai, Lao, Khmer, Burmese) counts as one."""
-    letters = len(_UNSPACED.findall(text)) if unspaced else 0
-    if not letters:
+def count_words(text: str, *, tokenizer: str = "reference") -> int:
+    """Words as the ROUGE-L gate's tokenizer goes with.
+
+    "reference": by white space. "auto": every letter of a script written without spaces (Han, kana,
+    Thai, Lao, Khmer, Burmese ...) counts as one, with its marks; the rest by white space.
+    "unicode": the same, and the marks of such scripts count too, as in earlier versions.
+    """
+    unspaced = _UNSPACED.get(tokenizer)
+    letters = len(unspaced.findall(text)) if unspaced else 0
+    if not unspaced or not letters:
         return len(text.split())
-    others = _UNSPACED.sub(" ", text).split()
+    others = unspaced.sub(" ", text).split()
     return letters + sum(any(letter.isalnum() for letter in word) for word in others)
 
 
@@ -90,8 +110,8 @@ def _any_of(keywords: tuple[str, ...]) -> re.Pattern[str]:
     """Finds the keywords as whole words; in a script without spaces, wherever they stand."""
 
     def bounded(word: str) -> str:
-        before = "" if _UNSPACED.match(word[0]) else r"\b"
-        after = "" if _UNSPACED.match(word[-1]) else r"\b"
+        before = "" if _UNSPACED["unicode"].match(word[0]) else r"\b"
+        after = "" if _UNSPACED["unicode"].match(word[-1]) else r"\b"
         return f"{before}{re.escape(word)}{after}"
 
     return re.compile("|".join(map(bounded, keywords)), re.IGNORECASE)
@@ -105,7 +125,7 @@ def instruction_reason(
     keywords: Sequence[str] = KEYWORDS,
     program_openings: Sequence[str] = PROGRAM_OPENINGS,
     ascii_start: bool = True,
-    unspaced: bool = False,
+    tokenizer: str = "reference",
 ) -> str | None:
     """Why the paper's heuristics refuse an instruction, or None.
 
@@ -113,7 +133,7 @@ def instruction_reason(
     with one of ``program_openings``), leading_punctuation, leading_non_ascii (only with
     ``ascii_start``).
     """
-    words = count_words(text, unspaced=unspaced)
+    words = count_words(text, tokenizer=tokenizer)
     if words < min_words:
         return "too_short"
     if words > max_words:

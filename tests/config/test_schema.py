@@ -172,3 +172,18 @@ def test_wrong_ways_to_generate_are_named(values, message):
     with pytest.raises(ConfigError) as caught:
         parse_config(values)
     assert message in str(caught.value)
+
+
+def test_a_run_goes_on_under_the_default_that_it_began_with():
+    begun = RunConfig.model_validate({"dedup": {"tokenizer": "reference"}}).model_dump(mode="json")
+    plain = parse_config({"dedup": {"rouge": 0.6}})
+    assert plain.dedup.tokenizer == "auto"
+    assert plain.as_begun(begun).dedup.tokenizer == "reference"
+    assert plain.as_begun(begun).dedup.rouge == 0.6
+    assert RunConfig().as_begun(begun).fingerprint("x") == RunConfig.model_validate(
+        begun
+    ).fingerprint("x")
+    for stored in ({}, RunConfig().model_dump(mode="json")):
+        assert plain.as_begun(stored) == plain
+    set_ = parse_config({"dedup": {"tokenizer": "auto"}})
+    assert set_.as_begun(begun).dedup.tokenizer == "auto"

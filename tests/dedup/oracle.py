@@ -22,7 +22,7 @@ def lcs(a, b):
     return row[-1]
 
 
-def slow_f(a, b, tokenizer="reference"):
+def slow_f(a, b, tokenizer="auto"):
     """ROUGE-L F as a fraction."""
     x, y = tokenize(a, tokenizer), tokenize(b, tokenizer)
     return Fraction(2 * lcs(x, y), len(x) + len(y)) if x and y else Fraction(0)

@@ -20,7 +20,7 @@ def saved(tmp_path):
 
 def test_a_saved_index_comes_back_equal(saved):
     index, path = saved
-    loaded = RougeIndex.load(path, threshold=0.6, tokenizer="reference")
+    loaded = RougeIndex.load(path, threshold=0.6, tokenizer="auto")
     assert len(loaded) == 51
     queries = ["list 3 good reasons to visit place 9", "list new words", ""]
     for a, b in zip(loaded.search(queries), index.search(queries), strict=True):
@@ -34,7 +34,7 @@ def test_a_saved_index_comes_back_equal(saved):
 def test_an_index_of_another_threshold_or_tokenizer_is_refused(saved):
     with pytest.raises(ValueError, match=r"made for threshold 0\.6, not 0\.7"):
         RougeIndex.load(saved[1], threshold=0.7)
-    with pytest.raises(ValueError, match="made with the reference tokenizer, not unicode"):
+    with pytest.raises(ValueError, match="made with the auto tokenizer, not unicode"):
         RougeIndex.load(saved[1], tokenizer="unicode")
 
 

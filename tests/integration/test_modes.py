@@ -192,6 +192,21 @@ def test_diverse_demonstrations_are_verified_and_repeat_after_a_crash(tmp_path):
     assert findings(copy)
 
 
+def test_a_run_begun_under_a_former_default_goes_on_and_verifies_under_it(tmp_path):
+    values = small()
+    values["dedup"] = {"cosine": None, "tokenizer": "reference"}
+    location = tmp_path / "run"
+    build(parse_config(values), str(location))
+    copy = cut_short(location, tmp_path / "copy")
+    del values["dedup"]["tokenizer"]
+    build(parse_config(values), str(copy))
+    assert digests(copy) == digests(location)
+    assert not findings(copy)
+    values["dedup"]["tokenizer"] = "auto"
+    with pytest.raises(RunError, match=r"different: dedup\.tokenizer"):
+        build(parse_config(values), str(copy))
+
+
 def test_demonstrations_that_the_seed_does_not_draw_are_found(finished, tmp_path):
     copy = shutil.copytree(finished[0], tmp_path / "run")
 

@@ -93,12 +93,13 @@ def test_lengths_are_in_words_and_empty_inputs_are_left_out(collected):
     assert lengths["output"]["words"]["most"] == 7
 
 
-def test_a_unicode_run_is_compared_by_unicode_tokens(tmp_path):
+@pytest.mark.parametrize("tokenizer", ["auto", "unicode"])
+def test_a_run_is_compared_by_its_own_tokens(tmp_path, tokenizer):
     from dataclasses import replace
 
     seed = replace(load_seeds("bundled")[0][0], instruction="写一首关于河流的诗")
     made_run(
-        tmp_path / "run", instructions=["写一首关于大海的诗"], seeds=[seed], tokenizer="unicode"
+        tmp_path / "run", instructions=["写一首关于大海的诗"], seeds=[seed], tokenizer=tokenizer
     )
     numbers, _ = collect(RunContents.open(str(tmp_path / "run")))
     assert numbers["nearest_seed"]["mean"] == pytest.approx(7 / 9, abs=1e-3)

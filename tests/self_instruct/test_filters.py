@@ -223,17 +223,21 @@ def test_every_instance_is_kept_or_rejected_once(instances, limit):
         ("写一首诗。", 4),
         ("用 Python 写一首诗。", 6),
         ("บอก", 3),
+        ("น้ำ ๑๒๓", 3),
+        ("ខ្ញុំ", 1),
+        ("ラーメン", 4),
+        ("हिन्दी में लिखो", 3),
     ],
 )
 def test_letters_of_scripts_without_spaces_count_as_words(text, words):
-    assert count_words(text, unspaced=True) == words
+    assert count_words(text, tokenizer="auto") == words
     assert count_words(text) == len(text.split())
 
 
 def test_a_short_text_without_spaces_is_long_enough_where_letters_count():
     text = "写一首关于秋天的诗。"
     assert instruction_reason(text, ascii_start=False) == "too_short"
-    assert instruction_reason(text, ascii_start=False, unspaced=True) is None
+    assert instruction_reason(text, ascii_start=False, tokenizer="auto") is None
 
 
 def test_keywords_of_other_languages():
@@ -242,7 +246,7 @@ def test_keywords_of_other_languages():
     assert instruction_reason("Beschreibe die Bildung genau.", keywords=german) is None
     assert instruction_reason("Draw a map of it.", keywords=german) is None
     text = "请描述这张图片的内容。"
-    reason = instruction_reason(text, keywords=("图片",), ascii_start=False, unspaced=True)
+    reason = instruction_reason(text, keywords=("图片",), ascii_start=False, tokenizer="auto")
     assert reason == "keyword"
 
 

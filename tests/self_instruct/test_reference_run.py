@@ -49,8 +49,9 @@ def test_the_14_completions_give_exactly_the_67_accepted_instructions(run, seeds
     assert [texts[i] for i in result.accepted] == [r["instruction"] for r in run["instructions"]]
 
 
-def test_most_similar_and_mean_equal_the_published_ones(run, seeds):
-    gate = Deduplicator(rouge=0.7, cosine=None, most_similar=10)
+@pytest.mark.parametrize("tokenizer", ["auto", "reference"])
+def test_most_similar_and_mean_equal_the_published_ones(run, seeds, tokenizer):
+    gate = Deduplicator(rouge=0.7, cosine=None, most_similar=10, tokenizer=tokenizer)
     gate.add(seeds)
     result = gate.filter([row["instruction"] for row in run["instructions"]])
     assert len(result.accepted) == 67
