@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_si.dedup import Deduplicator, Duplicate
-from ray_si.dedup.tokens import TOKENIZERS
+from ray_si.dedup.tokens import TOKENIZERS, unread
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, CorpusError
 from ray_si.pipeline.progress import DedupProgress
@@ -115,6 +115,7 @@ def dedup_files(
                 for corpus in corpora:
                     for batch in corpus.batches(rows):
                         _filter(gate, batch, corpus, kept, rejected, tally)
+                        tally.unread += unread(batch.texts) if tokenizer == "reference" else 0
                     tally.finish(corpus)
         tally.report(note="writing")
     return DedupReport(
@@ -242,6 +243,7 @@ class _Tally:
     def __init__(self, listen: Callable[[DedupProgress], None], total: int) -> None:
         self.now = DedupProgress(total=total)
         self.reasons: Counter[str] = Counter()
+        self.unread = 0
         self._listen = listen
         self._before = 0  # size of the inputs that are finished
 

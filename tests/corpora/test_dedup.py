@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,6 +124,37 @@ def test_a_text_of_a_megabyte_is_a_text(tmp_path):
     assert [row["instruction"] for row in read_lines(tmp_path / "kept.jsonl")] == [long, POEM]
 
 
+CHINESE = ["用Python写一个排序函数。", "请解释Python的装饰器是什么。"]
+HINDI = ["समुद्र के बारे में एक छोटी कविता लिखिए।", "एक अच्छे नाश्ते के लिए तीन सुझाव दीजिए।"]
+
+
+def test_other_scripts_are_read_by_default_and_stored_as_written(tmp_path):
+    composed, decomposed = (unicodedata.normalize(f, POEM) for f in ("NFC", "NFD"))
+    wide = CHINESE[0].replace("Python", "Ｐｙｔｈｏｎ")
+    texts = [decomposed, *CHINESE, *HINDI, wide, HINDI[0], composed]
+    write_lines(tmp_path / "in.jsonl", *texts)
+    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = [row["instruction"] for row in read_lines(tmp_path / "kept.jsonl")]
+    assert kept == [decomposed, *CHINESE, *HINDI]
+    rejected = read_lines(tmp_path / "kept.rejected.jsonl")
+    assert [(row["text"], row["match"], row["score"]) for row in rejected] == [
+        (wide, CHINESE[0], 1.0),
+        (HINDI[0], HINDI[0], 1.0),
+        (composed, decomposed, 1.0),
+    ]
+    assert "note:" not in done.stdout + done.stderr
+
+
+def test_the_reference_tokenizer_says_of_how_many_texts_it_reads_little(tmp_path):
+    write_lines(tmp_path / "in.jsonl", RIVER, *CHINESE, *HINDI)
+    options = ("--tokenizer", "reference", *NO_COSINE)
+    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: "))
+    assert "read less than half of 4 of 5 texts; --tokenizer auto reads them" in note
+
+
 def test_shards_do_not_change_the_result(tmp_path):
     texts = [f"Write {a} lines about {b}." for a in ("two", "ten") for b in ("rain", "sea", "sun")]
     write_lines(tmp_path / "in.jsonl", *texts, SORT, *texts)
@@ -161,7 +193,7 @@ def test_shards_do_not_change_the_result(tmp_path):
         (["in.jsonl", "--to", "x.jsonl", "--rouge", "nan"], "--rouge must lie in (0, 1]"),
         (["in.jsonl", "--to", "x.jsonl", "--cosine", "1.5"], "--cosine must lie in (0, 1]"),
         (["in.jsonl", "--to", "x.jsonl", "--cosine", "of"], "--cosine is a number in (0, 1], or"),
-        (["in.jsonl", "--to", "x.jsonl", "--tokenizer", "x"], "--tokenizer is reference or"),
+        (["in.jsonl", "--to", "x.jsonl", "--tokenizer", "x"], "--tokenizer is one of auto"),
         (["in.jsonl", "--to", "x.jsonl", "--shards", "0"], "--shards must be at least 1"),
         (["in.jsonl", "--to", "x.jsonl", "--embedder", "./no"], "there is no model folder ./no"),
     ],
