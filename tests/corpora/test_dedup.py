@@ -133,7 +133,7 @@ def test_other_scripts_are_read_by_default_and_stored_as_written(tmp_path):
     wide = CHINESE[0].replace("Python", "Ｐｙｔｈｏｎ")
     texts = [decomposed, *CHINESE, *HINDI, wide, HINDI[0], composed]
     write_lines(tmp_path / "in.jsonl", *texts)
-    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
+    done = invoke("dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     kept = [row["instruction"] for row in read_lines(tmp_path / "kept.jsonl")]
     assert kept == [decomposed, *CHINESE, *HINDI]
@@ -149,7 +149,7 @@ def test_other_scripts_are_read_by_default_and_stored_as_written(tmp_path):
 def test_the_reference_tokenizer_says_of_how_many_texts_it_reads_little(tmp_path):
     write_lines(tmp_path / "in.jsonl", RIVER, *CHINESE, *HINDI)
     options = ("--tokenizer", "reference", *NO_COSINE)
-    done = ray_si("dedup", "in.jsonl", "--to", "kept.jsonl", *options, cwd=tmp_path)
+    done = invoke("dedup", "in.jsonl", "--to", "kept.jsonl", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: "))
     assert "read less than half of 4 of 5 texts; --tokenizer auto reads them" in note
