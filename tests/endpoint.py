@@ -166,6 +166,8 @@ class Server:
             listed = [{"token": t, "logprob": p, "bytes": []} for t, p in scores.items()]
             first = listed[0] | {"top_logprobs": listed}
             choice["logprobs"] = {"content": [first]} if chat else {"top_logprobs": [scores]}
+        if GREETING not in json.dumps(request.prompt)[:99]:
+            choice |= self.settings.get("choice", {})
         kind = "chat.completion" if chat else "text_completion"
         return {"id": "1", "object": kind, "created": 1, "model": MODEL, "choices": [choice]} | (
             {} if self.settings.get("no_usage") else {"usage": usage}

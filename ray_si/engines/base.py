@@ -47,7 +47,7 @@ class Completion:
     what and ``text`` is "". "error" is a failure that a resumed build tries again; "refused" is an
     answer, that this request can have none: too long a prompt, a content filter, a model that
     declines. Lone surrogates, which JSON lets through and nothing can store, become
-    U+FFFD in the text.
+    U+FFFD in the text. What the model thought before it answered is part of the text, in tags.
     ``label_logprobs`` are natural log-probabilities in the order of ``Request.labels``;
     ``mean_logprob`` is the mean log-probability a generated token, where the engine knows it.
     """
@@ -66,6 +66,17 @@ class Completion:
         except UnicodeEncodeError:
             pairs = self.text.encode("utf-16-le", "surrogatepass")
             object.__setattr__(self, "text", pairs.decode("utf-16-le", "replace"))
+
+
+def with_thought(thought: str, answer: str) -> str:
+    """A completion as models write it, in tags, whose thought an endpoint gave apart.
+
+    Without an answer the thought is left open: it took all the tokens there were.
+    """
+    if not thought.strip():
+        return answer
+    opened = f"<think>\n{thought.strip()}\n"
+    return f"{opened}</think>\n\n{answer}" if answer.strip() else opened
 
 
 def too_long(prompt_tokens: int, sampling: SamplingParams, context: int) -> Completion | None:

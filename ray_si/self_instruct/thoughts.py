@@ -73,17 +73,6 @@ def split_thoughts(text: str, tags: Sequence[Tag] = TAGS) -> Thoughts:
     return Thoughts(text, thought, finished)
 
 
-def with_thought(thought: str | None, answer: str) -> str:
-    """A completion as models write it whose thought came apart from its answer.
-
-    Without an answer the thought is left open: it took all the tokens there were.
-    """
-    if not thought or not thought.strip():
-        return answer
-    opened = f"<think>\n{thought.strip()}\n"
-    return f"{opened}</think>\n\n{answer}" if answer.strip() else opened
-
-
 def mentions_thought(text: str, tags: Sequence[Tag] = TAGS) -> bool:
     """Whether a tag stands anywhere in a text, such as a chat template."""
     pattern = _any_tag(tuple(tags))

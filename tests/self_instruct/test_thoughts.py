@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from ray_si.self_instruct.thoughts import Thoughts, mentions_thought, split_thoughts, with_thought
+from ray_si.engines.base import with_thought
+from ray_si.self_instruct.thoughts import Thoughts, mentions_thought, split_thoughts
 
 WAYS = [
     ("<think>", "</think>"),

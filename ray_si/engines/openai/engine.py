@@ -23,6 +23,7 @@ from ray_si.engines.openai.protocol import (
     first_alternatives,
     is_chat,
     read_answer,
+    thinks_first,
 )
 from ray_si.errors import EngineError, GenerationError
 
@@ -46,7 +47,8 @@ class OpenAIEngine:
     ``outage_s`` seconds, or denies access, raises GenerationError.
 
     The key is read from the environment variable ``api_key_env`` of the process that asks.
-    ``omit`` are parameters that the endpoint doesn't take, ``extra_body`` further ones.
+    ``omit`` are parameters that the endpoint doesn't take, ``extra_body`` further ones;
+    ``chat_template_kwargs`` are sent to servers that render a template themselves (vLLM, SGLang).
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class OpenAIEngine:
         outage_s: float = 600.0,
         omit: Sequence[str] = (),
         extra_body: dict[str, Any] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self._model, self._url, self._key_env = model, base_url, api_key_env
         self._key = os.environ.get(api_key_env, "") if api_key_env else "none"
@@ -79,6 +82,8 @@ class OpenAIEngine:
         self._pacer = Pacer(concurrency, requests_per_minute, tokens_per_minute)
         self._timeout_s, self._retries, self._outage_s = timeout_s, retries, outage_s
         self._omit, self._extra = omit, extra_body or {}
+        if chat_template_kwargs:
+            self._extra = {"chat_template_kwargs": chat_template_kwargs} | self._extra
         self._length_parameter = "max_tokens"
         self._line, self._room = asyncio.Lock(), asyncio.Event()
         self._probing = asyncio.Lock()
@@ -149,6 +154,13 @@ class OpenAIEngine:
                 if attempt < 2:
                     await self._back_off(attempt)
             else:
+                if request.labels and thinks_first(request, answer):
+                    raise EngineError(
+                        f"{self._model} at {self._url} thinks before it answers, so labels cannot "
+                        "be scored: set classification.method to text and reasoning.expected to "
+                        "true, or switch thinking off by generator.chat_template_kwargs or "
+                        "generator.openai.extra_body"
+                    )
                 if request.labels and not first_alternatives(answer.choices[0]):
                     raise EngineError(
                         f"{self._url} gives no log-probabilities of {self._model}, so labels "

@@ -11,6 +11,8 @@ from typing import Literal
 
 import openai
 
+from ray_si.engines.openai.message import EndedInError
+
 _LONGEST = 300
 """Characters of an endpoint's message that are kept."""
 
@@ -43,6 +45,8 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or error
         return Failure("failed", f"no connection ({str(cause) or type(cause).__name__})")
+    if isinstance(error, EndedInError):
+        return Failure("failed", str(error))
     # no JSON, or JSON of something else: a gateway's page, or another protocol
     return Failure("failed", f"an answer of another protocol ({_line(str(error))})")
 

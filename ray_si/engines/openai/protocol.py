@@ -10,13 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ray_si.engines.base import Completion, Request
+from ray_si.engines.base import Completion, Request, with_thought
+from ray_si.engines.openai.message import finish_of, text_of, thought_of
 
 _MOST_STOPS = 4
 """Stop strings that OpenAI's own endpoint takes; further ones are looked for here."""
 
 _ALTERNATIVES = {"text": 5, "chat": 20}
 """Likeliest tokens that OpenAI's own endpoint tells at most."""
+
+_OPENINGS = ("<think", "[think", "◁think", "<|channel|>")
+"""Tokens with which thoughts begin where the endpoint leaves them in the text."""
 
 _BYTES_PER_TOKEN = 4
 """Of English text, roughly, where nothing better is known."""
@@ -59,39 +63,47 @@ def read_answer(request: Request, answer: Any) -> Completion:
     """The completion of a /completions or /chat/completions answer.
 
     finish_reason is "refused", with the reason, where a filter or the model itself declined to
-    write. Token counts are estimates where the answer has none. Raises ValueError where it is no
-    such answer.
+    write. A thought that the endpoint gives apart precedes the text in tags. Token counts are
+    estimates where the answer has none. Raises ValueError where it is no such answer, EndedInError
+    where it says that it failed.
     """
     try:
         choice = answer.choices[0]
         message = choice.message if is_chat(request) else None
-        text = (message.content if message else choice.text) or ""
+        text = text_of(message.content if message else choice.text)
+        finish_reason, declined = finish_of(choice.finish_reason)
     except (AttributeError, TypeError, IndexError) as error:
         raise ValueError("the answer has no choices") from error
+    thought = thought_of(message or choice)
     usage = getattr(answer, "usage", None)
     empty = Completion(
         "",
         "refused",
         prompt_tokens=getattr(usage, "prompt_tokens", None) or estimate_tokens(request),
-        completion_tokens=getattr(usage, "completion_tokens", None) or _tokens(text),
+        completion_tokens=getattr(usage, "completion_tokens", None) or _tokens(thought + text),
     )
-    refusal = getattr(message, "refusal", None)
-    if choice.finish_reason == "content_filter":
-        return replace(empty, error="stopped by a content filter")
-    if refusal:
+    if declined:
+        return replace(empty, error=declined)
+    if refusal := getattr(message, "refusal", None):
         return replace(empty, error=f"refused: {refusal}")
-    if choice.finish_reason in ("tool_calls", "function_call"):
-        return replace(empty, error="answered with a tool call")
-    if request.labels:
+    if request.labels and not thinks_first(request, answer):
         scores = label_logprobs(first_alternatives(choice), request.labels)
         if scores:
             best = request.labels[scores.index(max(scores))]
             return replace(empty, text=best, finish_reason="stop", label_logprobs=scores)
     ends = [text.find(stop) for stop in request.sampling.stop if stop in text]
     if ends:
-        return replace(empty, text=text[: min(ends)], finish_reason="stop")
-    cut_off = choice.finish_reason == "length"
-    return replace(empty, text=text, finish_reason="length" if cut_off else "stop")
+        text, finish_reason = text[: min(ends)], "stop"
+    return replace(empty, text=with_thought(thought, text), finish_reason=finish_reason)
+
+
+def thinks_first(request: Request, answer: Any) -> bool:
+    """Whether the model thinks before it answers, so that its first tokens are no label."""
+    choice = answer.choices[0]
+    first = first_alternatives(choice)
+    likeliest = max(first, key=first.__getitem__) if first else ""
+    thought = thought_of(choice.message if is_chat(request) else choice)
+    return bool(thought.strip()) or likeliest.strip().lower().startswith(_OPENINGS)
 
 
 def first_alternatives(choice: Any) -> dict[str, float]:

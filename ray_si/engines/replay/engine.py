@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_si.engines.base import Completion, Request
+from ray_si.engines.openai.message import EndedInError, finish_of
 from ray_si.engines.replay.script import write_answer
 from ray_si.errors import EngineError
 from ray_si.records import Prompt
@@ -26,9 +27,9 @@ class ReplayEngine:
 
     Without ``recording`` the answers are scripted: plausible numbered tasks, labels and instances,
     drawn from the request's seed and prompt. With it they come from a JSONL file of objects
-    ``{"prompt": text or chat turns, "seed": int (optional), "completion": text, "finish_reason":
-    "stop" or "length" (optional)}``; a line with the request's seed wins over one without, and a
-    request that isn't there comes back with finish_reason "error".
+    ``{"prompt": text or chat turns, "seed": int (optional), "completion": text or null,
+    "finish_reason": "stop" or what else endpoints say (optional)}``; a line with the request's seed
+    wins over one without, and a request that isn't there comes back with finish_reason "error".
 
     The latency of a request, in seconds, has median ``latency_s`` and log-standard-deviation
     ``latency_sigma``, drawn from the request too; at most ``slots`` requests are answered at a
@@ -68,13 +69,22 @@ class ReplayEngine:
         found = next((self._recording[key] for key in keys if key in self._recording), None)
         if found is None:
             return Completion("", "error", error="the recording has no answer to this request")
-        text = str(found["completion"])
+        text = found["completion"] or ""
+        try:
+            finish_reason, declined = finish_of(found.get("finish_reason"))
+        except EndedInError as error:
+            return Completion("", "error", error=str(error))
+        if declined:
+            return Completion("", "refused", error=declined)
         labels: tuple[float, ...] | None = None
         if request.labels:
-            labels = tuple(0.0 if text.startswith(label) else -10.0 for label in request.labels)
+            answer = text.rpartition("</think>")[2].strip()
+            labels = tuple(
+                0.0 if answer.startswith(label.strip()) else -10.0 for label in request.labels
+            )
         return Completion(
             text,
-            found.get("finish_reason", "stop"),
+            finish_reason,
             prompt_tokens=_count(request.prompt),
             completion_tokens=len(text.split()),
             label_logprobs=labels,
@@ -96,7 +106,8 @@ def load_recording(path: str) -> Recording:
     """Read a recording; EngineError with the line number where it is malformed."""
     recording: Recording = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # by line feeds alone: JSON lets U+2028 and the like stand in a string
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(f"the recording {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -105,7 +116,8 @@ def load_recording(path: str) -> Recording:
         try:
             row = json.loads(line)
             key = request_key(row["prompt"], row.get("seed"))
-            row["completion"]
+            if not isinstance(row["completion"], str | None):
+                raise TypeError("'completion' is neither text nor null")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EngineError(
                 f"{path}, line {number}: a recorded answer needs 'prompt' and 'completion' "

@@ -109,6 +109,47 @@ def test_an_answer_without_log_probabilities_is_kept_as_text(endpoint, style):
     assert completion.text == " Yes"
 
 
+def test_a_list_of_parts_and_a_thought_apart_are_read(endpoint):
+    parts = [{"type": "text", "text": "1. Name "}, {"type": "text", "text": "a river."}]
+    said = {"role": "assistant", "content": parts, "reasoning_content": "A draft."}
+    endpoint.set(choice={"message": said, "finish_reason": "max_tokens"})
+    (completion,) = ask(engine(endpoint), request(CHAT))
+    assert completion.text == "<think>\nA draft.\n</think>\n\n1. Name a river."
+    assert completion.finish_reason == "length"
+
+
+def test_an_answer_that_ends_with_error_is_asked_for_again_then_that_rows_error(endpoint):
+    endpoint.set(choice={"finish_reason": "error"})
+    (completion,) = ask(engine(endpoint, retries=1), request())
+    assert completion.finish_reason == "error"
+    assert "the endpoint ended its answer with 'error'" in completion.error
+    assert endpoint.seen()["counts"]["requests"] >= 2
+
+
+def test_the_template_of_a_server_gets_its_arguments(endpoint):
+    thinking = {"enable_thinking": False}
+    ask(engine(endpoint, chat_template_kwargs=thinking, extra_body={"n": 1}), request(CHAT))
+    (body,) = endpoint.seen()["bodies"]
+    assert (body["chat_template_kwargs"], body["n"]) == (thinking, 1)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"role": "assistant", "content": None, "reasoning_content": "Ok"}},
+        {"logprobs": {"content": [{"token": "<think>", "logprob": -0.1, "bytes": [], "top_logprobs":
+            [{"token": "<think>", "logprob": -0.1, "bytes": []},
+             {"token": "Yes", "logprob": -9.0, "bytes": []}]}]}},
+    ],
+)  # fmt: skip
+def test_labels_of_a_model_that_thinks_first_are_refused(endpoint, choice):
+    endpoint.set(choice=choice)
+    with pytest.raises(EngineError, match=r"thinks before it answers.*classification\.method"):
+        asyncio.run(engine(endpoint).trial([labelling("chat")]))
+    (completion,) = ask(engine(endpoint), labelling("chat"))
+    assert completion.label_logprobs is None
+
+
 def test_tokens_are_estimated_where_the_endpoint_does_not_count_them(endpoint):
     endpoint.set(no_usage=True)
     (completion,) = ask(engine(endpoint), request())

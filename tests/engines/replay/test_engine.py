@@ -111,9 +111,41 @@ def test_recorded_answers_come_back(tmp_path):
     assert "no answer" in third.error
 
 
+def test_recordings_as_programs_write_them_are_read(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    rows = [
+        {"prompt": "p", "completion": "one\u2028two\u0085three", "finish_reason": None},
+        {"prompt": "q", "completion": None, "seed": None},
+        {"prompt": "r", "completion": "half", "finish_reason": "max_tokens"},
+        {"prompt": "s", "completion": "half", "finish_reason": "content_filter"},
+        {"prompt": "t", "completion": "half", "finish_reason": "error"},
+        {"prompt": "u", "completion": "<think>No</think>\nYes"},
+    ]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    asked = [Request(name, SAMPLING, 0) for name in "pqrst"]
+    asked.append(Request("u", SAMPLING, 0, "classification", ("Yes", "No")))
+    done = _ask(ReplayEngine(recording=str(path)), asked)
+    assert [(c.text, c.finish_reason) for c in done] == [
+        ("one\u2028two\u0085three", "stop"),
+        ("", "stop"),
+        ("half", "length"),
+        ("", "refused"),
+        ("", "error"),
+        ("<think>No</think>\nYes", "stop"),
+    ]
+    assert done[5].label_logprobs == (0.0, -10.0)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "is empty"), ("{", "line 1"), ('{"prompt": "p"}', "line 1"), ("[1]", "line 1")],
+    [
+        ("", "is empty"),
+        ("{", "line 1"),
+        ('{"prompt": "p"}', "line 1"),
+        ("[1]", "line 1"),
+        ('{"prompt": "p", "completion": 5}', "line 1.*neither text nor null"),
+    ],
 )
 def test_a_malformed_recording_is_refused(tmp_path, text, message):
     path = tmp_path / "answers.jsonl"
