@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 
 from tests.builds import PLANNED, replay_values
@@ -22,6 +23,17 @@ from tests.clusters import Submission, free_port, start_head
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("default")
+
+FIRST = ("faults", "cluster", "experiments", "integration", "build", "audit", "engines", "cli")
+"""Folders with the tests that take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that two processes end at about the same time."""
+    place = {folder: number for number, folder in enumerate(FIRST)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: place.get(item.path.relative_to(tests).parts[0], len(FIRST)))
+
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data"
 
@@ -134,6 +146,11 @@ def ray_session(s3_server, endpoint_process):
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            # the next build finds the last one's workers, each of which takes seconds to start
+            _system_config={
+                "idle_worker_killing_time_threshold_ms": 600_000,
+                "num_workers_soft_limit": 12,
+            },
         )
     yield
     ray.shutdown()
@@ -152,26 +169,32 @@ def planned_config(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def finished(ray_session, tmp_path_factory):
-    """A finished run of `replay_values`, to be left as it is, and the result of its build."""
+def built_once(values: dict, name: str, tmp_path_factory: pytest.TempPathFactory):
+    """The run of a configuration, and the result of its build; one for all processes of the tests.
+
+    Who comes second finds it finished.
+    """
     from ray_si.build.builder import build
     from ray_si.config.file import parse_config
 
-    location = tmp_path_factory.mktemp("build") / "run"
-    return location, build(parse_config(replay_values()), str(location))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / f"{name}.lock"):
+        return folder / name, build(parse_config(values), str(folder / name))
+
+
+@pytest.fixture(scope="session")
+def finished(ray_session, tmp_path_factory):
+    """A finished run of `replay_values`, to be left as it is, and the result of its build."""
+    return built_once(replay_values(), "finished", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def finished_with_cosine(ray_session, tmp_path_factory):
     """A finished run with both gates, tight enough to refuse some candidates by each."""
-    from ray_si.build.builder import build
-    from ray_si.config.file import parse_config
-
-    location = tmp_path_factory.mktemp("cosine") / "run"
-    values = replay_values()
-    values["dedup"] = {"cosine": 0.6, "most_similar": 3}
-    return location, build(parse_config(values), str(location))
+    values = replay_values() | {"dedup": {"cosine": 0.6, "most_similar": 3}}
+    return built_once(values, "finished-with-cosine", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

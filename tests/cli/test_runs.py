@@ -108,7 +108,7 @@ def test_what_only_ray_can_refuse_leaves_nothing_behind(tmp_path, config, argume
     assert not (tmp_path / "run").exists()
 
 
-def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
+def test_interrupted_it_says_how_to_go_on_and_goes_on(ray_session, tmp_path, config):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "ray_si", "build", str(config), "--out", str(run)]
     slow = ["--set", "generator.replay.latency_s=1.5"]
@@ -117,7 +117,7 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
     )
     deadline = time.monotonic() + 400
     while not list(run.glob("bootstrap/round-00000/manifest.json")):
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
@@ -165,7 +165,7 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(tmp_path, config):
     assert damaged.stdout.splitlines()[-1] == "stray: is named by nothing"
 
     uninterrupted = tmp_path / "other"
-    assert ray_si("build", config, "--out", uninterrupted).returncode == 0
+    assert invoke("build", config, "--out", uninterrupted).returncode == 0
     for name in ("data/train-00000-of-00001.parquet", "README.md", "report.html"):
         assert (run / name).read_bytes() == (uninterrupted / name).read_bytes()
 

@@ -155,7 +155,7 @@ def test_the_reference_tokenizer_says_of_how_many_texts_it_reads_little(tmp_path
     assert "read less than half of 4 of 5 texts; --tokenizer auto reads them" in note
 
 
-def test_shards_do_not_change_the_result(tmp_path):
+def test_shards_do_not_change_the_result(ray_session, tmp_path):
     texts = [f"Write {a} lines about {b}." for a in ("two", "ten") for b in ("rain", "sea", "sun")]
     write_lines(tmp_path / "in.jsonl", *texts, SORT, *texts)
     write_lines(tmp_path / "against.jsonl", SORT_AGAIN)
