@@ -87,8 +87,8 @@ def resume(pool: int) -> dict[str, Any]:
     header = {"config": settings.model_dump(mode="json"), "identity": settings.identity()}
     with tempfile.TemporaryDirectory() as folder:
         run = Run.prepare(f"{folder}/run", header, settings.fingerprint(digest))
-        run.create(seeds)
         with run.held():
+            run.create(seeds)
             write_rounds(run, pool)
         began = time.perf_counter()
         run = Run.open(f"{folder}/run")

@@ -55,11 +55,11 @@ def write_run(location: str, rows: int) -> Run:
     """A finished run with that many rows, one for each instruction."""
     header = {"config": {"target_instructions": rows}, "identity": {}}
     run = Run.prepare(location, header, "benchmark")
-    run.create(load_seeds("bundled")[0])
     rng = random.Random(0)
     words = " ".join(corpus.texts(2000)).split()
     infos = []
     with run.held():
+        run.create(load_seeds("bundled")[0])
         for number, start in enumerate(range(0, rows, BLOCK)):
             count = min(BLOCK, rows - start)
             ids = [f"r{number:05d}-{i:05d}-00" for i in range(count)]

@@ -63,12 +63,12 @@ def write_run(folder: str, rows: int) -> None:
     seeds, digest = load_seeds("bundled")
     header = {"config": settings.model_dump(mode="json"), "identity": settings.identity()}
     run = Run.prepare(folder, header, settings.fingerprint(digest))
-    run.create(seeds)
     rounds = -(-instructions // ROUND)
     texts = corpus.texts(instructions + rounds * REFUSED)
     words = list(corpus.texts(5000, seed=1))
     random = np.random.default_rng(0)
     with run.held():
+        run.create(seeds)
         blocks = []
         pool: list[tuple[str, str]] = []
         for round_ in range(rounds):

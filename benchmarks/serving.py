@@ -294,7 +294,7 @@ def calls() -> dict[str, Any]:
         return len(requests) / (time.perf_counter() - began)
 
     with connect(None):
-        with Serving(config, "calls", embedder=False) as serving:
+        with Serving(config, "calls", 1, embedder=False) as serving:
             (app,) = serving.generators.slots
             by_client = asyncio.run(client())
         serve.run(Bare.bind(), name="bare", route_prefix=None)  # type: ignore[attr-defined]

@@ -45,21 +45,21 @@ def write_run(folder: Path, count: int) -> Run:
     """A run with shards of made-up rows: instructions of the corpus, outputs of three of them."""
     texts = list(corpus.texts(4 * count))
     run = Run.prepare(str(folder), {"config": {}, "identity": {}}, "benchmark")
-    run.create(load_seeds("bundled")[0])
-    shards = []
-    for start in range(0, count, ROWS_PER_SHARD):
-        rows = range(start, min(start + ROWS_PER_SHARD, count))
-        table = pa.table(
-            {
-                "id": [f"row-{i}" for i in rows],
-                "instruction": [texts[4 * i] for i in rows],
-                "input": ["" for _ in rows],
-                "output": [" ".join(texts[4 * i + 1 : 4 * i + 4]) for i in rows],
-            }
-        )
-        number, of = start // ROWS_PER_SHARD, -(-count // ROWS_PER_SHARD)
-        shards.append(vars(run.write_shard(number, of, "parquet", table)))
     with run.held():
+        run.create(load_seeds("bundled")[0])
+        shards = []
+        for start in range(0, count, ROWS_PER_SHARD):
+            rows = range(start, min(start + ROWS_PER_SHARD, count))
+            table = pa.table(
+                {
+                    "id": [f"row-{i}" for i in rows],
+                    "instruction": [texts[4 * i] for i in rows],
+                    "input": ["" for _ in rows],
+                    "output": [" ".join(texts[4 * i + 1 : 4 * i + 4]) for i in rows],
+                }
+            )
+            number, of = start // ROWS_PER_SHARD, -(-count // ROWS_PER_SHARD)
+            shards.append(vars(run.write_shard(number, of, "parquet", table)))
         run.commit_stats({"rows": count, "shards": shards})
     return run
 

@@ -106,6 +106,10 @@ class Server:
     async def _revoked(self):
         return error(401, "Incorrect API key provided", "invalid_api_key")
 
+    async def _half_a_pair(self):
+        text = json.dumps({"error": {"message": "no such face: \ud83d", "code": None}})
+        return Response(text, 400, media_type="application/json")
+
     async def _echo(self):
         return error(400, f"cannot take the key {KEY}", None)
 

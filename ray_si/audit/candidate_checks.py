@@ -15,6 +15,7 @@ from ray_si.records import SeedTask
 from ray_si.run.audit import Audit, Check
 from ray_si.run.ids import instruction_id, request_id, request_seed
 from ray_si.run.layout import block_key, round_folder
+from ray_si.run.manifests import named_blocks
 from ray_si.run.schemas import RAW_BLOCK, RawRow
 from ray_si.self_instruct.parsing import Candidate
 
@@ -41,8 +42,9 @@ def _raw_rows(check: Check, config: RunConfig, audit: Audit, round_: int) -> lis
     size, total = config.bootstrap.block_size, config.bootstrap.prompts_per_round
     rows: list[RawRow] = []
     complete = True
+    named = named_blocks(audit.rounds[round_]["objects"])
     for block, start in enumerate(range(0, total, size)):
-        key = block_key(round_folder(round_), block)
+        key = named.get(block, block_key(round_folder(round_), block))
         table = audit.table(key, RAW_BLOCK, check)
         if table is None:
             complete = False

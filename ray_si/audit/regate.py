@@ -42,8 +42,8 @@ from ray_si.pipeline.instances import (
 from ray_si.report.files import documents
 from ray_si.run.audit import Audit, Check
 from ray_si.run.ids import instance_seed
-from ray_si.run.layout import INSTANCES, block_key, round_folder
-from ray_si.run.manifests import Stats
+from ray_si.run.layout import INSTANCES, block_key
+from ray_si.run.manifests import Stats, named_blocks
 from ray_si.run.run import Run, part_key
 from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, RAW_BLOCK, InstanceRow, RawRow
 from ray_si.run.seeds import seeds_of
@@ -164,7 +164,9 @@ class _Source:
 
     def blocks(self, round_: int) -> list[str]:
         """Keys of a round's raw blocks, in order."""
-        return [key for _, key in sorted(self.run.finished_blocks(round_folder(round_)).items())]
+        return [
+            key for _, key in sorted(named_blocks(self._audit.rounds[round_]["objects"]).items())
+        ]
 
     def raw(self, round_: int) -> list[RawRow]:
         """A round's raw rows by request id."""
@@ -288,8 +290,8 @@ def _write(
     source: _Source, new: Run, config: RunConfig, rounds: Iterable[_RegatedRound], open_: bool
 ) -> Regated:
     """Write the new run: its rounds, its instance blocks and, unless it is left open, its rows."""
-    new.create(source.seeds, source.sets)
     with new.held():
+        new.create(source.seeds, source.sets)
         pool: list[AcceptedInstruction] = []
         before = 0
         for round_, regated in enumerate(rounds):
@@ -299,7 +301,8 @@ def _write(
         stats = None
         if not open_:
             counts = {"instructions": len(pool), "instances": written.instances}
-            new.commit_instances(written.blocks, {"blocks": len(written.blocks), **counts})
+            counts |= {"blocks": len(written.blocks), "rounds": len(new.rounds())}
+            new.commit_instances(written.blocks, counts)
             chosen = config.card.model_dump()
             stats = export_data(
                 new,

@@ -33,7 +33,7 @@ from ray_si.run.schemas import RAW_BLOCK, RawRow
 from ray_si.run.tokens import tokens_of
 from ray_si.self_instruct.prompts import RenderedPrompt
 from ray_si.serving.applications import Generators
-from ray_si.serving.background import in_thread
+from ray_si.serving.background import Alarm, in_thread
 from ray_si.storage.tables import ShardInfo
 
 _CUT_OFF = 0.9
@@ -49,11 +49,16 @@ class CompleteRequests:
 
     folder: str
     config: RunConfig
+    row_id: str = "request_id"
 
     async def answer(self, row: PromptRow, ask: Ask) -> Completion:
         """Ask one prompt."""
         prompt = RenderedPrompt(json.loads(row["prompt"]), tuple(row["stop"]))
         return await ask(instruction_request(self.config, prompt, row["seed"]))
+
+    def failed(self, error: Completion) -> Completion:
+        """The error itself."""
+        return error
 
     def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
         """A raw block."""
@@ -86,10 +91,12 @@ class BootstrapPhase:
         reporter: Reporter,
         token_budget: TokenBudget,
         instances: InstancePhase,
+        alarm: Alarm,
     ) -> None:
         self._config, self._run, self._generators = config, run, generators
         self._gate, self._reporter, self._token_budget = gate, reporter, token_budget
-        self._instances = instances
+        self._instances, self._alarm = instances, alarm
+        self._fencing = run.lease.number
         self._seeds = len(seeds)
         self._told_unread = False
         self._prompting = Prompting(config, seeds)
@@ -100,8 +107,8 @@ class BootstrapPhase:
     def run(self) -> None:
         """Commit rounds until the target is reached, or a plateau with ``on_stall`` "finish".
 
-        Raises NoProgressError at a plateau otherwise, and BudgetError where the budget has no room
-        for another block; then all that was asked for is stored.
+        Raises NoProgressError at a plateau otherwise, BudgetError where the budget has no room for
+        another block, once all that was asked for is stored, and at once what the alarm rings for.
         """
         width = self._config.bootstrap.lookahead + 1
         in_flight: dict[int, Future[CompleteRound]] = {}
@@ -117,10 +124,9 @@ class BootstrapPhase:
                         in_flight[round_] = in_thread(self._complete_round, round_, abandon)
                 if self._may_fill(current, len(in_flight)):
                     self._instances.begin()
-                self._commit(current, *in_flight.pop(current).result())
+                self._commit(current, *self._alarm.result_of(in_flight.pop(current)))
         except BudgetError:
-            for future in in_flight.values():
-                future.exception()  # waits: what it has asked for will be paid for
+            self._alarm.wait_for(*in_flight.values())  # what it has asked for will be paid for
             self._instances.wait()
             raise
         finally:
@@ -150,10 +156,9 @@ class BootstrapPhase:
         """Answer what a round still lacks; all its rows in request order, and their blocks."""
         folder = round_folder(round_)
         requests = pa.Table.from_pylist(self._prompting.rows(round_))
+        keys = self._run.finished_blocks(folder)
         finished = {
-            number: block
-            for number, key in self._run.finished_blocks(folder).items()
-            if (block := self._run.sound_block(key))
+            number: block for number, key in keys.items() if (block := self._run.sound_block(key))
         }
         stored = list(finished.values())
         size = self._config.bootstrap.block_size
@@ -164,19 +169,25 @@ class BootstrapPhase:
         }
         work = CompleteRequests(folder, self._config)
         task = Task(
-            work, self._generators, self._run.location, (round_,), until=self._token_budget.until
+            work,
+            self._generators,
+            self._run.location,
+            (round_,),
+            fencing=self._fencing,
+            again=frozenset(keys.keys() - finished.keys()),
+            until=self._token_budget.until,
         )
-        while missing and not abandon.is_set():
-            sizes = [block.num_rows for block in missing.values()]
-            granted = self._token_budget.grant("bootstrap", sizes, order=round_, stop=abandon)
-            if not granted:
-                raise self._token_budget.error(self._standing())
-            blocks = list(missing.values())[:granted]
-            for table, info in write_blocks(blocks, task, parallel_phases=True, stop=abandon):
-                del missing[table["block"][0].as_py()]
-                self._token_budget.settle("bootstrap", table.num_rows, tokens_of(table))
-                stored.append((table, info))
-        rows: list[RawRow] = [row for table, _ in stored for row in table.to_pylist()]
+        with self._token_budget.claim("bootstrap", order=round_, stop=abandon) as claim:
+            while missing and not abandon.is_set():
+                granted = claim.grant([block.num_rows for block in missing.values()])
+                if not granted:
+                    raise self._token_budget.error(self._standing())
+                blocks = list(missing.values())[:granted]
+                for table, info in write_blocks(blocks, task, parallel_phases=True, stop=abandon):
+                    del missing[table["block"][0].as_py()]
+                    claim.settle(table.num_rows, tokens_of(table))
+                    stored.append((table, info))
+        rows = [row for table, _ in stored for row in table.to_pylist()]
         rows.sort(key=lambda row: row["request_id"])
         return rows, sorted((info for _, info in stored), key=lambda info: info.key)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +14,7 @@ from ray_si.config import RunConfig
 from ray_si.engines import registry
 from ray_si.errors import ConfigError
 from ray_si.export.rows import export_data
-from ray_si.pipeline.contamination import checked_sets, seeds_alike
-from ray_si.pipeline.decisions import is_plateau, unread_note
+from ray_si.pipeline.contamination import checked_sets
 from ray_si.pipeline.longest_requests import longest_requests
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.records import SeedTask
@@ -25,10 +23,6 @@ from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
-from ray_si.serving.connect import connect
-
-_WORKERS = 4
-"""Worker processes to start while the models are loaded; more come when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +105,27 @@ def build(
         ]
     run = Run.prepare(location, header, inputs.fingerprint(config))
     seconds: dict[str, float] = {}
-    stats = run.stats()
-    if stats is None:
-        with ExitStack() as stack:
-            hold = partial(_hold, stack, run, listen)
-            if run.exists:  # else the models come first: what they refuse leaves nothing behind
-                hold()
+    if run.stats() is None or run.strays():
+        with run.held(lambda message: listen(Progress("start", note=message))):
             if run.instances() is None:
-                with _clock(seconds, "total"):
-                    _write(config, run, inputs, address, listen, finish, seconds, hold)
-            with _clock(seconds, "export"):
-                run.discard_unnamed()
-                stats = _export(config, run, listen, seconds)
+                from ray_si.build.phases import Phases
+
+                clock, reporter = partial(_clock, seconds), Reporter(listen)
+                phases = Phases(config, run, inputs.seeds, inputs.sets, reporter, clock)
+                with clock("total"):
+                    phases.write(address, finish=finish)
+            if run.stats() is None:
+                with _clock(seconds, "export"):
+                    _export(config, run, listen, seconds)
+            run.clean_up()
+    stats = run.stats()
+    assert stats is not None, "a build ended before its run"
     return BuildResult(stats, seconds)
 
 
 def _export(
     config: RunConfig, run: Run, listen: Callable[[Progress], None], seconds: dict[str, float]
-) -> Stats:
+) -> None:
     """Phase 4; the time of the card and the report is counted apart too."""
 
     def document(stats: Stats) -> dict[str, bytes]:
@@ -138,96 +135,7 @@ def _export(
     def tell(what: str, done: int, total: int) -> None:
         listen(Progress("export", done, total))
 
-    return export_data(run, config.output.format, config.output.rows_per_shard, document)
-
-
-def _hold(stack: ExitStack, run: Run, listen: Callable[[Progress], None]) -> None:
-    """Take the run's lease for as long as the stack is open, unless it is held already."""
-    if not run.is_held:
-        stack.enter_context(run.held(lambda message: listen(Progress("start", note=message))))
-
-
-def _write(
-    config: RunConfig,
-    run: Run,
-    inputs: Inputs,
-    address: str | None,
-    listen: Callable[[Progress], None],
-    finish: bool,
-    seconds: dict[str, float],
-    hold: Callable[[], None],
-) -> None:
-    """Phases 1 to 3, everything that needs the models."""
-    from ray_si.build import checks as preflight, stages
-    from ray_si.build.bootstrap import BootstrapPhase
-    from ray_si.build.gate import open_gate
-    from ray_si.build.instances import InstancePhase
-    from ray_si.build.watch import Watcher
-    from ray_si.dedup import warm_up
-    from ray_si.pipeline.token_budget import TokenBudget
-    from ray_si.serving.applications import Serving
-    from ray_si.serving.background import in_thread
-
-    token_budget = TokenBudget.of(config, run, inputs.seeds)
-
-    reporter = Reporter(listen)
-    rounds = run.rounds()
-    accepted = sum(manifest["accepted"] for manifest in rounds)
-    plateau = config.bootstrap.on_stall == "finish" and is_plateau(rounds, config.bootstrap)
-    bootstrap_left = accepted < config.target_instructions and not (finish or plateau)
-    if bootstrap_left:  # compiling the gate once takes as long as starting Ray
-        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
-    with ExitStack() as stack:
-        reporter.report(Progress("start", note="starting Ray"))
-        with _clock(seconds, "ray"):
-            is_ours = stack.enter_context(connect(address))
-        embedder = bootstrap_left and config.dedup.cosine is not None
-        preflight.wait_for_room(
-            preflight.demands(config, embedder=embedder),
-            is_ours=is_ours,
-            notify=lambda message: reporter.report(Progress("start", note=message)),
-        )
-        if not is_ours:
-            preflight.check_location(run.location)
-        reporter.report(Progress("start", note="loading the models"))
-        name = f"ray_si-{run.header['fingerprint'][:8]}"
-        serving = Serving(config, name, embedder=embedder)
-        at_once = max(serving.generators.tasks, config.bootstrap.lookahead) + 1
-        in_thread(stages.warm_up, min(_WORKERS, at_once))
-        with _clock(seconds, "models"):
-            stack.enter_context(serving)
-        run.create(inputs.seeds, inputs.sets)
-        hold()
-        stack.enter_context(Watcher(config, serving, reporter, run))
-        instances = InstancePhase(config, run, serving.generators, reporter, token_budget)
-        stack.callback(instances.abandon)
-        if bootstrap_left:
-            _announce(config, inputs, reporter)
-            gate = stack.enter_context(open_gate(config, run, inputs.seeds, serving.encode))
-            phase = BootstrapPhase(
-                config,
-                run,
-                inputs.seeds,
-                gate,
-                serving.generators,
-                reporter,
-                token_budget,
-                instances,
-            )
-            with _clock(seconds, "bootstrap"):
-                phase.run()
-        with _clock(seconds, "instances"):
-            instances.run()
-
-
-def _announce(config: RunConfig, inputs: Inputs, reporter: Reporter) -> None:
-    """Say which seed tasks the gate cannot read, and what the run is held against."""
-    notes = [unread_note(config, [seed.instruction for seed in inputs.seeds], "seed tasks")]
-    if inputs.sets:
-        notes.append(seeds_alike(config, inputs.seeds, inputs.sets))
-        notes.append(f"reading {sum(len(one.texts) for one in inputs.sets)} evaluation texts")
-    for note in filter(None, notes):
-        reporter.report(Progress("start", note=note))
+    export_data(run, config.output.format, config.output.rows_per_shard, document)
 
 
 @contextmanager

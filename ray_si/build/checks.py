@@ -96,9 +96,15 @@ def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
 
 
 def wait_for_room(
-    wanted: list[Demand], *, is_ours: bool, notify: Callable[[str], None] = lambda message: None
+    wanted: list[Demand],
+    *,
+    is_ours: bool,
+    notify: Callable[[str], None] = lambda message: None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Return once the cluster has room for the demands, asking its autoscaler for it.
+
+    ``check`` is called each second of waiting, which ends with what it raises.
 
     Raises ConfigError with what is asked and what is there: at once where Ray was started on this
     machine, else after a minute, or half an hour where there is an autoscaler.
@@ -119,6 +125,7 @@ def wait_for_room(
     try:
         while shortage and time.monotonic() < end:
             time.sleep(1)
+            check()
             shortage = lack(wanted, _nodes())
     finally:
         if grows:  # replicas ask for themselves from here on

@@ -15,7 +15,7 @@ from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si.config import RunConfig
-from ray_si.dedup import Deduplicator, EmbeddingIndex, GuardedGate, RougeIndex, Similar
+from ray_si.dedup import Deduplicator, DedupResult, EmbeddingIndex, GuardedGate, RougeIndex, Similar
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.pool import LocalPool
 from ray_si.dedup.rouge_index import no_match
@@ -30,8 +30,11 @@ EmbeddedTexts = tuple[Sequence[str], np.ndarray | None]
 """Texts and their normalized embeddings, shape (n, dimension), or None without a cosine gate."""
 
 Restore = Callable[[], Iterable[EmbeddedTexts]]
-"""Yields everything that was put into the pool before the current batch, in order. Runs in a shard
-that replaces a dead one, so it must be picklable."""
+"""Yields everything that was put into the pool before the current call of `Deduplicator.filter`, in
+order. Runs in a shard that replaces a dead one, so it must be picklable."""
+
+Additions = list[tuple[int, Any]]
+"""First ids, ascending, and references to the `EmbeddedTexts` that begins there."""
 
 _ATTEMPTS = 5
 """Times that a shard is replaced within one question before the gate gives up."""
@@ -50,15 +53,18 @@ class Shard:
         threads = max(1, len(os.sched_getaffinity(0)) // count)
         self._pool = LocalPool(threads=threads, **options)
 
-    def restore(self, restore: Restore, size: int) -> None:
-        """Take this shard's texts among the first ``size`` that ``restore`` yields."""
+    def restore(self, restore: Restore | None, additions: Additions, size: int) -> None:
+        """Take this shard's texts of ``size``: of what ``restore`` yields, then of additions."""
+        known = additions[0][0] if additions else size
         first_id = 0
-        for texts, embeddings in restore():
-            room = size - first_id
+        for texts, embeddings in restore() if restore else ():
+            room = known - first_id
             self.add((texts[:room], None if embeddings is None else embeddings[:room]), first_id)
             first_id += min(room, len(texts))
-        if first_id < size:
-            raise GateError(f"only {first_id} of the pool's {size} texts could be read back")
+        if first_id < known:
+            raise GateError(f"only {first_id} of the pool's {known} texts could be read back")
+        for first_id, batch in additions:
+            self.add(ray.get(batch), first_id)
 
     def add(self, batch: EmbeddedTexts, first_id: int) -> None:
         """Take this shard's texts of a batch whose ids begin with ``first_id``."""
@@ -100,12 +106,15 @@ class ShardedPool:
     """A `ray_si.dedup.pool.Pool` over shard actors; text i lives on shard i modulo ``shards``.
 
     A question goes once into the object store and from there to all shards. A shard that dies is
-    replaced and filled from ``restore``; GateError where that is None or fails for good.
+    replaced and filled from ``restore`` and from what was added since `rely_on_restore`, which the
+    object store keeps; without ``restore`` it keeps everything, on disk once memory is short.
+    GateError where that fails for good.
     """
 
     def __init__(self, shards: int, restore: Restore | None, **options: Any) -> None:
         self._options, self._restore = options, restore
         self._size = 0
+        self._additions: Additions = []
         self._shards = [self._start(number, shards) for number in range(shards)]
 
     def __len__(self) -> int:
@@ -119,8 +128,15 @@ class ShardedPool:
     def add(self, texts: Sequence[str], embeddings: np.ndarray | None) -> None:
         """See `ray_si.dedup.pool.Pool`."""
         if texts:
-            self._ask("add", ray.put((list(texts), embeddings)), self._size)
+            batch = ray.put((list(texts), embeddings))
+            self._ask("add", batch, self._size)
+            self._additions.append((self._size, batch))
             self._size += len(texts)
+
+    def rely_on_restore(self) -> None:
+        """Keep no longer what was added so far: ``restore`` yields it by now."""
+        if self._restore is not None:
+            self._additions.clear()
 
     def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
         """See `ray_si.dedup.pool.Pool`."""
@@ -188,10 +204,8 @@ class ShardedPool:
         shard = self._shards[number]
         if not self._size:
             return getattr(shard, method).remote(*arguments)
-        if self._restore is None:
-            raise GateError(f"gate shard {number} was lost, with nothing to rebuild it from")
         try:
-            ray.get(shard.restore.remote(self._restore, self._size))
+            ray.get(shard.restore.remote(self._restore, self._additions, self._size))
         except RayTaskError as error:
             raise GateError(f"gate shard {number} cannot be rebuilt: {error.cause}") from error
         except (RayActorError, ActorUnschedulableError):
@@ -213,7 +227,7 @@ class ShardedDeduplicator(Deduplicator):
     """A `Deduplicator` whose pool is spread over ``shards`` actors; ``with`` ends them.
 
     Decisions, matches and scores equal those of a `Deduplicator`, for any number of shards.
-    ``restore`` is what a dead shard is rebuilt from: see `Restore`. Needs a running Ray.
+    ``restore`` is what a dead shard is rebuilt from: see `ShardedPool`. Needs a running Ray.
     """
 
     def __init__(
@@ -240,6 +254,11 @@ class ShardedDeduplicator(Deduplicator):
             most_similar=most_similar,
             pool=self._shards,
         )
+
+    def filter(self, texts: Sequence[str], embeddings: np.ndarray | None = None) -> DedupResult:
+        """See `Deduplicator`."""
+        self._shards.rely_on_restore()
+        return super().filter(texts, embeddings)
 
     def __enter__(self) -> ShardedDeduplicator:
         return self

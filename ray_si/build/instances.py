@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, as_completed, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from ray_si.run.run import Run
 from ray_si.run.schemas import INSTANCE_BLOCK
 from ray_si.run.tokens import TOKEN_COLUMNS, tokens_of
 from ray_si.serving.applications import Generators
-from ray_si.serving.background import in_thread
+from ray_si.serving.background import Alarm, in_thread
 from ray_si.storage.tables import ShardInfo
 
 _FIRST, _LAST = -1, 1 << 40
@@ -49,6 +49,7 @@ class WriteInstances:
     config: RunConfig
     location: str
     folder: str = "instances"
+    row_id: str = "id"
 
     async def answer(self, row: ToWriteRow, ask: Ask) -> tuple[Classified, Completion | None]:
         """Classify one instruction, then have its instances written, unless one came with it."""
@@ -59,6 +60,10 @@ class WriteInstances:
             self.config, row["instruction"], classified.is_classification, row["seed"]
         )
         return classified, await ask(request)
+
+    def failed(self, error: Completion) -> tuple[Classified, Completion | None]:
+        """The error, for an instruction of which it isn't known what it is."""
+        return Classified(False), error
 
     def complete(
         self, block: pa.Table, answers: list[tuple[Classified, Completion | None]]
@@ -90,7 +95,8 @@ class InstancePhase:
 
     Blocks are consecutive accepted instructions in pool order, so each is known as soon as the
     rounds that it comes from are committed: `begin` writes those in the background, while the
-    bootstrap leaves replicas idle; `run` waits for them and writes the rest.
+    bootstrap leaves replicas idle; `run` waits for them and writes the rest. A failure in the
+    background rings the alarm, and its blocks are anybody's again.
     """
 
     def __init__(
@@ -100,13 +106,16 @@ class InstancePhase:
         generators: Generators,
         reporter: Reporter,
         token_budget: TokenBudget,
+        alarm: Alarm,
     ) -> None:
-        self._config, self._run = config, run
+        self._config, self._run, self._alarm = config, run, alarm
         self._generators, self._reporter, self._token_budget = generators, reporter, token_budget
+        self._fencing = run.lease.number
         self._finished = run.finished_blocks("instances")
         self._rest = pa.table({})  # rows of the block that is not full yet
         self._cut = 0  # blocks that are
         self._total = 0  # rows so far
+        self._rounds = 0  # that they are from
         self._ready: list[tuple[int, pa.Table]] = []  # of those, the ones that nobody writes yet
         self._writing: list[Future[None]] = []
         self._abandon = threading.Event()
@@ -123,6 +132,7 @@ class InstancePhase:
         table = accepted.select(POOL_COLUMNS)
         self._rest = pa.concat_tables([self._rest, table]) if self._rest.num_rows else table
         self._total += accepted.num_rows
+        self._rounds += 1
         while self._rest.num_rows >= size:
             self._cut_block(size)
 
@@ -132,8 +142,8 @@ class InstancePhase:
             self._begin()
 
     def wait(self) -> None:
-        """Until what was begun has ended, one way or another."""
-        wait(self._writing)
+        """Until what was begun has ended, one way or another, or the alarm rings."""
+        self._alarm.wait_for(*self._writing)
 
     def abandon(self) -> None:
         """Let what was begun end early; what is stored by then stays."""
@@ -151,8 +161,8 @@ class InstancePhase:
         while True:
             before = self._done
             self._begin()
-            for each in as_completed(self._writing):
-                each.result()
+            for writing in self._writing:
+                self._alarm.result_of(writing)
             if not self._ready:
                 break
             if self._done == before:
@@ -162,6 +172,7 @@ class InstancePhase:
                 )
         self._infos.sort(key=lambda info: info.key)
         counts = {"blocks": self._cut, "instructions": self._total, "instances": self._instances}
+        counts["rounds"] = self._rounds
         self._run.commit_instances(self._infos, counts)
 
     def _begin(self) -> None:
@@ -171,33 +182,62 @@ class InstancePhase:
             self._writing.append(in_thread(self._write, blocks, _LAST + len(self._writing)))
 
     def _write(self, blocks: list[tuple[int, pa.Table]], order: int) -> None:
-        """Write those of the blocks that do not stand yet, as far as the budget goes."""
-        missing: dict[int, pa.Table] = {}
-        for number, block in blocks:
-            if stored := self._stored(self._finished.get(number), block):
+        """Write those of the blocks that do not stand yet, as far as the budget goes.
+
+        Those that still don't are ready again then, whatever happened.
+        """
+        missing = dict(blocks)
+        try:
+            again = self._count_stored(missing)
+            self._write_missing(missing, again, order)
+        except BaseException as error:
+            self._alarm.ring(error)
+            raise
+        finally:
+            with self._lock:
+                self._ready += missing.items()
+
+    def _count_stored(self, missing: dict[int, pa.Table]) -> frozenset[int]:
+        """Take out the blocks that stand already; of the others, those in whose place one does."""
+        again = set()
+        for number, block in list(missing.items()):
+            key = self._finished.get(number)
+            if stored := self._stored(key, block):
                 kept = sum(map(len, stored[0]["instances"].to_pylist()))
                 self._count(block.num_rows, kept, stored[1])
-            else:
-                missing[number] = block
+                del missing[number]
+            elif key:
+                again.add(number)
         self._report()
+        return frozenset(again)
+
+    def _write_missing(
+        self, missing: dict[int, pa.Table], again: frozenset[int], order: int
+    ) -> None:
         work = WriteInstances(self._config, self._run.location)
         first = (_FIRST if self._is_running else _LAST,)
         task = Task(
-            work, self._generators, self._run.location, first, until=self._token_budget.until
+            work,
+            self._generators,
+            self._run.location,
+            first,
+            fencing=self._fencing,
+            again=again,
+            until=self._token_budget.until,
         )
-        while missing and not self._abandon.is_set():
-            sizes = [block.num_rows for block in missing.values()]
-            granted = self._token_budget.grant("instances", sizes, order=order, stop=self._abandon)
-            if not granted:
-                with self._lock:
-                    self._ready += missing.items()
-                return
-            now = [self._to_write(*item) for item in list(missing.items())[:granted]]
-            for table, info in write_blocks(now, task, parallel_phases=False, stop=self._abandon):
-                del missing[table["block"][0].as_py()]
-                self._token_budget.settle("instances", table.num_rows, tokens_of(table))
-                self._count(table.num_rows, sum(table["kept"].to_pylist()), info)
-                self._report()
+        with self._token_budget.claim("instances", order=order, stop=self._abandon) as claim:
+            while missing and not self._abandon.is_set():
+                granted = claim.grant([block.num_rows for block in missing.values()])
+                if not granted:
+                    return
+                now = [self._to_write(*item) for item in list(missing.items())[:granted]]
+                for table, info in write_blocks(
+                    now, task, parallel_phases=False, stop=self._abandon
+                ):
+                    del missing[table["block"][0].as_py()]
+                    claim.settle(table.num_rows, tokens_of(table))
+                    self._count(table.num_rows, sum(table["kept"].to_pylist()), info)
+                    self._report()
 
     def _count(self, done: int, instances: int, info: ShardInfo) -> None:
         with self._lock:
@@ -219,10 +259,7 @@ class InstancePhase:
         if key is None:
             return None
         stored = self._run.sound_block(key)
-        if stored is None or stored[0]["id"].equals(block["id"]):
-            return stored
-        self._run.objects.delete(key)
-        return None
+        return stored if stored and stored[0]["id"].equals(block["id"]) else None
 
     def _cut_block(self, size: int) -> None:
         """Make the next block, of the first ``size`` rows that are in none."""

@@ -44,8 +44,15 @@ class Work(Protocol):
     def folder(self) -> str:
         """Of the run, in which the blocks are stored."""
 
+    @property
+    def row_id(self) -> str:
+        """Column that tells rows apart, in a block as it is asked and as it is stored."""
+
     async def answer(self, row: Any, ask: Ask) -> Any:
         """What the model says to one row. Called concurrently."""
+
+    def failed(self, error: Completion) -> Any:
+        """What stands for the answer to a row in which something raised."""
 
     def complete(self, block: pa.Table, answers: list[Any]) -> pa.Table:
         """The block as it is stored, with as many rows; not called on the event loop."""
@@ -58,13 +65,17 @@ class Work(Protocol):
 class Task:
     """A `Work` with where it asks and stores.
 
-    ``until``, in seconds since the epoch, is when it begins no further block.
+    ``fencing`` is the number of the driver's lease: blocks in ``again`` are stored under it, since
+    what stands in their place does not do. ``until``, in seconds since the epoch, is when it begins
+    no further block.
     """
 
     work: Work
     generators: Generators
     location: str
     order: Order
+    fencing: int
+    again: frozenset[int] = frozenset()
     until: float | None = None
 
     @property
@@ -212,6 +223,10 @@ async def _run(table: pa.Table, task: Task) -> pa.Table:
     async def answer(row: dict[str, Any]) -> Any:
         try:
             return await task.work.answer(row, ask)
+        except RaySIError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is that row's
+            return task.work.failed(_as_completion(error))
         finally:
             room.release()
 
@@ -219,6 +234,7 @@ async def _run(table: pa.Table, task: Task) -> pa.Table:
         return await asyncio.to_thread(_store, task, block, await asyncio.gather(*answers))
 
     blocks: list[asyncio.Task[pa.Table]] = []
+    summaries: list[pa.Table] = []
     async with AsyncExitStack() as stack:
         for client in clients.values():
             await stack.enter_async_context(client.watched())
@@ -227,15 +243,18 @@ async def _run(table: pa.Table, task: Task) -> pa.Table:
             for number, block in split_blocks(table):
                 if task.is_over:
                     break
-                if _key(task, number) in finished:
-                    blocks.append(start(asyncio.to_thread(_stored, task, number)))
+                if _key(task, number) in finished and (
+                    stored := await asyncio.to_thread(_stored, task, block)
+                ):
+                    summaries.append(stored)
                     continue
                 answers = []
                 for row in block.to_pylist():
                     await room.acquire()
                     answers.append(start(answer(row)))
                 blocks.append(start(finish(block, answers)))
-            return pa.concat_tables(await asyncio.gather(*blocks) or [table.slice(0, 0)])
+            summaries += await asyncio.gather(*blocks)
+            return pa.concat_tables(summaries or [table.slice(0, 0)])
         finally:
             for each in started:
                 each.cancel()
@@ -246,18 +265,44 @@ def _finished(task: Task) -> set[str]:
     return set(open_objects(task.location).list(f"{task.work.folder}/block-"))
 
 
-def _stored(task: Task, number: int) -> pa.Table:
-    return _summary(task, *read_stored(open_objects(task.location), _key(task, number)))
+def _stored(task: Task, block: pa.Table) -> pa.Table | None:
+    """Summary of a block that stands already; None where it is one of other rows."""
+    key, ids = _key(task, block["block"][0].as_py()), task.work.row_id
+    stored, info = read_stored(open_objects(task.location), key)
+    return _summary(task, stored, info) if stored[ids].equals(block[ids]) else None
 
 
 def _store(task: Task, block: pa.Table, answers: list[Any]) -> pa.Table:
-    complete = task.work.complete(block, answers)
-    key = _key(task, block["block"][0].as_py())
-    return _summary(task, *claim_table(open_objects(task.location), key, complete))
+    """Store a block, unless somebody was first; a summary of what stands then."""
+    complete, ids = _complete(task.work, block, answers), task.work.row_id
+    objects, number = open_objects(task.location), block["block"][0].as_py()
+    stored, info = claim_table(objects, _key(task, number), complete)
+    if not stored[ids].equals(complete[ids]):  # a superseded driver's, cut short where it stopped
+        key = block_key(task.work.folder, number, task.fencing)
+        stored, info = claim_table(objects, key, complete)
+    return _summary(task, stored, info)
+
+
+def _complete(work: Work, block: pa.Table, answers: list[Any]) -> pa.Table:
+    """The block as it is stored; what cannot be made of a row's answer is that row's error."""
+    try:
+        return work.complete(block, answers)
+    except RaySIError:
+        raise
+    except Exception as error:  # noqa: BLE001 - some row's: each is tried by itself
+        if block.num_rows == 1:
+            return work.complete(block, [work.failed(_as_completion(error))])
+    rows = range(block.num_rows)
+    return pa.concat_tables(_complete(work, block.slice(i, 1), answers[i : i + 1]) for i in rows)
+
+
+def _as_completion(error: Exception) -> Completion:
+    return Completion("", "error", error=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _key(task: Task, number: int) -> str:
-    return block_key(task.work.folder, number)
+    fencing = task.fencing if number in task.again else None
+    return block_key(task.work.folder, number, fencing)
 
 
 def _summary(task: Task, stored: pa.Table, info: ShardInfo) -> pa.Table:

@@ -21,6 +21,9 @@ from ray_si.serving.applications import Serving
 _LOOK_S = 1.0
 """Seconds between looks at the replicas."""
 
+_FAREWELL_S = 3.0
+"""Most seconds for removing them after an error: their store may hang."""
+
 _WRITE_S = 5.0
 """Seconds between writes of the run's live numbers."""
 
@@ -37,6 +40,7 @@ class Watcher:
     def __init__(self, config: RunConfig, serving: Serving, reporter: Reporter, run: Run) -> None:
         self._config = config
         self._serving, self._reporter, self._run = serving, reporter, run
+        self._lost = run.lease.lost
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
@@ -51,17 +55,21 @@ class Watcher:
         trace: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._thread.join()
-        try:
-            self._run.objects.delete(LIVE)
-        except (OSError, RaySIError) as problem:  # it says when it was written
-            logger.warning("%s could not be removed: %s", LIVE, problem)
+        self._thread.join(None if kind is None else _FAREWELL_S)
 
     def _watch(self) -> None:
+        self._look()
+        if not self._lost.done():
+            try:
+                self._run.objects.delete(LIVE)
+            except (OSError, RaySIError) as problem:  # it says when it was written
+                logger.warning("%s could not be removed: %s", LIVE, problem)
+
+    def _look(self) -> None:
         names = ("accepted", "candidates", "target", "instances", "dollars")
         gauges = {name: Gauge(f"si_{name}", f"Of the run: {name}", ("run",)) for name in names}
         written = 0.0
-        while not self._ended.wait(_LOOK_S):
+        while not (self._ended.wait(_LOOK_S) or self._lost.done()):
             try:
                 usage = self._serving.usage()
             except RayError as error:  # the meter is being restarted

@@ -87,7 +87,8 @@ def dedup_files(
     in order and unchanged (JSONL: byte for byte); the others go to ``<stem>.rejected.<ext>`` beside
     ``out`` as `REJECTED_TEXTS` says. Both files appear when all is done, or neither. Texts are in
     ``text_field``, in ``against`` files also in "instruction". ``cosine`` None switches that gate
-    off. More than one shard needs Ray, at ``address``. Memory holds a batch and the gate's pool.
+    off. More than one shard needs Ray, at ``address``, whose object store keeps the pool too, to
+    rebuild a shard that dies. Memory holds a batch and the gate's pool.
 
     Raises ConfigError, CorpusError or EngineError; then nothing is written.
     """

@@ -46,8 +46,8 @@ class Completion:
     ``finish_reason`` is "stop", "length", "error" or "refused"; with the last two, ``error`` says
     what and ``text`` is "". "error" is a failure that a resumed build tries again; "refused" is an
     answer, that this request can have none: too long a prompt, a content filter, a model that
-    declines. Lone surrogates, which JSON lets through and nothing can store, become
-    U+FFFD in the text. What the model thought before it answered is part of the text, in tags.
+    declines. Lone surrogates, which JSON lets through and nothing can store, become U+FFFD in both.
+    What the model thought before it answered is part of the text, in tags.
     ``label_logprobs`` are natural log-probabilities in the order of ``Request.labels``;
     ``mean_logprob`` is the mean log-probability a generated token, where the engine knows it.
     """
@@ -61,11 +61,13 @@ class Completion:
     error: str | None = None
 
     def __post_init__(self) -> None:
-        try:
-            self.text.encode()
-        except UnicodeEncodeError:
-            pairs = self.text.encode("utf-16-le", "surrogatepass")
-            object.__setattr__(self, "text", pairs.decode("utf-16-le", "replace"))
+        for name in ("text", "error"):
+            value = getattr(self, name) or ""
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                pairs = value.encode("utf-16-le", "surrogatepass")
+                object.__setattr__(self, name, pairs.decode("utf-16-le", "replace"))
 
 
 def with_thought(thought: str, answer: str) -> str:

@@ -25,7 +25,7 @@ from ray_si.run.layout import block_key
 from ray_si.run.schemas import COMPLETION
 from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.formats import to_row
-from ray_si.serving.applications import Serving
+from ray_si.serving.applications import Serving, shared_name
 from ray_si.serving.connect import connect
 from ray_si.storage.tables import read_table
 from ray_si.training import ratings
@@ -235,8 +235,7 @@ def _ask(
     total = done + sum(block.num_rows for block in blocks)
     listen(EvaluationProgress(member.name, done, total, "loading the model"))
     host = member.run_config()
-    place = hashlib.sha256(folder.location.encode()).hexdigest()[:8]
-    app = f"ray_si-{place}-{member.slug}"
+    name = f"{shared_name(folder.location)}-{member.slug}"
     sampling = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop=config.stop)
     work = AnswerExamples(member.folder, member.encoding, sampling)
     wait_for_room(
@@ -244,8 +243,8 @@ def _ask(
         is_ours=is_ours,
         notify=lambda message: listen(EvaluationProgress(member.name, done, total, message)),
     )
-    with Serving(host, app, embedder=False) as serving:
-        task = Task(work, serving.generators, folder.location, order=(0,))
+    with Serving(host, name, folder.fencing, embedder=False) as serving:
+        task = Task(work, serving.generators, folder.location, order=(0,), fencing=folder.fencing)
         for table, _ in write_blocks(blocks, task, parallel_phases=False):
             done += table.num_rows
             listen(EvaluationProgress(member.name, done, total))
@@ -258,11 +257,16 @@ class AnswerExamples:
     folder: str
     encoding: Encoding
     sampling: SamplingParams
+    row_id: str = "id"
 
     async def answer(self, row: dict[str, Any], ask: Ask) -> Completion:
         """Ask one example."""
         prompt = as_prompt(row["prompt"], self.encoding)
         return await ask(Request(prompt, self.sampling, 0, "input_first"))
+
+    def failed(self, error: Completion) -> Completion:
+        """The error itself."""
+        return error
 
     def complete(self, block: pa.Table, answers: list[Completion]) -> pa.Table:
         """A block of answers."""

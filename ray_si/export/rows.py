@@ -20,7 +20,6 @@ from ray_si.run.schemas import (
     RejectedInstance,
     TrainingRow,
 )
-from ray_si.storage.tables import put_document
 
 _ACCEPTED = [
     "id", "round", "demonstrations", "model", "revision", "request_seed",
@@ -93,8 +92,7 @@ def export_data(
     stats = recount(run, rows)
     stats["shards"] = shards
     stats["documents"] = [
-        stored_object(put_document(run.objects, name, data))
-        for name, data in document(stats).items()
+        stored_object(run.publish(name, data)) for name, data in document(stats).items()
     ]
     run.commit_stats(stats)
     return stats

@@ -40,11 +40,11 @@ class _Amount:
 
 
 class _Phase:
-    """``reserved`` rows still run; ``rows`` came in, for ``cost``."""
+    """``rows`` came in, for ``cost``."""
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
-        self.reserved = self.rows = 0
+        self.rows = 0
         self.cost = _Amount()
 
     @property
@@ -55,6 +55,47 @@ class _Phase:
     def amount(self, tokens: Tokens) -> _Amount:
         dollars = self._rates.prices.dollars(tokens.prompt, tokens.completion)
         return _Amount(tokens.prompt + tokens.completion, dollars)
+
+
+class Claim:
+    """A caller's part of a `TokenBudget`; what it does not use goes back when ``with`` ends.
+
+    ``reserved`` rows were granted and have not come in. What a claim that is given up has asked for
+    still costs what it costs: that counts once it comes in, and is not expected before.
+    """
+
+    def __init__(
+        self, budget: TokenBudget, phase: Phase, order: int, stop: threading.Event
+    ) -> None:
+        self._budget = budget
+        self.phase, self.order, self.stop = phase, order, stop
+        self.reserved = 0
+        self.is_waiting = False
+        """Whether it was not granted all it wanted yet."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it was not given up."""
+        return not self.stop.is_set()
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget._close(self)
+
+    def grant(self, blocks: Sequence[int]) -> int:
+        """How many of these blocks (rows in each) may be asked for now, one after the other.
+
+        Waits while there is room for none of them and others still run, which may turn out to cost
+        less than expected; and while a claim of smaller order has not been granted all it wants. 0
+        where there will be no room, the hours are over, or the claim is given up.
+        """
+        return self._budget._grant(self, blocks)
+
+    def settle(self, rows: int, cost: Tokens) -> None:
+        """A granted block has come in."""
+        self._budget._settle(self, rows, cost)
 
 
 class TokenBudget:
@@ -77,8 +118,8 @@ class TokenBudget:
         self._spent = _Amount()
         for name, tokens in already.items():
             self._spent += self._phases[name].amount(tokens)
-        self._open: set[int] = set()
-        self._settled = threading.Condition()
+        self._claims: list[Claim] = []
+        self._changed = threading.Condition()
 
     @classmethod
     def of(cls, config: RunConfig, run: Run, seeds: list[SeedTask]) -> TokenBudget:
@@ -104,44 +145,16 @@ class TokenBudget:
             raise token_budget.error("what is finished is kept")
         return token_budget
 
-    def grant(
-        self,
-        phase: Phase,
-        blocks: Sequence[int],
-        *,
-        order: int = 0,
-        stop: threading.Event | None = None,
-    ) -> int:
-        """How many of these blocks (rows in each) may be asked for now, one after the other.
+    def claim(self, phase: Phase, *, order: int = 0, stop: threading.Event | None = None) -> Claim:
+        """What one round, or writer of instances, may ask for.
 
-        Waits while there is room for none of them and others of the phase still run, which may turn
-        out to cost less than expected; and while a caller of smaller ``order`` (an earlier round)
-        has not been granted all of its own. 0 where there will be no room, the hours are over, or
-        ``stop`` is set.
+        A claim of smaller ``order`` (an earlier round) is served first. One whose ``stop`` is set
+        has been given up: it is granted nothing, and no other waits for it.
         """
-        own = self._phases[phase]
-        with self._settled:
-            self._open.add(order)
-            while not (self._is_over() or (stop and stop.is_set())):
-                is_next = order == min(self._open)
-                granted = self._grant(own, blocks) if is_next else 0
-                if granted == len(blocks) or (is_next and not granted and not own.reserved):
-                    self._open.discard(order)
-                if granted or order not in self._open:
-                    self._settled.notify_all()
-                    return granted
-                self._settled.wait(timeout=0.5)
-            return 0
-
-    def settle(self, phase: Phase, rows: int, cost: Tokens) -> None:
-        """A granted block has come in."""
-        own = self._phases[phase]
-        with self._settled:
-            own.reserved -= rows
-            own.rows += rows
-            own.cost += own.amount(cost)
-            self._spent += own.amount(cost)
-            self._settled.notify_all()
+        claim = Claim(self, phase, order, stop or threading.Event())
+        with self._changed:
+            self._claims.append(claim)
+        return claim
 
     def error(self, standing: str) -> BudgetError:
         """That the budget is spent, with what stands finished and how to go on."""
@@ -163,21 +176,56 @@ class TokenBudget:
             "the instances of what is accepted)"
         )
 
-    def _grant(self, own: _Phase, blocks: Sequence[int]) -> int:
+    def _grant(self, claim: Claim, blocks: Sequence[int]) -> int:
+        with self._changed:
+            claim.is_waiting = True
+            while not (self._is_over() or claim.stop.is_set()):
+                others = [other for other in self._claims if other is not claim and other.counts]
+                is_next = not any(o.is_waiting and o.order < claim.order for o in others)
+                granted = self._reserve(claim, blocks) if is_next else 0
+                runs = claim.reserved or any(other.reserved for other in others)
+                if granted == len(blocks) or (is_next and not runs):
+                    claim.is_waiting = False
+                if granted or not claim.is_waiting:
+                    self._changed.notify_all()
+                    return granted
+                self._changed.wait(timeout=0.5)
+            claim.is_waiting = False
+            self._changed.notify_all()
+            return 0
+
+    def _reserve(self, claim: Claim, blocks: Sequence[int]) -> int:
+        """Reserve the rows of the first blocks, as far as they fit; how many blocks do."""
         if not self._is_any_left():
             return 0
+        running = [claim for claim in self._claims if claim.counts and claim.reserved]
         expected = self._spent
-        for phase in self._phases.values():
-            expected += phase.mean * phase.reserved
-        is_first = not own.rows and not own.reserved
+        for other in running:
+            expected += self._phases[other.phase].mean * other.reserved
+        phase = self._phases[claim.phase]
+        is_first = not phase.rows and all(other.phase != claim.phase for other in running)
         granted = 0
         for rows in blocks:
-            expected += own.mean * rows
+            expected += phase.mean * rows
             if not self._fits(expected) and not (is_first and not granted):
                 break
             granted += 1
-            own.reserved += rows
+            claim.reserved += rows
         return granted
+
+    def _settle(self, claim: Claim, rows: int, cost: Tokens) -> None:
+        phase = self._phases[claim.phase]
+        with self._changed:
+            claim.reserved -= rows
+            phase.rows += rows
+            phase.cost += phase.amount(cost)
+            self._spent += phase.amount(cost)
+            self._changed.notify_all()
+
+    def _close(self, claim: Claim) -> None:
+        with self._changed:
+            self._claims.remove(claim)
+            self._changed.notify_all()
 
     def _is_over(self) -> bool:
         return self.until is not None and time.time() >= self.until

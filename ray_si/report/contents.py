@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from ray_si.errors import DamageError
 from ray_si.run.audit import Audit, Check, wrong_columns
 from ray_si.run.ids import place_of_request
-from ray_si.run.layout import INSTANCES, block_key, block_number, round_folder, round_of_block
-from ray_si.run.manifests import Stats
+from ray_si.run.layout import INSTANCES, block_number, round_of_block
+from ray_si.run.manifests import Stats, named_blocks
 from ray_si.run.run import Run, part_key
 from ray_si.run.schemas import (
     ACCEPTED,
@@ -153,9 +153,10 @@ class RunContents:
         for id_ in wanted if size else ():
             if place := place_of_request(id_):
                 round_, index = place
-                keys.add(block_key(round_folder(round_), index // size))
+                if manifest := self.rounds.get(round_):
+                    keys.add(named_blocks(manifest["objects"]).get(index // size))
         requests: dict[str, RawRow] = {}
-        for table in self._read_all([(key, _REQUESTS) for key in sorted(keys)]):
+        for table in self._read_all([(key, _REQUESTS) for key in sorted(filter(None, keys))]):
             for row in table.to_pylist() if table else []:
                 if row["request_id"] in wanted:
                     requests[row["request_id"]] = row

@@ -112,6 +112,8 @@ class Audit:
         self.instances = self._manifest(check, "instances/manifest.json", _INSTANCES)
         self.stats = cast("Stats | None", self._manifest(check, "stats.json", _STATS))
         expected = max([number + 1 for number in numbers], default=0)
+        if self.instances and isinstance(self.instances.get("rounds"), int):
+            expected = self.instances["rounds"]  # one beyond these is a stray
         if self.stats:
             expected = max(expected, min(self.stats["rounds"], len(self.keys)))
             self._name(check, "stats.json", self.stats["shards"], "data/")
@@ -277,8 +279,8 @@ class Audit:
 
 
 _BEGUN = re.compile(
-    r"bootstrap/round-\d{5,}/((block|accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
-    r"|instances/block-\d{5,}\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
+    r"bootstrap/round-\d{5,}/(block-\d{5,}(-\d{5,})?|(accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
+    r"|instances/block-\d{5,}(-\d{5,})?\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
     r"|README\.md|report\.html|(.+/)?\.tmp-[^/]*|live\.json"
 )
 

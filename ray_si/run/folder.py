@@ -10,7 +10,7 @@ from typing import Any
 from ray_si.errors import DamageError, RunError
 from ray_si.run.run import differences
 from ray_si.storage.base import absolute
-from ray_si.storage.lease import Lease
+from ray_si.storage.lease import LEASES, Lease, check_exclusive
 from ray_si.storage.objects import open_objects
 
 
@@ -25,6 +25,7 @@ class Folder:
         self.location = absolute(location)
         self.objects = open_objects(self.location)
         self._header_key, self._kind = header_key, kind
+        self.fencing = 0  # number of the lease that is held
 
     def check(self, identity: dict[str, Any]) -> None:
         """Raise RunError unless this can be begun or continued here; leaves nothing behind.
@@ -35,7 +36,7 @@ class Folder:
         self.objects.check(write=True)
         header = self.read_json(self._header_key)
         if header is None:
-            if next(self.objects.list(), None) is not None:
+            if not all(key.startswith(LEASES) for key in self.objects.list()):
                 raise RunError(
                     f"{self.location} is not empty and not {self._kind}; choose another --to"
                 )
@@ -45,6 +46,7 @@ class Folder:
                 f"{self.location} holds {self._kind} of something else (different: {changed}); "
                 "choose another --to"
             )
+        check_exclusive(self.objects, self.location)
 
     def claim(self, identity: dict[str, Any], more: dict[str, Any]) -> None:
         """`check`, and write the header unless it is there. Raises RunError."""
@@ -56,7 +58,8 @@ class Folder:
     @contextmanager
     def held(self, notify: Callable[[str], None]) -> Iterator[None]:
         """Be the only one who writes here; see `Lease`."""
-        with Lease(self.objects, self.location, notify=notify):
+        with Lease(self.objects, self.location, notify=notify) as lease:
+            self.fencing = lease.number
             yield
 
     def read_json(self, key: str) -> dict[str, Any] | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 INSTANCES = "instances"
 """Folder of the instance blocks."""
 
-_BLOCK = re.compile(r"(.+)/block-(\d{5,})\.parquet")
+_BLOCK = re.compile(r"(.+)/block-(\d{5,})(?:-(\d{5,}))?\.parquet")
 _ROUND = re.compile(r"bootstrap/round-(\d{5,})")
+_IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/")
+_FENCED = re.compile(r"(/block-\d{5,}|/accepted|/rejected)-\d{5,}\.")
 
 
 def round_folder(round_: int) -> str:
@@ -16,9 +19,23 @@ def round_folder(round_: int) -> str:
     return f"bootstrap/round-{round_:05d}"
 
 
-def block_key(folder: str, block: int) -> str:
-    """Key of one block of a folder (a round's, or `INSTANCES`)."""
-    return f"{folder}/block-{block:05d}.parquet"
+def block_key(folder: str, block: int, fencing: int | None = None) -> str:
+    """Key of one block of a folder (a round's, or `INSTANCES`).
+
+    With the fencing number of the driver that asked it again, where what stands did not do.
+    """
+    again = "" if fencing is None else f"-{fencing:05d}"
+    return f"{folder}/block-{block:05d}{again}.parquet"
+
+
+def block_keys(keys: Iterable[str]) -> dict[int, str]:
+    """Block number -> key, of the keys that are of blocks; where one was asked again, the last."""
+    last: dict[int, tuple[int, str]] = {}
+    for key in keys:
+        if match := _BLOCK.fullmatch(key):
+            block, fencing = int(match[2]), int(match[3] or 0)
+            last[block] = max(last.get(block, (0, "")), (fencing, key))
+    return {block: key for block, (_, key) in last.items()}
 
 
 def block_number(key: str, folder: str) -> int | None:
@@ -32,6 +49,17 @@ def round_of_block(key: str) -> int | None:
     match = _BLOCK.fullmatch(key)
     folder = match and _ROUND.fullmatch(match[1])
     return int(folder[1]) if folder else None
+
+
+def round_of(key: str) -> int | None:
+    """Round in whose folder an object of this key lies; None where that is none's."""
+    match = _IN_ROUND.match(key)
+    return int(match[1]) if match else None
+
+
+def unfenced(key: str) -> str:
+    """The key without the fencing number of who wrote it: the same for whatever is in one place."""
+    return _FENCED.sub(r"\1.", key)
 
 
 def shard_key(index: int, count: int, suffix: str) -> str:

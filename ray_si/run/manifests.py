@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, TypedDict, cast
 
+from ray_si.run.layout import block_keys
 from ray_si.storage.tables import ShardInfo
 
 
@@ -20,6 +22,11 @@ class StoredObject(TypedDict):
 def stored_object(info: ShardInfo) -> StoredObject:
     """As a manifest names an object."""
     return cast(StoredObject, asdict(info))
+
+
+def named_blocks(objects: Iterable[StoredObject]) -> dict[int, str]:
+    """Block number -> key, of the blocks among what a manifest names."""
+    return block_keys(entry["key"] for entry in objects)
 
 
 class _Signature(TypedDict, total=False):

@@ -7,6 +7,7 @@
     decontaminate.parquet                             texts of evaluation sets, where there are any
     lease/00001.json                                  who writes, under which fencing number
     bootstrap/round-00000/block-00000.parquet ...     raw completions, as they finish
+    bootstrap/round-00000/block-00000-00002.parquet   one asked again, by fencing number
     bootstrap/round-00000/{accepted,rejected}-00001.parquet     decisions, by fencing number
     bootstrap/round-00000/manifest.json               last: the round exists from here on
     instances/block-00000.parquet ...  manifest.json
@@ -17,7 +18,9 @@
 
 A block is written by whoever comes first, and stays. Manifests are written once, name every part
 with its digest, and carry the fencing number of the lease under which they were written. What no
-manifest names doesn't count.
+manifest names doesn't count. Nothing is replaced, and nothing deleted before stats.json stands: so
+a driver that was superseded and has not noticed can at most add what nobody names, which is deleted
+then.
 """
 
 from __future__ import annotations
@@ -34,21 +37,30 @@ from typing import Any, cast
 import pyarrow as pa
 
 from ray_si._version import READING, __version__
-from ray_si.errors import DamageError, LeaseLostError, RunError, StorageError, one_line
+from ray_si.errors import DamageError, LeaseLostError, RunError, one_line
 from ray_si.records import SeedTask
 from ray_si.run.evaluation import EvaluationSet, from_table, to_table
-from ray_si.run.layout import block_number, round_folder, shard_key
-from ray_si.run.manifests import RoundManifest, Stats
+from ray_si.run.layout import (
+    INSTANCES,
+    block_keys,
+    round_folder,
+    round_of,
+    shard_key,
+    unfenced,
+)
+from ray_si.run.manifests import RoundManifest, Stats, named_blocks
 from ray_si.run.schemas import SEEDS, RejectedInstance
 from ray_si.storage.base import Objects, absolute
-from ray_si.storage.lease import Lease
+from ray_si.storage.lease import LEASES, Lease, check_exclusive
 from ray_si.storage.objects import open_objects
 from ray_si.storage.tables import (
     ShardInfo,
     claim_table,
+    describe_bytes,
     describe_table,
     read_stored,
     read_table,
+    to_bytes,
     write_table,
 )
 
@@ -110,18 +122,10 @@ class Run:
         objects = open_objects(location)
         objects.check(write=True)
         if next(objects.list(_RUN), None) == _RUN:
-            header = cls.open(location).header
-            if header["fingerprint"] != fingerprint:
-                changed = (
-                    ", ".join(differences(header["identity"], identity))
-                    or "seed tasks, or evaluation sets"
-                )
-                raise RunError(
-                    f"{location} holds a run of another configuration (different: {changed}); "
-                    "restore it or choose another --out"
-                )
-        elif next(objects.list(), None) is not None:
+            _check_same(location, cls.open(location).header, identity, fingerprint)
+        elif not all(key.startswith(LEASES) for key in objects.list()):
             raise RunError(f"{location} is not empty and not a run; choose another --out")
+        check_exclusive(objects, location)
 
     @classmethod
     def configuration_at(cls, location: str) -> dict[str, Any]:
@@ -142,22 +146,16 @@ class Run:
     def create(self, seeds: list[SeedTask], sets: Sequence[EvaluationSet] = ()) -> None:
         """Make the place a run, unless it is one; ``sets`` are what it is decontaminated against.
 
-        Raises StorageError where the store lets two writers both be the first: a run could be
-        damaged there.
+        Raises LeaseLostError, and RunError where it came to be a run of another configuration.
         """
         tables = {"seeds.parquet": pa.Table.from_pylist([asdict(seed) for seed in seeds], SEEDS)}
         if sets:
             tables[_SETS] = to_table(sets)
         objects = [asdict(describe_table(key, table)) for key, table in tables.items()]
         self.header.setdefault("objects", objects)
-        header = _json(self.header)
-        # the same bytes again: harmless even where the store overwrites
-        if self.objects.put_if_absent(_RUN, header) and self.objects.put_if_absent(_RUN, header):
-            self.objects.delete(_RUN)
-            raise StorageError(
-                f"{self.location}: this store ignores the condition of conditional writes "
-                "(If-None-Match), which a run needs; use one that obeys it"
-            )
+        self.lease.check()
+        if not self.objects.put_if_absent(_RUN, _json(self.header)):
+            self._read_header()
         for key, table in tables.items():
             claim_table(self.objects, key, table)
 
@@ -176,34 +174,63 @@ class Run:
         return self._json_or_none(_RUN) is not None
 
     @property
-    def is_held(self) -> bool:
-        """Whether this process holds the lease."""
-        return self._lease is not None
+    def lease(self) -> Lease:
+        """The lease, which must be held."""
+        assert self._lease is not None, "the run's lease is not held"
+        return self._lease
 
     @contextmanager
     def held(self, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
-        """Hold the lease, without which nothing can be committed; see `Lease`."""
-        with Lease(self.objects, self.location, notify=notify) as self._lease:
+        """Hold the lease, without which nothing can be written; see `Lease`.
+
+        The header is read again under it. Raises RunError where another driver holds the lease, or
+        has made this a run of another configuration meanwhile.
+        """
+        with Lease(self.objects, self.location, notify=notify) as lease:
+            self._read_header()
+            self._lease = lease
             try:
                 yield
             finally:
                 self._lease = None
 
+    def _read_header(self) -> None:
+        """Take the header as it is stored, if it is."""
+        header = self._json_or_none(_RUN)
+        if header is not None:
+            mine = self.header
+            _check_same(self.location, header, mine["identity"], mine["fingerprint"])
+            self.header = header
+
     def _commit(self, key: str, manifest: Manifest) -> None:
         """Write a manifest, once; LeaseLostError where another driver has taken over."""
-        assert self._lease is not None, "the run's lease is not held"
-        self._lease.check()
-        manifest = manifest | {"fencing": self._lease.number, "versions": _versions()}
+        self.lease.check()
+        manifest = manifest | {"fencing": self.lease.number, "versions": _versions()}
         if not self.objects.put_if_absent(key, _json(seal(manifest))):
             raise LeaseLostError(f"{self.location}/{key} was written by another driver meanwhile")
+
+    def publish(self, key: str, data: bytes, rows: int = 0) -> ShardInfo:
+        """Write what stats.json will name, unless this very thing stands there.
+
+        What an earlier driver may have left there, another version of this program say, is
+        replaced. Raises LeaseLostError.
+        """
+        self.lease.check()
+        if not self.objects.put_if_absent(key, data) and self.objects.get(key) != data:
+            self.lease.check()
+            self.objects.put(key, data)
+        return describe_bytes(key, rows, data)
 
     # Blocks ------------------------------------------------------------------------------------
 
     def finished_blocks(self, folder: str) -> dict[int, str]:
-        """Block number -> key of the blocks that stand in a folder."""
-        keys = self.objects.list(f"{folder}/block-")
-        numbers = {key: block_number(key, folder) for key in keys}
-        return {number: key for key, number in numbers.items() if number is not None}
+        """Block number -> key of the blocks that stand in a folder.
+
+        Of the instances, once they have a manifest, those that it names.
+        """
+        if folder == INSTANCES and (manifest := self.instances()):
+            return named_blocks(manifest["objects"])
+        return block_keys(self.objects.list(f"{folder}/block-"))
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet object of this run; RunError where it is missing or damaged."""
@@ -218,14 +245,11 @@ class Run:
     def sound_block(self, key: str) -> tuple[pa.Table, ShardInfo] | None:
         """A block that no manifest names yet, as `read_stored` has it.
 
-        None where requests of it failed for good, a replica's every time, say: then it is deleted,
-        so that a resumed run asks them again.
+        None where requests of it failed for good, a replica's every time, say, so that a resumed
+        run asks them again.
         """
         table, info = self.read_stored(key)
-        if "error" not in table["finish_reason"].to_pylist():
-            return table, info
-        self.objects.delete(key)
-        return None
+        return None if "error" in table["finish_reason"].to_pylist() else (table, info)
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
@@ -239,9 +263,17 @@ class Run:
     # Bootstrap ---------------------------------------------------------------------------------
 
     def rounds(self) -> list[RoundManifest]:
-        """Manifests of the committed rounds, in order, up to the first that is missing."""
+        """Manifests of the committed rounds, in order, up to the first that is missing.
+
+        Once there is a manifest of the instances, those that it counts: a driver that was
+        superseded without noticing may have committed another.
+        """
         manifests: list[RoundManifest] = []
-        while manifest := self._json_or_none(f"{round_folder(len(manifests))}/manifest.json"):
+        last = (self.instances() or {}).get("rounds")
+        while len(manifests) != last:
+            manifest = self._json_or_none(f"{round_folder(len(manifests))}/manifest.json")
+            if manifest is None:
+                break
             manifests.append(cast(RoundManifest, manifest))
         return manifests
 
@@ -257,8 +289,7 @@ class Run:
 
         ``blocks`` are the raw blocks they were taken from. Raises LeaseLostError.
         """
-        assert self._lease is not None, "the run's lease is not held"
-        folder, fencing = round_folder(round_), self._lease.number
+        folder, fencing = round_folder(round_), self.lease.number
         parts = [
             write_table(self.objects, f"{folder}/{name}-{fencing:05d}.parquet", table)
             for name, table in (("accepted", accepted), ("rejected", rejected))
@@ -271,16 +302,43 @@ class Run:
         for manifest in self.rounds():
             yield self.read(part_key(manifest, "accepted"), columns)
 
-    def discard_unnamed(self) -> None:
-        """Delete what no manifest names: rounds begun ahead, parts of interrupted commits."""
-        self.objects.delete(LIVE)
-        manifests = [*self.rounds(), *filter(None, [self.instances()])]
-        named = {part["key"] for manifest in manifests for part in manifest["objects"]}
-        for folder in ("bootstrap/", "instances/"):
-            for key in list(self.objects.list(folder)):
-                last = key.rpartition("/")[2]
-                if key not in named and last != "manifest.json":
-                    self.objects.delete(key)
+    def strays(self) -> list[str]:
+        """Of a finished run, what its drivers have left that nothing names.
+
+        Rounds begun ahead, blocks that were asked again, parts of interrupted commits, and what a
+        superseded driver wrote. Reads the manifests only of rounds that have something twice.
+        """
+        stats, instances = self._json_or_none(_STATS), self.instances()
+        if not (stats and instances):
+            return []  # not finished, or damaged
+        rounds: dict[int, list[str]] = {}
+        for key in self.objects.list("bootstrap/"):
+            if (round_ := round_of(key)) is not None:
+                rounds.setdefault(round_, []).append(key)
+        strays = []
+        for round_, keys in sorted(rounds.items()):
+            if round_ >= stats["rounds"]:
+                strays += keys
+            elif len(set(map(unfenced, keys))) < len(keys):
+                strays += self._unnamed(f"{round_folder(round_)}/manifest.json", keys)
+        strays += self._unnamed(_INSTANCES, self.objects.list("instances/"))
+        shards = {part["key"] for part in stats["shards"]}
+        strays += [key for key in self.objects.list("data/train-") if key not in shards]
+        return strays + [key for key in self.objects.list(LIVE) if key == LIVE]
+
+    def _unnamed(self, manifest_key: str, keys: Iterable[str]) -> list[str]:
+        """Those of the keys that a manifest does not name; none where it is lost."""
+        manifest = self._json_or_none(manifest_key)
+        if manifest is None:
+            return []
+        named = {part["key"] for part in manifest["objects"]} | {manifest_key}
+        return [key for key in keys if key not in named]
+
+    def clean_up(self) -> None:
+        """Delete `strays`, and what interrupted writes have left. Raises LeaseLostError."""
+        self.lease.check()
+        for key in self.strays():
+            self.objects.delete(key)
         self.objects.sweep()
 
     # Instances, data -----------------------------------------------------------------------------
@@ -302,8 +360,9 @@ class Run:
             yield self.read(part["key"])
 
     def write_shard(self, index: int, count: int, suffix: str, table: pa.Table) -> ShardInfo:
-        """Write one training shard."""
-        return write_table(self.objects, shard_key(index, count, suffix), table)
+        """Write one training shard. Raises LeaseLostError."""
+        key = shard_key(index, count, suffix)
+        return self.publish(key, to_bytes(key, table), table.num_rows)
 
     def stats(self) -> Stats | None:
         """What the finished run came to, without who wrote it; None while it isn't finished."""
@@ -390,6 +449,20 @@ class Run:
         except ValueError as error:
             raise RunError(f"{self.location}/{key} is damaged: {error}") from error
         return found
+
+
+def _check_same(
+    location: str, header: dict[str, Any], identity: dict[str, Any], fingerprint: str
+) -> None:
+    """Raise RunError unless a header is that of a run of this identity."""
+    if header["fingerprint"] != fingerprint:
+        changed = (
+            ", ".join(differences(header["identity"], identity)) or "seed tasks, or evaluation sets"
+        )
+        raise RunError(
+            f"{location} holds a run of another configuration (different: {changed}); "
+            "restore it or choose another --out"
+        )
 
 
 def seal(manifest: Manifest) -> Manifest:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,20 +66,30 @@ class Generators:
         }
 
 
+def shared_name(location: str) -> str:
+    """What everything of a run is named by that a cluster shares with others."""
+    return f"ray_si-{hashlib.sha256(location.rstrip('/').encode()).hexdigest()[:8]}"
+
+
 class Serving:
-    """The applications of one run; ``with`` deploys them and removes them again.
+    """The applications of one driver of a run; ``with`` deploys them and removes them again.
+
+    They are named by ``name``, which is the run's, and ``fencing``, the number of the driver's
+    lease, so no other driver removes them unless it has succeeded this one. Those of predecessors,
+    which died or lost the lease, are removed first: they hold what the new replicas need.
 
     Connects to nothing by itself: `ray.init` comes before. Serve is started without an HTTP proxy
     where it isn't running yet; replicas wait for room (see `ray_si.build.checks`). Raises
     EngineError where a model cannot be loaded on its replica.
     """
 
-    def __init__(self, config: RunConfig, name: str, *, embedder: bool) -> None:
-        self._config, self._name = config, name
+    def __init__(self, config: RunConfig, name: str, fencing: int, *, embedder: bool) -> None:
+        self._config, self._fencing = config, fencing
         self._with_embedder = embedder
         self._meter: Any = None
-        self._embedder_app = f"{name}-embedder"
-        self._apps = {section: f"{name}-{section}" for section in config.generators}
+        self._name = name
+        self._embedder_app = f"{name}-{fencing:05d}-embedder"
+        self._apps = {section: f"{name}-{fencing:05d}-{section}" for section in config.generators}
 
     @property
     def generators(self) -> Generators:
@@ -96,6 +108,7 @@ class Serving:
     def __enter__(self) -> Serving:
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
+        self._remove_predecessors()
         self._meter = ray.remote(num_cpus=0, max_restarts=-1)(Meter).remote()
         deployments = {
             app: self._generator(self._config.generators[section])
@@ -167,6 +180,12 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         self._delete()
+
+    def _remove_predecessors(self) -> None:
+        for app in serve.status().applications:
+            match = re.fullmatch(rf"{re.escape(self._name)}-(\d{{5,}})-\w+", app)
+            if match and int(match[1]) < self._fencing:
+                serve.delete(app, _blocking=False)
 
     def _delete(self) -> None:
         names = [*self._apps.values()] + [self._embedder_app] * self._with_embedder

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import Any, TypeVar
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from contextlib import suppress
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -26,6 +27,37 @@ def in_thread(function: Callable[..., T], *arguments: Any) -> Future[T]:
 
     threading.Thread(target=run, name=function.__name__, daemon=True).start()
     return future
+
+
+class Alarm:
+    """What ends a build from aside: a lost lease, or a failure of work that nobody waits for yet.
+
+    The first error counts.
+    """
+
+    def __init__(self) -> None:
+        self._error: Future[NoReturn] = Future()
+
+    def ring(self, error: BaseException | None) -> None:
+        """Have everything that waits, or will, raise the error."""
+        with suppress(InvalidStateError):
+            self._error.set_exception(error)
+
+    def check(self) -> None:
+        """Raise the error, if there is one."""
+        if self._error.done():
+            self._error.result()
+
+    def wait_for(self, *futures: Future[Any]) -> None:
+        """Until all of them have ended, however they do; raises the error if it is there first."""
+        for future in futures:
+            wait([self._error, future], return_when=FIRST_COMPLETED)
+            self.check()
+
+    def result_of(self, future: Future[T]) -> T:
+        """The future's result, or the error if that is there first."""
+        self.wait_for(future)
+        return future.result()
 
 
 def wait_for_all(timeout_s: float) -> None:

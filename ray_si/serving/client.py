@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -38,7 +38,15 @@ _LOOK_S = 20.0
 """With no answer for so long, Serve is asked whether the replicas are all right ..."""
 
 _PATIENCE_S = 60.0
-"""... and with none for so long, ones that cannot start again end the work."""
+"""... and with none for so long, replicas that cannot start again, or a Serve that cannot be asked,
+end the work."""
+
+_PAUSE_S = 1.0
+"""Before requests that Serve did not take are made again."""
+
+_REMOVED = "the generator was removed while it was needed"
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +63,11 @@ class _Item:
 class Client:
     """Asks one application, with at most ``window`` requests on their way at a time.
 
-    Replicas that die or raise are survived. A request that fails on living replicas is tried a few
-    times; those that saw replicas die are tried again by themselves, in halves, until the one that
-    kills stands alone. What fails for good comes back with finish_reason "error".
+    Replicas that die or raise are survived, and so is a Serve that fails for a while. A request
+    that fails on living replicas is tried a few times; those that saw replicas die are tried again
+    by themselves, in halves, until the one that kills stands alone. What fails for good comes back
+    with finish_reason "error". Whatever happens to a call, each of its requests is answered, made
+    again, or fails with GenerationError.
     """
 
     def __init__(self, app: str, window: int, order: Order) -> None:
@@ -69,16 +79,17 @@ class Client:
         self._is_waking = self._is_on_trial = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_answer = time.monotonic()
+        self._trouble_began: float | None = None
         self._failure: str | None = None
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         """Look after the application while requests are on their way."""
-        watch = asyncio.create_task(self._watch())
+        self._start(self._watch())
         try:
             yield
         finally:
-            for task in (watch, *self._tasks):
+            for task in self._tasks:
                 task.cancel()
 
     async def ask(self, request: Request) -> Completion:
@@ -103,7 +114,7 @@ class Client:
 
     def _send(self) -> None:
         self._is_waking = False
-        if self._is_on_trial:
+        if self._is_on_trial or self._failure:
             return
         if self._suspects:
             if not self._in_flight:
@@ -119,7 +130,13 @@ class Client:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks weakly
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            name = type(error).__name__
+            self._give_up(f"the generator cannot be asked: {name}: {short(error)}")
 
     async def _call(self, items: list[_Item]) -> None:
         for item in await self._try(items):
@@ -131,13 +148,16 @@ class Client:
         self._wake()
 
     async def _try(self, items: Sequence[_Item]) -> list[_Item]:
-        """Answer requests that count as in flight; those that their replica's death left over."""
+        """Answer requests that count as in flight; those that their replica's death left over.
+
+        Requests that Serve did not take are queued again.
+        """
         left = dict(enumerate(items))
         try:
             handle = serve.get_app_handle(self._app).options(stream=True)
             requests = [item.request for item in items]
             async for answers in handle.answer.remote(requests, self._order):
-                self._last_answer = time.monotonic()
+                self._last_answer, self._trouble_began = time.monotonic(), None
                 for index, answer in answers:
                     self._in_flight -= 1
                     self._settle(left.pop(index), answer)
@@ -146,16 +166,29 @@ class Client:
             cause = getattr(error, "cause", None)
             if isinstance(cause, RaySIError):  # the engine means it: asking again is no use
                 self._give_up(str(cause))
-                return []
+            elif await self._is_gone():
+                self._give_up(_REMOVED)
             logger.warning("a generator replica failed (%s); %d again", short(error), len(left))
-            if await asyncio.to_thread(_is_up, self._app):
-                return list(left.values())
-            self._give_up("the generator was removed while it was needed")
-        except Exception as error:  # noqa: BLE001 - Serve's own; handed to those who wait
-            self._give_up(f"the generator cannot be asked: {short(error)}")
+            return list(left.values())
+        except Exception as error:  # noqa: BLE001 - Serve's own, of many kinds
+            await self._outlast(error)
+            self._queue.extend(left.values())
+        else:
+            for item in left.values():
+                self._settle(item, "the replica did not answer it")
         finally:
             self._in_flight -= len(left)
         return []
+
+    async def _outlast(self, error: Exception) -> None:
+        """Wait a little for a Serve that failed; give up on one that has failed for long."""
+        now = time.monotonic()
+        self._trouble_began = self._trouble_began or now
+        if now - self._trouble_began > _PATIENCE_S or await self._is_gone():
+            self._give_up(f"the generator cannot be asked: {short(error)}")
+        else:
+            logger.warning("the generator cannot be asked (%s); again", short(error))
+            await asyncio.sleep(_PAUSE_S)
 
     def _settle(self, item: _Item, answer: ReplicaReply) -> None:
         if isinstance(answer, str):
@@ -191,21 +224,33 @@ class Client:
         self._wake()
 
     async def _watch(self) -> None:
-        while True:
+        while not self._failure:
             await asyncio.sleep(_LOOK_S)
             silent_s = time.monotonic() - self._last_answer
             if not self._in_flight or silent_s < _LOOK_S:
                 continue
-            if not await asyncio.to_thread(_is_up, self._app):
-                self._give_up("the generator was removed while it was needed")
-            elif silent_s > _PATIENCE_S and (
-                reason := await asyncio.to_thread(start_failure, self._app)
-            ):
+            if await self._is_gone():
+                self._give_up(_REMOVED)
+            elif silent_s > _PATIENCE_S and (reason := await self._ask_serve(start_failure)):
                 self._give_up(f"the generator's replicas cannot start again: {reason}")
+
+    async def _is_gone(self) -> bool:
+        """Whether Serve says that the application was removed."""
+        return await self._ask_serve(_is_up) is False
+
+    async def _ask_serve(self, question: Callable[[str], T]) -> T | None:
+        """What Serve's controller says of the application; None while it does not answer."""
+        try:
+            return await asyncio.to_thread(question, self._app)
+        except Exception as error:  # noqa: BLE001 - Serve's own, of many kinds
+            logger.warning("Serve says nothing of %s: %s", self._app, short(error))
+            return None
 
     def _give_up(self, reason: str) -> None:
         """Fail every request that waits, and every later one."""
-        self._failure = reason
+        self._failure = self._failure or reason
+        self._queue.clear()
+        self._suspects.clear()
         for item in list(self._open):
             if not item.answer.done():
                 item.answer.set_exception(GenerationError(reason))
@@ -229,7 +274,7 @@ def start_failure(app: str) -> str | None:
     return None
 
 
-def short(error: Exception) -> str:
+def short(error: BaseException) -> str:
     """The last line of an error's text, which is where Ray puts the cause."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

@@ -51,6 +51,9 @@ class Objects(Protocol):
     def move(self, source: str, target: str) -> None:
         """Give an object another name, in place of what has that name."""
 
+    def tidied(self) -> AbstractContextManager[None]:
+        """Remove folders made in the time of a ``with`` block in which nothing is at its end."""
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Every key that begins with ``prefix``, sorted, as they are needed."""
 

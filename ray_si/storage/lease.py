@@ -3,7 +3,8 @@
 Leases are objects ``lease/00001.json``, ``lease/00002.json``, ...; taking one is writing the next
 number unless it exists, which exactly one process can. The highest number holds; it is the fencing
 number of everything its driver commits. A holder rewrites its own object to show that it lives.
-Whether another one does is told by watching, never by comparing clocks of two machines.
+Whether another one does is told by watching, never by comparing clocks of two machines. A place in
+which nothing but the lease came to be is left as it was.
 """
 
 from __future__ import annotations
@@ -11,32 +12,68 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
-from ray_si.errors import LeaseLostError, RaySIError, RunError
+from ray_si.errors import LeaseLostError, RaySIError, RunError, StorageError
 from ray_si.storage.base import Objects
 
-_PREFIX = "lease/"
+LEASES = "lease/"
+"""How the keys of leases begin; a place that holds no others is free."""
+
+_LEASE = re.compile(re.escape(LEASES) + r"(\d{5,})\.json")
 
 TTL_S = 30.0
 """A lease that was not renewed for so long may be taken. It is renewed three times in that."""
 
+_FAREWELL_S = 3.0
+"""Most seconds that giving a lease back may take after an error: its store may hang."""
+
+_DEAD = "ZX"
+"""States of a process that has ended."""
+
+_held: set[str] = set()
+"""Ids of the leases that this process holds: what else is recorded of it is left over."""
+
 logger = logging.getLogger(__name__)
 
 
+def check_exclusive(objects: Objects, location: str) -> None:
+    """Raise StorageError unless of two writers of one key only the first is told to be.
+
+    Tried with a key of its own; leaves nothing behind.
+    """
+    key = f"{LEASES}check-{uuid.uuid4().hex}"
+    with objects.tidied():
+        try:
+            wins = [objects.put_if_absent(key, b"1"), objects.put_if_absent(key, b"2")]
+        finally:
+            objects.delete(key)
+    if wins != [True, False]:
+        raise StorageError(
+            f"{location}: this store ignores the condition of conditional writes "
+            "(If-None-Match), which a run needs; use one that obeys it"
+        )
+
+
 class Lease:
-    """The right to write to a run; ``with`` takes it, keeps renewing it, and gives it back.
+    """The right to write to a place; ``with`` takes it, keeps renewing it, and gives it back.
 
     Entering raises RunError, saying who holds it, while another driver lives. One that is known to
     be dead (it ran on this machine, or gave its lease back) is succeeded at once; of any other this
     waits for up to ``ttl_s`` seconds for a sign of life, told to ``notify``.
+
+    ``number`` is the fencing number. ``lost`` ends with a LeaseLostError once another driver is
+    found to have taken over, and never otherwise.
     """
 
     def __init__(
@@ -44,41 +81,46 @@ class Lease:
         objects: Objects,
         location: str,
         *,
-        ttl_s: float = TTL_S,
+        ttl_s: float | None = None,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._objects, self._location = objects, location
-        self._ttl_s, self._notify = ttl_s, notify
+        self._ttl_s, self._notify = TTL_S if ttl_s is None else ttl_s, notify
         self._record: dict[str, Any] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "machine": _machine(),
-            "started": _started(os.getpid()),
+            "started": _stat(os.getpid())[1],
             "id": uuid.uuid4().hex,
             "taken": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "renewals": 0,
             "released": False,
         }
         self.number = 0
-        self._lost = False
+        self.lost: Future[NoReturn] = Future()
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        while True:
-            number, record = self._current()
-            if record is not None and not self._is_free(number, record):
-                raise RunError(
-                    f"{self._location} is being written by process {record['pid']} on "
-                    f"{record['host']} since {record['taken']}; stop that one first"
-                )
-            if self._objects.put_if_absent(_key(number + 1), self._data()):
-                break
-        self.number = number + 1
-        for key in list(self._objects.list(_PREFIX)):
-            if key < _key(self.number):
-                self._objects.delete(key)
-        self._keeper.start()
+        with ExitStack() as undo:
+            undo.enter_context(self._objects.tidied())
+            while True:
+                number, record = self._current()
+                if record is not None and not self._is_free(number, record):
+                    raise RunError(
+                        f"{self._location} is being written by process {record['pid']} on "
+                        f"{record['host']} since {record['taken']}; stop that one first"
+                    )
+                if self._objects.put_if_absent(_key(number + 1), self._data()):
+                    break
+            self.number = number + 1
+            _held.add(self._record["id"])
+            self._keeper.start()
+            undo.push(self._give_back)
+            for key, earlier in self._leases():
+                if earlier < self.number:
+                    self._objects.delete(key)
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(
@@ -87,24 +129,23 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self._keeper.join()
-        if not self._lost:
-            self._record["released"] = True
-            try:
-                self._objects.put(_key(self.number), self._data())
-            except (OSError, RaySIError) as problem:  # it runs out by itself
-                logger.warning("the lease could not be given back: %s", problem)
+        self._undo.__exit__(kind, error, trace)
 
     def check(self) -> None:
         """Raise LeaseLostError unless this driver still holds the lease. Asks the store."""
-        self._lost = self._lost or self._current()[0] != self.number
-        if self._lost:
-            raise LeaseLostError(
+        if not self.lost.done() and self._highest()[1] != self.number:
+            error = LeaseLostError(
                 f"another driver has taken over {self._location}; what is finished is kept"
             )
+            with suppress(InvalidStateError):  # the keeper found out in this moment
+                self.lost.set_exception(error)
+        if self.lost.done():
+            self.lost.result()
+
+    # Keeping -----------------------------------------------------------------------------------
 
     def _keep(self) -> None:
+        """Renew the lease until it ends, then give it back, unless it was lost."""
         while not self._ended.wait(self._ttl_s / 3):
             self._record["renewals"] += 1
             try:
@@ -114,30 +155,60 @@ class Lease:
                 return
             except (OSError, RaySIError) as error:
                 logger.warning("the lease could not be renewed yet: %s", error)
+        self._record["released"] = True
+        try:
+            self.check()
+            if self._is_alone():
+                self._objects.delete(_key(self.number))
+            else:
+                self._objects.put(_key(self.number), self._data())
+        except LeaseLostError:
+            return
+        except (OSError, RaySIError) as problem:  # it runs out by itself
+            logger.warning("the lease could not be given back: %s", problem)
+
+    def _give_back(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._ended.set()
+        self._keeper.join(None if kind is None else _FAREWELL_S)
+        _held.discard(self._record["id"])
+
+    def _is_alone(self) -> bool:
+        """Whether nothing else came to be in this place."""
+        return all(key.startswith(LEASES) for key in self._objects.list())
+
+    # Others' leases ----------------------------------------------------------------------------
+
+    def _leases(self) -> list[tuple[str, int]]:
+        """Keys of all leases, and their numbers."""
+        keys = self._objects.list(LEASES)
+        return [(key, int(match[1])) for key in keys if (match := _LEASE.fullmatch(key))]
+
+    def _highest(self) -> tuple[str, int]:
+        """Key and number of the lease that counts; "" and 0 where there is none."""
+        return max(self._leases(), key=lambda lease: lease[1], default=("", 0))
 
     def _current(self) -> tuple[int, dict[str, Any] | None]:
-        """The highest lease; number 0 and None where there was none yet."""
-        keys = [key for key in self._objects.list(_PREFIX) if key.endswith(".json")]
-        if not keys:
+        """The lease that counts; number 0 and None where there is none."""
+        key, number = self._highest()
+        if not number:
             return 0, None
-        number = int(Path(keys[-1]).stem)
         try:
-            data = self._objects.get(keys[-1])
-        except KeyError:  # succeeded in this moment
+            data = self._objects.get(key)
+        except KeyError:  # succeeded, or given back, in this moment
             return self._current()
         try:
             record: dict[str, Any] = json.loads(data)
         except ValueError as error:
-            raise RunError(f"{self._location}/{keys[-1]} is damaged: delete it") from error
+            raise RunError(f"{self._location}/{key} is damaged: delete it") from error
         return number, record
 
     def _is_free(self, number: int, record: dict[str, Any]) -> bool:
         if record["released"]:
             return True
         if record["machine"] == _machine():
-            # a container that restarts gives the same numbers to other processes
-            is_another = record.get("started") != _started(record["pid"])
-            return is_another or not _is_alive(record["pid"])
+            if record["pid"] == os.getpid() and record.get("started") == self._record["started"]:
+                return record["id"] not in _held
+            return not _is_alive(record["pid"], record.get("started"))
         self._notify(
             f"waiting up to {self._ttl_s:g} s to see whether process {record['pid']} on "
             f"{record['host']}, which holds the run, is alive"
@@ -145,8 +216,9 @@ class Lease:
         end = time.monotonic() + self._ttl_s
         while time.monotonic() < end:
             time.sleep(self._ttl_s / 30)
-            if self._current() != (number, record):
-                return self._current() == (number, record | {"released": True})
+            now = self._current()
+            if now != (number, record):
+                return now in [(0, None), (number, record | {"released": True})]
         return True
 
     def _data(self) -> bytes:
@@ -154,7 +226,7 @@ class Lease:
 
 
 def _key(number: int) -> str:
-    return f"{_PREFIX}{number:05d}.json"
+    return f"{LEASES}{number:05d}.json"
 
 
 def _machine() -> str:
@@ -169,15 +241,25 @@ def _machine() -> str:
     return "/".join(parts)
 
 
-def _started(pid: int) -> str | None:
-    """When a process was started, in ticks since the machine was; None where nothing tells."""
+def _stat(pid: int) -> tuple[str | None, str | None]:
+    """A process's state, one letter, and when it was started, in ticks since the machine was.
+
+    None for both where nothing tells: it has ended, cannot be seen, or this is not Linux.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:  # ended, or not Linux
-        return None
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None, None
+    return fields[0], fields[19]
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, started: str | None) -> bool:
+    """Whether the process of this number that was started then still runs."""
+    state, since = _stat(pid)
+    if state is not None:
+        # killed, but nobody has asked how it ended; or its number is another process's now, as
+        # where a container restarts
+        return state not in _DEAD and since == started
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

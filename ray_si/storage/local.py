@@ -27,6 +27,10 @@ _LATER = {
 """What can befall storage that was fine -> what to do; anything else is a wrong location."""
 
 
+_NO_LINKS = errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV
+"""What file systems without hard links answer when asked for one."""
+
+
 class LocalObjects:
     """Objects as files under ``root``, a folder that is made when it is first written to.
 
@@ -66,6 +70,13 @@ class LocalObjects:
                 os.link(temporary, path)
             except FileExistsError:
                 return os.stat(temporary).st_nlink > 1  # a file server forgot to answer the first
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                raise StorageError(
+                    f"{self.root} cannot hold a run: its file system has no hard links; choose "
+                    "another place"
+                ) from error
         return True
 
     def adopt(self, key: str, path: str) -> None:
@@ -79,16 +90,29 @@ class LocalObjects:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        with _translated(self.root):
-            made = [path for path in (self.root, *self.root.parents) if not path.exists()]
-            _make(self.root)
-        try:
+        with self.tidied():
+            with _translated(self.root):
+                _make(self.root)
             with scratch_folder(self.root, f"{TEMPORARY}scratch-") as folder:
                 yield folder
+
+    @contextmanager
+    def tidied(self) -> Iterator[None]:
+        with _translated(self.root):
+            above = [path for path in (self.root, *self.root.parents) if not path.exists()]
+            before = self._folders()
+        try:
+            yield
         finally:
-            for path in made:  # as it was, unless something has been put there
-                with suppress(OSError):
-                    path.rmdir()
+            with suppress(OSError):
+                made = sorted(self._folders() - before, reverse=True)
+                for path in [*made, *above]:  # what lies deeper first
+                    with suppress(OSError):  # something is in it
+                        path.rmdir()
+
+    def _folders(self) -> set[Path]:
+        """Those directly in the root."""
+        return {path for path in self.root.glob("*") if path.is_dir()}
 
     def move(self, source: str, target: str) -> None:
         old, new = self.root / check_key(source), self.root / check_key(target)
@@ -140,7 +164,11 @@ class LocalObjects:
 def _written(folder: Path, data: bytes | BinaryIO) -> Iterator[str]:
     """Name of a synced file in the folder, to be renamed or linked; what is left is removed."""
     _make(folder)
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+    except FileNotFoundError:  # another process tidied up in this moment
+        _make(folder)
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             if isinstance(data, bytes):

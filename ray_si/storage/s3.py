@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -136,6 +136,9 @@ class S3Objects:
         old, new = self._name(source), self._name(target)
         self._persist(target, lambda client: client.copy(old, new["Bucket"], new["Key"]))
         self.delete(source)
+
+    def tidied(self) -> AbstractContextManager[None]:
+        return nullcontext()  # there are no folders
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write a key unless it exists, in one request whatever its size (S3 allows 5 GiB).

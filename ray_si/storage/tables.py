@@ -30,18 +30,12 @@ def write_table(objects: Objects, key: str, table: pa.Table) -> ShardInfo:
     """
     data = to_bytes(key, table)
     objects.put(key, data)
-    return _info(key, table.num_rows, data)
-
-
-def put_document(objects: Objects, key: str, data: bytes) -> ShardInfo:
-    """Write what is no table; its ``rows`` are 0."""
-    objects.put(key, data)
-    return _info(key, 0, data)
+    return describe_bytes(key, table.num_rows, data)
 
 
 def describe_table(key: str, table: pa.Table) -> ShardInfo:
     """What a manifest says of a Parquet table once it is written; writes nothing."""
-    return _info(key, table.num_rows, _to_parquet(table))
+    return describe_bytes(key, table.num_rows, _to_parquet(table))
 
 
 def read_named(objects: Objects, location: str, info: ShardInfo, manifest: str) -> bytes:
@@ -65,14 +59,14 @@ def claim_table(objects: Objects, key: str, table: pa.Table) -> tuple[pa.Table, 
     data = _to_parquet(table)
     if not objects.put_if_absent(key, data):
         return read_stored(objects, key)
-    return table, _info(key, table.num_rows, data)
+    return table, describe_bytes(key, table.num_rows, data)
 
 
 def read_stored(objects: Objects, key: str) -> tuple[pa.Table, ShardInfo]:
     """A Parquet object, and what a manifest says of it; KeyError where there is none."""
     data = objects.get(key)
     table = _from_parquet(data, None)
-    return table, _info(key, table.num_rows, data)
+    return table, describe_bytes(key, table.num_rows, data)
 
 
 def to_bytes(key: str, table: pa.Table) -> bytes:
@@ -94,7 +88,8 @@ def from_bytes(key: str, data: bytes, columns: list[str], schema: pa.Schema) -> 
     return pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows], part)
 
 
-def _info(key: str, rows: int, data: bytes) -> ShardInfo:
+def describe_bytes(key: str, rows: int, data: bytes) -> ShardInfo:
+    """What a manifest says of an object with these bytes; writes nothing."""
     return ShardInfo(key, rows, len(data), hashlib.sha256(data).hexdigest())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 
 import numpy as np
 import psutil
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from ray_si.build.builder import build
 from ray_si.build.gate import ShardedDeduplicator
 from ray_si.config.file import parse_config
-from ray_si.dedup import Deduplicator
+from ray_si.dedup import Deduplicator, EmbeddingIndex, deduplicator as deduplicator_module
 from ray_si.errors import GateError
 from tests.builds import digests, rays_processes, replay_values
 from tests.dedup.oracle import corpora, one_by_one
@@ -116,12 +117,34 @@ def test_a_dead_shard_is_rebuilt_from_what_was_accepted(ray_session, caplog):
     assert "is lost (ActorDiedError) and rebuilt" in caplog.text
 
 
-def test_a_dead_shard_without_anything_to_rebuild_from_is_an_error(ray_session):
-    with ShardedDeduplicator(2, cosine=None) as gate:
-        gate.add(["name a river", "name a town"])
-        kill_shards(gate, 2)
-        with pytest.raises(GateError, match="nothing to rebuild it from"):
-            gate.filter(["name a lake"])
+@pytest.mark.parametrize("restored", [0, 60])
+def test_a_shard_that_dies_within_a_round_is_rebuilt_with_what_that_added(
+    ray_session, monkeypatch, restored
+):
+    """With nothing to restore from, as in a deduplication of files, and with earlier rounds."""
+    monkeypatch.setattr(deduplicator_module, "_BATCH", 32)
+    texts, vectors = texts_and_vectors(400)
+    vectors = EmbeddingIndex.normalize(vectors)
+    before = (texts[:restored], vectors[:restored])
+    restore = partial(list, [before]) if restored else None
+    whole = Deduplicator(0.7, 0.9)
+    whole.add(*before)
+    expected = whole.filter(texts[restored:], vectors[restored:])
+    with ShardedDeduplicator(3, 0.7, 0.9, restore=restore) as sharded:
+        sharded.add(*before)
+        add, added = sharded._shards.add, []
+
+        def kill_after(some, embeddings):
+            add(some, embeddings)
+            added.append(len(some))
+            if len(added) in (2, 5):  # of some ten batches
+                kill_shards(sharded, len(added) // 2)
+
+        monkeypatch.setattr(sharded._shards, "add", kill_after)
+        found = sharded.filter(texts[restored:], vectors[restored:])
+    assert len(added) > 5
+    assert found.accepted == expected.accepted
+    assert found.rejected == expected.rejected
 
 
 def test_a_pool_that_cannot_be_read_back_is_an_error(ray_session):

@@ -186,7 +186,8 @@ def test_an_unfinished_run_is_not_exported(tmp_path):
 
     header = {"config": {"target_instructions": 5}, "identity": {}}
     run = Run.prepare(str(tmp_path / "run"), header, "fingerprint")
-    run.create(load_seeds("bundled")[0])
+    with run.held():
+        run.create(load_seeds("bundled")[0])
     done = invoke("export", tmp_path / "run", "--format", "alpaca", "--to", tmp_path / "out")
     assert_one_line_error(done, "is not finished")
     assert not (tmp_path / "out").exists()

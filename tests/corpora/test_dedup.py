@@ -9,10 +9,13 @@ import sys
 import time
 import unicodedata
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ray_si.corpora import dedup as corpora_dedup
+from tests.builds import rays_processes
 from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 
 RIVER = "Name the longest river of the country."
@@ -122,6 +125,35 @@ def test_a_text_of_a_megabyte_is_a_text(tmp_path):
     done = invoke("dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["instruction"] for row in read_lines(tmp_path / "kept.jsonl")] == [long, POEM]
+
+
+def test_a_shard_that_dies_does_not_change_the_result(ray_session, tmp_path, monkeypatch):
+    texts = [
+        f"Describe the {place} of number {i * i} in words." for i, place in enumerate("abc" * 40)
+    ]
+    write_lines(tmp_path / "in.jsonl", *texts)
+    write_lines(tmp_path / "against.jsonl", *(text + " Please." for text in texts[::7]))
+    monkeypatch.setattr(corpora_dedup, "_BATCH_ROWS", 10)
+    killed = []
+
+    def kill(progress):
+        """A shard after the first batch of rows, and one in the middle."""
+        if progress.rows > 60 * len(killed) and len(killed) < 2:
+            shards = list(rays_processes("ray::Shard"))
+            newest = max(shards, key=psutil.Process.create_time)
+            newest.kill()
+            killed.append(newest.pid)
+
+    options = {"cosine": None, "against": [str(tmp_path / "against.jsonl")]}
+    for shards, listen in ((1, lambda progress: None), (2, kill)):
+        out = str(tmp_path / f"{shards}.jsonl")
+        corpora_dedup.dedup_files(
+            [str(tmp_path / "in.jsonl")], out, shards=shards, listen=listen, **options
+        )
+    assert len(set(killed)) == 2
+    for name in ("{}.jsonl", "{}.rejected.jsonl"):
+        one, two = ((tmp_path / name.format(shards)).read_bytes() for shards in (1, 2))
+        assert one == two
 
 
 CHINESE = ["用Python写一个排序函数。", "请解释Python的装饰器是什么。"]

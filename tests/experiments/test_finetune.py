@@ -127,7 +127,8 @@ class TestOnTheSessionsRay:
     def test_runs_that_are_empty_or_not_finished_are_refused(self, models, tmp_path):
         header = {"config": {"target_instructions": 5}, "identity": {}}
         run = Run.prepare(str(tmp_path / "run"), header, "fingerprint")
-        run.create(load_seeds("bundled")[0])
+        with run.held():
+            run.create(load_seeds("bundled")[0])
         settings = Training(model=models[0])
         with pytest.raises(RunError, match="is not finished: run `ray-si build`"):
             finetune(run.location, str(tmp_path / "to"), settings)

@@ -73,6 +73,10 @@ class FlakyS3:
         self._server.shutdown()
         self._server.server_close()
 
+    def fail(self, share: float) -> None:
+        """Have another share of requests fail from now on."""
+        self._share = share
+
     def draw(self, method: str) -> str | None:
         """Count a request, and say what befalls it."""
         with self._lock:

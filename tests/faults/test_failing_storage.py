@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
+import time
 from uuid import uuid4
 
 import pytest
@@ -30,6 +32,25 @@ def test_a_build_on_s3_whose_calls_often_fail(undisturbed, s3_server, s3_environ
         for key in objects.list("data/")
     }
     assert found == undisturbed
+
+
+def test_an_interrupted_driver_does_not_wait_for_storage_that_hangs(
+    s3_server, s3_environment, tmp_path
+):
+    builds = Builds(None, tmp_path)
+    location = f"s3://runs/{uuid4().hex}"
+    with FlakyS3(s3_server["AWS_ENDPOINT_URL"], share=0, faults=("timeout",), hold_s=600) as proxy:
+        s3_environment(proxy.url)
+        process = builds.start(location)
+        s3_environment(s3_server["AWS_ENDPOINT_URL"])
+        while next(open_objects(location).list("bootstrap/"), None) is None:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        proxy.fail(share=1)
+        time.sleep(5)  # by now something waits for it
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=45)
+    assert process.returncode == 130, output
 
 
 @pytest.fixture

@@ -51,6 +51,19 @@ def test_a_third_refused_and_all_kinds_of_faults_leave_no_trace(
     assert KEY.encode() not in stored
 
 
+def test_half_a_surrogate_pair_in_an_error_is_stored_as_what_it_can_be(endpoint, values, tmp_path):
+    endpoint.set(faults={"half_a_pair": 0.2}, spare_greetings=True)
+    result = build(parse_config(values), str(tmp_path / "run"))
+    assert result.stats["accepted"] == values["target_instructions"]
+    errors = [
+        error
+        for path in (tmp_path / "run").glob("*/**/block-*.parquet")
+        for error in pq.read_table(path)["error"].to_pylist()
+    ]
+    assert any("no such face: \ufffd" in (error or "") for error in errors)
+    assert all(check.ok for check in verify(str(tmp_path / "run")))
+
+
 def test_what_an_endpoint_refuses_is_rejected_and_not_asked_again(endpoint, values, tmp_path):
     endpoint.set(filtered=0.1)
     location = tmp_path / "run"

@@ -68,9 +68,9 @@ def made_run(
     header = {"config": config.model_dump(mode="json"), "identity": config.identity()}
     header["seeds_sha256"] = digest
     run = Run.prepare(str(location), header, config.fingerprint(digest))
-    run.create(seeds or seed_tasks[:30])
     random = np.random.default_rng(1)
     with run.held():
+        run.create(seeds or seed_tasks[:30])
         ids = []
         for round_, start in enumerate(range(0, len(instructions), per_round)):
             part = instructions[start : start + per_round]

@@ -13,6 +13,8 @@ from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, REJECTED
 from ray_si.run.seeds import load_seeds
 from ray_si.storage.tables import write_table
 
+HEADER = {"config": {"target_instructions": 60}, "identity": {}}
+
 
 def instances_of(number):
     """One to three instances; some inputs empty, some texts hard to write down."""
@@ -36,9 +38,8 @@ def finished_run(
     location, instructions=60, *, format_="parquet", rows_per_shard=25, instances=instances_of
 ):
     """A finished run of that many instructions; ``instances`` gives those of each by number."""
-    header = {"config": {"target_instructions": instructions}, "identity": {}}
+    header = HEADER | {"config": {"target_instructions": instructions}}
     run = Run.prepare(str(location), header, "fingerprint")
-    run.create(load_seeds("bundled")[0][:3])
     ids = [f"r00000-{i:05d}-00" for i in range(instructions)]
     texts = [f"Do task number {i}." for i in range(instructions)]
     accepted = pa.Table.from_pylist(
@@ -76,11 +77,12 @@ def finished_run(
     counts = {"requests": 1, "completion_tokens": 1, "candidates": instructions}
     manifest = {"round": 0, "accepted": instructions, "rejected": {}, **counts}
     with run.held():
+        run.create(load_seeds("bundled")[0][:3])
         run.commit_round(0, [], accepted, pa.Table.from_pylist([], REJECTED), manifest)
         block = pa.Table.from_pylist(written, INSTANCE_BLOCK)
         info = write_table(run.objects, block_key("instances", 0), block)
         total = sum(len(row["instances"]) for row in written)
-        blocks = {"blocks": 1, "instructions": instructions, "instances": total}
+        blocks = {"blocks": 1, "instructions": instructions, "instances": total, "rounds": 1}
         run.commit_instances([info], blocks)
         export_data(run, format_, rows_per_shard)
     assert asdict(info)["rows"] == instructions

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
+import pyarrow as pa
 import pytest
 
-from ray_si.errors import RunError, StorageError
+from ray_si.errors import LeaseLostError, RunError, StorageError
+from ray_si.pipeline.decisions import ACCEPTED
+from ray_si.run.layout import block_key
 from ray_si.run.run import LAYOUT, Run
 from ray_si.run.seeds import load_seeds
+from ray_si.storage import lease as lease_module
 from ray_si.storage.objects import open_objects
+from ray_si.storage.tables import claim_table
+from tests.run import finished
 
 HEADER = {"config": {"target_instructions": 5}, "identity": {"seed": 0}}
 
@@ -17,8 +25,14 @@ HEADER = {"config": {"target_instructions": 5}, "identity": {"seed": 0}}
 @pytest.fixture
 def created(location):
     run = Run.prepare(location, HEADER, "fingerprint")
-    run.create(load_seeds("bundled")[0])
+    with run.held():
+        run.create(load_seeds("bundled")[0])
     return run
+
+
+def content(run):
+    """All but the lease, by key."""
+    return {key: run.objects.get(key) for key in run.objects.list() if "lease/" not in key}
 
 
 def test_preparing_a_run_writes_nothing(location):
@@ -27,16 +41,19 @@ def test_preparing_a_run_writes_nothing(location):
 
 
 def test_a_created_run_is_opened_and_not_written_again(created):
-    before = {key: created.objects.get(key) for key in created.objects.list()}
+    before = content(created)
     again = Run.prepare(created.location, HEADER | {"ray_si": "newer"}, "fingerprint")
-    again.create([])
+    with again.held():
+        again.create([])
     assert again.header == created.header
-    assert {key: created.objects.get(key) for key in created.objects.list()} == before
+    assert content(created) == before
 
 
 def test_a_run_that_was_cut_short_as_it_was_created_can_be_created(created):
     created.objects.delete("seeds.parquet")
-    Run.prepare(created.location, HEADER, "fingerprint").create(load_seeds("bundled")[0])
+    again = Run.prepare(created.location, HEADER, "fingerprint")
+    with again.held():
+        again.create(load_seeds("bundled")[0])
     assert created.read("seeds.parquet").num_rows == len(load_seeds("bundled")[0])
 
 
@@ -53,6 +70,104 @@ def test_a_neighbour_whose_name_begins_alike_is_not_foreign_content(location):
     Run.prepare(location, HEADER, "fingerprint")
 
 
+def test_a_place_whose_lease_was_never_put_to_use_is_free(location):
+    open_objects(location).put("lease/00001.json", b"{}")
+    Run.prepare(location, HEADER, "fingerprint")
+
+
+def test_what_is_made_a_run_of_another_configuration_meanwhile_is_refused_under_the_lease(location):
+    first = Run.prepare(location, HEADER, "fingerprint")
+    second = Run.prepare(location, HEADER | {"identity": {"seed": 1}}, "another")
+    with first.held():
+        first.create(load_seeds("bundled")[0])
+    with pytest.raises(RunError, match="another configuration"):
+        second.held().__enter__()
+    with first.held():  # given back
+        assert first.lease.number == 3
+
+
+def test_a_folder_without_hard_links_is_refused_and_left_as_it_was(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as FAT answers
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match="its file system has no hard links"):
+        Run.prepare(str(tmp_path / "run"), HEADER, "fingerprint")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def paused(tmp_path, monkeypatch):
+    """A driver that passed its last check before another took over, and that other one's run.
+
+    The run is finished by then.
+    """
+    location = tmp_path / "run"
+    first = Run.prepare(str(location), finished.HEADER, "fingerprint")
+    lease = first.held()
+    lease.__enter__()
+    monkeypatch.setattr(first.lease, "check", lambda: None)
+    lease_module._held.clear()  # as if that process had ended
+    second = finished.finished_run(location)
+    yield first, second
+    first.lease.lost.cancel()
+    lease.__exit__(None, None, None)
+
+
+def test_what_a_paused_driver_commits_to_a_finished_run_does_not_count_and_goes(paused):
+    late, run = paused
+    before, status = content(run), run.status()
+    table = pa.Table.from_pylist([], ACCEPTED)
+    counts = {"accepted": 0, "candidates": 0, "rejected": {}, "requests": 1, "completion_tokens": 0}
+    late.commit_round(1, [], table, table, {"round": 1, **counts})
+    for commit in (
+        lambda: late.commit_round(0, [], table, table, {"round": 0, **counts}),
+        lambda: late.commit_instances([], {"blocks": 0, "instructions": 0, "instances": 0}),
+        lambda: late.commit_stats({"rows": 0}),
+    ):
+        with pytest.raises(LeaseLostError, match="was written by another driver meanwhile"):
+            commit()
+    claim_table(late.objects, block_key("instances", 0, late.lease.number), table)
+    again = Run.open(run.location)
+    assert (again.status(), len(again.rounds())) == (status, 1)
+    assert {key: run.objects.get(key) for key in before} == before
+    assert len(run.strays()) == 6  # two rounds' parts, a manifest and a block
+    with again.held():
+        again.clean_up()
+    assert content(run) == before
+
+
+def test_what_a_paused_driver_exports_again_changes_no_byte(paused):
+    late, run = paused
+    before = content(run)
+    for key in [key for key in before if key.startswith("data/")]:
+        late.publish(key, before[key])
+    assert content(run) == before
+
+
+def test_what_a_lost_manifest_may_name_is_no_stray(paused):
+    _, run = paused
+    folder = "bootstrap/round-00000"
+    run.objects.put(f"{folder}/accepted-00007.parquet", b"")
+    assert run.strays() == [f"{folder}/accepted-00007.parquet"]
+    run.objects.delete(f"{folder}/manifest.json")
+    assert run.strays() == []
+
+
+def test_of_blocks_that_were_asked_again_the_last_counts(created):
+    folder = "bootstrap/round-00000"
+    table = pa.table({"finish_reason": ["error"]})
+    for number, fencing in ((0, None), (0, 2), (0, 11), (1, None), (100_000, None), (100_000, 3)):
+        claim_table(created.objects, block_key(folder, number, fencing), table)
+    assert created.finished_blocks(folder) == {
+        0: f"{folder}/block-00000-00011.parquet",
+        1: f"{folder}/block-00001.parquet",
+        100_000: f"{folder}/block-100000-00003.parquet",
+    }
+    assert created.sound_block(f"{folder}/block-00001.parquet") is None
+    assert created.objects.get(f"{folder}/block-00001.parquet")  # what failed is still there
+
+
 def test_a_run_of_another_configuration_is_refused(created):
     with pytest.raises(RunError, match="different: seed"):
         Run.prepare(created.location, HEADER | {"identity": {"seed": 1}}, "another")
@@ -62,7 +177,7 @@ def test_a_run_of_another_configuration_is_refused(created):
 def test_a_place_that_takes_no_folder_is_refused(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StorageError, match="cannot be"):
-        Run.prepare(place, HEADER, "fingerprint").create(load_seeds("bundled")[0])
+        Run.prepare(place, HEADER, "fingerprint")
 
 
 @pytest.mark.parametrize(

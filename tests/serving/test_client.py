@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 
 import pytest
 from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import RayServeException
 
 from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.errors import GenerationError
 from ray_si.serving import client as client_module
 from ray_si.serving.client import Client
 from ray_si.serving.replicas import GeneratorReplica
-
-pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 class TroubledEngine:
@@ -30,6 +31,11 @@ class TroubledEngine:
         self.seen[prompt] = self.seen.get(prompt, 0) + 1
         if prompt.startswith("kill"):
             os._exit(1)
+        if prompt.startswith("once") and not os.path.exists(flag := prompt.split()[1]):
+            open(flag, "w").close()
+            os._exit(1)
+        if prompt.startswith("half a pair"):
+            raise RuntimeError("cannot take \ud83d")
         if prompt.startswith("hang"):
             await asyncio.sleep(3600)
         if prompt.startswith("never") or (prompt.startswith("twice") and self.seen[prompt] < 3):
@@ -50,7 +56,7 @@ class TroubledReplica(GeneratorReplica):
 
 
 @pytest.fixture
-def deploy(request):
+def deploy(request, ray_session):
     """Deploys `TroubledReplica` under the test's name and removes it after."""
     name = request.node.name
 
@@ -83,11 +89,116 @@ def test_answers_belong_to_their_requests_and_failures_are_tried_again(deploy):
 
 
 def test_what_fails_for_good_is_its_row_alone(deploy):
-    prompts = ["fine 1", "never 2", "hang 3", "fine 4"]
+    prompts = ["fine 1", "never 2", "hang 3", "fine 4", "half a pair"]
     answers = ask(deploy(0.3), prompts)
-    assert [answer.text for answer in answers] == ["FINE 1", "", "", "FINE 4"]
+    assert [answer.text for answer in answers] == ["FINE 1", "", "", "FINE 4", ""]
     assert answers[1].error == "RuntimeError: out of memory"
     assert answers[2].error == "no answer within 0.3 s"
+    assert answers[4].error == "RuntimeError: cannot take \ufffd"
+
+
+def failing(function, times, error):
+    """The function, failing so many times before it works."""
+    left = iter(range(times))
+
+    def wrapped(*arguments):
+        if next(left, None) is not None:
+            raise error
+        return function(*arguments)
+
+    return wrapped
+
+
+def test_a_serve_that_cannot_be_asked_for_a_while_loses_no_request(deploy, monkeypatch):
+    app = deploy()
+    broken = failing(serve.get_app_handle, 3, RayServeException("the controller is away"))
+    monkeypatch.setattr(client_module, "_PAUSE_S", 0.1)
+    monkeypatch.setattr(serve, "get_app_handle", broken)
+    answers = ask(app, [f"fine {i}" for i in range(40)])
+    assert [answer.text for answer in answers] == [f"FINE {i}" for i in range(40)]
+
+
+def test_a_serve_that_cannot_be_asked_for_long_is_an_error(deploy, monkeypatch):
+    app = deploy()
+    broken = failing(serve.get_app_handle, 10**6, RayServeException("the controller is away"))
+    monkeypatch.setattr(client_module, "_PAUSE_S", 0.1)
+    monkeypatch.setattr(client_module, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(serve, "get_app_handle", broken)
+    with pytest.raises(GenerationError, match="cannot be asked: the controller is away"):
+        ask(app, ["fine"])
+
+
+def test_an_error_in_the_client_itself_is_the_error_of_all_its_requests(deploy, monkeypatch):
+    app = deploy()
+    monkeypatch.setattr(Client, "_try", failing(Client._try, 1, KeyError("no such item")))
+    with pytest.raises(GenerationError, match="KeyError"):
+        ask(app, ["fine"])
+
+
+@pytest.mark.slow
+def test_a_death_of_which_serve_says_nothing_loses_no_request(deploy, monkeypatch, tmp_path):
+    app = deploy()
+    silent = failing(client_module._is_up, 1, RayServeException("the controller is away"))
+    monkeypatch.setattr(client_module, "_is_up", silent)
+    answers = ask(app, ["fine", f"once {tmp_path / 'flag'}", "fine too"])
+    assert [answer.finish_reason for answer in answers] == ["stop"] * 3
+
+
+class Chance:
+    """A handle whose calls do, by a seeded draw, all that calls of Serve have been seen to do."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+
+    def options(self, **_):
+        return self
+
+    @property
+    def answer(self):
+        return self
+
+    async def remote(self, requests, order):
+        await asyncio.sleep(self._rng.random() / 100)
+        left = list(range(len(requests)))
+        self._rng.shuffle(left)
+        while left:
+            match self._rng.choice(["answer"] * 12 + ["fail", "die", "raise", "serve", "end"]):
+                case "answer":
+                    index = left.pop()
+                    yield [(index, Completion(str(requests[index].prompt).upper(), "stop"))]
+                case "fail":
+                    yield [(left.pop(), "RuntimeError: out of memory")]
+                case "die":
+                    raise RayActorError()
+                case "raise":
+                    raise RayTaskError("answer", "traceback", ValueError("a bug"))
+                case "serve":
+                    raise RayServeException("the controller is away")
+                case "end":
+                    return
+            await asyncio.sleep(self._rng.random() / 1000)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_befalls_its_calls_every_request_has_one_outcome(monkeypatch, seed):
+    """Without a cluster, so that many schedules can be tried."""
+    rng = random.Random(seed)
+
+    def is_up(app):
+        if rng.random() < 0.3:
+            raise RayServeException("the controller is away")
+        return True
+
+    handle = Chance(seed)
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: handle)
+    monkeypatch.setattr(client_module, "_is_up", is_up)
+    monkeypatch.setattr(client_module, "_PAUSE_S", 0.001)
+    prompts = [f"fine {i}" for i in range(60)]
+    answers = ask("app", prompts, window=rng.choice([2, 8, 64]))
+    assert len(answers) == len(prompts)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert (answer.text, answer.finish_reason) in [(prompt.upper(), "stop"), ("", "error")]
+    assert sum(answer.finish_reason == "stop" for answer in answers) > 40
 
 
 @pytest.mark.slow

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from ray_si.errors import LeaseLostError, RunError
+from ray_si.errors import LeaseLostError, RunError, StorageError, StorageLostError
 from ray_si.run.run import Run
 from ray_si.storage import lease as lease_module
-from ray_si.storage.lease import Lease
+from ray_si.storage.lease import Lease, check_exclusive
 from ray_si.storage.local import LocalObjects
 
 TTL = 0.9
@@ -21,10 +24,14 @@ TTL = 0.9
 
 @pytest.fixture
 def store(tmp_path):
-    return LocalObjects(tmp_path)
+    """A place in which a run stands."""
+    objects = LocalObjects(tmp_path)
+    objects.put("run.json", b"{}")
+    return objects
 
 
 def take(store, **options):
+    """A lease; one that may be had at once never notifies."""
     return Lease(store, "the run", ttl_s=TTL, **options)
 
 
@@ -45,11 +52,9 @@ def test_a_second_driver_is_refused_and_told_who_holds_the_run(store):
 def test_a_lease_given_back_is_free_at_once(store):
     with take(store) as first:
         assert first.number == 1
-    began = time.monotonic()
-    with take(store) as second:
+    with take(store, notify=pytest.fail) as second:
         assert second.number == 2
         assert list(store.list("lease/")) == ["lease/00002.json"]
-    assert time.monotonic() - began < TTL / 2
 
 
 def test_the_lease_of_a_killed_process_of_this_machine_is_free_at_once(store, tmp_path):
@@ -59,20 +64,16 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_free_at_once(store, tm
         "Lease(LocalObjects(sys.argv[1]), 'the run').__enter__(); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
-    began = time.monotonic()
-    with take(store) as lease:
+    with take(store, notify=pytest.fail) as lease:
         assert lease.number == 2
-    assert time.monotonic() - began < TTL / 2
 
 
 def test_the_lease_of_a_process_whose_number_is_another_ones_now_is_free_at_once(store):
     lease = take(store)
     lease._record["started"] = "0"  # this very process id, but of an earlier process
     store.put("lease/00001.json", lease._data())
-    began = time.monotonic()
-    with take(store) as second:
+    with take(store, notify=pytest.fail) as second:
         assert second.number == 2
-    assert time.monotonic() - began < TTL / 2
 
 
 def test_a_lease_of_another_machine_is_free_once_it_shows_no_sign_of_life(store, monkeypatch):
@@ -114,6 +115,109 @@ def test_a_store_that_fails_for_a_while_does_not_cost_the_lease(store, monkeypat
             time.sleep(TTL)
         assert "could not be renewed yet" in caplog.text
         lease.check()
+
+
+def test_a_driver_that_was_succeeded_learns_of_it_without_asking(store):
+    with take(store) as first:
+        store.put_if_absent("lease/00002.json", first._data())
+        with pytest.raises(LeaseLostError, match="another driver has taken over"):
+            first.lost.result(timeout=TTL)
+
+
+def test_the_lease_of_a_killed_process_that_nobody_has_waited_for_is_free_at_once(store, tmp_path):
+    code = (
+        "import sys, time; from ray_si.storage.lease import Lease; "
+        "from ray_si.storage.objects import LocalObjects; "
+        "Lease(LocalObjects(sys.argv[1]), 'the run').__enter__(); print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(RunError, match=f"written by process {process.pid}"):
+            take(store).__enter__()
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still listed
+        with take(store, notify=pytest.fail) as lease:
+            assert lease.number == 2
+
+
+@pytest.mark.parametrize("call", ["list", "delete", "put_if_absent"])
+def test_a_store_that_fails_as_the_lease_is_taken_does_not_refuse_the_same_process_later(
+    tmp_path, monkeypatch, call
+):
+    store, working = LocalObjects(tmp_path), getattr(LocalObjects, call)
+    store.put("run.json", b"{}")
+    with take(store):
+        pass
+    calls = []
+
+    def failing(self, *arguments):
+        result = working(self, *arguments)
+        calls.append(arguments)
+        if len(calls) > (call == "list"):  # which comes once before the lease is written
+            raise StorageLostError("the answer was lost")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalObjects, call, failing)
+        with pytest.raises(StorageLostError):
+            take(store).__enter__()
+    with take(store) as lease:
+        assert lease.number == 3
+
+
+def test_a_lease_on_a_place_where_nothing_came_to_be_leaves_it_as_it_was(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "new" / "run", tmp_path / "empty"):
+        with take(LocalObjects(folder)) as lease:
+            assert lease.number == 1
+            assert (folder / "lease" / "00001.json").exists()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+
+
+def test_the_hundred_thousandth_lease_counts_as_the_highest(store):
+    with take(store) as lease:
+        store.put("lease/99998.json", json.dumps(lease._record | {"released": True}).encode())
+    for number in range(99_999, 100_003):
+        with take(store) as lease:
+            assert lease.number == number
+            lease.check()
+
+
+def test_giving_back_a_lease_after_an_error_does_not_wait_for_a_store_that_hangs(
+    store, monkeypatch
+):
+    hung, lease = threading.Event(), take(store)
+    lease.__enter__()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", lambda *_: hung.wait(60))
+        patch.setattr(store, "list", lambda *_: [hung.wait(60)][:0])
+        began = time.monotonic()
+        lease.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        hung.set()
+    assert time.monotonic() - began < 10
+
+
+def test_a_store_that_lets_two_writers_be_the_first_is_refused_and_left_as_it_was(tmp_path):
+    class Forgetful(LocalObjects):
+        def put_if_absent(self, key, data):
+            self.put(key, data)
+            return True
+
+    with pytest.raises(StorageError, match="ignores the condition of conditional writes"):
+        check_exclusive(Forgetful(tmp_path / "run"), "the run")
+    check_exclusive(LocalObjects(tmp_path / "run"), "the run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_hard_links_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as FAT answers
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match="its file system has no hard links; choose another"):
+        check_exclusive(LocalObjects(tmp_path / "run"), "the run")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("jump_s", [-86_400, 86_400])
@@ -168,8 +272,8 @@ def test_a_damaged_lease_is_named(store):
 def test_a_manifest_is_written_once_whatever_the_lease_says(tmp_path):
     header = {"config": {}, "identity": {}}
     runs = [Run.prepare(str(tmp_path / "run"), header, "f") for _ in range(2)]
-    runs[0].create([])
     with runs[0].held():
+        runs[0].create([])
         runs[0].commit_stats({"rows": 1})
         runs[1]._lease = runs[0]._lease  # as if its check had come just before the takeover
         with pytest.raises(LeaseLostError, match=r"stats\.json was written by another driver"):

@@ -137,10 +137,20 @@ HEADER = {"config": {}, "identity": {}}
 
 def test_a_store_that_ignores_conditions_is_refused_and_left_empty(location, through):
     through(share=0, drop_headers=frozenset({"if-none-match"}))
-    run = Run.prepare(location, HEADER, "fingerprint")
     with pytest.raises(StorageError, match="ignores the condition"):
-        run.create(load_seeds("bundled")[0])
+        Run.prepare(location, HEADER, "fingerprint")
     assert list(open_objects(location).list()) == []
+
+
+def test_a_store_that_ignores_conditions_costs_a_run_nothing(location, through):
+    run = Run.prepare(location, HEADER, "fingerprint")
+    with run.held():
+        run.create(load_seeds("bundled")[0])
+    before = {key: run.objects.get(key) for key in run.objects.list()}
+    through(share=0, drop_headers=frozenset({"if-none-match"}))
+    with pytest.raises(StorageError, match="ignores the condition"):
+        Run.prepare(location, HEADER, "fingerprint")
+    assert {key: run.objects.get(key) for key in run.objects.list()} == before
 
 
 def test_a_store_that_refuses_conditions_is_named(location, through, quick):
@@ -198,7 +208,7 @@ def test_what_consoles_put_for_a_folder_is_no_content(location):
     prefix = location.removeprefix("s3://runs/")
     for key in (f"{prefix}/", f"{prefix}/data/"):
         boto3.client("s3").put_object(Bucket="runs", Key=key)
-    Run.prepare(location, HEADER, "fingerprint").create(load_seeds("bundled")[0])
+    Run.prepare(location, HEADER, "fingerprint")
 
 
 def test_an_endpoint_is_asked_by_path(location, through):

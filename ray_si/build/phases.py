@@ -1,0 +1,146 @@
+"""Phases 1 to 3 of a build, under the run's lease: everything that needs Ray and the models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+
+from ray_si.build import checks, stages
+from ray_si.build.bootstrap import BootstrapPhase
+from ray_si.build.gate import open_gate
+from ray_si.build.instances import InstancePhase
+from ray_si.build.watch import Watcher
+from ray_si.config import RunConfig
+from ray_si.dedup import warm_up
+from ray_si.pipeline.contamination import seeds_alike
+from ray_si.pipeline.decisions import is_plateau, unread_note
+from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.pipeline.token_budget import TokenBudget
+from ray_si.records import SeedTask
+from ray_si.run.evaluation import EvaluationSet
+from ray_si.run.run import Run
+from ray_si.serving.applications import Serving, shared_name
+from ray_si.serving.background import Alarm, in_thread
+from ray_si.serving.connect import connect
+
+_WORKERS = 4
+"""Worker processes to start while the models are loaded; more come when they are needed."""
+
+
+@dataclass(frozen=True)
+class Phases:
+    """One driver's work on a run whose lease it holds.
+
+    ``clock`` measures the time of a named part. ``alarm`` rings when the lease is lost, or work in
+    the background fails, and ends whatever waits.
+    """
+
+    config: RunConfig
+    run: Run
+    seeds: list[SeedTask]
+    sets: Sequence[EvaluationSet]
+    reporter: Reporter
+    clock: Callable[[str], AbstractContextManager[None]]
+    alarm: Alarm = field(default_factory=Alarm)
+
+    def write(self, address: str | None, *, finish: bool) -> None:
+        """Take the run from where it stands to the manifest of its instances.
+
+        On the Ray at ``address``, see `connect`; ``finish`` ends phase 1 with what it has. Raises
+        what `ray_si.build.builder.build` says.
+        """
+        self.run.lease.lost.add_done_callback(lambda lost: self.alarm.ring(lost.exception()))
+        token_budget = TokenBudget.of(self.config, self.run, self.seeds)
+        is_bootstrapping = not (finish or self._is_bootstrapped())
+        if is_bootstrapping:  # compiling the gate once takes as long as starting Ray
+            threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+        with ExitStack() as stack:
+            embedder = is_bootstrapping and self.config.dedup.cosine is not None
+            self._connect(stack, address, embedder=embedder)
+            serving = self._deploy(stack, embedder=embedder)
+            # what the models refuse leaves no run behind
+            self.run.create(self.seeds, self.sets)
+            stack.enter_context(Watcher(self.config, serving, self.reporter, self.run))
+            instances = InstancePhase(
+                self.config,
+                self.run,
+                serving.generators,
+                self.reporter,
+                token_budget,
+                self.alarm,
+            )
+            stack.callback(instances.abandon)
+            if is_bootstrapping:
+                with self.clock("bootstrap"):
+                    self._bootstrap(stack, serving, token_budget, instances)
+            with self.clock("instances"):
+                instances.run()
+
+    def _is_bootstrapped(self) -> bool:
+        """Whether phase 1 is over: the target reached, or a plateau that ends it."""
+        rounds, options = self.run.rounds(), self.config.bootstrap
+        accepted = sum(manifest["accepted"] for manifest in rounds)
+        if accepted >= self.config.target_instructions:
+            return True
+        return options.on_stall == "finish" and is_plateau(rounds, options)
+
+    def _connect(self, stack: ExitStack, address: str | None, *, embedder: bool) -> None:
+        """Get hold of a Ray that has room for the models and sees the run."""
+        self._say("starting Ray")
+        with self.clock("ray"):
+            is_ours = stack.enter_context(connect(address))
+        checks.wait_for_room(
+            checks.demands(self.config, embedder=embedder),
+            is_ours=is_ours,
+            notify=self._say,
+            check=self.alarm.check,
+        )
+        if not is_ours:
+            checks.check_location(self.run.location)
+
+    def _deploy(self, stack: ExitStack, *, embedder: bool) -> Serving:
+        """Load the models; they go when the stack ends."""
+        self._say("loading the models")
+        name, fencing = shared_name(self.run.location), self.run.lease.number
+        serving = Serving(self.config, name, fencing, embedder=embedder)
+        at_once = max(serving.generators.tasks, self.config.bootstrap.lookahead) + 1
+        in_thread(stages.warm_up, min(_WORKERS, at_once))
+        with self.clock("models"):
+            return stack.enter_context(serving)
+
+    def _bootstrap(
+        self,
+        stack: ExitStack,
+        serving: Serving,
+        token_budget: TokenBudget,
+        instances: InstancePhase,
+    ) -> None:
+        """Phase 1; its gate goes when the stack ends."""
+        self._announce()
+        gate = stack.enter_context(open_gate(self.config, self.run, self.seeds, serving.encode))
+        BootstrapPhase(
+            self.config,
+            self.run,
+            self.seeds,
+            gate,
+            serving.generators,
+            self.reporter,
+            token_budget,
+            instances,
+            self.alarm,
+        ).run()
+
+    def _announce(self) -> None:
+        """Say which seed tasks the gate cannot read, and what the run is held against."""
+        notes = [unread_note(self.config, [seed.instruction for seed in self.seeds], "seed tasks")]
+        if self.sets:
+            notes.append(seeds_alike(self.config, self.seeds, self.sets))
+            count = sum(len(evaluation.texts) for evaluation in self.sets)
+            notes.append(f"reading {count} evaluation texts")
+        for note in filter(None, notes):
+            self._say(note)
+
+    def _say(self, note: str) -> None:
+        self.reporter.report(Progress("start", note=note))

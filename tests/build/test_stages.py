@@ -1,0 +1,102 @@
+"""Rows in, rows out: what goes wrong with one row is that row's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pytest
+
+from ray_si.build import stages
+from ray_si.build.stages import _ERROR, Task, _guarded
+from ray_si.engines.base import Completion
+from ray_si.errors import GenerationError
+from ray_si.serving.applications import Generators
+from ray_si.storage.objects import open_objects
+from ray_si.storage.tables import ShardInfo, read_table, write_table
+
+
+def stored(block, answers):
+    """A block with what was answered."""
+    texts, errors = zip(*((answer.text, answer.error) for answer in answers), strict=True)
+    columns = {"text": pa.array(texts, pa.string()), "error": pa.array(errors, pa.string())}
+    return pa.table({name: block[name] for name in block.column_names} | columns)
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """Answers without asking; some rows make trouble, each at another place."""
+
+    folder: str = "troubled"
+    row_id: str = "id"
+
+    async def answer(self, row, ask):
+        if row["id"] == "raises":
+            raise LookupError("no such\nthing \ud83d")
+        if row["id"] == "ends all":
+            raise GenerationError("the generator was removed")
+        return Completion(row["id"], "stop")
+
+    def failed(self, error):
+        return error
+
+    def complete(self, block, answers):
+        for answer in answers:
+            if answer.text == "cannot be parsed":
+                raise RecursionError("too deep")
+        return stored(block, answers)
+
+    def summary(self, stored):
+        return stored
+
+
+def write(location, ids, **options):
+    """What a task makes of one block, here in this process, and how that is stored."""
+    block = pa.table({"block": [0] * len(ids), "id": ids})
+    generators = Generators({}, {"app": 4})
+    task = Task(Troubled(), generators, str(location), (0,), fencing=7, **options)
+    table = _guarded(block, task=task)
+    if _ERROR in table.column_names:
+        return table[_ERROR][0].as_py()
+    return table.drop_columns(["stored"]), ShardInfo(**table["stored"][0].as_py())
+
+
+def test_what_raises_in_a_row_is_the_error_of_that_row(tmp_path):
+    table, info = write(tmp_path, ["good", "raises", "cannot be parsed", "better"])
+    assert table["text"].to_pylist() == ["good", "", "", "better"]
+    assert table["error"].to_pylist() == [
+        None,
+        "LookupError: no such thing \ufffd",
+        "RecursionError: too deep",
+        None,
+    ]
+    assert info.key == "troubled/block-00000.parquet"
+    assert read_table(open_objects(str(tmp_path)), info.key).equals(table)
+
+
+def test_an_error_that_means_all_rows_is_raised(tmp_path):
+    error = write(tmp_path, ["good", "ends all"])
+    assert error == ["GenerationError", "the generator was removed"]
+
+
+def test_a_block_that_is_asked_again_leaves_the_earlier_one(tmp_path):
+    _, first = write(tmp_path, ["raises"])
+    before = open_objects(str(tmp_path)).get(first.key)
+    table, info = write(tmp_path, ["good"], again=frozenset([0]))
+    assert table["text"].to_pylist() == ["good"]
+    assert info.key == "troubled/block-00000-00007.parquet"
+    assert open_objects(str(tmp_path)).get(first.key) == before
+
+
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+def test_what_another_driver_stored_of_other_rows_does_not_count(tmp_path, monkeypatch, moment):
+    if moment == "meanwhile":
+        monkeypatch.setattr(stages, "_finished", lambda task: set())
+    objects = open_objects(str(tmp_path))
+    block = pa.table({"block": [0], "id": ["cut short"]})
+    late = stored(block, [Completion("", "stop")])
+    write_table(objects, "troubled/block-00000.parquet", late)
+    table, info = write(tmp_path, ["one", "two"])
+    assert table["id"].to_pylist() == ["one", "two"]
+    assert info.key == "troubled/block-00000-00007.parquet"
+    assert read_table(objects, "troubled/block-00000.parquet").equals(late)

@@ -1,0 +1,172 @@
+"""Whatever the schedule: each build ends or says why not, and what it leaves is sound."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ray_si.audit.verify import verify
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
+from ray_si.errors import BudgetError, StorageLostError
+from ray_si.serving.background import in_thread
+from tests.builds import digests, replay_values
+from tests.faults.conftest import ROOT
+from tests.faults.schedules import Draws, disturb_store
+
+END_S = 240
+"""Seconds within which a driver must have ended, on a machine that others use too."""
+
+SCHEDULES = 24
+"""Runs of the long form; each lives through some drivers."""
+
+LATENCY = {"latency_s": 0.1, "latency_sigma": 1.0}
+
+
+def configurations() -> dict[str, dict]:
+    """Values of small builds, each with what waits for one another in it."""
+    base = replay_values()
+    base["generator"] |= {"replicas": 2, "replay": LATENCY, "cpus": 0.25}
+    bootstrap = base["bootstrap"]
+    other = base["generator"] | {"replicas": 1, "replay": {"latency_s": 0.2}}
+    ahead = bootstrap | {"prompts_per_round": 12, "block_size": 2, "lookahead": 3}
+    steered = bootstrap | {"demonstration_sampling": "diverse"}
+    return {
+        "budget": base | {"bootstrap": ahead, "budget": {"tokens": 14_000}},
+        "ahead": base | {"bootstrap": ahead},
+        "steered": base | {"bootstrap": steered, "dedup": {"cosine": 0.9}},
+        "shards": base | {"dedup": {"cosine": 0.9, "shards": 3}},
+        "generators": base | {"instance_generator": other, "instances": {"block_size": 4}},
+    }
+
+
+def sound(location) -> bool:
+    wrong = [finding for check in verify(str(location)) for finding in check.findings]
+    assert not wrong, wrong
+    return True
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("seed", [1, 2])
+def test_pauses_and_failures_of_the_store_end_in_one_outcome(tmp_path, monkeypatch, seed):
+    values = replay_values() | {"target_instructions": 40, "budget": {"tokens": 6_000}}
+    values["bootstrap"] |= {"prompts_per_round": 8, "block_size": 2, "lookahead": 3}
+    values["generator"]["replay"] = {"latency_s": 0.05, "latency_sigma": 1.0}
+    location = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        disturb_store(Draws(f"{seed}", pause=0.2, fail=0.02), patch.setattr)
+        ended = in_thread(build, parse_config(values), str(location)).exception(END_S)
+    assert ended is None or isinstance(ended, BudgetError | StorageLostError)
+    build(parse_config(values | {"budget": {}}), str(location))
+    assert sound(location)
+
+
+class Driver:
+    """A build in a process of its own, under a schedule."""
+
+    def __init__(self, cluster, config, run, seed, *, pause=0.0, fail=0.0) -> None:
+        plan = {"seed": seed, "pause": pause, "fail": fail, "address": cluster}
+        plan |= {"ttl_s": 3.0, "dump_s": END_S - 20}
+        command = [sys.executable, "-m", "tests.faults.schedules", json.dumps(plan)]
+        command += ["build", str(config), "--out", str(run), "--address", cluster]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def outcome(self) -> int:
+        """Its exit status; a driver that does not end is killed and fails the test."""
+        try:
+            output, _ = self.process.communicate(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            output, _ = self.process.communicate()
+            pytest.fail(f"no end within {END_S} s:\n{output[-12_000:]}")
+        assert self.process.returncode in (0, 1, 2, -signal.SIGKILL), output[-8_000:]
+        return self.process.returncode
+
+
+@pytest.fixture(scope="session")
+def expected(cluster, tmp_path_factory):
+    """Digests of the shards of an undisturbed build, by configuration."""
+    digest_of = {}
+
+    def digests_of(name, config):
+        if name not in digest_of:
+            run = tmp_path_factory.mktemp("expected") / name
+            assert Driver(cluster, config, run, 0).outcome() == 0
+            digest_of[name] = digests(run)
+        return digest_of[name]
+
+    return digests_of
+
+
+def live_through(cluster, config, run, rng) -> Counter:
+    """Drivers under schedules, killed, stopped and joined by others; how each of them ended."""
+    ends: Counter = Counter()
+    for _ in range(3):
+        seed = rng.randrange(10**6)
+        driver = Driver(cluster, config, run, seed, pause=0.15, fail=rng.choice([0, 0.002, 0.01]))
+        time.sleep(rng.uniform(4, 20))
+        event = rng.choice(["alone", "joined", "killed", "superseded"])
+        ends[event] += 1
+        if event == "joined":
+            second = Driver(cluster, config, run, seed + 1, pause=0.1)
+            ends[f"second driver: exit {second.outcome()}"] += 1
+        elif event == "killed":
+            driver.process.kill()
+        elif event == "superseded":
+            supersede(cluster, config, run, driver, ends)
+        ends[f"exit {driver.outcome()}"] += 1
+    return ends
+
+
+def supersede(cluster, config, run, driver, ends) -> None:
+    """Stop a driver until another has taken its run over, then let both go on."""
+    driver.process.send_signal(signal.SIGSTOP)
+    for lease in run.glob("lease/0*.json"):
+        record = json.loads(lease.read_text()) | {"machine": "one that cannot be seen"}
+        lease.write_text(json.dumps(record))
+    second = Driver(cluster, config, run, 0)
+    time.sleep(12)
+    driver.process.send_signal(signal.SIGCONT)
+    ends[f"successor: exit {second.outcome()}"] += 1
+
+
+def has_errors(run) -> bool:
+    """Whether requests failed for good, so that rows may be others."""
+    return any(
+        "error" in pq.read_table(path, columns=["finish_reason"])["finish_reason"].to_pylist()
+        for path in run.glob("*/**/block-*.parquet")
+    )
+
+
+@pytest.mark.slow
+def test_whatever_the_schedule_drivers_end_and_leave_a_sound_run(
+    cluster, expected, tmp_path, record_property
+):
+    total: Counter = Counter()
+    for number in range(SCHEDULES):
+        rng, (name, values) = random.Random(number), list(configurations().items())[number % 5]
+        config, run = tmp_path / f"{number}.yaml", tmp_path / f"{number}-{name}"
+        config.write_text(yaml.safe_dump(values))
+        total += live_through(cluster, config, run, rng)
+        config.write_text(yaml.safe_dump(values | {"budget": {}}))  # else it may stop for that
+        assert Driver(cluster, config, run, 0).outcome() == 0
+        assert sound(run)
+        if has_errors(run):
+            total["runs with requests that failed for good"] += 1
+        else:
+            assert digests(run) == expected(name, config), run
+            total["runs equal to undisturbed ones"] += 1
+        print(number, name, dict(total), flush=True)
+    for name, count in sorted(total.items()):
+        record_property(name, count)
