@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from ray_si.report.numbers import Funnel, Lengths, Rejections, Statistics, TokenCounts
 from ray_si.report.rows import BrowserRows
 from ray_si.report.wording import asset, number, plain
 from ray_si.run.manifests import Stats
@@ -51,9 +52,7 @@ _SIZES = {
 _TAGS = ("synthetic", "self-instruct")
 
 
-def card(
-    numbers: dict[str, Any], rows: BrowserRows, stats: Stats, chosen: Mapping[str, Any]
-) -> bytes:
+def card(numbers: Statistics, rows: BrowserRows, stats: Stats, chosen: Mapping[str, Any]) -> bytes:
     """README.md of a finished run, UTF-8, from its statistics and rows; same input, same bytes.
 
     ``stats`` names the shards. ``chosen`` is the configuration's ``card`` section: what it leaves
@@ -100,7 +99,7 @@ def _environment() -> Environment:
 
 
 def _header(
-    numbers: dict[str, Any], splits: list[tuple[str, str]], title: str, chosen: Mapping[str, Any]
+    numbers: Statistics, splits: list[tuple[str, str]], title: str, chosen: Mapping[str, Any]
 ) -> str:
     values: dict[str, Any] = {"pretty_name": title}
     if chosen.get("license"):
@@ -109,7 +108,7 @@ def _header(
         values["language"] = list(chosen["language"])
     values["task_categories"] = ["text-generation"]
     values["tags"] = list(dict.fromkeys([*_TAGS, *chosen.get("tags", ())]))
-    values["size_categories"] = [_size(numbers["funnel"]["rows"])]
+    values["size_categories"] = [_size(numbers["funnel"]["rows"] or 0)]
     if splits:
         files = [{"split": split, "path": path} for split, path in splits]
         values["configs"] = [{"config_name": "default", "data_files": files}]
@@ -155,36 +154,40 @@ def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _funnel(funnel: dict[str, Any], tokens: dict[str, Any]) -> list[tuple[str, str]]:
-    names = {
-        "completions": "prompts for instructions",
-        "candidates": "candidate instructions",
-        "accepted": "accepted",
-        "classification": "of these, classification tasks",
-        "with_instance": "with an instance to keep",
-        "rows": "rows",
-    }
-    pairs = [(name, number(funnel[key])) for key, name in names.items()]
-    return [*pairs, ("completion tokens a row", number(tokens["per_row"]))]
+def _funnel(funnel: Funnel, tokens: TokenCounts) -> list[tuple[str, str]]:
+    counts = [
+        ("prompts for instructions", funnel["completions"]),
+        ("candidate instructions", funnel["candidates"]),
+        ("accepted", funnel["accepted"]),
+        ("of these, classification tasks", funnel["classification"]),
+        ("with an instance to keep", funnel["with_instance"]),
+        ("rows", funnel["rows"]),
+        ("completion tokens a row", tokens["per_row"]),
+    ]
+    return [(name, number(count)) for name, count in counts]
 
 
-def _rejected(rejected: dict[str, dict[str, int]]) -> list[tuple[str, str]]:
+def _rejected(rejected: Rejections) -> list[tuple[str, str]]:
     return [
-        (name.capitalize(), ", ".join(f"{_code(r)} {number(n)}" for r, n in reasons.items()))
-        for name, reasons in rejected.items()
+        (name, ", ".join(f"{_code(r)} {number(n)}" for r, n in reasons.items()))
+        for name, reasons in (
+            ("Instructions", rejected["instructions"]),
+            ("Instances", rejected["instances"]),
+        )
         if reasons
     ]
 
 
-def _lengths(lengths: dict[str, Any]) -> list[list[str]]:
-    keys = ("mean", "median", "p95", "most")
-    return [
-        [f"{name}s", *(number(item["words"][key]) for key in keys)]
-        for name, item in lengths.items()
-    ]
+def _lengths(lengths: dict[str, Lengths]) -> list[list[str]]:
+    rows = []
+    for name, item in lengths.items():
+        words = item["words"]
+        shown = (words["mean"], words["median"], words["p95"], words["most"])
+        rows.append([f"{name}s", *map(number, shown)])
+    return rows
 
 
-def _similarity(numbers: dict[str, Any]) -> str:
+def _similarity(numbers: Statistics) -> str:
     nearest, last = numbers["nearest_seed"], numbers["diversity"]["sets"][-1]
     parts = []
     if nearest["mean"] is not None:

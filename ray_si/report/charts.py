@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
+
+from ray_si.report.numbers import Bin, VerbCount
 
 NARROW, MIDDLE, WIDE = 350, 540, 1040
 """Widths of charts, in the pixels that they have on a wide screen."""
@@ -17,7 +18,7 @@ _INNER_HEIGHT = _HEIGHT - _TOP - _BOTTOM
 
 
 def histogram(
-    bins: Sequence[dict[str, Any]],
+    bins: Sequence[Bin],
     *,
     title: str,
     x: str,
@@ -58,6 +59,7 @@ def histogram(
     if mark:
         value, name = mark
         first, last = bins[0]["from"], bins[-1]["to"]
+        assert last is not None, "a marked histogram is open"
         place = _LEFT + inner * (value - first) / (last - first)
         parts.append(
             Markup(
@@ -123,7 +125,7 @@ def bar(share: float, class_: str = "c1") -> Markup:
     ).format(class_, 100 * min(1.0, max(0.0, share)))
 
 
-def bin_name(item: dict[str, Any]) -> str:
+def bin_name(item: Bin) -> str:
     """A bin in words."""
     first, last = item["from"], item["to"]
     if last is None:
@@ -139,7 +141,7 @@ _SIZE = 620
 _HOLE, _MIDDLE, _OUTER = 78, 184, 304
 
 
-def sunburst(verbs: Sequence[dict[str, Any]], *, title: str) -> Markup:
+def sunburst(verbs: Sequence[VerbCount], *, title: str) -> Markup:
     """Verbs on the inner ring, their nouns on the outer one, both by count.
 
     A verb's place on the outer ring that no noun takes is left open: other nouns, or none.

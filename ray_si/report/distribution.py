@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+
+from ray_si.report.numbers import Bin, ScoreSummary, Summary
 
 _MOST_BINS = 30
 _SHOWN = 0.99
@@ -25,11 +26,18 @@ class Distribution:
         for value, count in zip(lengths.tolist(), counts.tolist(), strict=True):
             self._counts[value] += count
 
-    def summary(self) -> dict[str, Any]:
-        """Keys: count, and mean, least, median, p95, most, which are None where count is 0."""
+    def summary(self) -> Summary:
+        """What there is to say in six numbers."""
         values, counts = self._sorted()
         if not len(values):
-            return {"count": 0} | dict.fromkeys(("mean", "least", "median", "p95", "most"))
+            return {
+                "count": 0,
+                "mean": None,
+                "least": None,
+                "median": None,
+                "p95": None,
+                "most": None,
+            }
         total = int(counts.sum())
         return {
             "count": total,
@@ -40,8 +48,8 @@ class Distribution:
             "most": int(values[-1]),
         }
 
-    def histogram(self) -> list[dict[str, Any]]:
-        """Bins of equal width: ``from``, ``to`` (inclusive; None for all beyond) and ``count``."""
+    def histogram(self) -> list[Bin]:
+        """Bins of equal width; ``to`` is inclusive, and None in that of all beyond."""
         values, counts = self._sorted()
         if not len(values):
             return []
@@ -51,7 +59,7 @@ class Distribution:
         edges = list(range(first, top + 1, width))
         place = np.minimum((values - first) // width, len(edges))
         sums = np.bincount(place, weights=counts, minlength=len(edges) + 1).astype(int).tolist()
-        bins: list[dict[str, Any]] = [
+        bins: list[Bin] = [
             {"from": edge, "to": edge + width - 1, "count": count}
             for edge, count in zip(edges, sums, strict=False)
         ]
@@ -86,8 +94,8 @@ class Scores:
         self._counts += np.bincount(place, minlength=bins)
         self._units += int(np.rint(scores * 1e9).astype(np.int64).sum())
 
-    def summary(self) -> dict[str, Any]:
-        """Keys: count, mean (None over none), histogram of ``from``, ``to``, ``count``."""
+    def summary(self) -> ScoreSummary:
+        """Their mean, and a histogram in which ``to`` is exclusive, but for the last bin's."""
         bins, total = len(self._counts), int(self._counts.sum())
         return {
             "count": total,

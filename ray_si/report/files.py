@@ -11,6 +11,7 @@ from ray_si.errors import RunError, StorageError
 from ray_si.records import StepListener
 from ray_si.report.card import card
 from ray_si.report.contents import RunContents, State
+from ray_si.report.numbers import Statistics
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
 from ray_si.run.manifests import Stats
@@ -53,7 +54,7 @@ def documents(
     return {"README.md": card(numbers, rows, stats, chosen), "report.html": render(numbers, rows)}
 
 
-def statistics_json(numbers: dict[str, Any]) -> bytes:
+def statistics_json(numbers: Statistics) -> bytes:
     """The statistics as a JSON file has them; pure ASCII."""
     return (json.dumps(numbers, indent=1) + "\n").encode()
 

