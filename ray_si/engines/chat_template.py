@@ -1,0 +1,66 @@
+"""Prompts as tokens, chat turns through the model's own template with the arguments it is given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_si.engines.base import Request
+from ray_si.errors import EngineError
+from ray_si.records import Message
+
+_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+"""Where a model's folder may hold its template."""
+
+_SWITCHES = {"enable_thinking": False, "thinking": False}
+"""Arguments by which templates let a model answer at once: Qwen, SmolLM; DeepSeek, Granite."""
+
+_OPEN_THOUGHT = re.compile(r"[<\[◁|]+[\w:]*think[\w:]*[>\]▷|]+\s*$", re.IGNORECASE)
+
+
+def encode(tokenizer: Any, request: Request, arguments: Mapping[str, Any]) -> list[int]:
+    """The tokens of a prompt; ``arguments`` are those of the chat template.
+
+    Raises EngineError where labels are to be scored and the model thinks before it answers.
+    """
+    if isinstance(request.prompt, str):
+        return list(tokenizer(request.prompt)["input_ids"])
+    text = _render(tokenizer, request.prompt, arguments)
+    if request.labels and _thinks_first(tokenizer, request.prompt, arguments, text):
+        raise EngineError(
+            "the model's chat template lets it think before it answers, so labels cannot be "
+            "scored: set generator.chat_template_kwargs to {enable_thinking: false} or as the "
+            "model has it, or classification.method to text and reasoning.expected to true"
+        )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def check_labels(folder: Path, requests: Sequence[Request], arguments: Mapping[str, Any]) -> None:
+    """Raise what `encode` would, as far as the model's files are in the folder already."""
+    chats = [r for r in requests if r.labels and not isinstance(r.prompt, str)]
+    texts = [path.read_text("utf-8") for name in _FILES if (path := folder / name).is_file()]
+    if chats and any("think" in text for text in texts):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        for request in chats:
+            encode(tokenizer, request, arguments)
+
+
+def _thinks_first(
+    tokenizer: Any, turns: list[Message], arguments: Mapping[str, Any], rendered: str
+) -> bool:
+    """Whether a rendered prompt leaves a thought open, or would be another without thinking."""
+    if "think" not in str(tokenizer.chat_template):
+        return False
+    at_once = _render(tokenizer, turns, {**arguments, **_SWITCHES})
+    return rendered != at_once or _OPEN_THOUGHT.search(rendered) is not None
+
+
+def _render(tokenizer: Any, turns: list[Message], arguments: Mapping[str, Any]) -> str:
+    text: str = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=False, **arguments
+    )
+    return text

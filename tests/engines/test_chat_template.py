@@ -1,0 +1,73 @@
+"""Chat templates get their arguments; labels are not scored where a thought begins."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ray_si.engines.base import Request, SamplingParams
+from ray_si.engines.chat_template import check_labels, encode
+from ray_si.errors import EngineError
+
+TURNS = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant]"
+HYBRID = TURNS + "{% if enable_thinking is false %} <think> </think>{% endif %}"
+OFF_BY_DEFAULT = TURNS + "{% if thinking %} <think>{% else %} </think>{% endif %}"
+ALWAYS = TURNS + " <think>\n"
+STRIPS_ONLY = TURNS.replace("m['content']", "m['content'].split('</think>')[-1]")
+
+ASKED = Request(
+    [{"role": "user", "content": "Is it?"}], SamplingParams(), 0, "classification", ("Yes", "No")
+)
+
+
+def _tokenizer(template):
+    words = ["[UNK]", "Is", "it", "?", "think", "/", "<", ">", "[", "]", "user", "assistant"]
+    model = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="[UNK]")
+    made.chat_template = template
+    return made
+
+
+def _text(template, arguments, request=ASKED):
+    tokenizer = _tokenizer(template)
+    return tokenizer.decode(encode(tokenizer, request, arguments)).replace(" ", "")
+
+
+def test_the_template_gets_its_arguments():
+    assert _text(HYBRID, {"enable_thinking": False}).endswith("[assistant]<think></think>")
+    plain = Request(ASKED.prompt, ASKED.sampling, 0)
+    assert _text(HYBRID, {}, plain).endswith("[assistant]")
+    assert _text(OFF_BY_DEFAULT, {"thinking": True}, plain).endswith("[assistant]<think>")
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments"),
+    [(HYBRID, {}), (HYBRID, {"enable_thinking": True}), (ALWAYS, {}),
+     (ALWAYS, {"enable_thinking": False}), (OFF_BY_DEFAULT, {"thinking": True})],
+)  # fmt: skip
+def test_labels_are_not_scored_where_a_thought_begins(tmp_path, template, arguments):
+    with pytest.raises(EngineError, match=r"chat_template_kwargs.*classification\.method"):
+        _text(template, arguments)
+    _tokenizer(template).save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match="labels cannot be scored"):
+        check_labels(tmp_path, [ASKED], arguments)
+    check_labels(tmp_path, [Request(ASKED.prompt, ASKED.sampling, 0)], arguments)
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments"),
+    [(HYBRID, {"enable_thinking": False}), (OFF_BY_DEFAULT, {}), (STRIPS_ONLY, {}), (TURNS, {})],
+)
+def test_labels_are_scored_where_the_answer_begins(tmp_path, template, arguments):
+    assert "[assistant]" in _text(template, arguments)
+    _tokenizer(template).save_pretrained(tmp_path)
+    check_labels(tmp_path, [ASKED], arguments)
+
+
+def test_a_folder_without_a_template_passes(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({}))
+    check_labels(tmp_path, [ASKED], {})
