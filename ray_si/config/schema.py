@@ -91,6 +91,9 @@ class Generator(_Section):
     """Of the weights; auto is bfloat16 where the hardware has it."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
+    chat_template_kwargs: dict[str, Any] = Field({})
+    """Arguments of the model's chat template, such as {enable_thinking: false}; an endpoint's
+    server gets them, too."""
     max_batch: int = Field(32, ge=1)
     """Most requests that a replica answers at once."""
     batching: Literal["auto", "static", "continuous"] = "auto"
@@ -119,6 +122,8 @@ class Generator(_Section):
             raise ValueError("model is needed unless engine is replay")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError("max_replicas is less than replicas")
+        if self.chat_template_kwargs and self.prompt_style != "chat":
+            raise ValueError("chat_template_kwargs needs prompt_style chat")
         need = self.vllm.tensor_parallel_size * self.vllm.pipeline_parallel_size
         if self.gpus > 1 and self.gpus % 1:
             raise ValueError("gpus must be a whole number, or less than 1")
@@ -146,14 +151,20 @@ class Generator(_Section):
             for name in ("requests_per_minute", "tokens_per_minute"):
                 if options[name]:
                     options[name] /= replicas
-            return options
+            return options | self._template
         names = ["revision", "max_batch", "dtype", "trust_remote_code"]
         if self.engine == "transformers":
             names += ["batching", "batch_tokens", "threads"]
         options = {name: getattr(self, name) for name in names}
         if self.engine == "transformers" and 0 < self.gpus < 1:
             options["gpu_share"] = self.gpus  # replicas beside it need theirs
+        options |= self._template
         return options | (self.vllm.model_dump() if self.engine == "vllm" else {})
+
+    @property
+    def _template(self) -> dict[str, Any]:
+        arguments = self.chat_template_kwargs
+        return {"chat_template_kwargs": arguments} if arguments else {}
 
 
 class EmbedderSection(_Section):
@@ -444,6 +455,8 @@ class RunConfig(_Section):
                 if values[section]:
                     del values[section][name]
         for section, generator in self.generators.items():
+            if not generator.chat_template_kwargs:  # a later key, too
+                del values[section]["chat_template_kwargs"]
             for engine, names in PACING.items():
                 options = values[section].pop(engine)
                 if engine == generator.engine:

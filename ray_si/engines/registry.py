@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_si.engines import bundled
 from ray_si.engines.base import Engine, Request
+from ray_si.engines.chat_template import check_labels
 from ray_si.engines.context import check_context
 from ray_si.errors import EngineError
 
@@ -64,6 +65,7 @@ def check(
     else:
         folder = check_model(model)
         check_context(folder, requests, (options or {}).get("max_model_len"))
+        check_labels(folder, requests, (options or {}).get("chat_template_kwargs", {}))
 
 
 def check_model(model: str | None) -> Path:

@@ -20,7 +20,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from ray_si.engines import bundled
+from ray_si.engines import bundled, chat_template
 from ray_si.engines.base import Completion, Request, SamplingParams, too_long
 from ray_si.engines.huggingface.memory import check_memory
 from ray_si.errors import EngineError
@@ -55,7 +55,9 @@ class VLLMEngine:
         quantization: str | None = None,
         lora: str | None = None,
         engine_kwargs: dict[str, Any] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        self._template_arguments = chat_template_kwargs or {}
         path = bundled.resolve(model)
         source = {"revision": revision, "trust_remote_code": trust_remote_code}
         gpus = tensor_parallel_size * pipeline_parallel_size
@@ -162,12 +164,7 @@ class VLLMEngine:
             os._exit(1)
 
     def _encode(self, request: Request) -> list[int]:
-        if isinstance(request.prompt, str):
-            return list(self._tokenizer(request.prompt)["input_ids"])
-        text = self._tokenizer.apply_chat_template(
-            request.prompt, add_generation_prompt=True, tokenize=False
-        )
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return chat_template.encode(self._tokenizer, request, self._template_arguments)
 
 
 def engine_args(

@@ -118,6 +118,9 @@ def test_later_keys_count_where_they_are_set():
         }
     ).identity()
     assert changed["rules"] == "original"
+    values = {"prompt_style": "chat", "chat_template_kwargs": {"enable_thinking": False}}
+    generator = parse_config({"generator": values}).identity()["generator"]
+    assert generator["chat_template_kwargs"] == {"enable_thinking": False}
     assert changed["reasoning"]["expected"] is True
 
 

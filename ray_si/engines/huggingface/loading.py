@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from ray_si.engines import bundled
+from ray_si.engines import bundled, chat_template
 from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.engines.huggingface.memory import check_memory
 from ray_si.engines.huggingface.sampling import cut_at_stop
@@ -21,7 +21,7 @@ from ray_si.errors import EngineError
 class LanguageModel:
     """Weights with a tokenizer; ``end`` are the tokens that end a text, ``context`` counts tokens.
 
-    ``device`` is where inputs go.
+    ``device`` is where inputs go, ``template_arguments`` are those of the chat template.
     """
 
     model: Any
@@ -29,6 +29,7 @@ class LanguageModel:
     device: torch.device
     end: frozenset[int]
     context: int
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_spread(self) -> bool:
@@ -36,13 +37,8 @@ class LanguageModel:
         return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
 
     def encode(self, request: Request) -> list[int]:
-        """The tokens of a prompt; chat turns go through the model's own template."""
-        if isinstance(request.prompt, str):
-            return list(self.tokenizer(request.prompt)["input_ids"])
-        text = self.tokenizer.apply_chat_template(
-            request.prompt, add_generation_prompt=True, tokenize=False
-        )
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """The tokens of a prompt; see `chat_template.encode`."""
+        return chat_template.encode(self.tokenizer, request, self.template_arguments)
 
     def label(self, text: str) -> list[int]:
         """The tokens of a label that follows a prompt."""
@@ -90,6 +86,7 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     trust_remote_code: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a bundled model, a folder or a hub name, onto a GPU where there is one.
 
@@ -124,7 +121,7 @@ def load(
     # instruct models bring defaults of their own, such as a repetition penalty: only ours count
     loaded.generation_config = GenerationConfig(eos_token_id=sorted(end) or None)
     context = getattr(loaded.config, "max_position_embeddings", None) or 1 << 20
-    return LanguageModel(loaded, tokenizer, place, end, context)
+    return LanguageModel(loaded, tokenizer, place, end, context, chat_template_kwargs or {})
 
 
 def _choose_device(device: str) -> torch.device:
