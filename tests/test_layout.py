@@ -16,7 +16,7 @@ THROUGH_ANOTHER = {
     "build/bootstrap": "build/test_builder.py",
     "build/classify": "build/test_builder.py",
     "build/instances": "build/test_builder.py",
-    "build/stages": "build/test_builder.py",
+    "build/phases": "build/test_builder.py",
     "cli/common": "cli/test_runs.py",
     "cli/data": "corpora/test_dedup.py",
     "cli/jobs": "cluster/test_jobs.py",
