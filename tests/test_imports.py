@@ -31,7 +31,7 @@ ROOMS = {
     "storage": BASE,
     "config": BASE | {"engines", "self_instruct"},
     "run": BASE | {"storage"},
-    "export": BASE | {"storage", "run"},
+    "export": BASE | {"storage", "run", "self_instruct"},
     "report": BASE | BYTES | {"dedup"},
     "serving": BASE | {"config", "engines", "storage"},
     "pipeline": RUN | {"serving"},

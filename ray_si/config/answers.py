@@ -52,6 +52,8 @@ class Reasoning(_Section):
     expected: bool = False
     """The model thinks first: the stop strings of chat templates, which could end its thought, are
     left out, and classification.method labels, which scores where it begins, is refused."""
+    keep: bool = False
+    """Keep the thought that preceded an instance as a column `reasoning` of the training rows."""
     tags: tuple[Tag, ...] = TAGS
     """Around a thought: a name, for <name> and [NAME], or an opening and a closing text. What an
     endpoint or parser takes apart itself needs none."""

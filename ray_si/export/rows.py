@@ -13,6 +13,7 @@ from ray_si.run.ids import training_row_id
 from ray_si.run.manifests import Stats, StoredObject, stored_object
 from ray_si.run.run import Run
 from ray_si.run.schemas import (
+    REASONING,
     TRAINING_ROWS,
     AcceptedRow,
     InstanceRow,
@@ -20,6 +21,7 @@ from ray_si.run.schemas import (
     RejectedInstance,
     TrainingRow,
 )
+from ray_si.self_instruct.thoughts import split_thoughts
 
 _ACCEPTED = [
     "id", "round", "demonstrations", "model", "revision", "request_seed",
@@ -36,14 +38,28 @@ def training_rows(run: Run) -> Iterator[TrainingRow]:
     decided: Iterator[InstanceRow] = (
         row for block in run.instance_blocks() for row in block.to_pylist()
     )
+    thought_of = _thoughts(run)
     for source, row in zip_longest(accepted, decided):
         if source is None or row is None or source["id"] != row["id"]:
             raise RunError(
                 f"{run.location} is damaged: instance blocks and accepted instructions disagree "
                 f"at {(source or row)['id']}"
             )
+        thought = thought_of(row["text"]) if thought_of else None
         for k, instance in enumerate(row["instances"]):
-            yield _training_row(source, row, k, instance)
+            made = _training_row(source, row, k, instance)
+            if thought_of:
+                made["reasoning"] = thought
+            yield made
+
+
+def _thoughts(run: Run) -> Callable[[str], str | None] | None:
+    """What tells the thought of a completion; None where the run keeps none."""
+    options = run.header["config"].get("reasoning", {})
+    if not options.get("keep"):
+        return None
+    tags = [tag if isinstance(tag, str) else (tag[0], tag[1]) for tag in options["tags"]]
+    return lambda text: split_thoughts(text, tags).thought or None
 
 
 def _training_row(
@@ -104,10 +120,14 @@ def suffixes(format_: str) -> tuple[str, ...]:
 
 
 def shard_tables(run: Run, rows_per_shard: int) -> Iterator[pa.Table]:
-    """`training_rows` as the tables of `TRAINING_ROWS` that the shards hold, in order."""
+    """`training_rows` as the tables that the shards hold, in order.
+
+    They are of `TRAINING_ROWS`, and `REASONING` where the run keeps thoughts.
+    """
     rows = training_rows(run)
+    schema = TRAINING_ROWS.append(REASONING) if _thoughts(run) else TRAINING_ROWS
     while part := list(islice(rows, rows_per_shard)):
-        yield pa.Table.from_pylist(part, TRAINING_ROWS)
+        yield pa.Table.from_pylist(part, schema)
 
 
 def recount(run: Run, rows: int) -> Stats:

@@ -273,8 +273,20 @@ TRAINING_ROWS = pa.schema(
 )
 
 
-class TrainingRow(TypedDict):
-    """An instance with its instruction, and where both came from; see `AcceptedRow`."""
+REASONING = pa.field("reasoning", pa.string())
+"""A further column of training rows where ``reasoning.keep`` asks for it."""
+
+
+class _TrainingExtras(TypedDict, total=False):
+    reasoning: str | None
+
+
+class TrainingRow(_TrainingExtras):
+    """An instance with its instruction, and where both came from; see `AcceptedRow`.
+
+    ``reasoning`` is what the model thought before it wrote the instance; None where it did not, or
+    where the instance came with its instruction.
+    """
 
     id: str
     instruction: str

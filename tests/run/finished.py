@@ -35,10 +35,20 @@ def instances_of(number):
 
 
 def finished_run(
-    location, instructions=60, *, format_="parquet", rows_per_shard=25, instances=instances_of
+    location,
+    instructions=60,
+    *,
+    format_="parquet",
+    rows_per_shard=25,
+    instances=instances_of,
+    completion="",
+    config=None,
 ):
-    """A finished run of that many instructions; ``instances`` gives those of each by number."""
-    header = HEADER | {"config": {"target_instructions": instructions}}
+    """A finished run of that many instructions; ``instances`` gives those of each by number.
+
+    ``completion`` is what each came from, ``config`` further values of the configuration.
+    """
+    header = HEADER | {"config": {"target_instructions": instructions} | (config or {})}
     run = Run.prepare(str(location), header, "fingerprint")
     ids = [f"r00000-{i:05d}-00" for i in range(instructions)]
     texts = [f"Do task number {i}." for i in range(instructions)]
@@ -65,7 +75,7 @@ def finished_run(
             "instruction": text,
             "seed": i,
             "is_classification": i % 5 == 0,
-            "text": "",
+            "text": completion,
             "finish_reason": "stop",
             "prompt_tokens": 1,
             "completion_tokens": 1,
