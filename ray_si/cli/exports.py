@@ -121,10 +121,10 @@ def _layout(format_: Any, map_: list[str] | None) -> tuple[Layout, dict[str, Any
         return layout(format_.value), {"format": format_.value}
     assert map_
     try:
-        found = mapped(map_, TRAINING_ROWS.names)
+        mapped_layout = mapped(map_, TRAINING_ROWS.names)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return found, {"format": "mapped", "map": map_}
+    return mapped_layout, {"format": "mapped", "map": map_}
 
 
 def _size(text: str | None) -> int | None:

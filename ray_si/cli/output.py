@@ -145,8 +145,8 @@ class BuildDisplay(Display):
         if progress.dollars is not None:
             parts.append(f"${progress.dollars:,.2f}")
         if progress.done > done:
-            left = (progress.total - progress.done) * elapsed / (progress.done - done)
-            parts.append(f"about {duration(left)} left")
+            seconds_left = (progress.total - progress.done) * elapsed / (progress.done - done)
+            parts.append(f"about {duration(seconds_left)} left")
         return ", ".join(parts)
 
 
@@ -228,7 +228,10 @@ def print_check(config: RunConfig, inputs: Inputs) -> None:
     out = console()
     classification = sum(seed.is_classification for seed in inputs.seeds)
     generator = config.generator
-    sets = "".join(f"{one.name} ({len(one.texts)} texts), " for one in inputs.sets)
+    sets = "".join(
+        f"{evaluation_set.name} ({len(evaluation_set.texts)} texts), "
+        for evaluation_set in inputs.sets
+    )
     out.print(
         f"ok: {len(inputs.seeds)} seed tasks ({classification} classification), "
         f"{'decontaminated against ' + sets if sets else ''}"

@@ -46,11 +46,11 @@ def preview(
         decided = dry_run.decide(dry_run.ask(prompts, each_kind=True))
         written = dry_run.write(decided.accepted[:instances])
         if as_json:
-            found = {
+            result = {
                 "prompts": [asdict(item) for item in decided.answered],
                 "instances": [asdict(item) for item in written],
             }
-            typer.echo(json.dumps(found, indent=2))
+            typer.echo(json.dumps(result, indent=2))
         else:
             print_preview(decided.answered, written, time.monotonic() - started)
 
@@ -83,8 +83,8 @@ def estimate(
         from ray_si.planning.preview import DryRun
 
         settings = load_config(config, set_ or [])
-        found = extrapolate(take_sample(DryRun(settings, _note), sample, instances), settings)
+        result = extrapolate(take_sample(DryRun(settings, _note), sample, instances), settings)
         if as_json:
-            typer.echo(json.dumps(found.as_dict(), indent=2))
+            typer.echo(json.dumps(result.as_dict(), indent=2))
         else:
-            print_estimate(found)
+            print_estimate(result)

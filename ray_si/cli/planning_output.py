@@ -36,10 +36,10 @@ def print_preview(answered: list[AnsweredPrompt], written: list[Written], second
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for line in item.lines:
-            table.add_row(_decision(line), _said(line))
+            table.add_row(_decision(line), _text_and_match(line))
         out.print(table)
-    for one in written:
-        _print_written(out, one)
+    for instruction in written:
+        _print_written(out, instruction)
     lines = [line for item in answered for line in item.lines]
     reasons = Counter(line.reason for line in lines if line.reason)
     refused = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
@@ -48,33 +48,33 @@ def print_preview(answered: list[AnsweredPrompt], written: list[Written], second
     summary = f"{len(lines)} candidates: {kept} kept, {len(lines) - kept} refused"
     out.print(f"{summary}{f' ({refused})' if refused else ''}", markup=False, highlight=False)
     if written:
-        good = sum(bool(one.kept) for one in written)
+        good = sum(bool(instruction.kept) for instruction in written)
         text = f"{good} of {len(written)} instructions got a valid instance"
         out.print(text, markup=False, highlight=False)
     text = f"{seconds:.0f} s; nothing was written"
     out.print(text, style="dim", markup=False, highlight=False)
 
 
-def print_estimate(found: Estimate) -> None:
+def print_estimate(estimate: Estimate) -> None:
     """The ranges as a table, then what to be careful about."""
     out = console()
-    title = f"{found.target} instructions, estimated from {found.sample} completions"
+    title = f"{estimate.target} instructions, estimated from {estimate.sample} completions"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("")
     for name in ("5 %", "median", "95 %"):
         table.add_column(name, justify="right")
     for name, range_, form in (
-        ("accepted a completion, at first", found.acceptance, "{:.2f}"),
-        ("accepted a completion, at the end", found.final_acceptance, "{:.2f}"),
-        ("completions for instructions", found.completions, "{:,.0f}"),
-        ("prompt tokens", found.prompt_tokens, "{:,.0f}"),
-        ("completion tokens", found.completion_tokens, "{:,.0f}"),
-        ("hours", found.hours, "{:.3g}"),
-        ("dollars", found.dollars, "{:,.2f}"),
+        ("accepted a completion, at first", estimate.acceptance, "{:.2f}"),
+        ("accepted a completion, at the end", estimate.final_acceptance, "{:.2f}"),
+        ("completions for instructions", estimate.completions, "{:,.0f}"),
+        ("prompt tokens", estimate.prompt_tokens, "{:,.0f}"),
+        ("completion tokens", estimate.completion_tokens, "{:,.0f}"),
+        ("hours", estimate.hours, "{:.3g}"),
+        ("dollars", estimate.dollars, "{:,.2f}"),
     ):
         _add_range(table, name, range_, form)
     out.print(table)
-    for note in found.notes:
+    for note in estimate.notes:
         out.print(f"- {note}", markup=False, highlight=False)
 
 
@@ -120,7 +120,7 @@ def _decision(line: Line) -> Text:
     return Text("kept", "green") if line.reason is None else Text(line.reason, "red")
 
 
-def _said(line: Line) -> Text:
+def _text_and_match(line: Line) -> Text:
     text = _plain(line.text)
     if line.match is not None:
         score = "" if line.score is None else f"{line.score:.2f} "

@@ -79,12 +79,11 @@ def status(
         from ray_si.run.tokens import spending
 
         opened = Run.open(run)
-        found = opened.status()
-        found |= {"spent": spending(opened)}
+        status_ = opened.status() | {"spent": spending(opened)}
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            typer.echo(json.dumps(status_, indent=2))
         else:
-            print_status(run, found)
+            print_status(run, status_)
 
 
 @app.command(epilog="[b]Example[/b]\n\nray-si verify runs/quickstart")

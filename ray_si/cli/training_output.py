@@ -52,8 +52,8 @@ class _StepDisplay(Display):
         began, first = self._began
         if done <= first or done >= total:
             return ""
-        left = (total - done) * (time.monotonic() - began) / (done - first)
-        return f"about {duration(left)} left"
+        seconds_left = (total - done) * (time.monotonic() - began) / (done - first)
+        return f"about {duration(seconds_left)} left"
 
 
 class TrainingDisplay(_StepDisplay):

@@ -182,9 +182,9 @@ class _Member:
 
     def check(self, folder: Folder) -> None:
         """RunError where the folder has answers of another model under this name."""
-        found = folder.read_json(f"{self.folder}/model.json")
+        stored = folder.read_json(f"{self.folder}/model.json")
         compared = ("engine", "revision", "encoding", "weights")
-        if found and any(found["identity"].get(k) != self.identity[k] for k in compared):
+        if stored and any(stored["identity"].get(k) != self.identity[k] for k in compared):
             raise RunError(
                 f"{folder.location} has answers of another model under the name {self.name}; "
                 f"name this one otherwise (--model NAME={self.identity['model']}), or choose "

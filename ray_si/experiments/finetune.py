@@ -286,12 +286,12 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
             )
         except TrainingError as error:
             return {"failure": str(error)}
-        made = Path(scratch) / "model"
-        trainer.finish(trained, settings, base, config["dtype"], made)
+        model_folder = Path(scratch) / "model"
+        trainer.finish(trained, settings, base, config["dtype"], model_folder)
         state = trained.state
         if state.is_world_process_zero:
             write(trainer.losses(state.log_history), state.max_steps)
-            job.write_model(made, config["record"])
+            job.write_model(model_folder, config["record"])
     return {"steps": state.global_step, "epochs": round(state.epoch or 0.0, 4)}
 
 

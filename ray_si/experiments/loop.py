@@ -61,8 +61,8 @@ def load_loop(path: str, overrides: list[str] | tuple[str, ...] = ()) -> LoopCon
     sections["training"] = {"model": generator.model} | sections["training"]
     if generator.engine != "replay":
         hosting = generator.model_dump(exclude={"sampling", "prompt_style"})
-        own = sections["evaluation"].get("generator") or {}
-        sections["evaluation"] = sections["evaluation"] | {"generator": hosting | own}
+        given = sections["evaluation"].get("generator") or {}
+        sections["evaluation"] = sections["evaluation"] | {"generator": hosting | given}
     return LoopConfig(
         config,
         _section(Training, sections, "training", path),
@@ -71,8 +71,8 @@ def load_loop(path: str, overrides: list[str] | tuple[str, ...] = ()) -> LoopCon
 
 
 def _section(kind: type[Any], sections: dict[str, dict[str, Any]], name: str, path: str) -> Any:
-    found: BaseModel = parse_section(kind, sections[name], f"{path}, {name}")
-    return found
+    section: BaseModel = parse_section(kind, sections[name], f"{path}, {name}")
+    return section
 
 
 def run_loop(

@@ -130,10 +130,10 @@ def _compare(dry_run: DryRun, texts: Sequence[str]) -> tuple[np.ndarray, np.ndar
     for i, j in np.argwhere(np.tril(_shared(texts, dedup.tokenizer) > dedup.rouge - 1e-3, -1)):
         near[i, j] = near[j, i] = rouge_l(texts[i], texts[j], dedup.tokenizer) > dedup.rouge
     if dry_run.encode and dedup.cosine is not None:
-        own = EmbeddingIndex.normalize(dry_run.encode(list(texts)))
-        near |= own @ own.T > dedup.cosine
-        known = EmbeddingIndex.normalize(dry_run.encode(seeds))
-        far &= (own @ known.T).max(axis=1) <= dedup.cosine
+        embedded = EmbeddingIndex.normalize(dry_run.encode(list(texts)))
+        near |= embedded @ embedded.T > dedup.cosine
+        embedded_seeds = EmbeddingIndex.normalize(dry_run.encode(seeds))
+        far &= (embedded @ embedded_seeds.T).max(axis=1) <= dedup.cosine
     np.fill_diagonal(near, False)
     return far, near
 
@@ -145,14 +145,14 @@ def _shared(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
     places = []
     for words in tokens:
         seen: Counter[str] = Counter()
-        own = []
+        row_columns = []
         for word in words:
-            own.append(columns.setdefault((word, seen[word]), len(columns)))
+            row_columns.append(columns.setdefault((word, seen[word]), len(columns)))
             seen[word] += 1
-        places.append(own)
+        places.append(row_columns)
     holds = np.zeros((len(texts), len(columns)), np.float32)
-    for row, own in enumerate(places):
-        holds[row, own] = 1
+    for row, row_columns in enumerate(places):
+        holds[row, row_columns] = 1
     sizes = np.array([len(words) for words in tokens])
     return np.asarray(2 * (holds @ holds.T) / np.maximum(1, sizes[:, None] + sizes[None, :]))
 

@@ -169,10 +169,10 @@ class Cluster:
 
     def job(self, id_: str) -> JobDetails:
         """One job; ConfigError where the cluster knows none of that id."""
-        found = self._status(id_)
-        if found is None:
+        details = self._status(id_)
+        if details is None:
             raise ConfigError(f"the cluster at {self.address} knows no job {id_}")
-        return found
+        return details
 
     def stop(self, id_: str, *, wait_s: float = _STOP_S + 30) -> JobDetails:
         """Tell a job to end, and wait until it has; ConfigError where there is none."""
@@ -257,16 +257,16 @@ class Cluster:
     def _patiently(self, ask: Callable[[], T], notify: Callable[[str], None]) -> T:
         """What ``ask`` returns, asked until the cluster answers."""
         end = time.monotonic() + self._patience_s
-        told = False
+        has_notified = False
         while True:
             try:
                 return ask()
             except ClusterLostError as error:
                 if time.monotonic() > end:
                     raise
-                if not told:
+                if not has_notified:
                     notify(f"{error}; waiting for it")
-                told = True
+                has_notified = True
             time.sleep(2)
 
     def _status(self, id_: str) -> JobDetails | None:
@@ -362,18 +362,18 @@ def parse_env(items: list[str]) -> dict[str, str]:
     Raises ConfigError; also for what looks like a secret (see `is_secret`), since a job's
     environment is shown to everyone who sees the dashboard.
     """
-    found = {}
+    variables = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not name or (not equals and name not in os.environ):
             raise ConfigError(f"--env {item}: write NAME=VALUE, or NAME of a variable set here")
-        found[name] = value if equals else os.environ[name]
-        if is_secret(name, found[name]):
+        variables[name] = value if equals else os.environ[name]
+        if is_secret(name, variables[name]):
             raise ConfigError(
                 f"--env {name}: this looks like a secret, and the dashboard would show it; give "
                 "the nodes a role, or put it into the cluster's own environment (cluster/README.md)"
             )
-    return found
+    return variables
 
 
 def _address_from_environment() -> str:

@@ -107,8 +107,8 @@ class Encoder:
     def _ids(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         if not texts:
             return []
-        found = self._tokenizer(list(texts), add_special_tokens=special)["input_ids"]
-        return [list(ids) for ids in found]
+        token_ids = self._tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+        return [list(ids) for ids in token_ids]
 
 
 def _after(opened: str, whole: str, completion: str) -> str:

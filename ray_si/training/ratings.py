@@ -84,17 +84,17 @@ def make_page(
 def load_ratings(path: str, evaluation: str, key: Key) -> Rater:
     """What the page exported. Raises TaskError where it is malformed or of another evaluation."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        exported = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise TaskError(f"cannot read the ratings {path}: {error.strerror}") from error
     except ValueError as error:
         raise TaskError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(found, dict) or not isinstance(found.get("ratings"), dict):
+    if not isinstance(exported, dict) or not isinstance(exported.get("ratings"), dict):
         raise TaskError(f"{path} is no export of the rating page: it has no ratings")
-    if found.get("evaluation") != evaluation:
+    if exported.get("evaluation") != evaluation:
         raise TaskError(f"{path} rates the answers of another evaluation")
-    name = str(found.get("rater") or Path(path).stem)
-    grades = found["ratings"]
+    name = str(exported.get("rater") or Path(path).stem)
+    grades = exported["ratings"]
     for token, grade in grades.items():
         if token not in key:
             raise TaskError(f"{path}: no answer {token} was on the page")

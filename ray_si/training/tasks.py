@@ -95,10 +95,10 @@ def _files(paths: Sequence[str]) -> Iterator[Path]:
     for name in paths:
         path = Path(name).expanduser()
         if path.is_dir():
-            found = sorted(path.glob("*.json"))
-            if not found:
+            task_files = sorted(path.glob("*.json"))
+            if not task_files:
                 raise TaskError(f"the folder {name} holds no task file (*.json)")
-            yield from found
+            yield from task_files
         else:
             yield path
 
@@ -109,12 +109,12 @@ def _tasks(path: Path) -> Iterator[tuple[str, list[Example]]]:
     if path.suffix == ".json":
         yield path.stem, _natural(_json(text, str(path)), path)
         return
-    found = False
+    has_tasks = False
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            found = True
+            has_tasks = True
             yield _seed(_json(line, f"{path}, line {number}"), f"{path}, line {number}")
-    if not found:
+    if not has_tasks:
         raise TaskError(f"{path} holds no task")
 
 
