@@ -30,7 +30,7 @@ class EvaluationSetCheck:
         self.check = Check("evaluation sets")
         self._limit = config.dedup.cosine
         self._excluded = excluded_texts(config, sets)
-        self._texts = {(one.name, text) for one in sets for text in one.texts}
+        self._texts = {(item.name, text) for item in sets for text in item.texts}
         if not sets:
             self.check.notes.append("the run has none")
         elif self._limit is not None:

@@ -110,7 +110,7 @@ def regate(
             "dedup": old.dedup.model_dump(mode="json"),
         },
     }
-    sets_sha256 = [one.sha256 for one in source.sets]
+    sets_sha256 = [item.sha256 for item in source.sets]
     new = Run.prepare(to, header, config.fingerprint(digest, sets_sha256))
     if list(new.objects.list("run.json")):
         raise RunError(f"{to} is a run already; choose another --to")

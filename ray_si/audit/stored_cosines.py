@@ -101,8 +101,7 @@ class StoredCosines:
         ids = accepted["id"].to_pylist()
         self._intact = self._intact and ids == list(decisions.accepted)
         stored = [decisions.accepted[id_]["cosine"] for id_ in ids]
-        found = accepted["cosine"].to_pylist()
-        pairs = zip(stored, found, strict=True)
+        pairs = zip(stored, accepted["cosine"].to_pylist(), strict=True)
         return [before if self._intact or before == now else None for before, now in pairs]
 
     def _vector(self, id_: str, decisions: StoredDecisions) -> np.ndarray:

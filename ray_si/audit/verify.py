@@ -86,8 +86,8 @@ class Verification:
         else:
             self._shards(shards, config, rows)
             stats.count = 1
-            for name, found in recount(self._run, rows).items():
-                stats.expect("stats.json", name, found, audit.stats.get(name))
+            for name, count in recount(self._run, rows).items():
+                stats.expect("stats.json", name, count, audit.stats.get(name))
         round_blocks = -(-config.bootstrap.prompts_per_round // config.bootstrap.block_size)
         instance_blocks = audit.instances["blocks"] if audit.instances else 0
         if instance_blocks and rows is not None:
@@ -108,7 +108,7 @@ class Verification:
             return None
         if config.identity() != header["identity"]:
             check.find("run.json", "its identity is not that of its configuration")
-        sets = [one.get("sha256", "") for one in header.get("decontaminate", ())]
+        sets = [item.get("sha256", "") for item in header.get("decontaminate", ())]
         expected = fingerprint_of(header["identity"], header.get("seeds_sha256"), sets)
         if expected != header["fingerprint"]:
             check.find("run.json", "its fingerprint is not that of its identity and inputs")
@@ -118,8 +118,8 @@ class Verification:
 
     def _sets(self, check: Check, config: RunConfig) -> list[EvaluationSet] | None:
         """The evaluation sets as they are stored, if they are what the header says; else None."""
-        said = self._run.header.get("decontaminate", [])
-        if not said and not config.decontaminate:
+        named = self._run.header.get("decontaminate", [])
+        if not named and not config.decontaminate:
             return []
         key = "decontaminate.parquet"
         table = self._audit.table(key, EVALUATION_TEXTS, check)
@@ -127,8 +127,8 @@ class Verification:
             return None
         sets = from_table(table)
         check.count += len(sets)
-        found = [{"name": s.name, "sha256": s.sha256, "texts": len(s.texts)} for s in sets]
-        if found != said:
+        stored = [{"name": s.name, "sha256": s.sha256, "texts": len(s.texts)} for s in sets]
+        if stored != named:
             check.find(key, "holds other evaluation sets than run.json says")
             return None
         return sets
@@ -180,8 +180,8 @@ class Verification:
             done = sum(number in stored for number in expected)
             check.notes.append(f"unfinished: {done} of {len(expected)} blocks are written so far")
             return kept if sound else None
-        found = {"blocks": len(expected), "instructions": len(pool)}
-        for name, count in (found | ({"instances": kept} if sound else {})).items():
+        counts = {"blocks": len(expected), "instructions": len(pool)}
+        for name, count in (counts | ({"instances": kept} if sound else {})).items():
             check.expect("instances/manifest.json", name, count, manifest[name])
         return kept if sound else None
 
@@ -264,9 +264,9 @@ class Verification:
             if stored == expected:
                 return
             if key.endswith(".jsonl"):
-                found, wanted = stored.splitlines(), expected.splitlines()
+                rows, wanted = stored.splitlines(), expected.splitlines()
             else:  # another version of pyarrow writes other bytes for the same rows
-                found = read_table(self._run.objects, key).to_pylist()
+                rows = read_table(self._run.objects, key).to_pylist()
                 wanted = table.to_pylist()
         except KeyError:
             check.find(key, "is missing")
@@ -274,6 +274,6 @@ class Verification:
         except (pa.ArrowException, OSError, ValueError) as error:
             check.find(key, f"cannot be read: {error}")
             return
-        for k, (row, other) in enumerate(zip_longest(found, wanted)):
+        for k, (row, other) in enumerate(zip_longest(rows, wanted)):
             if row != other:
                 check.find(key, f"row {k} is not what the instance blocks say")
