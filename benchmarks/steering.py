@@ -28,9 +28,10 @@ import pyarrow as pa
 from ray_si import load_config
 from ray_si.config import RunConfig
 from ray_si.dedup.tokens import tokenize
-from ray_si.pipeline.decisions import decide_round, embeddings_of, texts_of
+from ray_si.pipeline.decisions import decide_round, texts_of
 from ray_si.pipeline.prompting import Prompting, instruction_request
 from ray_si.planning.preview import DryRun, raw_row
+from ray_si.run.schemas import embeddings_of
 
 HERE = Path(__file__).parent
 TARGET = 150

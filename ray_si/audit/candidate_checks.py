@@ -9,14 +9,14 @@ from typing import Any
 
 from ray_si.audit.stored_round import BY_THE_GATE, StoredCandidate, StoredRound
 from ray_si.config import RunConfig
-from ray_si.pipeline.decisions import candidates_of, contaminated_by, embeddings_of, instance_text
+from ray_si.pipeline.decisions import candidates_of, contaminated_by, instance_text
 from ray_si.pipeline.prompting import Prompting
 from ray_si.records import SeedTask
 from ray_si.run.audit import Audit, Check
 from ray_si.run.ids import instruction_id, request_id, request_seed
 from ray_si.run.layout import block_key, round_folder
 from ray_si.run.manifests import named_blocks
-from ray_si.run.schemas import RAW_BLOCK, RawRow
+from ray_si.run.schemas import RAW_BLOCK, RawRow, embeddings_of
 from ray_si.self_instruct.parsing import Candidate
 
 

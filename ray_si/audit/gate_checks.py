@@ -12,12 +12,11 @@ from ray_si.config import RunConfig
 from ray_si.dedup import CONTAMINATED, Deduplicator
 from ray_si.dedup.rouge import rouge_l
 from ray_si.pipeline.contamination import excluded_texts
-from ray_si.pipeline.decisions import embeddings_of
 from ray_si.pipeline.gate import gate_options
 from ray_si.records import SeedTask
 from ray_si.run.audit import Check
 from ray_si.run.evaluation import EvaluationSet
-from ray_si.run.schemas import AcceptedRow, RejectedRow
+from ray_si.run.schemas import AcceptedRow, RejectedRow, embeddings_of
 
 _MOST = 1 + 1e-5
 """Cosines of equal texts come to no more, in single precision."""

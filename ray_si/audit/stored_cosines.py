@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from ray_si.dedup import Deduplicator, DedupResult, Duplicate
-from ray_si.pipeline.decisions import Usable, embeddings_of, texts_of
+from ray_si.pipeline.decisions import Usable, texts_of
 from ray_si.run.ids import instruction_id
-from ray_si.run.schemas import AcceptedRow, RejectedRow
+from ray_si.run.schemas import AcceptedRow, RejectedRow, embeddings_of
 
 
 class StoredDecisions:

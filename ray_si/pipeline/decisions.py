@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
@@ -58,21 +57,6 @@ class RoundDecisions(NamedTuple):
     accepted: pa.Table
     rejected: pa.Table
     manifest: RoundManifest
-
-
-def embeddings_of(accepted: pa.Table) -> np.ndarray | None:
-    """The ``embedding`` column, float32, shape (n, dimension).
-
-    None where there are no rows, one has none, or they are no finite vectors of one width.
-    """
-    column = accepted["embedding"].combine_chunks()
-    if not len(column) or column.null_count:
-        return None
-    numbers: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
-    lengths = set(column.value_lengths().to_pylist())
-    if len(lengths) != 1 or not numbers.size or not np.isfinite(numbers).all():
-        return None
-    return numbers.reshape(len(column), numbers.size // len(column))
 
 
 def completion_row(completion: Completion) -> CompletionRow:

@@ -18,10 +18,10 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.dedup.clusters import cluster
 from ray_si.engines.base import Purpose, Request
-from ray_si.pipeline.decisions import embeddings_of
 from ray_si.pipeline.instances import POOL_COLUMNS, AcceptedInstruction, PoolRow
 from ray_si.records import Instance, SeedTask
 from ray_si.run.ids import regions_seed, request_id, request_seed
+from ray_si.run.schemas import embeddings_of
 from ray_si.self_instruct.filters import count_words
 from ray_si.self_instruct.prompts import (
     Example,

@@ -29,6 +29,7 @@ from ray_si.report.numbers import (
 from ray_si.report.rows import BrowserRows, Rows
 from ray_si.report.sample import draw
 from ray_si.report.verbs import INSTALL, root_verbs
+from ray_si.run.schemas import embeddings_of
 
 PARSED = 20_000
 """Most instructions that the parser is asked about; of more, a sample."""
@@ -112,7 +113,7 @@ class _Collector:
         scores, ids = self._nearest.search(texts)
         if self._seeds:
             self._scores.add(scores)
-        vectors = _vectors(accepted["embedding"])
+        vectors = embeddings_of(accepted)
         if vectors is not None and self._vendi.dimension in (0, vectors.shape[1]):
             self._vendi.add(vectors)
         self._rows.add_accepted(accepted, scores, ids)
@@ -298,17 +299,6 @@ def _measures(name: str, texts: Encoded, *, with_bleu: bool, vendi: float | None
         "self_bleu": bleu,
         "vendi": vendi,
     }
-
-
-def _vectors(column: pa.ChunkedArray) -> np.ndarray | None:
-    """Embeddings, float32, shape (n, d); None where a row has none or they are no such vectors."""
-    array = column.combine_chunks()
-    if not len(array) or array.null_count:
-        return None
-    numbers: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
-    if numbers.size % len(array) or not numbers.size or not np.isfinite(numbers).all():
-        return None
-    return numbers.reshape(len(array), -1)
 
 
 def _round_of(id_: str) -> int:

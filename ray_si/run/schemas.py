@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
+import numpy as np
 import pyarrow as pa
 
 NULLABLE = frozenset(
@@ -308,3 +309,18 @@ class TrainingRow(_TrainingExtras):
 def select(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
     """Some columns of a schema, in the order of ``names``."""
     return pa.schema([schema.field(name) for name in names])
+
+
+def embeddings_of(accepted: pa.Table) -> np.ndarray | None:
+    """The ``embedding`` column, float32, shape (n, dimension).
+
+    None where there are no rows, one has none, or they are no finite vectors of one width.
+    """
+    column = accepted["embedding"].combine_chunks()
+    if not len(column) or column.null_count:
+        return None
+    numbers: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    lengths = set(column.value_lengths().to_pylist())
+    if len(lengths) != 1 or not numbers.size or not np.isfinite(numbers).all():
+        return None
+    return numbers.reshape(len(column), numbers.size // len(column))

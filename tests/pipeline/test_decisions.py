@@ -14,7 +14,6 @@ from ray_si.pipeline.decisions import (
     candidates_of,
     completion_row,
     decide_round,
-    embeddings_of,
     is_plateau,
     texts_of,
 )
@@ -112,17 +111,6 @@ def test_the_gate_alone_decides_on_what_the_filters_let_pass(answers):
 def test_a_request_without_text_is_one_candidate_that_says_why(finish_reason, reason):
     (item,) = candidates_of(answered(0, [], finish_reason), CONFIG)
     assert (item.text, item.reason) == ("it failed", reason)
-
-
-def test_embeddings_are_those_of_the_rows_or_none():
-    empty = ACCEPTED.empty_table()
-    assert embeddings_of(empty) is None
-    rows = [{"id": "a", "embedding": [1.0, 2.0]}, {"id": "b", "embedding": [3.0, 4.0]}]
-    vectors = embeddings_of(empty.from_pylist(rows, ACCEPTED))
-    assert vectors.tolist() == [[1, 2], [3, 4]]
-    for damaged in (None, [1.0], [1.0, float("nan")], []):
-        table = empty.from_pylist([rows[0], {"id": "b", "embedding": damaged}], ACCEPTED)
-        assert embeddings_of(table) is None
 
 
 @pytest.mark.parametrize(

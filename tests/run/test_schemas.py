@@ -40,7 +40,8 @@ def python_type(kind):
 @pytest.mark.parametrize(("fields", "row"), [*TABLES, *STRUCTS], ids=lambda item: str(item)[-30:])
 def test_a_row_type_has_the_fields_of_its_schema(fields, row):
     hints = typing.get_type_hints(row)
-    assert sorted(hints) == sorted(field.name for field in fields)
+    assert sorted(row.__required_keys__) == sorted(field.name for field in fields)
+    assert row.__optional_keys__ <= {schemas.REASONING.name}
     for field in fields:
         kind = python_type(field.type)
         nullable = field.name in schemas.NULLABLE
@@ -71,3 +72,14 @@ def test_columns_are_selected_in_the_order_asked_for():
     assert part.names == ["embedding", "id"]
     with pytest.raises(KeyError):
         schemas.select(schemas.ACCEPTED, ["nothing"])
+
+
+def test_embeddings_are_those_of_the_rows_or_none():
+    empty = schemas.ACCEPTED.empty_table()
+    assert schemas.embeddings_of(empty) is None
+    rows = [{"id": "a", "embedding": [1.0, 2.0]}, {"id": "b", "embedding": [3.0, 4.0]}]
+    vectors = schemas.embeddings_of(empty.from_pylist(rows, schemas.ACCEPTED))
+    assert vectors.tolist() == [[1, 2], [3, 4]]
+    for damaged in (None, [1.0], [1.0, float("nan")], []):
+        table = empty.from_pylist([rows[0], {"id": "b", "embedding": damaged}], schemas.ACCEPTED)
+        assert schemas.embeddings_of(table) is None
