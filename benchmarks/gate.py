@@ -28,7 +28,8 @@ its peak memory is its own; making the texts is never timed, tokenising them alw
   are against the exact decisions. One thread; up to 1,000,000, where it takes gigabytes.
 
 ``similar`` is the exhaustive search for the ten nearest texts and the mean similarity, at 52,000.
-``profile`` counts what a search at 1,000,000 reads: lists, entries, texts.
+``tokenizers`` compares the tokenizers, on the same texts in ASCII and written in other scripts, at
+52,000. ``profile`` counts what a search at 1,000,000 reads: lists, entries, texts.
 
 ``filter`` gates new texts from an empty pool on, each against all accepted before it, in batches of
 10,000. ``sharded`` filters batches of 10,000 against a pool, by one `Deduplicator` in this process
@@ -75,7 +76,16 @@ PAIRS_AT_ONCE = 1 << 28
 ORIGINAL_POOL, ORIGINAL_CANDIDATES = 52_000, 3
 MINHASH_POOL, MINHASH_PERMUTATIONS, MINHASH_THRESHOLDS = 1_000_000, 128, (0.7, 0.54)
 SHARDS, SHARDED_BATCHES = (1, 2), 3
-PARTS = ("search", "filter", "similar", "profile", "sharded")
+PARTS = ("search", "filter", "similar", "profile", "sharded", "tokenizers")
+SCRIPTS = {
+    "ascii": ("reference", "auto"),
+    "ascii, one text in 20 with a quote ’": ("reference", "auto"),
+    "cyrillic": ("unicode", "auto"),
+    "han": ("unicode", "auto"),
+}
+"""What the texts are written in -> the tokenizers that are compared on them."""
+REPEATS = 3
+"""Times that a tokenizer is measured, the two in turn; the median counts."""
 PROFILED = 1000
 """Queries whose work is counted."""
 PACKAGES = ("numpy", "numba", "rapidfuzz", "rouge-score", "datasketch", "ray")
@@ -332,6 +342,59 @@ def similar(pool: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def written(script: str, texts: list[str]) -> list[str]:
+    """The texts in another script, a letter for a letter; Han has two of each word and no space."""
+    if script.startswith("ascii"):
+        step = 20 if "quote" in script else len(texts) + 1
+        return [f"{text}’s" if i % step == step - 1 else text for i, text in enumerate(texts)]
+    first = 0x4E00 if script == "han" else 0x430
+    letters = {ord("a") + i: chr(first + i) for i in range(26)}
+    if script == "han":
+        return ["".join(word[:2] for word in text.split()).translate(letters) for text in texts]
+    return [text.translate(letters) for text in texts]
+
+
+def tokenizing(pool: int, script: str, tokenizer: str, seconds: float) -> dict[str, Any]:
+    """`RougeIndex` with one tokenizer on texts of one script."""
+    from ray_si.dedup import RougeIndex
+
+    index = RougeIndex(THRESHOLD, tokenizer)
+    index.add(written(script, batch_at(0, 1000)))
+    index.search(written(script, batch_at(1000, 100)))
+    index, build = RougeIndex(THRESHOLD, tokenizer), 0.0
+    for start in range(0, pool, BATCH):
+        build += timed(index.add, written(script, batch_at(start, min(BATCH, pool - start))))[1]
+    took, encoding, refused = [], 0.0, 0
+    while sum(took) < seconds and len(took) < MAX_BATCHES:
+        queries = written(script, batch_at(pool + BATCH * len(took)))
+        encoding += timed(lambda texts: index.encode(texts, grow=False), queries)[1]
+        (_, ids), elapsed = timed(index.search, queries)
+        refused += int((ids >= 0).sum())
+        took.append(elapsed)
+    searched = BATCH * len(took)
+    return {
+        "candidates_per_second": searched / sum(took),
+        "texts_tokenised_per_second": searched / encoding,
+        "build_seconds": build,
+        "refused": refused / searched,
+    }
+
+
+def tokenizers(pool: int, seconds: float) -> dict[str, dict[str, Any]]:
+    """Medians for each script and tokenizer, measured in turn."""
+    entries = {}
+    for script, names in SCRIPTS.items():
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        for _ in range(REPEATS):
+            for name in names:
+                runs[name].append(fresh(tokenizing, pool, script, name, seconds))
+        for name, measured in runs.items():
+            entries[f"{script}: {name}"] = {
+                key: float(np.median([numbers[key] for numbers in measured])) for key in measured[0]
+            }
+    return entries
+
+
 def profile(pool: int) -> dict[str, Any]:
     """What a search reads, on average over some queries: the steps of `segment._search` in NumPy.
 
@@ -552,6 +615,11 @@ def main() -> None:
     if "similar" in parts:
         report["similar"] = fresh(similar, options.pool or POOLS[0], options.seconds)
         keep(table("ten nearest and mean similarity", {"exact": report["similar"]}))
+    if "tokenizers" in parts:
+        pool = options.pool or POOLS[0]
+        entries = tokenizers(pool, options.seconds / 4)
+        report["tokenizers"] = {"pool": pool, "entries": entries}
+        keep(table(f"search in {pool:,} by tokenizer", entries))
     if "profile" in parts:
         report["profile"] = fresh(profile, options.pool or FILTERED)
         keep(table("what a search reads, a query", {"exact": report["profile"]}))
