@@ -325,6 +325,9 @@ def print_dedup_summary(report: DedupReport) -> None:
     out.print(table)
     out.print(f"kept:     {report.out}", markup=False, highlight=False)
     out.print(f"rejected: {report.rejected_out}", markup=False, highlight=False)
+    for names, what in ((report.empty, "no row in"), (report.passed_over, "not read")):
+        if names:
+            out.print(f"note: {what} {', '.join(names)}", markup=False, highlight=False)
     if report.unread:
         out.print(
             "note: the reference tokenizer, which knows a-z and 0-9, read less than half of "

@@ -50,9 +50,29 @@ def read_values(path: str | Path | None, overrides: list[str] | tuple[str, ...])
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which the last would win."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As YAML has it; ComposerError naming the lines of a key that comes again."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
+                raise yaml.composer.ComposerError(
+                    problem=f"line {line}: {key.value} was given on line {lines[key.value]} "
+                    "already; write it once"
+                )
+            lines[key.value] = line
+        return node
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date like 2024-13-45
@@ -103,7 +123,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {override}: write key=value, as in generator.replicas=2")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: {one_line(error)}") from error
     *parents, last = key.split(".")

@@ -18,7 +18,14 @@ from ray_si.dedup.tokens import TOKENIZERS, unread
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, CorpusError
 from ray_si.pipeline.progress import DedupProgress
-from ray_si.storage.corpus import Corpus, CorpusBatch, format_of, open_corpus
+from ray_si.storage.corpus import (
+    Corpus,
+    CorpusBatch,
+    format_of,
+    holds_rows,
+    open_corpus,
+    plain_type,
+)
 from ray_si.storage.corpus_writer import JsonlWriter, ParquetWriter, open_writer
 from ray_si.storage.files import File, locate, staged
 
@@ -52,13 +59,16 @@ class DedupReport:
     """What a deduplication came to.
 
     ``rejected`` counts by reason, with the source where there is one, as in "rouge (eval.jsonl)".
-    ``unread`` counts the texts of which the tokenizer "reference" read less than half.
+    ``empty`` are the files without a row, ``passed_over`` inputs that are hidden or a dataset's
+    metadata; ``unread`` counts the texts of which the tokenizer "reference" read less than half.
     ``peak_bytes`` is the most memory this process has held, other processes of Ray not included.
     """
 
     rows: int
     kept: int
     rejected: dict[str, int]
+    empty: list[str]
+    passed_over: list[str]
     unread: int
     seconds: float
     peak_bytes: int
@@ -95,11 +105,12 @@ def dedup_files(
     started = time.perf_counter()
     _check_options(rouge, cosine, tokenizer, shards)
     targets = [locate(rejected_name(out)), locate(out)]
-    corpora = [open_corpus(locate(path), text_field) for path in inputs]
+    corpora = [open_corpus(locate(path), text_field) for path in inputs if holds_rows(path)]
     unwanted = [open_corpus(locate(path), text_field, "instruction") for path in against]
     _check_files(corpora, unwanted, targets, overwrite)
     if cosine is not None:
         registry.check_model(embedder)
+    first = _first_with_columns(corpora)
     tally = _Tally(listen, total=sum(corpus.size for corpus in corpora))
     rows = _BATCH_ROWS if cosine is None else _BATCH_ROWS_EMBEDDED
     with staged(*targets) as paths:
@@ -111,7 +122,7 @@ def dedup_files(
                     gate.add(batch.texts, source=corpus.file.location)
             with (
                 closing(open_writer(paths[0], targets[0].location, REJECTED_TEXTS)) as rejected,
-                closing(open_writer(paths[1], out, corpora[0].schema)) as kept,
+                closing(open_writer(paths[1], out, first.schema)) as kept,
             ):
                 for corpus in corpora:
                     for batch in corpus.batches(rows):
@@ -123,6 +134,8 @@ def dedup_files(
         rows=tally.now.rows,
         kept=tally.now.accepted,
         rejected=dict(tally.reasons.most_common()),
+        empty=[corpus.file.location for corpus in [*corpora, *unwanted] if corpus.is_empty],
+        passed_over=[path for path in inputs if not holds_rows(path)],
         unread=tally.unread,
         seconds=time.perf_counter() - started,
         peak_bytes=_peak_bytes(),
@@ -144,7 +157,7 @@ def parse_cosine(text: str) -> float | None:
 def rejected_name(out: str) -> str:
     """Where what is rejected goes, beside ``out``."""
     suffix = format_of(out).suffix
-    return f"{out.removesuffix(suffix)}.rejected{suffix}"
+    return f"{out[: -len(suffix)]}.rejected{out[-len(suffix) :]}"
 
 
 def _check_options(rouge: float, cosine: float | None, tokenizer: str, shards: int) -> None:
@@ -161,15 +174,21 @@ def _check_files(
     corpora: list[Corpus], unwanted: list[Corpus], targets: list[File], overwrite: bool
 ) -> None:
     if not corpora:
-        raise CorpusError("there is no input")
+        raise CorpusError("there is no input that could hold rows")
     out = targets[-1].location
-    first = corpora[0]
+    first = _first_with_columns(corpora)
+    if first.schema is not None and not first.schema:
+        raise CorpusError(f"{first.file.location} says no columns, as it is empty; leave it out")
     for corpus in corpora:
         path = corpus.file.location
         kinds = format_of(path).kind, format_of(out).kind
         if kinds[0] != kinds[1]:
             raise CorpusError(f"{path} is {kinds[0]} and {out} is {kinds[1]}: use one kind for all")
-        if corpus.schema is not None and not corpus.schema.equals(first.schema):
+        if (
+            corpus.schema is not None
+            and not corpus.is_empty
+            and _differ(corpus.schema, first.schema)
+        ):
             raise CorpusError(
                 f"{path} and {first.file.location} differ in their columns: "
                 f"{_difference(corpus.schema, first.schema)}; make them alike"
@@ -179,6 +198,20 @@ def _check_files(
             if target.is_same(corpus.file):
                 raise CorpusError(f"{target.location} would replace an input; choose another --to")
         target.check_writable(overwrite)
+
+
+def _first_with_columns(corpora: list[Corpus]) -> Corpus:
+    """The corpus whose columns the output has: the first with rows, else the first with columns."""
+    return min(corpora, key=lambda corpus: (corpus.is_empty, not corpus.schema))
+
+
+def _differ(schema: pa.Schema, other: pa.Schema) -> bool:
+    """Whether columns differ in more than their order and the layout of strings."""
+    mine, theirs = (
+        sorted((field.name, str(plain_type(field.type))) for field in fields)
+        for fields in (schema, other)
+    )
+    return mine != theirs
 
 
 def _difference(schema: pa.Schema, other: pa.Schema) -> str:

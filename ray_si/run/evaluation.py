@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from ray_si.errors import CorpusError
 from ray_si.run.schemas import EVALUATION_TEXTS
-from ray_si.storage.corpus import FORMATS, open_corpus
+from ray_si.storage.corpus import FORMATS, holds_rows, open_corpus
 from ray_si.storage.files import File, locate, reading
 
 TEXT_FIELDS = ("instruction", "question", "prompt", "problem", "query", "text", "input")
@@ -34,6 +35,9 @@ ALONE_CHARACTERS = 24
 _JSON = {".json": None, ".json.gz": "gzip", ".json.zst": "zstd"}
 _ROWS = 10_000
 _SUFFIXES = (*(format_.suffix for format_ in FORMATS), *_JSON)
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,28 +117,39 @@ def from_table(table: pa.Table) -> list[EvaluationSet]:
 def _texts(path: str) -> Iterator[str]:
     folder = os.path.expanduser(path)
     if os.path.isdir(folder):
-        names = sorted(name for name in os.listdir(folder) if name.endswith(_SUFFIXES))
+        names = sorted(
+            name for name in os.listdir(folder) if _has_suffix(name) and holds_rows(name)
+        )
         if not names:
             raise CorpusError(f"{path}: no file in this folder ends in {', '.join(_SUFFIXES)}")
         for name in names:
-            yield from _texts_of_file(os.path.join(folder, name))
+            texts = list(_texts_of_file(os.path.join(folder, name)))
+            if not texts:
+                logger.warning("%s/%s holds no text", path.rstrip("/"), name)
+            yield from texts
     else:
         yield from _texts_of_file(path)
 
 
+def _has_suffix(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES)
+
+
 def _texts_of_file(path: str) -> Iterator[str]:
-    if not path.endswith(_SUFFIXES):
+    if not _has_suffix(path):
         raise CorpusError(f"{path}: unknown extension; use one of {', '.join(_SUFFIXES)}")
     file = locate(path)
-    if not path.endswith(tuple(_JSON)):
+    if not path.lower().endswith(tuple(_JSON)):
         yield from _texts_of_rows(file)
         return
-    value = _read_json(file)
+    value = _read_json(file) if file.size() else []
     if isinstance(value, dict) and "Definition" in value:
         yield from _texts_of_task(value, path)
         return
     rows = value.get("examples") if isinstance(value, dict) else value
-    if not isinstance(rows, list) or not rows:
+    if rows == []:
+        return
+    if not isinstance(rows, list):
         raise CorpusError(
             f"{path} is neither an array of rows, nor one under 'examples', nor a "
             "Super-NaturalInstructions task with 'Definition' and 'Instances'"
@@ -192,8 +207,8 @@ def _inputs(row: dict[str, Any], text_field: str, where: str) -> Iterator[str]:
 
 
 def _read_json(file: File) -> Any:
-    file.size()
-    codec = next(codec for suffix, codec in _JSON.items() if file.location.endswith(suffix))
+    name = file.location.lower()
+    codec = next(codec for suffix, codec in _JSON.items() if name.endswith(suffix))
     with reading(file.location), file.filesystem.open_input_stream(file.path, codec) as stream:
         data = stream.read()
     try:

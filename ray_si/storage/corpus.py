@@ -1,6 +1,7 @@
 """Corpora: files of rows with a text in each, read in batches that keep the rows as stored.
 
-JSON Lines (plain, gzip or Zstandard) and Parquet, told apart by extension, local or on S3.
+JSON Lines (plain, gzip or Zstandard) and Parquet, told apart by extension, local or on S3. A file
+without rows is a corpus too, as are the empty shards that jobs leave behind.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -42,17 +44,29 @@ FORMATS = (
     Format(".jsonl", "JSONL"),
     Format(".jsonl.gz", "JSONL", "gzip"),
     Format(".jsonl.zst", "JSONL", "zstd"),
+    Format(".ndjson", "JSONL"),
+    Format(".ndjson.gz", "JSONL", "gzip"),
+    Format(".ndjson.zst", "JSONL", "zstd"),
     Format(".parquet", "Parquet"),
 )
 
+_METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+"""What the Hugging Face libraries put beside the rows."""
+
 
 def format_of(location: str) -> Format:
-    """The format that a file's extension says; CorpusError where it says none."""
+    """The format that a file's extension says, in any case; CorpusError where it says none."""
     for format_ in FORMATS:
-        if location.endswith(format_.suffix):
+        if location.lower().endswith(format_.suffix):
             return format_
     known = ", ".join(format_.suffix for format_ in FORMATS)
     raise CorpusError(f"{location}: unknown extension; the name must end in one of {known}")
+
+
+def holds_rows(location: str) -> bool:
+    """Whether a file of this name holds rows: no hidden file, and no metadata of a dataset."""
+    name = location.rpartition("/")[2]
+    return not name.startswith(".") and name.lower() not in _METADATA
 
 
 @dataclass(frozen=True)
@@ -72,11 +86,17 @@ class CorpusBatch:
         """The records at ``indices``, in that order."""
         if isinstance(self.records, list):
             return [self.records[i] for i in indices]
-        return self.records.take(pa.array(indices, pa.int64()))
+        if not len(indices):
+            return self.records.slice(0, 0)
+        # slices, since Arrow cannot take string views
+        runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+        slices = [self.records.slice(run[0], len(run)) for run in runs]
+        (taken,) = pa.Table.from_batches(slices).combine_chunks().to_batches()
+        return taken
 
 
 class JsonlCorpus:
-    """JSON objects, one a line; blank lines are passed over.
+    """JSON objects, one a line; blank lines are passed over, as are byte order marks before lines.
 
     ``field`` is where the texts are, ``size`` the file's bytes as stored.
     """
@@ -86,12 +106,12 @@ class JsonlCorpus:
     def __init__(self, file: File, fields: Sequence[str], hint: str = _HINT) -> None:
         self.file = file
         self.size = file.size()
-        with self._open() as (_, stream):
-            number, line = next(self._lines(stream), (0, b""))
-        if not line:
-            raise CorpusError(f"{file.location} holds no row")
-        self.field = _choose(fields, list(self._row(line, number)), file.location, hint)
-        self._text(line, number)
+        self.field = fields[0]
+        number, line = self._first()
+        self.is_empty = not line
+        if line:
+            self.field = _choose(fields, list(self._row(line, number)), file.location, hint)
+            self._text(line, number)
 
     def batches(self, rows: int) -> Iterator[CorpusBatch]:
         """All rows in order, at most ``rows`` in a batch and fewer where they are long.
@@ -102,6 +122,8 @@ class JsonlCorpus:
         numbers: list[int] = []
         lines: list[bytes] = []
         size = 0
+        if self.is_empty:
+            return
         with self._open() as (stored, stream):
             for number, line in self._lines(stream):
                 texts.append(self._text(line, number))
@@ -113,6 +135,13 @@ class JsonlCorpus:
                     texts, numbers, lines, size = [], [], [], 0
         if lines:
             yield CorpusBatch(texts, numbers, lines, self.size)
+
+    def _first(self) -> tuple[int, bytes]:
+        """The first line that is not blank, and its number; an empty one where there is none."""
+        if not self.size:  # nothing that could be decompressed
+            return 0, b""
+        with self._open() as (_, stream):
+            return next(self._lines(stream), (0, b""))
 
     @contextmanager
     def _open(self) -> Iterator[tuple[io.BufferedReader, io.BufferedReader]]:
@@ -130,8 +159,7 @@ class JsonlCorpus:
     @staticmethod
     def _lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(stream, 1):
-            if number == 1:
-                line = line.removeprefix(_BOM)
+            line = line.removeprefix(_BOM)  # within a file, too, where files were put together
             if line.strip():
                 yield number, line if line.endswith(b"\n") else line + b"\n"
 
@@ -166,25 +194,28 @@ class JsonlCorpus:
 
 
 class ParquetCorpus:
-    """A Parquet file with its texts in a column of strings, plain or dictionary-encoded.
+    """A Parquet file with its texts in a column of strings of any kind, dictionaries included.
 
-    ``field`` is that column, ``size`` the number of rows.
+    ``field`` is that column, ``size`` the number of rows. A file of no bytes has no columns.
     """
 
     def __init__(self, file: File, fields: Sequence[str], hint: str = _HINT) -> None:
         self.file = file
-        file.size()
-        with self._open() as stored:
-            self.schema: pa.Schema = stored.schema_arrow
-            self.size: int = stored.metadata.num_rows
-            groups = [stored.metadata.row_group(i) for i in range(stored.num_row_groups)]
-        self._row_bytes = max((g.total_byte_size / max(g.num_rows, 1) for g in groups), default=0)
-        if not self.size:
-            raise CorpusError(f"{file.location} holds no row")
+        self.schema: pa.Schema = pa.schema([])
+        self.size, self._row_bytes = 0, 0.0
+        if file.size():
+            with self._open() as stored:
+                self.schema, self.size = stored.schema_arrow, stored.metadata.num_rows
+                groups = [stored.metadata.row_group(i) for i in range(stored.num_row_groups)]
+            sizes = (group.total_byte_size / max(group.num_rows, 1) for group in groups)
+            self._row_bytes = max(sizes, default=0.0)
+        self.field = fields[0]
+        self.is_empty = not self.size
+        if self.is_empty:  # whose columns often have no type
+            return
         self.field = _choose(fields, self.schema.names, file.location, hint)
         type_ = self.schema.field(self.field).type
-        plain = type_.value_type if pa.types.is_dictionary(type_) else type_
-        if not (pa.types.is_string(plain) or pa.types.is_large_string(plain)):
+        if not pa.types.is_string(plain_type(type_)):
             raise CorpusError(
                 f"{file.location}: column {self.field!r} is of type {type_}, not string; {hint}"
             )
@@ -196,6 +227,8 @@ class ParquetCorpus:
         """
         rows = max(1, min(rows, int(_BATCH_BYTES / max(self._row_bytes, 1))))
         done = 0
+        if self.is_empty:
+            return
         with self._open() as stored:
             # on this thread alone: Arrow's pools can abort a process as it exits (arrow#34314)
             for records in stored.iter_batches(batch_size=rows, use_threads=False):
@@ -233,12 +266,23 @@ class ParquetCorpus:
 Corpus = JsonlCorpus | ParquetCorpus
 
 
+def plain_type(type_: pa.DataType) -> pa.DataType:
+    """The type without how it is laid out: string for all strings and dictionaries of them."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return pa.string()
+    return (
+        pa.binary() if pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_) else type_
+    )
+
+
 def open_corpus(file: File, *fields: str, hint: str = _HINT) -> Corpus:
     """A corpus with its texts in the first of ``fields`` that it has.
 
     ``hint`` says what to do where it has none. Looks at the first line or the schema alone. Raises
-    CorpusError where the file is missing, empty, of an unknown extension or not what that says, or
-    has none of the fields.
+    CorpusError where the file is missing, of an unknown extension or not what that says, or has
+    rows and none of the fields.
     """
     kind = format_of(file.location).kind
     return (ParquetCorpus if kind == "Parquet" else JsonlCorpus)(file, fields, hint)

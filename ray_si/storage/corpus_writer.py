@@ -58,7 +58,10 @@ class ParquetWriter:
             )
 
     def write(self, records: pa.RecordBatch) -> None:
-        """Append rows."""
+        """Append rows; columns may come in another order, and strings of another kind."""
+        if records.schema != self._schema:
+            with writing(self._location):
+                records = records.select(self._schema.names).cast(self._schema)
         self._pending.append(records)
         rows = sum(len(batch) for batch in self._pending)
         if rows >= _GROUP_ROWS or sum(batch.nbytes for batch in self._pending) >= _GROUP_BYTES:

@@ -50,7 +50,7 @@ class File:
         return self.is_local == other.is_local and self.path == other.path
 
     def size(self) -> int:
-        """Bytes; CorpusError where there is no such file, or it is a folder or empty."""
+        """Bytes; CorpusError where there is no such file, or it is a folder."""
         with reading(self.location):
             info = self.filesystem.get_file_info(self.path)
         if info.type == fs.FileType.NotFound:
@@ -58,8 +58,6 @@ class File:
             raise CorpusError(f"there is no file {self.location}")
         if info.type == fs.FileType.Directory:
             raise CorpusError(f"{self.location} is a folder; name the files in it")
-        if info.size == 0:
-            raise CorpusError(f"{self.location} is empty")
         return int(info.size)
 
     def check_writable(self, overwrite: bool) -> None:

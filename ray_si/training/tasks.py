@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 
 from ray_si.errors import TaskError
 from ray_si.records import Instance, SeedTask
+from ray_si.storage.corpus import holds_rows
 
 BUNDLED = "bundled"
 """Stands for the held-out part of the seed tasks that ship with ray_si."""
 
 _HELD_OUT_ONE_IN = 4
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,18 @@ def _files(paths: Sequence[str]) -> Iterator[Path]:
     for name in paths:
         path = Path(name).expanduser()
         if path.is_dir():
-            task_files = sorted(path.glob("*.json"))
+            task_files = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() == ".json" and holds_rows(file.name)
+            )
             if not task_files:
                 raise TaskError(f"the folder {name} holds no task file (*.json)")
-            yield from task_files
+            for file in task_files:
+                if file.stat().st_size:
+                    yield file
+                else:
+                    logger.warning("%s is empty", file)
         else:
             yield path
 
@@ -106,7 +119,7 @@ def _files(paths: Sequence[str]) -> Iterator[Path]:
 def _tasks(path: Path) -> Iterator[tuple[str, list[Example]]]:
     """Each task of a file with its examples."""
     text = _read(path)
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         yield path.stem, _natural(_json(text, str(path)), path)
         return
     has_tasks = False
@@ -132,6 +145,9 @@ def _read(path: Path) -> str:
 def _json(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise TaskError(f"{where}: a text has half a surrogate pair (a \\ud800 alone)") from error
     except (ValueError, RecursionError) as error:
         raise TaskError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(value, dict):

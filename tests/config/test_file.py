@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_si.config import RunConfig
-from ray_si.config.file import load_config, parse_config
+from ray_si.config.file import load_config, parse_config, read_values
 from ray_si.errors import ConfigError
 
 
@@ -116,3 +116,40 @@ def test_prompts_that_are_no_text_are_refused(tmp_path):
     (folder / "chat_joint.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot read the templates"):
         parse_config({"prompts": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\ndedup: {rouge: 0.6}\nseed: 2\n", "line 3: seed was given on line 1 already"),
+        (
+            "dedup:\n  rouge: 1\ngenerator: {}\ndedup:\n  cosine: off\n",
+            "line 4: dedup was given on",
+        ),
+        ("dedup:\n  rouge: 1\n  rouge: 0.5\n", "line 3: rouge was given on line 2 already"),
+        ("dedup: {rouge: 1, rouge: 0.5}\n", "line 1: rouge was given on line 1 already"),
+        ("output: &a {format: both}\ncard: {title: x, title: y}\n", "line 2: title was given"),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_its_lines(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_given_twice_in_an_override_is_refused():
+    with pytest.raises(ConfigError, match="line 1: rouge was given on line 1 already"):
+        read_values(None, ["dedup={rouge: 1, rouge: 0.5}"])
+
+
+def test_a_merged_section_may_say_a_key_again(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "\ufeffgenerator:\n  sampling:\n    input_first: &same {max_tokens: 9, top_p: 0.5}\n"
+        "    output_first: {<<: *same, top_p: 0.6}\n",
+        encoding="utf-8",
+    )
+    sampling = load_config(path).generator.sampling
+    assert (sampling.output_first.max_tokens, sampling.output_first.top_p) == (9, 0.6)

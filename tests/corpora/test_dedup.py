@@ -187,6 +187,51 @@ def test_the_reference_tokenizer_says_of_how_many_texts_it_reads_little(tmp_path
     assert "read less than half of 4 of 5 texts; --tokenizer auto reads them" in note
 
 
+def test_empty_shards_count_as_no_rows_and_are_said(tmp_path):
+    write_lines(tmp_path / "a.jsonl", RIVER, RIVER)
+    write_lines(tmp_path / "b.NDJSON", SORT)
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "blank.jsonl").write_text("\n")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    (tmp_path / ".a.jsonl").write_bytes(b"\x00")
+    files = ("empty.jsonl", ".a.jsonl", "a.jsonl", "dataset_infos.json", "b.NDJSON", "blank.jsonl")
+    done = invoke("dedup", *files, "--to", "kept.jsonl", *NO_COSINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["instruction"] for row in read_lines(tmp_path / "kept.jsonl")] == [RIVER, SORT]
+    assert "note: no row in empty.jsonl, blank.jsonl\n" in done.stdout
+    assert "note: not read .a.jsonl, dataset_infos.json\n" in done.stdout
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_an_output_without_rows_is_an_input(tmp_path, suffix):
+    if suffix == "jsonl":
+        write_lines(tmp_path / "in.jsonl", SORT)
+    else:
+        pq.write_table(pa.table({"instruction": [SORT]}), tmp_path / "in.parquet")
+    for source, to in (("in", "one"), ("one", "two"), ("two", "three")):
+        options = ("--against", f"in.{suffix}", *NO_COSINE)
+        names_ = (f"{source}.{suffix}", "--to", f"{to}.{suffix}")
+        done = invoke("dedup", *names_, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "note: no row in two." in done.stdout
+    if suffix == "parquet":
+        assert pq.read_schema(tmp_path / "three.parquet").names == ["instruction"]
+
+
+def test_shards_that_lay_out_their_strings_differently_are_one_corpus(tmp_path):
+    large = {"n": [1], "instruction": pa.array([RIVER], pa.large_string())}
+    pq.write_table(pa.table({"instruction": pa.array([], pa.null())}), tmp_path / "0.parquet")
+    pq.write_table(pa.table(large), tmp_path / "1.parquet")
+    view = {"instruction": pa.array([SORT, RIVER_AGAIN], pa.string_view()), "n": [2, 3]}
+    pq.write_table(pa.table(view), tmp_path / "2.parquet")
+    files = ("0.parquet", "1.parquet", "2.parquet")
+    done = invoke("dedup", *files, "--to", "kept.parquet", *NO_COSINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = pq.read_table(tmp_path / "kept.parquet")
+    assert kept.schema == pa.table(large).schema
+    assert kept.to_pylist() == [{"n": 1, "instruction": RIVER}, {"n": 2, "instruction": SORT}]
+
+
 def test_shards_do_not_change_the_result(ray_session, tmp_path):
     texts = [f"Write {a} lines about {b}." for a in ("two", "ten") for b in ("rain", "sea", "sun")]
     write_lines(tmp_path / "in.jsonl", *texts, SORT, *texts)
@@ -205,7 +250,8 @@ def test_shards_do_not_change_the_result(ray_session, tmp_path):
     [
         (["absent.jsonl", "--to", "x.jsonl"], "there is no file absent.jsonl"),
         (["folder.jsonl", "--to", "x.jsonl"], "folder.jsonl is a folder"),
-        (["empty.jsonl", "--to", "x.jsonl"], "empty.jsonl is empty"),
+        (["dataset_infos.json", "--to", "x.jsonl"], "there is no input that could hold rows"),
+        (["empty.parquet", "--to", "x.parquet"], "empty.parquet says no columns"),
         (["in.json", "--to", "x.jsonl"], "in.json: unknown extension"),
         (["in.jsonl", "--to", "x.csv"], "x.csv: unknown extension"),
         (["in.jsonl", "--to", "x.parquet"], "use one kind for all"),
@@ -235,7 +281,7 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, arguments, message):
     write_lines(tmp_path / "in.json", RIVER)
     write_lines(tmp_path / "old.jsonl", POEM)
     (tmp_path / "bad.jsonl").write_text((tmp_path / "in.jsonl").read_text()[:-20])
-    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "empty.parquet").touch()
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "corrupt.parquet").write_bytes(b"PAR1 and nothing else")
     pq.write_table(pa.table({"instruction": [RIVER]}), tmp_path / "in.parquet")

@@ -141,8 +141,9 @@ def test_the_digest_is_of_the_texts_alone(tmp_path):
     ("name", "content", "message"),
     [
         ("absent.jsonl", None, r"there is no file .*absent\.jsonl"),
-        ("set.jsonl", "", "is empty"),
-        ("set.jsonl", "\n\n", "holds no row"),
+        ("set.jsonl", "", "holds no text to compare"),
+        ("set.jsonl", "\n\n", "holds no text to compare"),
+        ("set.json", "", "holds no text to compare"),
         ("set.jsonl", '{"text": " "}\n', "holds no text to compare"),
         ("set.jsonl", '{"label": "x"}\n', "no field 'instruction'; there are: label; use one of"),
         ("set.jsonl", '{"text": "x"}\n{"text": 3}\n', "line 2: field 'text' is a number"),
@@ -150,7 +151,9 @@ def test_the_digest_is_of_the_texts_alone(tmp_path):
         ("set.jsonl", '{"text": "x", "instances": 3}\n', "line 1: field 'instances'"),
         ("set.csv", "text\nx\n", "unknown extension"),
         ("set.json", "{", "is not valid JSON"),
-        ("set.json", "[]", "neither an array of rows"),
+        ("set.json", "[]", "holds no text to compare"),
+        ("set.jsonl", '{"text": "x", "input": "\\ud800"}\n', "line 1: field 'input' has half a"),
+        ("set.json", '{"Definition": "\\udc00", "Instances": []}', "'Definition' has half a"),
         ("set.json", '{"a": 1}', "neither an array of rows"),
         ("set.json", '[{"label": 1}]', "no field with a text"),
         ("set.json", '[{"text": "x"}, {"text": "\\ud800"}]', "row 2: field 'text' has half"),
@@ -170,3 +173,19 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path, name, content, mes
 def test_a_folder_without_a_set_is_refused(tmp_path):
     with pytest.raises(CorpusError, match="no file in this folder"):
         load_sets([str(tmp_path)])
+
+
+def test_a_folder_s_empty_parts_are_said_and_its_other_files_are_no_parts(tmp_path, caplog):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.JSONL").write_text('\ufeff{"text": "one\u2028two\x85three"}\n', encoding="utf-8")
+    (folder / "b.ndjson").write_text('{"text": "four"}\n')
+    (folder / "c.jsonl").touch()
+    (folder / "d.json").write_text("[]")
+    (folder / "e.parquet").touch()
+    pq.write_table(pa.table({"text": pa.array(["five"], pa.string_view())}), folder / "f.parquet")
+    (folder / "._a.jsonl").write_bytes(b"\x00\x05\x16\x07")
+    (folder / "dataset_infos.json").write_text('{"default": {}}')
+    (found,) = load_sets([str(folder)])
+    assert found.texts == ["one\u2028two\x85three", "four", "five"]
+    assert [record.args[1] for record in caplog.records] == ["c.jsonl", "d.json", "e.parquet"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from contextlib import closing
 
 import pyarrow as pa
@@ -71,8 +72,6 @@ def test_batches_end_at_their_rows_or_when_they_are_large(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "a.jsonl is empty"),
-        (b"\n \n", "a.jsonl holds no row"),
         (b'{"text": "a"}\n\n{"text" "b"}', r"line 3: not valid JSON at 9 \(Expecting ':'"),
         (b'{"text": "a"}\n["a"]', "line 2: not a JSON object; mend or remove"),
         (b'{"n": 1, "m": 2}', "a.jsonl: no field 'text'; there are: n, m; name one with --text"),
@@ -143,7 +142,6 @@ def test_bad_parquet_is_named(tmp_path):
     refused(pa.table({"text": [1]}), "column 'text' is of type int64, not string")
     refused(pa.table({"n": [1], "m": [2]}), "no field 'text'; there are: n, m")
     refused(pa.table([["a"], ["b"]], names=["text", "text"]), "no field 'text'")
-    refused(pa.table({"text": pa.array([], pa.string())}), "holds no row")
     latin = pa.array([b"a", b"\xe9"]).view(pa.string())
     refused(pa.table({"text": latin}), "a.parquet, row 2: column 'text' is not UTF-8")
     path.write_bytes(b"PAR1 nothing of the kind PAR1")
@@ -171,3 +169,64 @@ def test_s3_is_read_and_written(s3, tmp_path):
     pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a.parquet")
     s3.upload_file(str(tmp_path / "a.parquet"), "data", "a.parquet")
     assert read("s3://data/a.parquet")[0].texts == ["a", "b"]
+
+
+# Shards as people have them --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.Ndjson.GZ", "a.ndjson.zst"])
+def test_endings_are_told_in_any_case(tmp_path, name):
+    path = tmp_path / name
+    with closing(open_writer(str(path), str(path), None)) as writer:
+        writer.write(LINES)
+    assert [batch.take([0, 1, 2]) for batch in read(path)] == [LINES]
+    if name.lower().endswith(".gz"):
+        assert gzip.decompress(path.read_bytes()) == b"".join(LINES)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".ndjson.zst", ".parquet"])
+def test_a_file_of_no_bytes_has_no_rows(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.touch()
+    corpus = open_corpus(locate(str(path)), "text")
+    assert corpus.is_empty
+    assert list(corpus.batches(10)) == []
+
+
+def test_what_writers_leave_without_rows_has_no_rows(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf\n \r\n")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b""))
+    pq.write_table(pa.table({"text": pa.array([], pa.null())}), tmp_path / "a.parquet")
+    for path in tmp_path.iterdir():
+        corpus = open_corpus(locate(str(path)), "text")
+        assert corpus.is_empty
+        assert list(corpus.batches(10)) == []
+
+
+STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+@pytest.mark.parametrize("type_", STRINGS, ids=str)
+def test_strings_of_every_layout_are_read_taken_and_written(tmp_path, type_):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": pa.array(["a", "é", "c", "d"]).cast(type_), "n": [1, 2, 3, 4]})
+    pq.write_table(table, path)
+    corpus = open_corpus(locate(str(path)), "text")
+    (batch,) = corpus.batches(10)
+    assert batch.texts == ["a", "é", "c", "d"]
+    with closing(open_writer(str(tmp_path / "b.parquet"), "b", corpus.schema)) as writer:
+        for indices in ([0], [1, 3], []):
+            writer.write(batch.take(indices))
+    kept = pq.read_table(tmp_path / "b.parquet")
+    assert kept.schema == corpus.schema
+    assert kept.to_pylist() == [{"text": t, "n": n} for t, n in (("a", 1), ("é", 2), ("d", 4))]
+
+
+def test_line_breaks_that_json_does_not_know_are_content_and_marks_are_none(tmp_path):
+    path = tmp_path / "a.jsonl"
+    texts = ["one\u2028two", "three\x85four\x0b", "five\u2029six"]
+    lines = [f'\ufeff{{"text": {json.dumps(text, ensure_ascii=False)}}}' for text in texts]
+    path.write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    (batch,) = read(path)
+    assert batch.texts == texts
+    assert batch.numbers == [1, 2, 3]

@@ -75,6 +75,8 @@ def test_the_papers_user_oriented_tasks_are_read(reference):
         ("absent.jsonl", None, "there are no tasks at"),
         ("empty.jsonl", "\n", "holds no task"),
         ("broken.jsonl", "{", "line 1: not valid JSON"),
+        ("half.jsonl", json.dumps(SEED) + '\n{"id": "\\ud800"}', "line 2: a text has half a surr"),
+        ("half.json", '{"Definition": "\\udfff"}', "half.json: a text has half a surrogate pair"),
         ("list.jsonl", "[1]", "line 1: not a JSON object"),
         ("other.jsonl", '{"prompt": "x"}', "not a task in the seed schema"),
         ("natural.jsonl", json.dumps(NATURAL), "goes in a file of its own, .json"),
@@ -142,3 +144,17 @@ def test_the_digest_changes_with_what_answers_and_scores_depend_on():
     examples = examples_of([_seed("a"), _seed("b")], 1)
     assert digest(examples) == digest(list(examples))
     assert digest(examples) != digest(examples[:1]) != digest(examples[1:])
+
+
+def test_a_folder_s_hidden_files_metadata_and_empty_files_are_no_tasks(tmp_path, caplog):
+    (tmp_path / "a.json").write_text("\ufeff" + json.dumps(NATURAL), encoding="utf-8")
+    (tmp_path / "b.JSON").write_text(json.dumps(NATURAL | {"Definition": ["Say \u2028 it."]}))
+    (tmp_path / "c.json").touch()
+    (tmp_path / "._a.json").write_bytes(b"\x00\x05")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    found = load_examples([str(tmp_path)], 1)
+    assert [(e.task, e.instruction) for e in found] == [
+        ("a", "Say what the animal says."),
+        ("b", "Say \u2028 it."),
+    ]
+    assert caplog.text.count("is empty") == 1
