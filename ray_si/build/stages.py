@@ -241,8 +241,8 @@ async def _run(table: pa.Table, task: Task) -> pa.Table:
         try:
             finished = await asyncio.to_thread(_finished, task)
             for number, block in split_blocks(table):
-                if task.is_over:
-                    break
+                if task.is_over or any(b.done() and b.exception() for b in blocks):
+                    break  # what failed is raised below, with no more asked for
                 if _key(task, number) in finished and (
                     stored := await asyncio.to_thread(_stored, task, block)
                 ):
