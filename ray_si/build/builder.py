@@ -105,7 +105,7 @@ def build(
         ]
     run = Run.prepare(location, header, inputs.fingerprint(config))
     seconds: dict[str, float] = {}
-    if run.stats() is None or run.strays():
+    if run.stats() is None or not run.is_clean():
         with run.held(lambda message: listen(Progress("start", note=message))):
             if run.instances() is None:
                 from ray_si.build.phases import Phases

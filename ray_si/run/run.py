@@ -334,6 +334,10 @@ class Run:
         named = {part["key"] for part in manifest["objects"]} | {manifest_key}
         return [key for key in keys if key not in named]
 
+    def is_clean(self) -> bool:
+        """Whether `clean_up` would find nothing, in a finished run."""
+        return not self.strays() and next(iter(self.objects.temporaries()), None) is None
+
     def clean_up(self) -> None:
         """Delete `strays`, and what interrupted writes have left. Raises LeaseLostError."""
         self.lease.check()

@@ -135,6 +135,7 @@ def test_what_a_paused_driver_commits_to_a_finished_run_does_not_count_and_goes(
     with again.held():
         again.clean_up()
     assert content(run) == before
+    assert again.is_clean()
 
 
 def test_what_a_paused_driver_exports_again_changes_no_byte(paused):
