@@ -75,7 +75,7 @@ def disturb_store(draws: Draws, patch=setattr) -> None:
         patch(LocalObjects, name, disturbed(name))
 
 
-def disturb_awaits(draws: Draws) -> None:
+def disturb_awaits(draws: Draws, patch=setattr) -> None:
     """Have coroutines of ray_si pause, and seldom fail, at each await of theirs."""
     create = asyncio.BaseEventLoop.create_task
 
@@ -85,7 +85,7 @@ def disturb_awaits(draws: Draws) -> None:
             coroutine = _disturbed(coroutine, draws)
         return create(self, coroutine, **options)
 
-    asyncio.BaseEventLoop.create_task = create_task
+    patch(asyncio.BaseEventLoop, "create_task", create_task)
 
 
 async def _disturbed(coroutine, draws: Draws):

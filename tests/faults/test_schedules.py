@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import signal
@@ -13,15 +14,19 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from ray import serve
 
 from ray_si.audit.verify import verify
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
-from ray_si.errors import BudgetError, StorageLostError
+from ray_si.engines.base import Completion, Request, SamplingParams
+from ray_si.errors import BudgetError, GenerationError, StorageLostError
+from ray_si.serving import client as client_module
 from ray_si.serving.background import in_thread
 from tests.builds import digests, replay_values
 from tests.faults.conftest import ROOT
-from tests.faults.schedules import Draws, disturb_store
+from tests.faults.schedules import Draws, InjectedError, disturb_awaits, disturb_store
+from tests.serving.test_client import Chance
 
 END_S = 240
 """Seconds within which a driver must have ended, on a machine that others use too."""
@@ -68,6 +73,26 @@ def test_pauses_and_failures_of_the_store_end_in_one_outcome(tmp_path, monkeypat
     assert ended is None or isinstance(ended, BudgetError | StorageLostError)
     build(parse_config(values | {"budget": {}}), str(location))
     assert sound(location)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_client_whose_awaits_pause_and_fail_answers_or_fails_every_request(monkeypatch, seed):
+    """Without a cluster, so that many schedules can be tried."""
+    disturb_awaits(Draws(f"{seed}", pause=0.1, fail=0.004), monkeypatch.setattr)
+    handle = Chance(seed)
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: handle)
+    monkeypatch.setattr(client_module, "_is_up", lambda app: True)
+    monkeypatch.setattr(client_module, "_PAUSE_S", 0.001)
+
+    async def run():
+        client = client_module.Client("app", 8, (0,))
+        async with client.watched():
+            requests = [Request(f"fine {i}", SamplingParams(), seed=0) for i in range(60)]
+            asked = map(client.ask, requests)
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    for outcome in asyncio.run(asyncio.wait_for(run(), 60)):
+        assert isinstance(outcome, Completion | GenerationError | InjectedError), outcome
 
 
 class Driver:
