@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -9,7 +10,7 @@ from concurrent.futures import Future
 import pytest
 
 from ray_si.errors import LeaseLostError
-from ray_si.serving.background import Alarm, in_thread
+from ray_si.serving.background import Alarm, in_thread, wait_for_all
 
 
 def test_a_result_is_waited_for_and_an_error_is_its_own():
@@ -44,3 +45,21 @@ def test_of_several_errors_the_first_counts():
     for _ in range(2):
         with pytest.raises(LeaseLostError, match="first"):
             alarm.check()
+
+
+def test_threads_keep_no_process_alive_and_hand_on_what_is_no_exception():
+    assert in_thread(threading.current_thread).result(timeout=30).daemon
+    with pytest.raises(SystemExit):
+        in_thread(sys.exit).result(timeout=30)
+
+
+def test_waiting_for_all_ends_when_they_have_or_when_the_time_is_over():
+    release = threading.Event()
+    future = in_thread(release.wait, 60)
+    began = time.monotonic()
+    wait_for_all(0.2)
+    assert time.monotonic() - began >= 0.2
+    assert not future.done()
+    release.set()
+    wait_for_all(60)
+    assert future.done()
