@@ -26,6 +26,7 @@ THROUGH_ANOTHER = {
     "cli/training_output": "experiments/test_loop.py",
     "config/answers": "config/test_schema.py",
     "dedup/batch": "dedup/test_deduplicator.py",
+    "dedup/cosine/chunk": "dedup/cosine/test_index.py",
     "dedup/pool": "dedup/test_deduplicator.py",
     "dedup/segment": "dedup/test_rouge_index.py",
     "engines/embedding": "integration/test_small_models.py",

@@ -10,6 +10,7 @@ import numpy as np
 from ray_si.audit.stored_round import BY_THE_GATE, StoredCandidate, StoredRound
 from ray_si.config import RunConfig
 from ray_si.dedup import CONTAMINATED, Deduplicator
+from ray_si.dedup.pool import EXACT_KINDS
 from ray_si.dedup.rouge import rouge_l
 from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.gate import gate_options
@@ -121,7 +122,7 @@ class CosineCheck:
             "embeddings of seed tasks and of rejected candidates are not stored: cosines with "
             "these are not computed again"
         )
-        if self._dedup.embedding_index == "Flat":
+        if self._dedup.embedding_index in EXACT_KINDS:
             options = gate_options(self._dedup) | {"rouge": 1.0, "most_similar": 0}
             self._gate = Deduplicator(**options)
         else:

@@ -23,6 +23,7 @@ from ray_si.dedup import (
     ExcludedTexts,
     decide_rest,
 )
+from ray_si.dedup.pool import EXACT, EXACT_KINDS
 from ray_si.dedup.rouge import rouge_l
 from ray_si.errors import RunError
 from ray_si.export.rows import export_data
@@ -130,7 +131,7 @@ def _check_cosine(location: str, old: RunConfig, new: RunConfig) -> None:
             f"{location} keeps no cosines with its evaluation sets, so a lower --cosine cannot be "
             "decided: use --cosine off"
         )
-    if old.dedup.embedding_index != "Flat":
+    if old.dedup.embedding_index not in EXACT_KINDS:
         raise RunError(
             f"{location} had the approximate index {old.dedup.embedding_index}, whose decisions "
             "cannot be repeated from stored rows: use --cosine off"
@@ -208,7 +209,12 @@ class _Regating:
             self._gate.add(texts)
         else:
             stored = (source.decisions(round_) for round_ in range(source.rounds))
-            self._cosines = StoredCosines(stored, limit, same_limit=limit == old.dedup.cosine)
+            self._cosines = StoredCosines(
+                stored,
+                limit,
+                same_limit=limit == old.dedup.cosine,
+                highest=old.dedup.cosine if old.dedup.embedding_index == EXACT else None,
+            )
             self._gate.add(texts, self._cosines.of_texts(texts))
 
     def rounds(self) -> Iterator[_RegatedRound]:

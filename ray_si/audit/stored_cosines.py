@@ -1,7 +1,8 @@
 """The cosine gate from stored rows alone: what they say of cosines, and where they say too little.
 
-A run stores the embeddings of what it accepted, the highest cosine of each, and match and cosine of
-what the cosine gate refused; no embeddings of seed tasks or of rejected candidates.
+A run stores the embeddings of what it accepted, the highest cosine of each (unless its index is
+"exact", which knows that it is not above the threshold), and match and cosine of what the cosine
+gate refused; no embeddings of seed tasks or of rejected candidates.
 """
 
 from __future__ import annotations
@@ -43,13 +44,19 @@ class StoredCosines:
     task, or what came after the target) is given an axis of its own. All others are zero: cosine 0
     with everything. Sound as long as the pool is part of what it was, which holds unless something
     is accepted that has no embedding; that, and every other decision for which stored cosines do
-    not suffice, is noted in ``undecided``, by candidate id.
+    not suffice, is noted in ``undecided``, by candidate id. No accepted row's cosine is above
+    ``highest``, where the row has none itself.
     """
 
     def __init__(
-        self, rounds: Iterable[StoredDecisions], limit: float, *, same_limit: bool
+        self,
+        rounds: Iterable[StoredDecisions],
+        limit: float,
+        *,
+        same_limit: bool,
+        highest: float | None = None,
     ) -> None:
-        self._limit, self._same_limit = limit, same_limit
+        self._limit, self._same_limit, self._highest = limit, same_limit, highest
         self.undecided: list[str] = []
         self._intact = True  # the pool is all that it was
         self._vectors: dict[str, np.ndarray] = {}
@@ -89,7 +96,8 @@ class StoredCosines:
             row = decisions.accepted.get(ids[i])
             refused = decisions.rejected.get(ids[i])
             late = refused is not None and refused["reason"] == "target_reached"
-            if row is not None and row["cosine"] is not None and row["cosine"] <= self._limit:
+            highest = self._highest if row is None or row["cosine"] is None else row["cosine"]
+            if row is not None and highest is not None and highest <= self._limit:
                 continue
             if not (late and k >= room and self._same_limit):
                 self.undecided.append(ids[i])

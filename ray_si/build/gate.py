@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator, DedupResult, EmbeddingIndex, GuardedGate, RougeIndex, Similar
 from ray_si.dedup.deduplicator import Encoder
-from ray_si.dedup.pool import LocalPool
+from ray_si.dedup.pool import EXACT, LocalPool
 from ray_si.dedup.rouge_index import no_match
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
@@ -77,9 +77,11 @@ class Shard:
         ids, lcs, totals = self._pool.nearest_by_rouge(texts)
         return self._global(ids), lcs, totals
 
-    def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def nearest_by_cosine(
+        self, normalized: np.ndarray, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `ray_si.dedup.pool.Pool`."""
-        ids, cosines = self._pool.nearest_by_cosine(normalized)
+        ids, cosines = self._pool.nearest_by_cosine(normalized, threshold)
         return self._global(ids), cosines
 
     def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
@@ -148,10 +150,12 @@ class ShardedPool:
             best = tuple(np.where(nearer, a, b) for a, b in zip(found, best, strict=True))  # type: ignore[assignment]
         return best
 
-    def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def nearest_by_cosine(
+        self, normalized: np.ndarray, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `ray_si.dedup.pool.Pool`."""
         best_ids, best = np.full(len(normalized), -1), np.full(len(normalized), -1.0)
-        for ids, cosines in self._ask("nearest_by_cosine", ray.put(normalized)):
+        for ids, cosines in self._ask("nearest_by_cosine", ray.put(normalized), threshold):
             nearer = (cosines > best) | ((cosines == best) & (ids >= 0) & (ids < best_ids))
             best_ids, best = np.where(nearer, ids, best_ids), np.where(nearer, cosines, best)
         return best_ids, best
@@ -238,7 +242,7 @@ class ShardedDeduplicator(Deduplicator):
         encoder: Encoder | None = None,
         *,
         tokenizer: Tokenizer = "auto",
-        embedding_index: str = "Flat",
+        embedding_index: str = EXACT,
         most_similar: int = 0,
         restore: Restore | None = None,
     ) -> None:
@@ -251,6 +255,7 @@ class ShardedDeduplicator(Deduplicator):
             cosine,
             encoder,
             tokenizer=tokenizer,
+            embedding_index=embedding_index,
             most_similar=most_similar,
             pool=self._shards,
         )

@@ -265,8 +265,10 @@ class Dedup(_Section):
     tokenizer: Literal["auto", "reference", "unicode"] = "auto"
     """What ROUGE-L compares: auto, the words of any script, for ASCII the same as the paper's;
     reference, the paper's (a-z, 0-9) and nothing else; unicode, as earlier versions had it."""
-    embedding_index: str = "Flat"
-    """FAISS factory string of the cosine gate; all but Flat are approximate."""
+    embedding_index: str = "exact"
+    """How the cosine gate searches: exact, for what is above the threshold; or a FAISS factory
+    string, for the nearest of all, whose cosine accepted rows then carry: Flat exactly too, at many
+    times the cost, all others approximately."""
     most_similar: int = Field(0, ge=0, le=1000)
     """Nearest earlier instructions kept with each accepted one, and its mean ROUGE-L with the whole
     pool, with which it is compared for that (cost: benchmarks/gate.json). 0 is off."""

@@ -2,10 +2,11 @@
 
 A library of its own: nothing here knows of the rest of ray_si.
 
-`RougeIndex` and `EmbeddingIndex` search, `Deduplicator` decides, `ExcludedTexts` keeps evaluation
-sets out.
+`RougeIndex`, `CosineIndex` and `EmbeddingIndex` search, `Deduplicator` decides, `ExcludedTexts`
+keeps evaluation sets out.
 """
 
+from ray_si.dedup.cosine import CosineIndex
 from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Neighbours, warm_up
 from ray_si.dedup.embedding_index import EmbeddingIndex
 from ray_si.dedup.exclusions import CONTAMINATED, ExcludedTexts, GuardedGate, decide_rest
@@ -13,6 +14,7 @@ from ray_si.dedup.rouge_index import RougeIndex, Similar
 
 __all__ = [
     "CONTAMINATED",
+    "CosineIndex",
     "DedupResult",
     "Deduplicator",
     "Duplicate",

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_si.dedup.embedding_index import ROUNDING, EmbeddingIndex, exact_cosines
+from ray_si.dedup.cosine.scalar import exact_cosines
+from ray_si.dedup.embedding_index import ROUNDING
+from ray_si.dedup.pool import EXACT, make_index, nearest
 from ray_si.dedup.rouge_index import RougeIndex, Similar, similar_to
 from ray_si.dedup.segment import Best, near_pairs
 from ray_si.dedup.tokens import Tokenizer
+from ray_si.dedup.vocabulary import Encoded
 
 _CHUNK = 1024
 """Texts compared with each other pair by pair; accepted ones of earlier chunks are indexed."""
@@ -33,10 +36,17 @@ class Batch:
     """Texts to be decided in order, once their nearest texts in the pool are known.
 
     After `decide`, ``cosines`` has each survivor's highest cosine with an earlier accepted text
-    (float64, shape (survivors,); -1 where there is none).
+    (float64, shape (survivors,); -1 where there is none), as far as the pool's answers go.
     """
 
-    def __init__(self, texts: Sequence[str], rouge: float, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        rouge: float,
+        tokenizer: Tokenizer,
+        embedding_index: str = EXACT,
+    ) -> None:
+        self._embedding_index = embedding_index
         self._index = RougeIndex(rouge, tokenizer)  # of what is accepted here
         self._encoded = self._index.encode(texts)
         self.cosines = np.zeros(0)
@@ -58,43 +68,29 @@ class Batch:
         refused: list[Match] = []
         gate = None
         if cosine is not None and vectors is not None and by_cosine is not None:
-            gate = _CosineGate(cosine, vectors, by_cosine, pool_size)
+            gate = _CosineGate(cosine, vectors, by_cosine, pool_size, self._embedding_index)
             self.cosines = gate.cosines
-        row = 0
+        rows = np.cumsum(by_rouge[0] < 0)  # 1 + a survivor's row in ``vectors``
         for start in range(0, len(self._encoded), _CHUNK):
             indices = np.arange(start, min(start + _CHUNK, len(self._encoded)))
-            chunk = self._encoded.take(indices)
-            ids, lcs, totals = (part[indices] for part in by_rouge)
-            refused_by_pool = ids >= 0
-            earlier_ids, earlier_lcs, earlier_totals = self._index.best_encoded(chunk)
-            nearer = earlier_lcs * totals > lcs * earlier_totals
-            ids = np.where(nearer, earlier_ids + pool_size, ids)
-            lcs = np.where(nearer, earlier_lcs, lcs)
-            totals = np.where(nearer, earlier_totals, totals)
-            pairs = _Pairs(*near_pairs(chunk, self._index.threshold, ids < 0), chunk.lengths)
-            pool_ids: dict[int, int] = {}  # place in the chunk -> id of what was accepted
+            chunk = _RougeChunk(
+                self._encoded.take(indices), [part[indices] for part in by_rouge], self._index,
+                pool_size,
+            )  # fmt: skip
             if gate:
-                gate.begin_chunk(row, int(row + (~refused_by_pool).sum()))
-            for k, (id_, found, total) in enumerate(
-                zip(ids.tolist(), lcs.tolist(), totals.tolist(), strict=True)
-            ):
-                for j, pair_lcs, pair_total in pairs.of(k):
-                    if j in pool_ids and pair_lcs * total > found * pair_total:
-                        id_, found, total = pool_ids[j], pair_lcs, pair_total
-                survivor = row
-                row += not refused_by_pool[k]
-                if id_ >= 0:
-                    refused.append(Match(start + k, "rouge", id_, 2 * found / total))
+                gate.begin_chunk(int(rows[start - 1]) if start else 0, int(rows[indices[-1]]))
+            for k, index in enumerate(indices.tolist()):
+                reason, match = "rouge", chunk.match(k)
+                if gate and not match:
+                    reason, match = "cosine", gate.match(int(rows[index]) - 1)
+                if match:
+                    refused.append(Match(index, reason, *match))
                     continue
+                chunk.accept(k, pool_size + len(accepted))
                 if gate:
-                    match = gate.refuses(survivor)
-                    if match:
-                        refused.append(Match(start + k, "cosine", *match))
-                        continue
-                    gate.accept(survivor)
-                pool_ids[k] = pool_size + len(accepted)
-                accepted.append(start + k)
-            self._index.add_encoded(chunk.take(np.fromiter(pool_ids, np.int64, len(pool_ids))))
+                    gate.accept(int(rows[index]) - 1)
+                accepted.append(index)
+            self._index.add_encoded(chunk.accepted())
         return accepted, refused
 
     def similar(self, accepted: list[int], k: int, pool_size: int) -> list[Similar]:
@@ -107,20 +103,45 @@ class Batch:
         ]
 
 
-class _Pairs:
-    """Near pairs of a chunk, by the later one."""
+class _RougeChunk:
+    """The ROUGE-L gate over texts that are compared with each other pair by pair.
+
+    ``by_pool`` is the pool's answer for each of them, ``earlier`` has what was accepted before in
+    the batch, with ids from ``pool_size`` on.
+    """
 
     def __init__(
-        self, later: np.ndarray, earlier: np.ndarray, lcs: np.ndarray, lengths: np.ndarray
+        self, texts: Encoded, by_pool: Sequence[np.ndarray], earlier: RougeIndex, pool_size: int
     ) -> None:
-        totals = lengths[later] + lengths[earlier]
-        self._of: dict[int, list[tuple[int, int, int]]] = {}
-        for i, *pair in zip(*(a.tolist() for a in (later, earlier, lcs, totals)), strict=True):
-            self._of.setdefault(i, []).append(tuple(pair))
+        self._texts = texts
+        by_batch = earlier.best_encoded(texts)
+        (ids, lcs, totals), (batch_ids, batch_lcs, batch_totals) = by_pool, by_batch
+        nearer = batch_lcs * totals > lcs * batch_totals
+        ids = np.where(nearer, batch_ids + pool_size, ids)
+        lcs, totals = np.where(nearer, batch_lcs, lcs), np.where(nearer, batch_totals, totals)
+        self._best = list(zip(ids.tolist(), lcs.tolist(), totals.tolist(), strict=True))
+        self._pairs: dict[int, list[tuple[int, int, int]]] = {}  # by the later text
+        later, before, common = near_pairs(texts, earlier.threshold, ids < 0)
+        sums = texts.lengths[later] + texts.lengths[before]
+        for i, *pair in zip(*(a.tolist() for a in (later, before, common, sums)), strict=True):
+            self._pairs.setdefault(i, []).append(tuple(pair))
+        self._ids: dict[int, int] = {}  # place in the chunk -> id of what was accepted
 
-    def of(self, later: int) -> list[tuple[int, int, int]]:
-        """(earlier, LCS, m+n) of each pair, in order."""
-        return self._of.get(later, [])
+    def match(self, k: int) -> tuple[int, float] | None:
+        """Id and score of the nearest earlier text of text k, where that is too near."""
+        id_, lcs, total = self._best[k]
+        for j, pair_lcs, pair_total in self._pairs.get(k, ()):
+            if j in self._ids and pair_lcs * total > lcs * pair_total:
+                id_, lcs, total = self._ids[j], pair_lcs, pair_total
+        return None if id_ < 0 else (id_, 2 * lcs / total)
+
+    def accept(self, k: int, id_: int) -> None:
+        """Count text k among the earlier ones, under this id."""
+        self._ids[k] = id_
+
+    def accepted(self) -> Encoded:
+        """The accepted texts, in order."""
+        return self._texts.take(np.fromiter(self._ids, np.int64, len(self._ids)))
 
 
 class _CosineGate:
@@ -132,11 +153,13 @@ class _CosineGate:
         vectors: np.ndarray,
         by_pool: tuple[np.ndarray, np.ndarray],
         pool_size: int,
+        embedding_index: str,
     ) -> None:
         self._threshold, self._vectors = threshold, vectors
         self._ids, self.cosines = by_pool[0].copy(), by_pool[1].copy()
         self._pool_size = pool_size
-        self._earlier = EmbeddingIndex(vectors.shape[1])  # accepted of earlier chunks
+        kind = EXACT if embedding_index == EXACT else "Flat"
+        self._earlier = make_index(vectors.shape[1], kind, threads=1)  # accepted in earlier chunks
         self._taken: list[int] = []  # rows accepted of this chunk
 
     def begin_chunk(self, start: int, end: int) -> None:
@@ -147,12 +170,12 @@ class _CosineGate:
         self._start = start
         part = self._vectors[start:end]
         self._rough = part @ part.T
-        ids, cosines = self._earlier.nearest(part)
+        ids, cosines = nearest(self._earlier, part, self._threshold)
         nearer = np.flatnonzero(cosines > self.cosines[start:end])
         self._ids[start + nearer] = ids[nearer] + self._pool_size
         self.cosines[start + nearer] = cosines[nearer]
 
-    def refuses(self, row: int) -> tuple[int, float] | None:
+    def match(self, row: int) -> tuple[int, float] | None:
         """Id and cosine of the nearest earlier text where that is above the threshold."""
         if self._taken:
             taken = np.array(self._taken)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ray_si.dedup.batch import Batch, Match
-from ray_si.dedup.embedding_index import EmbeddingIndex
-from ray_si.dedup.pool import LocalPool, Pool
+from ray_si.dedup.cosine.scalar import normalized
+from ray_si.dedup.pool import EXACT, LocalPool, Pool
 from ray_si.dedup.rouge_index import Similar
 from ray_si.dedup.tokens import Tokenizer
 
@@ -57,7 +57,8 @@ class DedupResult:
 
     ``accepted`` are indices into the batch, ascending; parallel to it are the rows of
     ``embeddings`` and ``cosines``, each text's highest cosine with an earlier one (None where the
-    cosine gate is off; -1 for the very first), and ``neighbours`` (None unless asked for).
+    cosine gate is off or its index "exact"; -1 for the very first), and ``neighbours`` (None unless
+    asked for).
     ``rejected`` is ascending too.
     """
 
@@ -77,8 +78,10 @@ class Deduplicator:
     into batches. ROUGE-L comes first: embeddings are computed for what it lets pass against the
     pool alone, and a text refused by either gate refuses nothing itself.
 
-    ``embedding_index`` is a FAISS factory string (all but "Flat" are approximate; the ROUGE-L gate
-    is exact in any case). ``most_similar`` asks for that many neighbours of each accepted text, at
+    ``embedding_index`` "exact" finds the nearest text above the threshold (`CosineIndex`); a FAISS
+    factory string finds the nearest of all, so that ``cosines`` are known: "Flat" exactly too, at
+    many times the cost, all others approximately (the ROUGE-L gate is exact in any case).
+    ``most_similar`` asks for that many neighbours of each accepted text, at
     the cost of comparing it with the whole pool. ``pool`` is where the texts live, in this process
     by default.
 
@@ -92,13 +95,13 @@ class Deduplicator:
         encoder: Encoder | None = None,
         *,
         tokenizer: Tokenizer = "auto",
-        embedding_index: str = "Flat",
+        embedding_index: str = EXACT,
         most_similar: int = 0,
         pool: Pool | None = None,
     ) -> None:
         _check_cosine(cosine)
         self._rouge, self._cosine, self._tokenizer = rouge, cosine, tokenizer
-        self._encoder = encoder
+        self._encoder, self._embedding_index = encoder, embedding_index
         self._most_similar = most_similar
         self._pool = LocalPool(rouge, tokenizer, embedding_index) if pool is None else pool
         self._source_starts: list[int] = []  # ascending; parallel to the sources from there on
@@ -161,7 +164,7 @@ class Deduplicator:
     def _filter(
         self, texts: Sequence[str], embeddings: np.ndarray | None, offset: int
     ) -> DedupResult:
-        batch = Batch(texts, self._rouge, self._tokenizer)
+        batch = Batch(texts, self._rouge, self._tokenizer, self._embedding_index)
         by_rouge = self._pool.nearest_by_rouge(texts)
         survivors = np.flatnonzero(by_rouge[0] < 0)
         vectors = None
@@ -172,16 +175,17 @@ class Deduplicator:
                 if embeddings is None
                 else embeddings[offset + survivors]
             )
-            by_cosine = self._pool.nearest_by_cosine(vectors)
+            by_cosine = self._pool.nearest_by_cosine(vectors, self._cosine)
         size = len(self._pool)
         accepted, matches = batch.decide(size, by_rouge, self._cosine, vectors, by_cosine)
         kept = [texts[i] for i in accepted]
         rows = np.searchsorted(survivors, accepted)
+        measured = self._embedding_index != EXACT
         result = DedupResult(
             accepted=[offset + i for i in accepted],
             rejected=self._explain(matches, size, kept, offset),
             embeddings=None if vectors is None else vectors[rows],
-            cosines=None if vectors is None else batch.cosines[rows],
+            cosines=None if vectors is None or not measured else batch.cosines[rows],
             neighbours=self._neighbours(batch, kept, accepted) if self._most_similar else None,
         )
         self._pool.add(kept, result.embeddings)
@@ -249,7 +253,7 @@ def _check_cosine(cosine: float | None) -> None:
 
 
 def _fitting(embeddings: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    vectors = EmbeddingIndex.normalize(embeddings)
+    vectors = normalized(embeddings)
     if len(vectors) != len(texts):
         raise ValueError(f"there are {len(vectors)} embeddings for {len(texts)} texts")
     return vectors

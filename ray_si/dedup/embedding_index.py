@@ -6,13 +6,11 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numba import njit
+
+from ray_si.dedup.cosine.scalar import exact_cosines, normalized
 
 ROUNDING = 1e-5
 """More than single-precision inner products of unit vectors can be off, whatever their order."""
-
-_UNIT = 1e-6
-"""More than the length of a vector scaled to 1 in single precision can be off."""
 
 _POINTS_PER_LIST = 39
 """Training vectors that FAISS wants for each list of an inverted file (its own minimum)."""
@@ -51,15 +49,7 @@ class EmbeddingIndex:
         Rows of that length already are kept bit for bit, so doing it twice changes nothing. Raises
         ValueError where the array has another shape, or a number is not finite.
         """
-        embeddings = np.ascontiguousarray(embeddings, np.float32)
-        if embeddings.ndim != 2:
-            raise ValueError(f"embeddings have the shape {embeddings.shape}, not (n, dimension)")
-        if not np.isfinite(embeddings).all():
-            row = int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
-            raise ValueError(f"the embedding of row {row} holds NaN or infinity")
-        norms = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings, dtype=np.float64))
-        keep = (np.abs(norms - 1) < _UNIT) | (norms == 0)
-        return (embeddings / np.where(keep, 1, norms)[:, None]).astype(np.float32)
+        return normalized(embeddings)
 
     def add(self, normalized: np.ndarray) -> None:
         """Append rows of shape (n, dimension); their ids go on from ``len(self)``.
@@ -114,15 +104,3 @@ def nearest_of(query: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> tuple[in
     cosines = exact_cosines(query, rows)
     best = np.lexsort((ids, -cosines))[0]
     return int(ids[best]), float(cosines[best])
-
-
-@njit(cache=True, nogil=True)
-def exact_cosines(query: Any, rows: Any) -> Any:
-    """Inner products in double precision, summed in order: the same for any batch; shape (n,)."""
-    products = np.empty(len(rows))
-    for i in range(len(rows)):
-        total = 0.0
-        for k in range(len(query)):
-            total += np.float64(query[k]) * np.float64(rows[i, k])
-        products[i] = total
-    return products

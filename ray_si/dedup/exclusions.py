@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ray_si.dedup.cosine.scalar import normalized
 from ray_si.dedup.deduplicator import DedupResult, Duplicate, Encoder
-from ray_si.dedup.embedding_index import EmbeddingIndex
 from ray_si.dedup.pool import LocalPool
 from ray_si.dedup.tokens import Tokenizer
 
@@ -90,7 +90,7 @@ class ExcludedTexts:
         scores = 2 * lcs / totals
         if vectors is not None and self._cosine is not None:
             rest = np.flatnonzero(ids < 0)
-            near, cosines = self._pool.nearest_by_cosine(vectors[rest])
+            near, cosines = self._pool.nearest_by_cosine(vectors[rest], self._cosine)
             above = cosines > self._cosine
             ids[rest[above]], scores[rest[above]] = near[above], cosines[above]
         return ids, scores
@@ -100,7 +100,7 @@ class ExcludedTexts:
             return None
         if embeddings is None:
             raise ValueError("the cosine needs embeddings")
-        vectors = EmbeddingIndex.normalize(embeddings)
+        vectors = normalized(embeddings)
         if len(vectors) != len(texts):
             raise ValueError(f"there are {len(vectors)} embeddings for {len(texts)} texts")
         return vectors

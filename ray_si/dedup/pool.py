@@ -7,10 +7,17 @@ from typing import Protocol
 
 import numpy as np
 
+from ray_si.dedup.cosine import CosineIndex
 from ray_si.dedup.embedding_index import EmbeddingIndex
 from ray_si.dedup.rouge_index import RougeIndex, Similar
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
+
+EXACT = "exact"
+"""The kind of embedding index that finds what is above a threshold, and nothing else."""
+
+EXACT_KINDS = (EXACT, "Flat")
+"""Kinds whose decisions are those of comparing with every embedding."""
 
 
 class Pool(Protocol):
@@ -24,8 +31,14 @@ class Pool(Protocol):
     def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
         """The best match of each text above the threshold, the earliest of equals."""
 
-    def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (-1 where the pool is empty) and cosines of the nearest text, shape (n,)."""
+    def nearest_by_cosine(
+        self, normalized: np.ndarray, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and cosines of the nearest text, the earliest of equals, shape (n,).
+
+        -1 and -1.0 where the pool is empty, and for the index `EXACT` where the nearest is not
+        above the threshold.
+        """
 
     def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
         """The k nearest by ROUGE-L of each text, whatever the threshold."""
@@ -44,12 +57,12 @@ class LocalPool:
         self,
         rouge: float,
         tokenizer: Tokenizer = "auto",
-        embedding_index: str = "Flat",
+        embedding_index: str = EXACT,
         threads: int | None = None,
     ) -> None:
         self._rouge = RougeIndex(rouge, tokenizer, threads=threads)
-        self._factory = embedding_index
-        self._embeddings: EmbeddingIndex | None = None
+        self._kind, self._threads = embedding_index, threads
+        self._embeddings: CosineIndex | EmbeddingIndex | None = None
         self._texts: list[str] = []
 
     def __len__(self) -> int:
@@ -59,7 +72,7 @@ class LocalPool:
         """See `Pool`."""
         if embeddings is not None and len(embeddings):
             if self._embeddings is None:
-                self._embeddings = EmbeddingIndex(embeddings.shape[1], self._factory)
+                self._embeddings = make_index(embeddings.shape[1], self._kind, self._threads)
             self._embeddings.add(embeddings)
         self._rouge.add(texts)
         self._texts.extend(texts)
@@ -68,11 +81,13 @@ class LocalPool:
         """See `Pool`."""
         return self._rouge.best(texts)
 
-    def nearest_by_cosine(self, normalized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def nearest_by_cosine(
+        self, normalized: np.ndarray, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `Pool`."""
         if self._embeddings is None:
             return np.full(len(normalized), -1), np.full(len(normalized), -1.0)
-        return self._embeddings.nearest(normalized)
+        return nearest(self._embeddings, normalized, threshold)
 
     def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
         """See `Pool`."""
@@ -85,3 +100,22 @@ class LocalPool:
     def set_rouge(self, threshold: float) -> None:
         """See `Pool`."""
         self._rouge.raise_threshold(threshold)
+
+
+def make_index(
+    dimension: int, kind: str, threads: int | None = None
+) -> CosineIndex | EmbeddingIndex:
+    """An empty index of embeddings: `EXACT`, or a FAISS factory string; ValueError for others."""
+    if kind == EXACT:
+        return CosineIndex(dimension, threads=threads)
+    return EmbeddingIndex(dimension, kind)
+
+
+def nearest(
+    index: CosineIndex | EmbeddingIndex, normalized: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`Pool.nearest_by_cosine` of one index."""
+    if isinstance(index, EmbeddingIndex):
+        return index.nearest(normalized)
+    cosines, ids = index.search(normalized, threshold)
+    return ids, np.where(ids < 0, -1.0, cosines)

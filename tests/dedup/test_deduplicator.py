@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from ray_si.dedup import Deduplicator, EmbeddingIndex, batch, deduplicator
-from ray_si.dedup.embedding_index import exact_cosines
+from ray_si.dedup.cosine.scalar import exact_cosines
 from tests.dedup.oracle import THRESHOLDS, corpora, one_by_one, slow_f
 
 CUTS = st.lists(st.integers(0, 30), max_size=3)
@@ -69,19 +69,20 @@ def slow_cosine(vectors, pool_size, threshold):
     st.integers(0, 5),
     CUTS,
     st.sampled_from([1, 4, 1024]),
+    st.sampled_from(["exact", "Flat"]),
 )
-def test_cosine_decisions_equal_the_slow_loop(seed, threshold, pool_size, cuts, chunk):
+def test_cosine_decisions_equal_the_slow_loop(seed, threshold, pool_size, cuts, chunk, kind):
     rng = np.random.default_rng(seed)
     vectors = EmbeddingIndex.normalize(rng.normal(size=(30, 4)))
     texts = [f"t{i}" for i in range(30)]  # the ROUGE-L gate never speaks
     expected, nearest = slow_cosine(vectors, pool_size, threshold)
-    gate = Deduplicator(rouge=0.7, cosine=threshold)
+    gate = Deduplicator(rouge=0.7, cosine=threshold, embedding_index=kind)
     gate.add(texts[:pool_size], vectors[:pool_size])
     with mock.patch.object(batch, "_CHUNK", chunk):
         found = in_batches(gate, texts[pool_size:], cuts, vectors[pool_size:])
     accepted, rejected, cosines = found
     assert [pool_size + i for i in accepted] == expected
-    assert cosines == [nearest[i][1] for i in accepted]
+    assert cosines == ([nearest[i][1] for i in accepted] if kind == "Flat" else [])
     assert {d.reason for _, d in rejected} <= {"cosine"}
     assert [(d.match_id, d.score) for _, d in rejected] == [nearest[i] for i, _ in rejected]
     kept = list(range(pool_size)) + expected
@@ -120,7 +121,7 @@ def test_embeddings_are_asked_for_survivors_of_the_pool_only():
 def test_batches_too_large_for_one_go_are_decided_alike(cosine):
     texts = [f"say word{i % 40} and word{i % 7} loudly {i % 3}" for i in range(120)]
     vectors = np.random.default_rng(0).normal(size=(120, 5))
-    options = {"rouge": 0.7, "cosine": cosine, "most_similar": 2}
+    options = {"rouge": 0.7, "cosine": cosine, "embedding_index": "Flat", "most_similar": 2}
     whole = Deduplicator(**options).filter(texts, vectors)
     with mock.patch.object(deduplicator, "_BATCH", 7):
         cut = Deduplicator(**options).filter(texts, vectors)

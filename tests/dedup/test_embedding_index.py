@@ -21,7 +21,7 @@ def unit_vectors(n, dimension, seed=0):
 
 
 def slow_nearest(pool, query):
-    cosines = [float(np.float64(row) @ np.float64(query)) for row in pool]
+    cosines = [min(float(np.float64(row) @ np.float64(query)), 1.0) for row in pool]
     return int(np.argmax(cosines)), max(cosines)
 
 

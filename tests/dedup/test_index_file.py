@@ -1,7 +1,8 @@
-"""Saved indexes: they come back equal, and damage is noticed."""
+"""Saved indexes: they come back equal; damage and what is made to do harm are noticed."""
 
 from __future__ import annotations
 
+import json
 import zipfile
 
 import numpy as np
@@ -96,3 +97,116 @@ def test_a_failed_save_leaves_what_was_there(saved, monkeypatch):
         index.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["pool.index"]
+
+
+# Made to do harm ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """The arrays of a sound index, and what writes changed ones to a file."""
+    index = RougeIndex(0.6)
+    index.add(["name three rivers", "name four long rivers", ""])
+    index.save(tmp_path / "sound")
+    with np.load(tmp_path / "sound") as stored:
+        arrays = dict(stored)
+
+    def write(**changes):
+        made = {name: array for name, array in (arrays | changes).items() if array is not None}
+        np.savez(tmp_path / "index.npz", **made)
+        return tmp_path / "index.npz"
+
+    return arrays, write
+
+
+def header(**changes):
+    values = {"format": 1, "threshold": "3/5", "tokenizer": "reference"} | changes
+    return np.frombuffer(json.dumps(values).encode(), np.uint8)
+
+
+def test_the_arrays_alone_are_a_sound_index(parts):
+    assert len(RougeIndex.load(parts[1]())) == 3
+    assert len(RougeIndex.load(parts[1](header=header()))) == 3
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    ["1/0", "0", "1e400", "1e999999999", "-3/5", "6/5", "1/3", "nan", "9" * 10_000, 0.6, None],
+)
+def test_thresholds_that_no_index_has(parts, threshold):
+    with pytest.raises(ValueError, match="is damaged or not a ROUGE-L index: its threshold"):
+        RougeIndex.load(parts[1](header=header(threshold=threshold)))
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b"{}", b"[1]", b"7", b"\xff", b'{"format": 1, "threshold": "3/5"}']
+)
+def test_headers_that_are_none(parts, data):
+    with pytest.raises(ValueError, match="is damaged or not a ROUGE-L index"):
+        RougeIndex.load(parts[1](header=np.frombuffer(data, np.uint8)))
+
+
+@pytest.mark.parametrize("tokenizer", ["klingon", 7, ["reference"], None])
+def test_tokenizers_that_there_are_not(parts, tokenizer):
+    with pytest.raises(ValueError, match="is damaged or not a ROUGE-L index"):
+        RougeIndex.load(parts[1](header=header(tokenizer=tokenizer)))
+
+
+def changed(array, at, value):
+    copy = array.copy()
+    copy[at] = value
+    return copy
+
+
+BIG = np.iinfo(np.int64).max
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("words", lambda a: a.astype(np.int64) + 10**13),
+        ("words", lambda a: a.astype(np.float64)),
+        ("words", lambda a: a[:, None]),
+        ("words", lambda a: changed(a, 2, 0)),
+        ("words", lambda a: a[:-1]),
+        ("tokens", lambda a: a.astype(np.int64)),
+        ("tokens", lambda a: a.astype(np.float32)),
+        ("tokens", lambda a: a.astype(">i4")),
+        ("tokens", lambda a: changed(a, 0, -1)),
+        ("tokens", lambda a: changed(a, 0, 2**31 - 1)),
+        ("tokens", lambda a: a[:-1]),
+        ("offsets", lambda a: a.astype(np.float64)),
+        ("offsets", lambda a: changed(a, 1, BIG)),
+        ("offsets", lambda a: changed(a, 1, -BIG)),
+        ("offsets", lambda a: changed(a, 0, -BIG)),
+        ("offsets", lambda a: a[:0]),
+        ("offsets", lambda a: np.int64(3)),
+        ("starts", lambda a: changed(a, 1, BIG)),
+        ("starts", lambda a: changed(a, 1, -BIG)),
+        ("starts", lambda a: changed(a, 1, 0)),
+        ("starts", lambda a: changed(a, -1, BIG)),
+        ("starts", lambda a: a.astype(np.uint64)),
+        ("starts", lambda _: None),
+        ("starts", lambda _: np.array([{}], dtype=object)),
+    ],
+)
+def test_arrays_of_other_types_shapes_and_ranges(parts, name, change):
+    arrays, write = parts
+    with pytest.raises(ValueError, match="is damaged or not a ROUGE-L index"):
+        RougeIndex.load(write(**{name: change(arrays[name])}))
+
+
+@pytest.mark.parametrize(
+    "claim", ["(9999999999999,)", "(999999999999999999999,)", "(", "(" * 5000, "(-7,)", "(7,)) #"]
+)
+def test_arrays_whose_own_headers_lie(parts, tmp_path, claim):
+    with zipfile.ZipFile(parts[1]()) as sound:
+        members = {name: sound.read(name) for name in sound.namelist()}
+    text = f"{{'descr': '<i4', 'fortran_order': False, 'shape': {claim}, }}\n".encode()
+    data = members["tokens.npy"]
+    members["tokens.npy"] = data[:8] + len(text).to_bytes(2, "little") + text + data[128:]
+    with zipfile.ZipFile(tmp_path / "claim", "w") as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    with pytest.raises(ValueError, match="is damaged or not a ROUGE-L index"):
+        RougeIndex.load(tmp_path / "claim")

@@ -1,0 +1,131 @@
+"""Rows of a cosine index: 65,536 at most, coarse and fine codes in memory, themselves in a file."""
+
+from __future__ import annotations
+
+import mmap
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ray_si.dedup.cosine import products
+from ray_si.dedup.cosine.codes import (
+    PREFIX,
+    SLACK,
+    Fine,
+    Queries,
+    Rotation,
+    encode_fine,
+    encode_rows,
+    fine_product,
+    limits,
+)
+from ray_si.dedup.cosine.scalar import LONGEST, cosine
+
+CAPACITY = 65_536
+"""Rows of a chunk: its coarse codes, 4 MiB, stay in the cache while queries pass over them."""
+
+_SLICE = 4096
+"""Rows encoded at a time: bounds their copies in double precision."""
+
+_ROOM = 1 << 17
+"""Pairs of a query and a row that the coarse codes may find before they are looked into."""
+
+
+class Best(NamedTuple):
+    """Each query's best match so far: cosines (float64) and ids (int64), shape (n,).
+
+    Where there is none the id is -1, and the cosine the threshold. Searching improves them in
+    place.
+    """
+
+    cosines: np.ndarray
+    ids: np.ndarray
+
+
+class Chunk:
+    """Rows with the ids ``first_id``, ``first_id + 1``, ..."""
+
+    def __init__(self, dimension: int, first_id: int) -> None:
+        self._first_id = first_id
+        self._size = 0
+        self._rows = np.empty((CAPACITY, dimension), np.float32)
+        self._coarse = products.empty(CAPACITY)
+        self._fine = Fine(
+            np.empty((CAPACITY, dimension), np.int8),
+            np.empty(CAPACITY, np.float32),
+            np.empty(CAPACITY, np.float32),
+        )
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Its rows, float32, shape (n, dimension)."""
+        return self._rows[: self._size]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its codes."""
+        return sum(part[: self._size].nbytes for part in (*self._fine, self._coarse.biases)) + (
+            self._size * PREFIX
+        )
+
+    def add(self, rows: np.ndarray, rotation: Rotation) -> None:
+        """Append normalized rows, no more than there is room for."""
+        end = self._size + len(rows)
+        self._rows[self._size : end] = rows
+        encode_fine(rows, Fine(*(part[self._size : end] for part in self._fine)))
+        self._encode(self._size, end, rotation)
+        self._size = end
+
+    def encode(self, rotation: Rotation) -> None:
+        """Make the coarse codes anew, with another rotation."""
+        self._encode(0, self._size, rotation)
+
+    def _encode(self, start: int, end: int, rotation: Rotation) -> None:
+        for first in range(start, end, _SLICE):
+            rows = self._rows[first : min(first + _SLICE, end)]
+            products.put(self._coarse, first, *encode_rows(rotation, rows))
+
+    def move_to(self, file: IO[bytes]) -> None:
+        """Write the rows of a full chunk to the end of a file and read them from there.
+
+        OSError where the file cannot grow.
+        """
+        assert self._size == CAPACITY
+        start = file.seek(0, 2)
+        file.write(self._rows.data)
+        file.flush()
+        # a multiple of the page, as the number of rows is one
+        mapped = mmap.mmap(file.fileno(), self._rows.nbytes, offset=start, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_RANDOM)  # a row here and there is all that is ever read
+        self._rows = np.frombuffer(mapped, np.float32).reshape(self._rows.shape)
+
+    def search(self, vectors: np.ndarray, queries: Queries, rotation: Rotation, best: Best) -> None:
+        """Improve ``best`` for normalized queries and their coarse codes."""
+        room = max(_ROOM, products.GROUP * (len(vectors) + products.QUERIES))
+        pairs = np.empty((room, 2), np.int32)
+        group = 0
+        while group * products.GROUP < self._size:
+            least = limits(queries, best.cosines, rotation.step)
+            count, group = products.pairs_above(
+                self._coarse, self._size, queries, least, group, pairs
+            )
+            _settle(vectors, self._rows, self._fine, pairs[:count], self._first_id, best)
+
+
+@njit(cache=True, nogil=True)
+def _settle(queries: Any, rows: Any, fine: Fine, pairs: Any, first_id: Any, best: Best) -> None:
+    """Compare pairs that coarse codes let pass by their fine ones, and what these let pass exactly.
+
+    A query's rows come in the order of their ids, so of equal cosines the first stays.
+    """
+    rounding = 2 * rows.shape[1] * 2.0**-24 + SLACK
+    for q, row in pairs:
+        product = np.float64(fine.steps[row]) * fine_product(queries[q], fine.codes[row])
+        if product + LONGEST * fine.errors[row] + rounding > best.cosines[q]:
+            exact = cosine(queries[q], rows[row])
+            if exact > best.cosines[q]:
+                best.cosines[q], best.ids[q] = exact, first_id + row
