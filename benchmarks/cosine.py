@@ -294,7 +294,7 @@ def fuzz(decisions: int) -> dict[str, Any]:
 
 
 def traits(vectors: np.ndarray) -> dict[str, Any]:
-    """What bounds live by: spectrum, pairs, nearest neighbours, and pairs that coarse codes pass."""
+    """What bounds live by: spectrum, pairs, nearest neighbours, pairs that coarse codes pass."""
     from ray_si.dedup.cosine import codes
 
     pool, queries = vectors[:15_000], vectors[15_000:20_000]

@@ -165,13 +165,21 @@ class CosineCheck:
         for duplicate in result.rejected:
             near = f'cosine {duplicate.score:.4f} with "{duplicate.match}"'
             self.check.find(key, f"{ids[duplicate.index]} is too close: {near}")
-        cosines = () if result.cosines is None else result.cosines.tolist()
-        for i, least in zip(result.accepted, cosines, strict=False):
+        if result.cosines is None:
+            self._look_for_cosines(stored, ids)
+            return
+        for i, least in zip(result.accepted, result.cosines.tolist(), strict=True):
             cosine = rows[i]["cosine"]
             if cosine is None and self._regated:
                 continue
             if cosine is None or not least <= cosine <= limit:  # a seed task may be nearer
                 self.check.find(key, f"{ids[i]} says cosine {cosine}, found {least}")
+
+    def _look_for_cosines(self, stored: StoredRound, ids: Sequence[str]) -> None:
+        for id_, row in zip(ids, stored.accepted, strict=True):
+            if row["cosine"] is not None:
+                says = f"says cosine {row['cosine']}, which the exact index does not measure"
+                self.check.find(stored.accepted_key, f"{id_} {says}")
 
     def _look_at_rejected(self, stored: StoredRound) -> None:
         """What the gate refused is close, as it says, to what was in the pool by then."""

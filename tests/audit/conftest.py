@@ -33,8 +33,18 @@ def encode(texts):
 @pytest.fixture(scope="session")
 def rounds(tmp_path_factory):
     """Configuration, audit, and each stored round with its raw rows; some refused by each gate."""
+    return _rounds(tmp_path_factory, "Flat")
+
+
+@pytest.fixture(scope="session")
+def rounds_of_exact_index(tmp_path_factory):
+    """The same, with the index that knows no cosines below the threshold."""
+    return _rounds(tmp_path_factory, "exact")
+
+
+def _rounds(tmp_path_factory, index):
     values = replay_values() | {"target_instructions": 60}
-    values["dedup"] = {"rouge": 0.6, "cosine": 0.9, "most_similar": 2}
+    values["dedup"] = {"rouge": 0.6, "cosine": 0.9, "most_similar": 2, "embedding_index": index}
     run = bootstrapped(tmp_path_factory.mktemp("rounds") / "run", values, encode)
     config, audit, check = parse_config(values), Audit(run), Check("reading")
     assert audit.check_manifests().ok

@@ -86,6 +86,21 @@ def test_a_changed_acceptance_is_found_by_its_gate(rounds, values, gate, words):
     assert any(words in finding for finding in found[gate]), found
 
 
+def test_decisions_of_the_exact_index_are_those_of_the_flat_one(rounds, rounds_of_exact_index):
+    assert not findings(rounds_of_exact_index)
+    for (exact, _), (flat, _) in zip(rounds_of_exact_index[2], rounds[2], strict=True):
+        assert exact.rejected == flat.rejected
+        assert [row | {"cosine": None} for row in flat.accepted] == exact.accepted
+
+
+def test_a_cosine_that_the_exact_index_cannot_know_is_found(rounds_of_exact_index):
+    def change(stored):
+        return replace(stored, accepted=[row | {"cosine": 0.3} for row in stored.accepted])
+
+    found = findings(rounds_of_exact_index, change)["cosine"]
+    assert all("says cosine 0.3, which the exact index does not measure" in f for f in found)
+
+
 def test_embeddings_that_are_too_close_or_none_are_found(rounds):
     place = ACCEPTED.get_field_index("embedding")
     kind = ACCEPTED.field("embedding").type
