@@ -75,7 +75,7 @@ class Shard:
     def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
         """See `ray_si.dedup.pool.Pool`."""
         ids, lcs, totals = self._pool.nearest_by_rouge(texts)
-        return self._global(ids), lcs, totals
+        return Best(self._global(ids), lcs, totals)
 
     def nearest_by_cosine(
         self, normalized: np.ndarray, threshold: float
@@ -147,7 +147,7 @@ class ShardedPool:
             (ids, lcs, totals), (best_ids, best_lcs, best_totals) = found, best
             mine, his = lcs * best_totals, best_lcs * totals
             nearer = (mine > his) | ((mine == his) & (ids >= 0) & (ids < best_ids))
-            best = tuple(np.where(nearer, a, b) for a, b in zip(found, best, strict=True))  # type: ignore[assignment]
+            best = Best(*(np.where(nearer, a, b) for a, b in zip(found, best, strict=True)))
         return best
 
     def nearest_by_cosine(

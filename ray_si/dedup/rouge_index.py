@@ -55,7 +55,7 @@ class Similar:
 
 def no_match(n: int) -> Best:
     """For n queries that were compared with nothing yet."""
-    return np.full(n, -1, np.int64), np.zeros(n, np.int64), np.ones(n, np.int64)
+    return Best(np.full(n, -1, np.int64), np.zeros(n, np.int64), np.ones(n, np.int64))
 
 
 class RougeIndex:
@@ -179,7 +179,7 @@ class RougeIndex:
             with ThreadPoolExecutor(self._threads) as threads:
                 found = list(threads.map(find, parts))
         ids, lcs, totals = zip(no_match(0), *found, strict=True)
-        return np.concatenate(ids), np.concatenate(lcs), np.concatenate(totals)
+        return Best(np.concatenate(ids), np.concatenate(lcs), np.concatenate(totals))
 
     def best_encoded(self, queries: Encoded) -> Best:
         """`best` for encoded texts, on the calling thread."""

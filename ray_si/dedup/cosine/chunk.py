@@ -1,4 +1,4 @@
-"""Rows of a cosine index: 65,536 at most, coarse and fine codes in memory, themselves in a file."""
+"""Rows of a cosine index: 16,384 at most, coarse and fine codes in memory, themselves in a file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ray_si.dedup.cosine.codes import (
 )
 from ray_si.dedup.cosine.scalar import LONGEST, cosine
 
-CAPACITY = 65_536
-"""Rows of a chunk: its coarse codes, 4 MiB, stay in the cache while queries pass over them."""
+CAPACITY = 16_384
+"""Rows of a chunk: its coarse codes, 1 MiB, stay in the cache while queries pass over them."""
 
 _SLICE = 4096
 """Rows encoded at a time: bounds their copies in double precision."""

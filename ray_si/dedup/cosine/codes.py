@@ -45,7 +45,7 @@ _LARGEST = 127
 _LEAST_STEP = 1e-3
 """Keeps biases and limits within 32 bits: 1 is at most 10**6 squared steps."""
 
-_SAMPLE = 8192
+SAMPLE = 8192
 """Rows that a rotation is fitted to."""
 
 _ITERATIONS = 3
@@ -84,7 +84,7 @@ def fit(rows: np.ndarray) -> Rotation:
 
     Subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) on a sample.
     """
-    sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE].astype(np.float64)
+    sample = rows[:: -(-len(rows) // SAMPLE)].astype(np.float64)
     dimension = rows.shape[1]
     rng = np.random.default_rng(_SEED)
     width = min(PREFIX, dimension)

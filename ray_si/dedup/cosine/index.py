@@ -11,7 +11,7 @@ import numpy as np
 
 from ray_si.dedup.cosine import file
 from ray_si.dedup.cosine.chunk import CAPACITY, Best, Chunk
-from ray_si.dedup.cosine.codes import Rotation, encode_queries, fit
+from ray_si.dedup.cosine.codes import SAMPLE, Rotation, encode_queries, fit
 from ray_si.dedup.cosine.scalar import normalized
 
 _QUERIES = 480
@@ -30,7 +30,7 @@ class CosineIndex:
     cosine from above (`ray_si.dedup.cosine.codes`); zero rows have a cosine of 0 with everything.
 
     In memory are the codes, dimension + 76 bytes a row. The rows themselves stand in a temporary
-    file without a name, in ``folder`` (default: the system's), but for the last 65,536 at most. Not
+    file without a name, in ``folder`` (default: the system's), but for the last 16,384 at most. Not
     for several threads at once; `search` uses ``threads`` of its own (default: the cores this
     process may use). ``model`` names what made the embeddings, for `load` to compare.
 
@@ -169,7 +169,7 @@ class CosineIndex:
 
     def _fit(self) -> None:
         """Fit the rotation to rows of all chunks, and make all coarse codes anew."""
-        step = max(1, len(self) // CAPACITY)
+        step = -(-len(self) // SAMPLE)
         self._rotation = fit(np.concatenate([chunk.rows[::step] for chunk in self._chunks]))
         self._fitted = len(self)
         for chunk in self._chunks:
