@@ -83,9 +83,12 @@ _EMPHASIS = r"(?:\*{1,3}|_{1,3}|`|</?(?:b|strong|em|u)>)?"
 _CLOSE = r"[.)\]:、．。）：]"
 _DIGITS = r"\d{1,3}(?!\d)"
 _HAN = {digit: value for value, digit in enumerate("一二三四五六七八九十", 1)}
+_WORDS = "One Two Three Four Five Six Seven Eight Nine Ten".split()
+_NUMERALS = _HAN | {word: value for value, word in enumerate(_WORDS, 1)}
 
 _NUMBER = re.compile(
-    rf"{_MARKS}(?P<open>{_EMPHASIS})(?P<left>[(\[（【#]?)(?P<value>{_DIGITS})"
+    rf"{_MARKS}(?P<open>{_EMPHASIS})(?P<left>[(\[（【#]?)"
+    rf"(?P<value>{_DIGITS}|[{''.join(_HAN)}]{{1,3}}(?=[、．)）]))"
     rf"(?P<key>\ufe0f?\u20e3)?(?P<close>{_EMPHASIS})\\?"
     rf"(?P<form>\s?{_CLOSE}+|\s+[-–—](?=\s)|(?(key)|(?!)))"
     rf"(?P<close2>{_EMPHASIS})(?!\d)(?P<rest>.*)"
@@ -156,8 +159,13 @@ def _inner(heading: Heading | None, headings: Headings, any_case: bool) -> Headi
 
 
 def number_of(text: str | None) -> int | None:
-    """The number that digits of any script, or one Han numeral, stand for."""
-    return None if not text else _HAN.get(text) or int(text)
+    """The number that digits of any script, a Han numeral or an English word stand for."""
+    if not text or text in _NUMERALS:
+        return _NUMERALS.get(text or "")
+    tens, ten, ones = text.partition("十")
+    if ten:
+        return 10 * _HAN.get(tens, 1) + _HAN.get(ones, 0)
+    return int(text)
 
 
 def item_number(row: str) -> Number | None:
@@ -169,7 +177,8 @@ def item_number(row: str) -> Number | None:
     rest = match["rest"]
     if not (match["close"] or match["close2"]):
         rest = _without(match["open"], rest)
-    return Number(int(match["value"]), form, rest.strip())
+    value = number_of(match["value"])
+    return None if value is None else Number(value, form, rest.strip())
 
 
 def _without(opened: str, rest: str) -> str:
@@ -218,12 +227,12 @@ def _pattern(headings: Headings, any_case: bool) -> tuple[re.Pattern[str], re.Pa
         spellings = {english, english.upper(), english.title(), given, given.upper()}
         longest_first = sorted(spellings, key=lambda word: (-len(word), word))
         words.append(f"(?P<{name}>{'|'.join(map(re.escape, longest_first))})")
-    han = "".join(_HAN)
+    han, english = "".join(_HAN), "|".join(_WORDS)
     line = re.compile(
         rf"{_MARKS}(?P<open>{_EMPHASIS})"
         rf"(?:[(（]?(?P<before>{_DIGITS})\\?\s?{_CLOSE}+(?:{_EMPHASIS}\s+)?{_MARKS})?(?P<open2>{_EMPHASIS})"
         rf"(?P<left>[\[【「『〔])?\s*(?:{'|'.join(words)})(?![^\W\d_{han}])"
-        rf"(?P<number>\s*[#№(（]?(?P<after>{_DIGITS}|[{han}])[)）]?)?(?P<right>(?(left)\s*[\]】」』〕]))"
+        rf"(?P<number>\s*[#№(（]?(?P<after>{_DIGITS}|[{han}]|(?:{english})\b)[)）]?)?(?P<right>(?(left)\s*[\]】」』〕]))"
         rf"(?:\s?[(（][^()（）]{{0,40}}[)）])?(?P<close>{_EMPHASIS})"
         rf"\s*(?P<colon>[:：﹕︓]|(?(number)[.．、)–—-](?=\s|$)|(?!)))?(?P<close2>{_EMPHASIS})"
         rf"(?P<rest>.*)",

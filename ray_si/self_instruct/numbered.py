@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,8 @@ from ray_si.self_instruct.headings import (
     without_fences,
 )
 from ray_si.self_instruct.pairs import is_placeholder, is_remark, value_of, without_remark
+
+_BULLET = re.compile(r"\s*([-*+•–]) +(\S.*)")
 
 
 @dataclass
@@ -48,8 +51,10 @@ def read_list(text: str, *, chat: bool, headings: Headings) -> list[Item]:
 
     A number begins an item at the start of a line, outside fences, unless it is one of a list
     inside an item: indented, or counting from 1 again below a colon or in another form. An item
-    ends at a blank line. Reasons: preamble (before the first item of a ``chat``), remark (behind a
-    blank line), unnumbered (several lines of a chat without any number).
+    ends at a blank line. Where a ``chat`` has no numbers at all, bullets are as good.
+
+    Reasons: preamble (before the first item of a ``chat``), remark (behind a blank line, or to
+    whoever asked), unnumbered (several lines of a chat without number or bullet).
     """
     lines = lines_of(text, headings)
     numbers = [_number(line) for line in lines]
@@ -57,6 +62,9 @@ def read_list(text: str, *, chat: bool, headings: Headings) -> list[Item]:
         opened = lines_of(without_fences(text, headings), headings)
         if any(map(_number, opened)):
             lines, numbers = opened, [_number(line) for line in opened]
+    if chat and not any(numbers):
+        bullets = [_bullet(line) for line in lines]
+        numbers = bullets if sum(map(bool, bullets)) > 1 else numbers
     margin = min(
         (_margin(line) for line, number in zip(lines, numbers, strict=True) if number), default=0
     )
@@ -86,7 +94,7 @@ def read_list(text: str, *, chat: bool, headings: Headings) -> list[Item]:
             aside.append(line.text)
         elif line.is_blank:
             current.has_ended |= any(map(str.strip, current.rows)) and not current.announces
-        elif current.announces and is_remark(line.text):
+        elif line.text[:1].isupper() and is_remark(line.text):
             current.has_ended = True
             aside.append(line.text)
         else:
@@ -107,6 +115,12 @@ def _number(line: Line) -> Number | None:
     if heading and heading.name in ("task", "instruction") and heading.number is not None:
         return Number(heading.number, heading.name, heading.rest)
     return item_number(line.text)
+
+
+def _bullet(line: Line) -> Number | None:
+    """A bullet in place of the number of an item."""
+    match = None if line.in_fence else _BULLET.fullmatch(line.text)
+    return Number(0, match[1], match[2]) if match else None
 
 
 def _margin(line: Line) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,9 +21,10 @@ Read = tuple[Instance, str | None]
 """An instance, or what was written instead of one and the reason why it is none."""
 
 _NO_INPUT = re.compile(
-    r"[\W_]*(?:no[\W_]*(?:additional |specific |further )?input"
-    r"(?: (?:is )?(?:needed|required|necessary|provided|given))?|"
-    r"none(?: (?:is )?(?:needed|required|necessary|given|provided))?|n/?a|n\.a\.?|nil|null|"
+    r"[\W_]*(?:(?:there is |this (?:task|instruction) (?:needs|requires|has) )?"
+    r"(?:no[\W_]*(?:additional |specific |further |external |extra )?input|none)"
+    r"(?: (?:is )?(?:needed|required|necessary|provided|given|applicable))?"
+    r"(?: for this (?:task|instruction|example|one))?|n/?a|n\.a\.?|nil|null|"
     r"(?:is )?not (?:applicable|needed|required|necessary)|empty|blank|"
     r"无|無|没有|沒有|(?:无|無|没有|沒有|无需|不需要)(?:输入|輸入)|不适用|なし|無し|入力なし|없음|"
     r"해당 없음|kein[e]?(?: eingabe)?|nicht zutreffend|entfällt|ningun[oa]|no aplica|aucune?|"
@@ -41,6 +43,13 @@ _REMARK = re.compile(
     r"questions?|examples?|tasks?|instructions?)\b.*",
     re.IGNORECASE,
 )
+_REMARK_ELSEWHERE = re.compile(
+    r"(?:希望|如果您|如果你|如需|请告诉我|ich hoffe|lassen sie mich|lass mich wissen|"
+    r"wenn (?:sie|du)|j'espère|n'hésite|si vous|si tu|espero que|"
+    r"si necesita|avísame|надеюсь|если вам|если нужн|ご参考|お役に立て|他に).*[!！.。?？]",
+    re.IGNORECASE,
+)
+"""The same in other languages."""
 
 
 @dataclass
@@ -63,7 +72,8 @@ def is_placeholder(text: str) -> bool:
 
 def is_remark(text: str) -> bool:
     """Whether a paragraph speaks to whoever asked, after the answer."""
-    return "\n" not in text and _REMARK.fullmatch(text.strip(" *_")) is not None
+    text = text.strip(" *_")
+    return bool(_REMARK.fullmatch(text) or _REMARK_ELSEWHERE.fullmatch(text))
 
 
 def read_pairs(
@@ -80,8 +90,7 @@ def read_pairs(
     if output_first and _label_comes_first(lines):
         sections, other = _by_label(_real(lines, "label"))
     else:
-        if output_first:
-            lines = [_label_as_output(line) for line in lines]
+        lines = [_without_label(line, is_output=output_first) for line in lines]
         sections, other = _by_input(_real(lines, "output"))
     has_heads = any(part.input is not None or part.output is not None for part in sections)
     if not has_heads and not any(part.is_headed for part in sections):
@@ -99,7 +108,7 @@ def read_pairs(
 def _has_heading(instance: Instance, headings: Headings) -> bool:
     """Whether a line of an input or output still begins with the heading of one."""
     return any(
-        line.heading and line.heading.name in _PAIR and not line.heading.column
+        line.heading and line.heading.name in ("input", "output") and not line.heading.column
         for text in (instance.input, instance.output)
         for line in lines_of(text, headings)
     )
@@ -123,9 +132,12 @@ def _label_comes_first(lines: Sequence[Line]) -> bool:
     return next((name for name in names if name in ("label", "input")), None) == "label"
 
 
-def _label_as_output(line: Line) -> Line:
+def _without_label(line: Line, *, is_output: bool) -> Line:
+    """The line with the heading of a label as that of an output, or else as content."""
     if line.heading is None or line.heading.name != "label":
         return line
+    if not is_output:
+        return replace(line, heading=None)
     rest = line.heading.rest.strip("*_`")
     return replace(line, heading=replace(line.heading, name="output", rest=rest))
 
@@ -208,6 +220,9 @@ def _by_input(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
         if heading is None:
             part.append(line.text)
             continue
+        has_begun = section.input is not None or section.output is not None
+        if heading.name == "task" and section.is_headed and not has_begun:
+            continue  # the task once more, below the heading of an example
         if heading.name == "task" and any(part.output is not None for part in sections):
             rest = "\n".join(line.text for line in lines[place:])
             return sections, [(Instance("", rest.strip()), "another_task")]
@@ -318,7 +333,7 @@ def value_of(rows: Sequence[str]) -> str:
         first += 1
     while first < last and Line(rows[last - 1]).is_blank:
         last -= 1
-    text = "\n".join(rows[first:last]).strip()
+    text = textwrap.dedent("\n".join(rows[first:last])).strip()
     if text.count("**") % 2:
         text = text.removeprefix("**").strip() if text.startswith("**") else text
         text = text.removesuffix("**").strip() if text.count("**") % 2 else text

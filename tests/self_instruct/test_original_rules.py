@@ -81,6 +81,17 @@ def _oracle(text: str, finish: str, output_first: bool) -> set[tuple[str, str]]:
     return set() if has_conflict else set(pairs)
 
 
+def _has_word(text: str, word: str) -> bool:
+    """Whether a word, or two with a space, stands there with no letter or digit beside it."""
+    place = text.find(word)
+    while place >= 0:
+        around = f" {text} "[place], f" {text} "[place + len(word) + 1]
+        if not any(c.isalnum() or c == "_" for c in around):
+            return True
+        place = text.find(word, place + 1)
+    return False
+
+
 def _instructions(text: str, finish: str) -> list[str]:
     """Cut at a line break, digits, at most one white space, a full stop and a space."""
     if finish == "length":
@@ -101,12 +112,9 @@ def _instructions(text: str, finish: str) -> list[str]:
     kept = []
     for part in parts:
         item = " ".join(part.split()).capitalize()
-        words = "".join(c if c.isalnum() or c == "_" else " " for c in item.lower()).split()
-        said = " ".join(words)
         if (
             3 < len(item.split()) <= 150
-            and not any(f" {word} " in f" {said} " for word in KEYWORDS if " " not in word)
-            and "go to" not in f" {item.lower()} ".translate(str.maketrans(",.", "  "))
+            and not any(_has_word(item.lower(), word) for word in KEYWORDS)
             and not item.startswith("Write a program")
             and item[0] not in string.punctuation
             and item[0].isascii()

@@ -68,6 +68,23 @@ def test_headings_of_other_languages_and_full_width_forms(text, headings, pairs)
     assert _read(text, headings=headings) == pairs
 
 
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("**Example:**\n**Input:** a\n**Output:** b", [("a", "b")]),
+        ("Example One\nInput: a\nOutput: b\nExample Two\nOutput: c", [("a", "b"), ("", "c")]),
+        ("Example 1\nTask: x\nInput: a\nOutput: b\n\nExample 2\nTask: x\nInput: c\nOutput: d",
+         [("a", "b"), ("c", "d")]),
+        ("Input:\n    def f():\n        pass\nOutput: b", [("def f():\n    pass", "b")]),
+        ("Input: a\nOutput: It is.\nClass label: Spam", [("a", "It is.\nClass label: Spam")]),
+        ("Input: a\nOutput: b\n\n希望这些示例对你有帮助！", [("a", "b")]),
+    ],
+)  # fmt: skip
+def test_pairs_as_models_write_them(text, pairs):
+    assert _read(text) == pairs
+    assert _read(text.replace("\n", "\r\n")) == pairs
+
+
 def test_labels_in_another_language():
     text = "类别：正面\n输入：好\n类别：负面\n输入：坏"
     assert _read(text, output_first=True, headings=CHINESE) == [("好", "正面"), ("坏", "负面")]
@@ -77,7 +94,8 @@ def test_labels_in_another_language():
     "text",
     """<noinput>|<no input>|<none>|N/A|n/a|NA|N.A.|none|None.|NONE|(none)|[none]|**None**|`N/A`|null
     |No input|no input needed|No input required.|No Input Required|not applicable|(empty)|-|—|...
-    |No additional input needed|None required|无|无输入|なし|keine|aucune|нет""".split("|"),
+    |No additional input needed|None required
+    |No input is required for this task.|无|无输入|なし|keine|aucune|нет""".split("|"),
 )
 def test_words_for_no_input_are_none(text):
     assert is_placeholder(text.strip())
@@ -178,4 +196,4 @@ def test_no_text_makes_the_reader_raise_and_no_heading_reaches_a_row(text, outpu
             assert one.output == one.output.strip()
             for line in (*lines_of(one.input, ENGLISH), *lines_of(one.output, ENGLISH)):
                 heading = line.heading
-                assert not heading or heading.column or heading.name in ("task", "example")
+                assert not heading or heading.column or heading.name not in ("input", "output")
