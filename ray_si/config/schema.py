@@ -23,7 +23,7 @@ class Sampling(_Section):
     max_tokens: int = Field(256, ge=1)
     """Longest completion, in tokens."""
     temperature: float = Field(0.7, ge=0)
-    """0 is greedy."""
+    """Temperature of the distribution; 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus: the smallest set of tokens with this much probability."""
     top_k: int = Field(0, ge=0)
@@ -50,12 +50,12 @@ class SamplingByPurpose(_Section):
 
 
 class Prices(_Section):
-    """Of the model, in dollars per million tokens."""
+    """What the model's tokens cost, in dollars per million."""
 
     prompt: float = Field(0.0, ge=0)
-    """Of prompt tokens."""
+    """Price of prompt tokens."""
     completion: float = Field(0.0, ge=0)
-    """Of completion tokens."""
+    """Price of completion tokens."""
 
     def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
         """What so many tokens cost."""
@@ -66,7 +66,7 @@ class Generator(_Section):
     """The language model and how it is hosted."""
 
     engine: Literal["transformers", "vllm", "openai", "replay"] = "transformers"
-    """What runs the model."""
+    """The engine that runs the model."""
     model: str | None = "smollm2-135m-instruct"
     """A bundled name, a folder, or a name on the Hugging Face hub; the endpoint's own name for it
     (openai); replay needs none."""
@@ -88,7 +88,7 @@ class Generator(_Section):
     threads: int | None = Field(None, ge=1)
     """Torch threads of a replica; none leaves it to torch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights; auto is bfloat16 where the hardware has it."""
+    """Number type of the weights; auto is bfloat16 where the hardware has it."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
     chat_template_kwargs: dict[str, Any] = Field({})
@@ -206,7 +206,7 @@ class Bootstrap(_Section):
     block_size: int = Field(32, ge=1)
     """Requests in a block, the unit of durable work."""
     drop_unfinished: Literal["last", "all"] = "last"
-    """What goes when the model ran out of tokens: the last item, or (the paper) all."""
+    """What is dropped when the model ran out of tokens: the last item, or (the paper) all."""
     sentence_case: bool = False
     """Lower-case all but the first letter (the paper)."""
     min_words: int = Field(4, ge=1)
@@ -241,7 +241,7 @@ class Classification(_Section):
     """Compare the log-probabilities of the two answers, read a written one, or ask nothing: what a
     classification-only prompt brought is one, and nothing else."""
     threshold: float = 0.0
-    """Of labels: how much likelier (in log-probability) yes must be than no."""
+    """For labels: how much likelier (in log-probability) yes must be than no."""
 
 
 class Instances(_Section):
@@ -305,13 +305,13 @@ class Card(_Section):
     """What only you can say in the dataset's card; results do not depend on it."""
 
     title: str | None = Field(None, min_length=1)
-    """Of the dataset; none names it after its fingerprint."""
+    """Title of the dataset; none names it after its fingerprint."""
     license: str | None = Field(None, min_length=1)
     """Identifier as the hub knows it, such as cc-by-4.0; none says that none was chosen."""
     language: tuple[str, ...] = ()
     """Codes of the languages of its texts, such as en."""
     tags: tuple[str, ...] = ()
-    """Besides synthetic and self-instruct."""
+    """Tags besides synthetic and self-instruct."""
     description: str = ""
     """Markdown that the card begins with."""
 
@@ -325,7 +325,7 @@ class RunConfig(_Section):
     """Everything a run's result depends on."""
 
     seed: int = Field(0, ge=0)
-    """Of every random choice."""
+    """Seed of every random choice."""
     target_instructions: int = Field(1000, ge=1)
     """Accepted instructions to reach."""
     seeds: str = "bundled"

@@ -22,13 +22,13 @@ class Lora(Section):
     """Low-rank adapters (arXiv 2106.09685), by PEFT."""
 
     rank: int = Field(16, ge=1)
-    """Of the added matrices."""
+    """Rank of the added matrices."""
     alpha: float = Field(32, gt=0)
     """Scale: what the adapters add is multiplied by alpha/rank."""
     dropout: float = Field(0.05, ge=0, lt=1)
-    """Of what goes into the adapters."""
+    """Dropout on what goes into the adapters."""
     targets: str | list[str] = "all-linear"
-    """Names of the layers that get one, or "all-linear"."""
+    """Names of the layers that get adapters, or "all-linear"."""
     merge: bool = True
     """Add the adapters to the weights at the end, so that the result is a model like any other;
     else the result is the adapters alone, which need PEFT and the base model to load."""
@@ -63,22 +63,22 @@ class Training(Section):
     """Rows that a worker takes through the model together; gradients are accumulated up to
     `batch_size`."""
     learning_rate: float | None = Field(None, gt=0)
-    """Highest; none is 2e-4 for LoRA and 2e-5 for all weights."""
+    """Highest learning rate; none is 2e-4 for LoRA and 2e-5 for all weights."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Of the learning rate, after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     warmup: float = Field(0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(0.0, ge=0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the arithmetic; auto is bfloat16 where the hardware has it. Weights that are trained stay
-    in float32."""
+    """Number type of the arithmetic; auto is bfloat16 where the hardware has it. Weights that are
+    trained stay in float32."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, a third more time."""
     seed: int = Field(0, ge=0)
-    """Of the order of rows, dropout and the adapters' first weights."""
+    """Seed of the order of rows, of dropout and of the adapters' first weights."""
     log_steps: int = Field(1, ge=1)
     """Steps between two lines of metrics.jsonl."""
     checkpoint_steps: int = Field(50, ge=1)
@@ -90,7 +90,7 @@ class Training(Section):
     cpus: float = Field(1.0, gt=0)
     """Processor cores reserved for a worker, which are also its torch threads."""
     gpu: bool = False
-    """A GPU for each worker."""
+    """Whether each worker has a GPU."""
     retries: int = Field(2, ge=0)
     """How often workers that died are started again, from the latest checkpoint."""
     parallel: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
@@ -149,10 +149,10 @@ class Evaluation(Section):
     block_size: int = Field(32, ge=1)
     """Answers that are stored together, as soon as all of them are there."""
     resamples: int = Field(10_000, ge=100)
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    """Of the intervals."""
+    """Confidence of the intervals."""
     rated: int = Field(50, ge=0)
     """Examples on the page for raters, drawn at random."""
     seed: int = Field(0, ge=0)
-    """Of the bootstrap, the page's examples and their order."""
+    """Seed of the bootstrap, of the page's examples and their order."""
