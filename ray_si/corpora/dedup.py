@@ -103,6 +103,8 @@ def dedup_files(
     Raises ConfigError, CorpusError or EngineError; then nothing is written.
     """
     started = time.perf_counter()
+
+    # what is wrong with options, files or the model is said before anything is written
     _check_options(rouge, cosine, tokenizer, shards)
     targets = [locate(rejected_name(out)), locate(out)]
     corpora = [open_corpus(locate(path), text_field) for path in inputs if holds_rows(path)]
@@ -111,6 +113,8 @@ def dedup_files(
     if cosine is not None:
         registry.check_model(embedder)
     first = _first_with_columns(corpora)
+
+    # nothing may resemble the unwanted texts; then every row is kept or rejected, in order
     tally = _Tally(listen, total=sum(corpus.size for corpus in corpora))
     rows = _BATCH_ROWS if cosine is None else _BATCH_ROWS_EMBEDDED
     with staged(*targets) as paths:

@@ -72,6 +72,7 @@ def finetune(
     what the settings ask for, a place that holds another fine-tuning. Raises TrainingError where
     the workers fail for good or the loss is no number any more; checkpoints are kept.
     """
+    # what is wrong with the run, the model or the place is said first
     need("trl", "peft", "datasets")
     if settings.parallel == "deepspeed":
         need("deepspeed", install="deepspeed")
@@ -90,6 +91,7 @@ def finetune(
     job.folder.check(identity)
     result = job.result()
     if result is None:
+        # rows become tokens once; a later call finds them
         parts = None
         if job.token_counts() is None:
             listen(TrainingProgress(note="encoding the rows"))
@@ -98,6 +100,7 @@ def finetune(
                 base.tokenizer, encoding, max_length=length, too_long=settings.too_long
             )
             parts = encode_rows(training_rows(run, encoding, settings.seed), encoder, run.location)
+        # from the header on the place is this fine-tuning's, and one process writes
         record = _record(run, base, settings, encoding)
         job.folder.claim(identity, record)
         with job.folder.held(lambda message: listen(TrainingProgress(note=message))):
@@ -197,6 +200,8 @@ def _fit(job: Job, settings: Training, base: Base, record: dict[str, Any]) -> di
             failure_config=FailureConfig(max_failures=settings.retries),
         ),
     )
+
+    # train, over workers that die
     started = time.perf_counter()
     try:
         result = _beside(trainer.fit)
@@ -208,6 +213,8 @@ def _fit(job: Job, settings: Training, base: Base, record: dict[str, Any]) -> di
     summary: dict[str, Any] = result.return_value
     if "failure" in summary:
         raise TrainingError(summary["failure"])
+
+    # the loss at either end, each over a tenth of the steps
     values = [line["loss"] for line in job.metrics()]
     edge = max(1, len(values) // 10)
     return {

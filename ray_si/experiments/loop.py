@@ -91,6 +91,7 @@ def run_loop(
     Returns what ``to``/loop.json says; ``to``/README.md says it in words. Raises what its parts do;
     what can be known to be wrong with any part is raised before the first one starts.
     """
+    # what can be known to be wrong with any part
     need("trl", "peft", "datasets", "rouge_score", "scipy")
     tasks = tasks or [BUNDLED]
     seeds, _ = load_seeds(config.build.seeds)
@@ -104,6 +105,8 @@ def run_loop(
     objects = open_objects(to)
     objects.check(write=True)
     root = absolute(to).rstrip("/")
+
+    # build, from the seed tasks that are not held out
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "seeds.jsonl"
         lines = [json.dumps(asdict(seed), ensure_ascii=False) + "\n" for seed in chosen]
@@ -114,6 +117,8 @@ def run_loop(
             address=address,
             listen=lambda progress: listen("build", progress),
         )
+
+    # tune on its rows
     tuned = finetune(
         f"{root}/build",
         f"{root}/training",
@@ -121,6 +126,8 @@ def run_loop(
         address=address,
         listen=lambda progress: listen("training", progress),
     )
+
+    # ask both models the tasks
     report = evaluate(
         {"before": str(config.training.model), "after": tuned.model},
         tasks,
@@ -130,6 +137,8 @@ def run_loop(
         address=address,
         listen=lambda progress: listen("evaluation", progress),
     )
+
+    # say what came of it, in words and last as loop.json
     card = {
         "seeds": {"build": len(chosen), "held_out": [seed.id for seed in held_out]},
         "model": config.training.model,

@@ -172,26 +172,32 @@ def extrapolate(
     say anything.
     """
     n, target = len(sample.completion_tokens), config.target_instructions
-    per_round = config.bootstrap.prompts_per_round
     rng = np.random.default_rng(seed)
     columns: dict[str, list[float]] = {}
     by_owner = [np.flatnonzero(sample.owner == place) for place in range(n)]
     for _ in range(REPLICATES):
+        # play the gate through on a half, in random order
         half = rng.permutation(n)[: n // 2]
         order = np.concatenate([by_owner[place] for place in half])
         near = sample.near[np.ix_(order, order)]
         accepted = _accepted(near)
         if not accepted:
             continue
-        growth = Growth(near, accepted)
+
+        # whole rounds up to the target, as acceptance falls
+        growth, per_round = Growth(near, accepted), config.bootstrap.prompts_per_round
         candidates = len(order) / len(half)
         rounds = np.ceil(growth.candidates_for(target) / candidates / per_round)
         completions = rounds * per_round
+
+        # tokens of a half of the instances, for each instruction of the target
         instances = np.zeros(2)
         if len(sample.instance_tokens):
             chosen = rng.permutation(len(sample.instance_tokens))
             chosen = chosen[: max(1, len(chosen) // 2)]
             instances = sample.instance_tokens[chosen].mean(axis=0) * target
+
+        # totals
         prompt = completions * sample.prompt_tokens[half].mean() + instances[0]
         written = completions * sample.completion_tokens[half].mean() + instances[1]
         busy = completions * sample.seconds[0] / config.generator.replicas
@@ -210,6 +216,8 @@ def extrapolate(
             values["dollars"] = first.dollars(*begun) + later.dollars(*instances)
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
+
+    # percentiles over the halves
     if len(columns.get("acceptance", ())) < REPLICATES / 2:
         raise NoProgressError(
             f"the {n} completions of the sample hardly hold an acceptable instruction: see "

@@ -42,14 +42,33 @@ def compare(
     scores = {name: score_answers(examples, given) for name, given in answers.items()}
     base = next(iter(scores))
 
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, task in enumerate(tasks):
+        rows_of[task].append(row)
+
     def estimated(values: Sequence[float], of: Sequence[str]) -> dict[str, float | None]:
         return _estimate(values, of, options).as_dict()
 
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, task in enumerate(tasks):
-        members[task].append(i)
+    def of_model(name: str) -> dict[str, Any]:
+        by_metric, given = scores[name], answers[name]
+        by_task = {
+            task: {"instances": len(rows)}
+            | {m: estimated([by_metric[m][i] for i in rows], [task] * len(rows)) for m in METRICS}
+            for task, rows in rows_of.items()
+        }
+        return {
+            "overall": {m: estimated(values, tasks) for m, values in by_metric.items()},
+            "failed": sum(answer["finish_reason"] == "error" for answer in given),
+            "cut_off": sum(answer["finish_reason"] == "length" for answer in given),
+            "by_task": by_task,
+        }
+
+    def difference(name: str, metric: str) -> dict[str, float | None]:
+        pairs = zip(scores[base][metric], scores[name][metric], strict=True)
+        return estimated([after - before for before, after in pairs], tasks)
+
     return {
-        "tasks": len(members),
+        "tasks": len(rows_of),
         "instances": len(examples),
         "left_out": dict(left_out),
         "examples_sha256": digest(examples),
@@ -60,26 +79,10 @@ def compare(
             "resamples": options.resamples,
             "seed": options.seed,
         },
-        "models": {
-            name: {
-                "overall": {m: estimated(values, tasks) for m, values in own.items()},
-                "failed": sum(a["finish_reason"] == "error" for a in answers[name]),
-                "cut_off": sum(a["finish_reason"] == "length" for a in answers[name]),
-                "by_task": {
-                    task: {"instances": len(rows)}
-                    | {m: estimated([own[m][i] for i in rows], [task] * len(rows)) for m in METRICS}
-                    for task, rows in members.items()
-                },
-            }
-            for name, own in scores.items()
-        },
+        "models": {name: of_model(name) for name in scores},
         "differences": {
-            name: {"from": base}
-            | {
-                m: estimated([b - a for a, b in zip(scores[base][m], own[m], strict=True)], tasks)
-                for m in METRICS
-            }
-            for name, own in scores.items()
+            name: {"from": base} | {metric: difference(name, metric) for metric in METRICS}
+            for name in scores
             if name != base
         },
     }
