@@ -150,6 +150,8 @@ def _squeezed(rows: Sequence[str], headings: Headings) -> str:
 
 def _undecorated(text: str) -> str:
     """A line without emphasis of the whole, or half an emphasis."""
+    if text.strip("*_ ") == text:
+        return text
     text = value_of([text])
     for mark in ("***", "**", "__", "*", "_"):
         inner = text[len(mark) : -len(mark)]

@@ -119,12 +119,19 @@ def _reading(text: str, headings: Headings, needed: set[str]) -> list[Line]:
 
     Headings in lower case count where there are no others, and those in fences where all are.
     """
-    for variant in dict.fromkeys((text, without_fences(text, headings))):
-        for any_case in (False, True):
-            lines = lines_of(variant, headings, any_case=any_case)
-            if any(line.heading and line.heading.name in needed for line in lines):
-                return lines
-    return lines_of(text, headings)
+    strictest = lines_of(text, headings)
+    if _has(strictest, needed):
+        return strictest
+    opened = without_fences(text, headings)
+    for variant, any_case in ((text, True), (opened, False), (opened, True)):
+        lines = lines_of(variant, headings, any_case=any_case)
+        if _has(lines, needed):
+            return lines
+    return strictest
+
+
+def _has(lines: Sequence[Line], names: set[str]) -> bool:
+    return any(line.heading is not None and line.heading.name in names for line in lines)
 
 
 def _label_comes_first(lines: Sequence[Line]) -> bool:
@@ -150,26 +157,30 @@ def _real(lines: Sequence[Line], main: str) -> list[Line]:
     """
     real = _outermost(lines, main)
     names = [line.heading.name if line.heading else None for line in real]
+    before: list[str | None] = [None]  # the heading of a pair or example that precedes each line
+    for name in names:
+        before.append(name if name in (*_PAIR, "example") else before[-1])
     following = None  # the next heading of a pair in the section that a line begins
+    is_next = False  # whether it is the next line that is not blank
     for place in range(len(real) - 1, -1, -1):
         line, name = real[place], names[place]
         if name in _PAIR:
-            following = name
+            following, is_next = name, True
+            continue
+        if line.is_blank:
             continue
         heading = line.heading if name in ("example", "task") else _bare_number(line)
-        is_next = _next_is(real, place)
         if heading is None:
             begins = False
         elif name is None:
             begins = is_next
         else:
-            before = next((n for n in reversed(names[:place]) if n in (*_PAIR, "example")), None)
-            is_inside = following == main == "output" and before == "input"
+            is_inside = following == main == "output" and before[place] == "input"
             titled = following and not is_inside and (heading.number is not None or name == "task")
             alone = name == "example" and heading.number is not None and not heading.rest
             begins = bool(alone or titled or (is_next and not is_inside))
         real[place] = replace(line, heading=heading if begins else None)
-        following = None if begins else following
+        following, is_next = None if begins else following, False
     return real
 
 
@@ -202,13 +213,6 @@ def _bare_number(line: Line) -> Heading | None:
     """A line that holds nothing but a number, as the heading of an example."""
     number = None if line.in_fence else item_number(line.text)
     return Heading("example", number.value, "", 0) if number and not number.rest else None
-
-
-def _next_is(lines: Sequence[Line], place: int) -> bool:
-    """Whether the next line that is not blank heads an input, output or label."""
-    later = (line for line in lines[place + 1 :] if not line.is_blank)
-    heading = next(later, Line("")).heading
-    return heading is not None and heading.name in _PAIR
 
 
 def _by_input(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
