@@ -105,18 +105,8 @@ def write_blocks(
     if not blocks:
         return
     parts, concurrency = _deal(blocks, task.generators, parallel_phases)
-    # from_arrow would start a task that wants a whole CPU, which the replicas may have taken
-    dataset: Any = ray.data.from_blocks(parts)
-    dataset = dataset.map_batches(
-        _guarded,
-        fn_kwargs={"task": task},
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=0,  # they only wait for replicas, which may have taken every core
-        compute=ray.data.TaskPoolStrategy(concurrency),
-    )
     expected = {block["block"][0].as_py(): block.num_rows for block in blocks}
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    for table in _map_parts(parts, task, concurrency):
         if _ERROR in table.column_names:
             name, message = table[_ERROR][0].as_py()
             raise getattr(errors, name)(message)
@@ -129,6 +119,21 @@ def write_blocks(
             return
     if expected and task.until is None:
         raise GenerationError(f"blocks {sorted(expected)} did not come back")
+
+
+def _map_parts(parts: list[pa.Table], task: Task, concurrency: int) -> Iterator[pa.Table]:
+    """What the tasks make of their parts, as they end."""
+    # from_arrow would start a task that wants a whole CPU, which the replicas may have taken
+    dataset: Any = ray.data.from_blocks(parts)
+    dataset = dataset.map_batches(
+        _guarded,
+        fn_kwargs={"task": task},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,  # they only wait for replicas, which may have taken every core
+        compute=ray.data.TaskPoolStrategy(concurrency),
+    )
+    return iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 
 
 def split_blocks(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:

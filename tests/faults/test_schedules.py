@@ -20,10 +20,12 @@ from ray_si.audit.verify import verify
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.engines.base import Completion, Request, SamplingParams
-from ray_si.errors import BudgetError, GenerationError, StorageLostError
+from ray_si.errors import GenerationError, RaySIError
 from ray_si.serving import client as client_module
-from ray_si.serving.background import in_thread
+from ray_si.serving.background import in_thread, wait_for_all
+from ray_si.storage import lease
 from tests.builds import digests, replay_values
+from tests.faults import loopback
 from tests.faults.conftest import ROOT
 from tests.faults.schedules import Draws, InjectedError, disturb_awaits, disturb_store
 from tests.serving.test_client import Chance
@@ -31,8 +33,11 @@ from tests.serving.test_client import Chance
 END_S = 240
 """Seconds within which a driver must have ended, on a machine that others use too."""
 
+MANY = 300
+"""Schedules without a cluster, in the long form."""
+
 SCHEDULES = 15
-"""Runs of the long form; each lives through some drivers."""
+"""Those on a cluster; each lives through some drivers."""
 
 LATENCY = {"latency_s": 0.1, "latency_sigma": 1.0}
 
@@ -54,25 +59,112 @@ def configurations() -> dict[str, dict]:
     }
 
 
+def without_actors() -> dict[str, dict]:
+    """Those that need nothing of a cluster but what `loopback` stands in for."""
+    return {name: values for name, values in configurations().items() if name != "shards"}
+
+
 def sound(location) -> bool:
     wrong = [finding for check in verify(str(location)) for finding in check.findings]
     assert not wrong, wrong
     return True
 
 
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("seed", [1, 2])
-def test_pauses_and_failures_of_the_store_end_in_one_outcome(tmp_path, monkeypatch, seed):
-    values = replay_values() | {"target_instructions": 40, "budget": {"tokens": 6_000}}
-    values["bootstrap"] |= {"prompts_per_round": 8, "block_size": 2, "lookahead": 3}
-    values["generator"]["replay"] = {"latency_s": 0.05, "latency_sigma": 1.0}
-    location = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        disturb_store(Draws(f"{seed}", pause=0.2, fail=0.02), patch.setattr)
-        ended = in_thread(build, parse_config(values), str(location)).exception(END_S)
-    assert ended is None or isinstance(ended, BudgetError | StorageLostError)
-    build(parse_config(values | {"budget": {}}), str(location))
-    assert sound(location)
+def has_errors(run) -> bool:
+    """Whether requests failed for good, so that rows may be others."""
+    return any(
+        "error" in pq.read_table(path, columns=["finish_reason"])["finish_reason"].to_pylist()
+        for path in run.glob("*/**/block-*.parquet")
+    )
+
+
+# Without a cluster, so that many schedules can be tried -----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed_digests(tmp_path_factory):
+    """Digests of the shards of an undisturbed build without a cluster, by configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        loopback.install(patch.setattr)
+        digests_of = {}
+        for name, values in without_actors().items():
+            run = tmp_path_factory.mktemp("undisturbed") / name
+            build(parse_config(values | {"budget": {}}), str(run))
+            digests_of[name] = digests(run)
+    return digests_of
+
+
+def test_builds_without_a_cluster_give_the_bytes_of_builds_on_one(finished, tmp_path, monkeypatch):
+    loopback.install(monkeypatch.setattr, seed=1, latency_s=0.005, share=0.02)
+    build(parse_config(replay_values()), str(tmp_path / "run"))
+    assert digests(tmp_path / "run") == digests(finished[0])
+
+
+def run_driver(values, location, finish) -> None:
+    build(parse_config(values), str(location), finish=finish)
+
+
+def drive(values, location, rng) -> Counter:
+    """Two or three drivers, which meet or supersede one another; how each of them ended."""
+    drivers, events = [], Counter()
+    for _ in range(rng.choice([1, 2, 3])):
+        if drivers and rng.random() < 0.6:
+            lease._held.clear()  # as if the process that holds it had died
+            events["superseded"] += 1
+        drivers.append(in_thread(run_driver, values, location, rng.random() < 0.1))
+        time.sleep(rng.random() ** 2 * 3)
+    for driver in drivers:
+        error = driver.exception(END_S)
+        assert error is None or isinstance(error, RaySIError | InjectedError), error
+        events["ended" if error is None else type(error).__name__] += 1
+    wait_for_all(END_S)
+    return events
+
+
+def disturb(patch, seed, rng) -> None:
+    """Pauses and failures of calls, of the store and at awaits."""
+    loopback.install(patch, seed, latency_s=0.02, share=rng.choice([0, 0.01, 0.05]))
+    disturb_store(Draws(f"{seed}/store", 0.05, rng.choice([0, 0, 0.002, 0.01])), patch)
+    disturb_awaits(Draws(f"{seed}/awaits", 0.02, rng.choice([0, 0, 0.0005])), patch)
+    patch(lease, "TTL_S", 0.6)
+
+
+def try_schedule(seed, folder, undisturbed_digests) -> Counter:
+    """One run under one schedule; raises AssertionError where anything is not as it should be."""
+    rng = random.Random(seed)
+    name, values = rng.choice(list(without_actors().items()))
+    if "budget" in values:
+        values = values | {"budget": {"tokens": rng.randint(2_000, 30_000)}}
+    run = folder / f"{seed}-{name}"
+    with pytest.MonkeyPatch.context() as patch:
+        disturb(patch.setattr, seed, rng)
+        events = drive(values, run, rng)
+    with pytest.MonkeyPatch.context() as patch:
+        loopback.install(patch.setattr)
+        lease._held.clear()
+        stats = build(parse_config(values | {"budget": {}}), str(run)).stats
+    assert sound(run)
+    if has_errors(run) or stats["accepted"] < values["target_instructions"]:
+        events["other rows than undisturbed"] += 1
+    else:
+        assert digests(run) == undisturbed_digests[name]
+        events["equal to undisturbed"] += 1
+    return events
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_few_schedules_end_in_one_outcome_each(tmp_path, undisturbed_digests, seed):
+    assert try_schedule(seed, tmp_path, undisturbed_digests)
+
+
+@pytest.mark.slow
+def test_many_schedules_end_in_one_outcome_each(tmp_path, undisturbed_digests, record_property):
+    total: Counter = Counter()
+    for seed in range(6, 6 + MANY):
+        total += try_schedule(seed, tmp_path, undisturbed_digests)
+    print(MANY, "schedules:", dict(sorted(total.items())))
+    for event, count in sorted(total.items()):
+        record_property(event, count)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -93,6 +185,9 @@ def test_a_client_whose_awaits_pause_and_fail_answers_or_fails_every_request(mon
 
     for outcome in asyncio.run(asyncio.wait_for(run(), 60)):
         assert isinstance(outcome, Completion | GenerationError | InjectedError), outcome
+
+
+# On a cluster ----------------------------------------------------------------------------------
 
 
 class Driver:
@@ -157,21 +252,13 @@ def live_through(cluster, config, run, rng) -> Counter:
 def supersede(cluster, config, run, driver, ends) -> None:
     """Stop a driver until another has taken its run over, then let both go on."""
     driver.process.send_signal(signal.SIGSTOP)
-    for lease in run.glob("lease/0*.json"):
-        record = json.loads(lease.read_text()) | {"machine": "one that cannot be seen"}
-        lease.write_text(json.dumps(record))
+    for path in run.glob("lease/0*.json"):
+        record = json.loads(path.read_text()) | {"machine": "one that cannot be seen"}
+        path.write_text(json.dumps(record))
     second = Driver(cluster, config, run, 0)
     time.sleep(12)
     driver.process.send_signal(signal.SIGCONT)
     ends[f"successor: exit {second.outcome()}"] += 1
-
-
-def has_errors(run) -> bool:
-    """Whether requests failed for good, so that rows may be others."""
-    return any(
-        "error" in pq.read_table(path, columns=["finish_reason"])["finish_reason"].to_pylist()
-        for path in run.glob("*/**/block-*.parquet")
-    )
 
 
 @pytest.mark.slow

@@ -1,0 +1,96 @@
+"""Whole builds without a cluster: what Ray carries is called in this process instead.
+
+Everything else is the real thing: phases, tasks, clients, budget, lease, store. So thousands of
+schedules can be tried where a cluster would allow for tens; those that need a cluster, and what
+Ray itself does, are tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from concurrent.futures import as_completed
+from contextlib import contextmanager
+
+import numpy as np
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
+
+from ray_si.build import checks, phases, stages
+from ray_si.engines.replay.engine import ReplayEngine
+from ray_si.serving import client
+from ray_si.serving.applications import Serving
+from ray_si.serving.background import in_thread
+
+
+class Handle:
+    """Answers calls as a replica does; a ``share`` of them fails in one of the ways calls do."""
+
+    def __init__(self, seed: int, latency_s: float, share: float) -> None:
+        self._engine = ReplayEngine(latency_s=latency_s, latency_sigma=1.0)
+        self._rng, self._share = random.Random(seed), share
+
+    def options(self, **_):
+        return self
+
+    @property
+    def answer(self):
+        return self
+
+    async def remote(self, requests, order):
+        for index, request in enumerate(requests):
+            if self._rng.random() < self._share:
+                match self._rng.choice(["fail", "die", "serve", "end"]):
+                    case "fail":
+                        yield [(index, "RuntimeError: out of memory")]
+                        continue
+                    case "die":
+                        raise RayActorError()
+                    case "serve":
+                        raise RayServeException("the controller is away")
+                    case "end":
+                        return
+            yield [(index, await self._engine.generate(request))]
+
+
+class LoopbackServing(Serving):
+    """Deploys nothing."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def encode(self, texts):
+        """Vectors that depend on the text alone."""
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
+        return np.stack([np.random.default_rng(s).normal(size=16) for s in seeds]).astype("float32")
+
+
+@contextmanager
+def _nothing(*_, **__):
+    yield True
+
+
+def _map_parts(parts, task, concurrency):
+    """Each part in a thread, whose results come as they end."""
+    running = [in_thread(lambda part=part: stages._guarded(part, task=task)) for part in parts]
+    for future in as_completed(running):
+        yield future.result()
+
+
+def install(patch, seed: int = 0, *, latency_s: float = 0.0, share: float = 0.0) -> None:
+    """Have builds in this process do without a cluster; ``patch`` sets an attribute for a while."""
+    handle = Handle(seed, latency_s, share)
+    patch(phases, "connect", _nothing)
+    patch(phases, "Serving", LoopbackServing)
+    patch(phases, "Watcher", _nothing)
+    patch(checks, "wait_for_room", lambda *_, **__: None)
+    patch(stages, "warm_up", lambda count: None)
+    patch(stages, "_map_parts", _map_parts)
+    patch(serve, "get_app_handle", lambda app: handle)
+    patch(client, "_is_up", lambda app: True)
+    patch(client, "_PAUSE_S", 0.002)
+    patch(client, "_GATHER_S", 0.0)
