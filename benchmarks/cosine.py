@@ -2,6 +2,7 @@
 
     python benchmarks/cosine.py                       search at 1,000,000, online, fuzz
     python benchmarks/cosine.py --only search --pool 100000 --seconds 5        a look
+    python benchmarks/cosine.py --only large           the exact index alone at 10,000,000
     python benchmarks/cosine.py --only vectors --texts FILE     are the vectors like real ones?
     python benchmarks/cosine.py --write               also write cosine.json; parts not run are kept
 
@@ -20,6 +21,8 @@ by the processor's time, which is the one to compare where other work shares the
   IVF1024,Flat with 16 lists visited. Recall is the share of the queries above the threshold that
   they find so.
 
+``large`` puts the rate of flat at 1,000,000, scaled in proportion, beside: its vectors would take
+15 GB of memory.
 ``online`` searches batches of 8,192 and adds what was not refused until the pool is full.
 ``fuzz`` makes a million decisions with vectors of eight adversarial kinds, pools of many sizes in
 batches and thresholds that are often a pair's own cosine, and compares ids and scores, to the last
@@ -45,6 +48,7 @@ from rich.console import Console
 
 THRESHOLD = 0.9
 POOL = 1_000_000
+LARGE_POOL = 10_000_000
 BATCH = 480
 ONLINE = 8192
 GRAPH_POOL = 100_000
@@ -187,12 +191,13 @@ def check_equal(cosines: np.ndarray, ids: np.ndarray, others: np.ndarray) -> Non
         raise RuntimeError(f"{wrong.sum()} of {len(wrong)} queries are decided otherwise by FAISS")
 
 
-def search(pool: int, seconds: float) -> dict[str, Any]:
-    """All contenders at one pool size."""
+def search(pool: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """All contenders at one pool size, one more each time."""
     import faiss
 
     ours, cosines, ids = fresh(exact, pool, seconds)
     entries = {"exact": ours}
+    yield entries
     kinds = ["flat", "panorama", "ivf", *(["hnsw"] if pool <= GRAPH_POOL else [])]
     if not hasattr(faiss, "IndexFlatIPPanorama"):
         kinds.remove("panorama")
@@ -208,7 +213,7 @@ def search(pool: int, seconds: float) -> dict[str, Any]:
             f"exact_is_times_faster_by_{clock}": ours[rate] / numbers[rate]
             for clock, rate in (("clock", "queries_per_second"), ("cpu", "queries_per_cpu_second"))
         }
-    return entries
+        yield entries
 
 
 def online(pool: int) -> dict[str, Any]:
@@ -349,7 +354,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=[*PARTS, "vectors"], action="append", help="repeatable")
+    parser.add_argument(
+        "--only", choices=[*PARTS, "large", "vectors"], action="append", help="repeatable"
+    )
     parser.add_argument("--pool", type=int, default=POOL)
     parser.add_argument("--seconds", type=float, default=20, help="of searching, per contender")
     parser.add_argument("--decisions", type=int, default=DECISIONS)
@@ -374,8 +381,20 @@ def main() -> None:
         report["vectors"] = vectors(options.texts)
         keep("vectors", {name: report["vectors"][name] for name in ("real", "generated")})
     if "search" in parts:
-        report["search"][str(options.pool)] = search(options.pool, options.seconds)
-        keep(f"search in {options.pool:,}", report["search"][str(options.pool)])
+        for entries in search(options.pool, options.seconds):
+            report["search"][str(options.pool)] = entries
+            keep(f"search in {options.pool:,}", entries)
+    if "large" in parts:
+        ours = fresh(exact, LARGE_POOL, options.seconds)[0]
+        entries = {"exact": ours}
+        if flat := report["search"].get(str(POOL), {}).get("flat"):
+            rates = {
+                rate: flat[rate] * POOL / LARGE_POOL
+                for rate in ("queries_per_second", "queries_per_cpu_second")
+            }
+            entries["flat"] = rates | {"scaled": True}
+        report["search"][str(LARGE_POOL)] = entries
+        keep(f"search in {LARGE_POOL:,}", entries)
     if "online" in parts:
         report["online"] = fresh(online, options.pool)
         keep("from empty", {"exact": report["online"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,7 @@ class Chunk:
         self._first_id = first_id
         self._size = 0
         self._rows = np.empty((CAPACITY, dimension), np.float32)
+        self._mapped: mmap.mmap | None = None
         self._coarse = products.empty(CAPACITY)
         self._fine = Fine(
             np.empty((CAPACITY, dimension), np.int8),
@@ -62,7 +64,9 @@ class Chunk:
 
     @property
     def rows(self) -> np.ndarray:
-        """Its rows, float32, shape (n, dimension)."""
+        """Its rows, float32, shape (n, dimension), to be read from first to last."""
+        if self._mapped is not None:
+            self._mapped.madvise(mmap.MADV_WILLNEED)
         return self._rows[: self._size]
 
     @property
@@ -77,31 +81,37 @@ class Chunk:
         end = self._size + len(rows)
         self._rows[self._size : end] = rows
         encode_fine(rows, Fine(*(part[self._size : end] for part in self._fine)))
-        self._encode(self._size, end, rotation)
+        self._encode(rows, self._size, rotation)
         self._size = end
 
     def encode(self, rotation: Rotation) -> None:
         """Make the coarse codes anew, with another rotation."""
-        self._encode(0, self._size, rotation)
+        self._encode(self.rows, 0, rotation)
 
-    def _encode(self, start: int, end: int, rotation: Rotation) -> None:
-        for first in range(start, end, _SLICE):
-            rows = self._rows[first : min(first + _SLICE, end)]
-            products.put(self._coarse, first, *encode_rows(rotation, rows))
+    def _encode(self, rows: np.ndarray, start: int, rotation: Rotation) -> None:
+        for first in range(0, len(rows), _SLICE):
+            part = rows[first : first + _SLICE]
+            products.put(self._coarse, start + first, *encode_rows(rotation, part))
 
     def move_to(self, file: IO[bytes]) -> None:
         """Write the rows of a full chunk to the end of a file and read them from there.
 
-        OSError where the file cannot grow.
+        OSError where the file cannot grow; it is as it was then.
         """
         assert self._size == CAPACITY
-        start = file.seek(0, 2)
-        file.write(self._rows.data)
-        file.flush()
+        start, size = os.fstat(file.fileno()).st_size, self._rows.nbytes
+        try:
+            os.posix_fallocate(file.fileno(), start, size)
+            rest = self._rows.data.cast("B")
+            while rest:
+                rest = rest[os.pwrite(file.fileno(), rest, start + size - len(rest)) :]
+        except OSError:
+            file.truncate(start)
+            raise
         # a multiple of the page, as the number of rows is one
-        mapped = mmap.mmap(file.fileno(), self._rows.nbytes, offset=start, access=mmap.ACCESS_READ)
-        mapped.madvise(mmap.MADV_RANDOM)  # a row here and there is all that is ever read
-        self._rows = np.frombuffer(mapped, np.float32).reshape(self._rows.shape)
+        self._mapped = mmap.mmap(file.fileno(), size, offset=start, access=mmap.ACCESS_READ)
+        self._mapped.madvise(mmap.MADV_RANDOM)  # searches read a row here and there
+        self._rows = np.frombuffer(self._mapped, np.float32).reshape(self._rows.shape)
 
     def search(self, vectors: np.ndarray, queries: Queries, rotation: Rotation, best: Best) -> None:
         """Improve ``best`` for normalized queries and their coarse codes."""

@@ -68,7 +68,7 @@ class CosineIndex:
         """Append rows, shape (n, dimension), scaled to length 1; ids go on from ``len(self)``.
 
         Raises ValueError for another width, NaN or infinity; nothing is added then. OSError where
-        the file of rows cannot grow.
+        the file of rows cannot grow; the first ``len(self)`` rows are in then.
         """
         rows = self._checked(embeddings)
         while len(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -114,6 +115,23 @@ def test_many_chunks_in_a_file_and_threads_change_nothing(monkeypatch, tmp_path)
         ([whole[0][i]], [whole[1][i]]) for i in range(10)
     ]
     assert list(tmp_path.iterdir()) == []  # the file of rows has no name
+
+
+def test_a_full_disk_is_an_error_after_which_the_index_goes_on(monkeypatch, tmp_path):
+    rows = random_rows(np.random.default_rng(6), 300, 64, "random")
+    monkeypatch.setattr(chunk, "CAPACITY", 64)
+    monkeypatch.setattr("ray_si.dedup.cosine.index.CAPACITY", 64)
+    index = CosineIndex(64, folder=tmp_path)
+    index.add(rows[:150])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 64 * 64 * 4 + 1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            index.add(rows[150:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    index.add(rows[len(index) :])
+    assert found(index, rows) == slow_search(normalized(rows), normalized(rows), 0.9)
 
 
 def test_a_score_at_the_threshold_to_the_last_bit_is_not_above_it():
