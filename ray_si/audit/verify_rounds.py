@@ -37,6 +37,7 @@ class RoundAudit:
         self._config, self._audit = config, audit
         self.pool: list[AcceptedInstruction] = []
         self.stopped: int | None = None
+        self._read_otherwise = 0  # rounds whose answers earlier rules read
         self._requests = Check("requests")
         self._candidates = Check("candidates")
         self._demonstrations = DemonstrationCheck(config, seeds, regated=regated)
@@ -48,6 +49,11 @@ class RoundAudit:
         """Check every committed round."""
         for round_ in range(len(self._audit.rounds)):
             self._look_at(round_)
+        if self._read_otherwise:
+            self._candidates.notes.append(
+                f"answers of {self._read_otherwise} rounds were read by earlier rules (now "
+                f"{READING}): they are not read again"
+            )
         checks = [
             self._candidates,
             self._demonstrations.check,
@@ -70,14 +76,10 @@ class RoundAudit:
             return
         check_counts(self._candidates, stored)
         if raw is not None:
-            reading = stored.manifest["versions"].get("reading", 1)
-            if reading == READING:
+            if stored.manifest["versions"].get("reading", 1) == READING:
                 check_candidates(self._candidates, self._config, stored, raw)
             else:
-                self._candidates.notes.append(
-                    f"round {round_} was read by earlier rules ({reading}, now {READING}): its "
-                    "answers are not read again"
-                )
+                self._read_otherwise += 1
             self._demonstrations.look_at(stored, raw)
         self._sets.look_at(stored)
         self._rouge.look_at(stored)
