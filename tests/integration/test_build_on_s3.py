@@ -19,18 +19,12 @@ from ray_si.run.run import Run
 from ray_si.run.schemas import TRAINING_ROWS
 from ray_si.self_instruct.formats import mapped
 from ray_si.storage.objects import open_objects
-from tests.builds import TARGET, replay_values
+from tests.builds import TARGET
 
 pytestmark = pytest.mark.usefixtures("ray_session", "s3_environment")
 
 DATA = ("data/", "seeds.parquet", "bootstrap/round-00000/block-", "instances/block-")
 """What depends on nothing but configuration, seeds and answers."""
-
-
-@pytest.fixture(scope="module")
-def in_folder(ray_session, tmp_path_factory):
-    location = str(tmp_path_factory.mktemp("build") / "run")
-    return location, build(parse_config(replay_values()), location)
 
 
 @pytest.fixture
@@ -50,11 +44,11 @@ def digests(location):
 
 
 def test_a_run_on_s3_has_the_same_bytes_and_goes_on_when_it_was_cut_short(
-    in_folder, on_s3, replay_config
+    finished, on_s3, replay_config
 ):
     location, result = on_s3
-    assert result.stats == in_folder[1].stats
-    assert digests(location) == digests(in_folder[0])
+    assert result.stats == finished[1].stats
+    assert digests(location) == digests(str(finished[0]))
     objects = open_objects(location)
     lost = ["stats.json", *objects.list("data/"), *objects.list("instances/manifest")]
     lost += ["instances/block-00002.parquet"]
@@ -66,7 +60,7 @@ def test_a_run_on_s3_has_the_same_bytes_and_goes_on_when_it_was_cut_short(
     assert status["accepted"] < status["target"] == TARGET
     assert status["phase"] == "bootstrap"  # whose last round is lost, though instances stand
     assert build(parse_config(replay_config), location).stats == result.stats
-    assert digests(location) == digests(in_folder[0])
+    assert digests(location) == digests(str(finished[0]))
     assert Run.open(location).status()["phase"] == "done"
 
 
