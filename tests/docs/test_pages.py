@@ -91,3 +91,17 @@ def test_the_readme_shows_what_the_example_prints():
         [sys.executable, str(script)], capture_output=True, text=True, check=True, env=ENVIRONMENT
     )
     assert f"$ python examples/dedup_corpus.py\n{done.stdout}```" in README.read_text()
+
+
+def test_modules_that_the_architecture_names_are_there():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    modules = re.findall(r"`((?:tests/)?[a-z_]+/[a-z_]+\.py)`", text)
+    assert len(modules) > 10
+    for module in modules:
+        assert (ROOT / module).is_file() or (ROOT / "ray_si" / module).is_file(), module
+
+
+def test_the_architecture_names_every_room():
+    rooms = {path.parent.name for path in (ROOT / "ray_si").glob("*/__init__.py")}
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert rooms <= set(re.findall(r"`(\w+)/`", text))
