@@ -365,6 +365,12 @@ class RunConfig(_Section):
                 "reasoning.expected: labels would be scored where the thought begins: set "
                 "classification.method to text"
             )
+        room = self.instances_by.sampling.classification.max_tokens
+        if self.reasoning.expected and self.classification.method == "text" and room < _A_THOUGHT:
+            raise ValueError(
+                f"reasoning.expected: no thought fits into {room} tokens: set "
+                "generator.sampling.classification.max_tokens to 1000, say"
+            )
         if self.bootstrap.demonstration_sampling == "diverse" and self.dedup.cosine is None:
             raise ValueError(
                 "bootstrap.demonstration_sampling diverse needs the cosine gate's embeddings: "
@@ -500,6 +506,9 @@ def fingerprint_of(
 
 _FORMER_DEFAULTS = {"dedup": {"tokenizer": "reference"}}
 """By section, what keys had for a default in earlier versions."""
+
+_A_THOUGHT = 64
+"""Tokens that the shortest takes, with the answer."""
 
 _HOSTING = (
     *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),

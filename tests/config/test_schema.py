@@ -114,7 +114,7 @@ def test_later_keys_count_where_they_are_set():
         {
             "rules": "original",
             "reasoning": {"expected": True},
-            "classification": {"method": "text"},
+            "classification": {"method": "prompt"},
         }
     ).identity()
     assert changed["rules"] == "original"
@@ -131,6 +131,11 @@ def test_rules_and_thoughts_that_cannot_go_together_with_the_rest_are_refused():
         ConfigError, match=r"reasoning\.expected: .* classification\.method to text"
     ):
         parse_config({"reasoning": {"expected": True}})
+    values = {"reasoning": {"expected": True}, "classification": {"method": "text"}}
+    with pytest.raises(
+        ConfigError, match=r"no thought fits into 3 tokens: set generator\.sampling"
+    ):
+        parse_config(values)
 
 
 def test_the_fingerprint_ignores_limits_prices_addresses_and_engines_not_in_use():

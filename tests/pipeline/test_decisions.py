@@ -114,6 +114,19 @@ def test_a_request_without_text_is_one_candidate_that_says_why(finish_reason, re
 
 
 @pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("lines", [("Name three rivers of Peru.", None), ("Bye, all of you!", "remark")]),
+        ("original", [("1) name three rivers of peru. bye, all of you!", None)]),
+    ],
+)
+def test_a_list_is_read_by_the_rules_of_the_configuration(rules, expected):
+    config = parse_config(replay_values() | {"rules": rules})
+    row = raw(0, Completion("1) Name three rivers of Peru.\n\nBye, all of you!", "stop"))
+    assert [(item.text, item.reason) for item in candidates_of(row, config)] == expected
+
+
+@pytest.mark.parametrize(
     ("accepted", "stalled"), [([1, 1, 1], True), ([9, 1, 1, 1], True), ([1, 1, 9], False)]
 )
 def test_a_plateau_is_so_many_rounds_of_almost_nothing(accepted, stalled):

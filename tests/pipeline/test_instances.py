@@ -63,6 +63,35 @@ def test_a_completion_without_an_instance_says_why(text, finish_reason, reason):
     assert [item["reason"] for item in decided.rejected] == [reason]
 
 
+def test_what_a_completion_holds_besides_instances_is_rejected_with_reasons():
+    text = (
+        "<plan>\nInput: a draft\nOutput: none of it\n</plan>\nGladly:\n\n"
+        "**Example 1**\n**Input:** N/A\n**Output:** The Nile.\n\nExample 2\nInput: France\n\n"
+        "Example 3\nInput: Peru\nOutput: The Amazon.\n<plan>\nAnd now"
+    )
+    config = parse_config(replay_values() | {"reasoning": {"tags": ["plan"]}})
+    decided = decide_instances(config, RIVER, False, InstanceCompletion(text, "length"))
+    assert decided.kept == [
+        {"input": "", "output": "The Nile."},
+        {"input": "Peru", "output": "The Amazon."},
+    ]
+    assert [(item["reason"], item["input"], item["output"]) for item in decided.rejected] == [
+        ("preamble", "", "Gladly:"),
+        ("no_output", "France", ""),
+        ("unfinished_reasoning", "", "Input: a draft\nOutput: none of it\n\nAnd now"),
+    ]
+
+
+def test_the_original_rules_hold_where_the_configuration_asks_for_them():
+    config = parse_config(replay_values() | {"rules": "original"})
+    text = "Input: N/A\nOutput: Rain, for Example here."
+    decided = decide_instances(config, RIVER, False, InstanceCompletion(text, "stop"))
+    assert decided.kept == [
+        {"input": "N/A", "output": "Rain, for"},
+        {"input": "", "output": "here."},
+    ]
+
+
 def test_an_instance_that_came_along_is_filtered_and_nothing_was_asked():
     written = row(GIVEN)
     assert written["instances"] == [{"input": "Egypt", "output": "The Nile."}]
