@@ -73,14 +73,16 @@ _FENCE = re.compile(r"(?:^|[:：*])\s*(?P<fence>`{3,}|~{3,})[^`]*$")
 _INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
 _QUOTES = ('"""', "'''")
 
-_MARKS = r"(?:[>#\s]|[*+•-]+(?=\s))*"
-"""Before a heading: white space, hashes, quote marks, bullets, the stars of org-mode."""
+_MARKS = r"(?:[>#=~\s·‣\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]|[*+•-]+(?=\s))*"
+"""Before a heading: white space, hashes, quote marks, bullets, the stars of org-mode, symbols."""
+
+_ONLY_MARKS = re.compile(r"\s*[#=~*_-]*\s*")
 
 _DEEPEST = 80
 """Characters of a line within which its heading has ended."""
 
-_EMPHASIS = r"(?:\*{1,3}|_{1,3}|`|</?(?:b|strong|em|u)>)?"
-_CLOSE = r"[.)\]:、．。）：]"
+_EMPHASIS = r"(?:\*{1,3}|_{1,3}|`|</?(?:b|i|u|p|em|strong|h\d)>)?"
+_CLOSE = r"[.)\]:、．。）：】]"
 _DIGITS = r"\d{1,3}(?!\d)"
 _HAN = {digit: value for value, digit in enumerate("一二三四五六七八九十", 1)}
 _WORDS = "One Two Three Four Five Six Seven Eight Nine Ten".split()
@@ -90,7 +92,7 @@ _NUMBER = re.compile(
     rf"{_MARKS}(?P<open>{_EMPHASIS})(?P<left>[(\[（【#]?)"
     rf"(?P<value>{_DIGITS}|[{''.join(_HAN)}]{{1,3}}(?=[、．)）]))"
     rf"(?P<key>\ufe0f?\u20e3)?(?P<close>{_EMPHASIS})\\?"
-    rf"(?P<form>\s?{_CLOSE}+|\s+[-–—](?=\s)|(?(key)|(?!)))"
+    rf"(?P<form>\s?{_CLOSE}+|\s*[-–—](?=\s+[^\W\d])|(?(key)|(?!)))"
     rf"(?P<close2>{_EMPHASIS})(?!\d)(?P<rest>.*)"
 )
 
@@ -143,6 +145,8 @@ def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading 
     rest, colon = match["rest"], match["colon"]
     if not match["close"] and not match["close2"]:
         rest = _without(match["open2"] or match["open"], rest)
+    if (not colon or name in ("example", "task")) and _ONLY_MARKS.fullmatch(rest):
+        rest = ""  # what frames the line, as in "### Example 1 ###"
     heading = Heading(name, number_of(number), rest.strip(), match.start("open"))
     is_bracketed = bool(match["right"]) and match["left"] != "["
     if not heading.rest or colon or is_bracketed:
@@ -232,7 +236,7 @@ def _pattern(headings: Headings, any_case: bool) -> tuple[re.Pattern[str], re.Pa
         rf"{_MARKS}(?P<open>{_EMPHASIS})"
         rf"(?:[(（]?(?P<before>{_DIGITS})\\?\s?{_CLOSE}+(?:{_EMPHASIS}\s+)?{_MARKS})?(?P<open2>{_EMPHASIS})"
         rf"(?P<left>[\[【「『〔])?\s*(?:{'|'.join(words)})(?![^\W\d_{han}])"
-        rf"(?P<number>\s*[#№(（]?(?P<after>{_DIGITS}|[{han}]|(?:{english})\b)[)）]?)?(?P<right>(?(left)\s*[\]】」』〕]))"
+        rf"(?P<number>\s*(?:No\.?\s?)?[#№(（]?(?P<after>{_DIGITS}|[{han}]|(?:{english})\b)[)）]?)?(?P<right>(?(left)\s*[\]】」』〕]))"
         rf"(?:\s?[(（][^()（）]{{0,40}}[)）])?(?P<close>{_EMPHASIS})"
         rf"\s*(?P<colon>[:：﹕︓]|(?(number)[.．、)–—-](?=\s|$)|(?!)))?(?P<close2>{_EMPHASIS})"
         rf"(?P<rest>.*)",

@@ -18,6 +18,9 @@ TAGS: tuple[Tag, ...] = (
     "reasoning",
     "reflection",
     "scratchpad",
+    "analysis",
+    "thought_process",
+    "inner_monologue",
     "seed:think",
     "longcat_think",
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
@@ -26,6 +29,13 @@ TAGS: tuple[Tag, ...] = (
 )
 """Those that published models write."""
 
+_PLAIN_WORDS = {
+    *("thought", "thoughts", "reasoning", "reflection", "scratchpad", "analysis"),
+    *("thought_process", "inner_monologue"),
+}
+"""Tags that content may have as well: they open a thought at the beginning of a completion only."""
+
+_FENCE = re.compile(r"^[^\S\n]*(```|~~~).*?^[^\S\n]*\1", re.DOTALL | re.MULTILINE)
 _BRACKETS = (("<", ">"), ("[", "]"), ("<|", "|>"), ("◁", "▷"))
 _WRAPPED = re.compile(r"\s*<(answer|response)>\s*\n?(.*?)\s*(?:</\1>\s*)?", re.S | re.I)
 
@@ -46,23 +56,31 @@ class Thoughts:
 def split_thoughts(text: str, tags: Sequence[Tag] = TAGS) -> Thoughts:
     """Take the thoughts out of a completion.
 
-    A thought begins where its tag stands at the start of a line, and ends with the next closing one
-    of the same kind. One that closes what was never opened (chat templates often hold the opening
-    tag) ends a thought that began with the completion. Tags in backticks or quotes are text.
+    A thought begins where its tag stands at the start of a line (of the completion, for tags that
+    are plain words), and ends with the next closing one of the same kind. One that closes what was
+    never opened (chat templates often hold the opening tag) ends a thought that began with the
+    completion. Tags in backticks or quotes, and pairs of them in a fence, are text.
     An answer that is wrapped in <answer> as a whole is unwrapped where a thought precedes it.
     """
     if not mentions_thought(text, tags):
         return Thoughts(text)
     thoughts: list[str] = []
     finished = True
-    for opening, closing in _patterns(tuple(tags)):
-        while opened := opening.search(text):
+    for opening, anywhere, closing in _patterns(tuple(tags)):
+        start = 0
+        while opened := opening.search(text, start):
             closed = closing.search(text, opened.end())
             end, until = closed.span() if closed else (len(text), len(text))
+            if any(f.start() < opened.start() and until < f.end() for f in _FENCE.finditer(text)):
+                start = until
+                continue
             thoughts.append(text[opened.end() : end])
             text = text[: opened.start()] + text[until:]
             finished = finished and closed is not None
-        if closings := list(closing.finditer(text)):
+            start = opened.start()
+        spoken = anywhere.search(text)
+        before = text[: spoken.start()] if spoken else text
+        if closings := list(closing.finditer(before)):
             thoughts.append(text[: closings[-1].start()])
             text = text[closings[-1].end() :]
     if not thoughts:
@@ -86,14 +104,19 @@ def _any_tag(tags: tuple[Tag, ...]) -> re.Pattern[str]:
 
 
 @cache
-def _patterns(tags: tuple[Tag, ...]) -> list[tuple[re.Pattern[str], re.Pattern[str]]]:
-    """What opens and what closes a thought, for each way of writing each tag."""
+def _patterns(tags: tuple[Tag, ...]) -> list[tuple[re.Pattern[str], ...]]:
+    """What opens a thought, the same anywhere, and what closes it, for each spelling of a tag."""
     return [
         (
-            re.compile(rf"^[^\S\n]*{opening}", re.IGNORECASE | re.MULTILINE),
+            re.compile(
+                rf"\A\s*{opening}" if tag in _PLAIN_WORDS else rf"^[^\S\n]*{opening}",
+                re.IGNORECASE | re.MULTILINE,
+            ),
+            re.compile(opening, re.IGNORECASE),
             re.compile(rf"(?<![`\"']){closing}(?![`\"'])", re.IGNORECASE),
         )
-        for opening, closing in _spellings(tags)
+        for tag in tags
+        for opening, closing in _spellings((tag,))
     ]
 
 

@@ -16,6 +16,7 @@ NUMBERED = (
     "Task {}: {}", "Task {}. {}", "TASK {}: {}", "Task {}:\n{}", "Instruction {}: {}",
     "**{}.** {}", "**{})** {}", "__{}.__ {}", "**{}. {}**", "{}. **{}**", "{}. *{}*", "### {}. {}",
     "**Task {}:** {}", "### Task {}\n{}", "### Task {}\n\n{}", "## Task {}: {}",
+    "【{}】{}", "{}- {}", "Task #{}: {}", "Task No. {}: {}", "🔹 {}. {}", "<h3>{}. {}</h3>",
     "{}. **Instruction:** {}", "{}. Task: {}", "* Task {}: {}",
 )  # fmt: skip
 """Of an item with its number."""
@@ -43,6 +44,10 @@ PAIRS = (
     "### Example {n}\nInput: {i}\nOutput: {o}",
     "## Example {n}\n\n### Input\n\n{i}\n\n### Output\n\n{o}",
     "### Example {n}:\n#### Input:\n{i}\n#### Output:\n{o}",
+    "### Example {n} ###\n📥 **Input:** {i}\n✅ **Output:** {o}",
+    "=== Example {n} ===\nInput: {i}\nOutput: {o}",
+    "--- Example {n} ---\nInput: {i}\nOutput: {o}",
+    "<h3>Example {n}</h3>\n<strong>Input:</strong> {i}\n<strong>Output:</strong> {o}",
     "* Example {n}\n** Input\n{i}\n** Output\n{o}",
     "*** Example {n}\nInput: {i}\nOutput: {o}",
     "Example {n}\n- Input: {i}\n- Output: {o}",

@@ -33,6 +33,8 @@ def test_what_stands_between_tags_is_the_thought(way, thought, answer, is_opened
 @pytest.mark.parametrize("way", WAYS)
 def test_a_thought_that_never_ends_is_no_answer(way):
     assert split_thoughts(f"{way[0]}\n1. Soup") == Thoughts("", "1. Soup", is_finished=False)
+    if way[0] == "<reasoning>":  # a word that content may have as a tag, too
+        return
     text = f"1. Name a river.\n{way[0]}\nhm"
     assert split_thoughts(text) == Thoughts("1. Name a river.\n", "hm", is_finished=False)
 
@@ -44,7 +46,16 @@ def test_several_thoughts_leave_what_stands_between_them():
 
 
 @pytest.mark.parametrize(
-    "text", ["1. Explain the `<think>` and `</think>` tags.", "Say <think> once.", "plain", ""]
+    "text",
+    [
+        "1. Explain the `<think>` and `</think>` tags.",
+        "Say <think> once, and </think> later.",
+        "Output: <reasoning>It is so.</reasoning>",
+        "Output:\n<reasoning>\nIt is.\n</reasoning>\nYes",
+        "Output:\n```\n<think>\nx\n</think>\n```\n",
+        "plain",
+        "",
+    ],
 )
 def test_tags_that_are_spoken_of_are_text(text):
     assert split_thoughts(text) == Thoughts(text)
