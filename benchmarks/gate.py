@@ -53,6 +53,7 @@ import platform
 import re
 import resource
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -79,13 +80,11 @@ SHARDS, SHARDED_BATCHES = (1, 2), 3
 PARTS = ("search", "filter", "similar", "profile", "sharded", "tokenizers")
 SCRIPTS = {
     "ascii": ("reference", "auto"),
-    "ascii, one text in 20 with a quote ’": ("reference", "auto"),
+    "quotes": ("reference", "auto"),
     "cyrillic": ("unicode", "auto"),
     "han": ("unicode", "auto"),
 }
-"""What the texts are written in -> the tokenizers that are compared on them."""
-REPEATS = 3
-"""Times that a tokenizer is measured, the two in turn; the median counts."""
+"""What texts are written in -> the tokenizers compared; quotes: ASCII, one in 20 with a ’."""
 PROFILED = 1000
 """Queries whose work is counted."""
 PACKAGES = ("numpy", "numba", "rapidfuzz", "rouge-score", "datasketch", "ray")
@@ -343,56 +342,59 @@ def similar(pool: int, seconds: float) -> dict[str, Any]:
 
 
 def written(script: str, texts: list[str]) -> list[str]:
-    """The texts in another script, a letter for a letter; Han has two of each word and no space."""
-    if script.startswith("ascii"):
-        step = 20 if "quote" in script else len(texts) + 1
-        return [f"{text}’s" if i % step == step - 1 else text for i, text in enumerate(texts)]
-    first = 0x4E00 if script == "han" else 0x430
-    letters = {ord("a") + i: chr(first + i) for i in range(26)}
-    if script == "han":
-        return ["".join(word[:2] for word in text.split()).translate(letters) for text in texts]
-    return [text.translate(letters) for text in texts]
+    """The texts in another script: Cyrillic letter for letter, Han with two for a word."""
+    if script == "ascii":
+        return texts
+    if script == "quotes":
+        return [text if i % 20 else f"{text}’s" for i, text in enumerate(texts)]
+    if script == "cyrillic":
+        letters = {ord("a") + i: chr(0x430 + i) for i in range(26)}
+        return [text.translate(letters) for text in texts]
+    return ["".join(map(_han, text.split())) for text in texts]
 
 
-def tokenizing(pool: int, script: str, tokenizer: str, seconds: float) -> dict[str, Any]:
-    """`RougeIndex` with one tokenizer on texts of one script."""
+@functools.cache
+def _han(word: str) -> str:
+    """Two of 3,500 ideographs, the same for the same word."""
+    number = zlib.crc32(word.encode())
+    return chr(0x4E00 + number % 3500) + chr(0x4E00 + number // 3500 % 3500)
+
+
+def tokenizing(pool: int, script: str, seconds: float) -> dict[str, dict[str, Any]]:
+    """Tokenizers on texts of one script, batch by batch in turn; the medians of a batch."""
     from ray_si.dedup import RougeIndex
 
-    index = RougeIndex(THRESHOLD, tokenizer)
-    index.add(written(script, batch_at(0, 1000)))
-    index.search(written(script, batch_at(1000, 100)))
-    index, build = RougeIndex(THRESHOLD, tokenizer), 0.0
+    indexes, took, encoded, builds, refused = {}, {}, {}, {}, {}
+    for name in SCRIPTS[script]:
+        warm = RougeIndex(THRESHOLD, name)
+        warm.add(written(script, batch_at(0, 1000)))
+        warm.search(written(script, batch_at(1000, 100)))
+        indexes[name], took[name], encoded[name] = RougeIndex(THRESHOLD, name), [], []
+        builds[name] = refused[name] = 0
     for start in range(0, pool, BATCH):
-        build += timed(index.add, written(script, batch_at(start, min(BATCH, pool - start))))[1]
-    took, encoding, refused = [], 0.0, 0
-    while sum(took) < seconds and len(took) < MAX_BATCHES:
-        queries = written(script, batch_at(pool + BATCH * len(took)))
-        encoding += timed(lambda texts: index.encode(texts, grow=False), queries)[1]
-        (_, ids), elapsed = timed(index.search, queries)
-        refused += int((ids >= 0).sum())
-        took.append(elapsed)
-    searched = BATCH * len(took)
+        texts = written(script, batch_at(start, min(BATCH, pool - start)))
+        for name, index in indexes.items():
+            builds[name] += timed(index.add, texts)[1]
+    batches = 0
+    while sum(map(sum, took.values())) < seconds and batches < MAX_BATCHES:
+        queries = written(script, batch_at(pool + BATCH * batches))
+        batches += 1
+        for name, index in indexes.items():
+            tokenise = functools.partial(index.encode, grow=False)
+            encoded[name].append(timed(tokenise, queries)[1])
+            (_, ids), elapsed = timed(index.search, queries)
+            took[name].append(elapsed)
+            refused[name] += int((ids >= 0).sum())
     return {
-        "candidates_per_second": searched / sum(took),
-        "texts_tokenised_per_second": searched / encoding,
-        "build_seconds": build,
-        "refused": refused / searched,
+        f"{script}: {name}": {
+            "candidates_per_second": BATCH / float(np.median(took[name])),
+            "texts_tokenised_per_second": BATCH / float(np.median(encoded[name])),
+            "build_seconds": builds[name],
+            "refused": refused[name] / batches / BATCH,
+            "batches": batches,
+        }
+        for name in indexes
     }
-
-
-def tokenizers(pool: int, seconds: float) -> dict[str, dict[str, Any]]:
-    """Medians for each script and tokenizer, measured in turn."""
-    entries = {}
-    for script, names in SCRIPTS.items():
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-        for _ in range(REPEATS):
-            for name in names:
-                runs[name].append(fresh(tokenizing, pool, script, name, seconds))
-        for name, measured in runs.items():
-            entries[f"{script}: {name}"] = {
-                key: float(np.median([numbers[key] for numbers in measured])) for key in measured[0]
-            }
-    return entries
 
 
 def profile(pool: int) -> dict[str, Any]:
@@ -617,7 +619,9 @@ def main() -> None:
         keep(table("ten nearest and mean similarity", {"exact": report["similar"]}))
     if "tokenizers" in parts:
         pool = options.pool or POOLS[0]
-        entries = tokenizers(pool, options.seconds / 4)
+        entries: dict[str, dict[str, Any]] = {}
+        for script in SCRIPTS:
+            entries |= fresh(tokenizing, pool, script, options.seconds)
         report["tokenizers"] = {"pool": pool, "entries": entries}
         keep(table(f"search in {pool:,} by tokenizer", entries))
     if "profile" in parts:
