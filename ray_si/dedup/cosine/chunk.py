@@ -113,15 +113,22 @@ class Chunk:
         self._mapped.madvise(mmap.MADV_RANDOM)  # searches read a row here and there
         self._rows = np.frombuffer(self._mapped, np.float32).reshape(self._rows.shape)
 
-    def search(self, vectors: np.ndarray, queries: Queries, rotation: Rotation, best: Best) -> None:
-        """Improve ``best`` for normalized queries and their coarse codes."""
+    def search(
+        self,
+        vectors: np.ndarray,
+        queries: Queries,
+        factors: products.Factors,
+        step: float,
+        best: Best,
+    ) -> None:
+        """Improve ``best`` for normalized queries and their coarse codes, of this step."""
         room = max(_ROOM, products.GROUP * (len(vectors) + products.QUERIES))
         pairs = np.empty((room, 2), np.int32)
         group = 0
         while group * products.GROUP < self._size:
-            least = limits(queries, best.cosines, rotation.step)
+            least = limits(queries, best.cosines, step)
             count, group = products.pairs_above(
-                self._coarse, self._size, queries, least, group, pairs
+                self._coarse, self._size, factors, least, group, pairs
             )
             _settle(vectors, self._rows, self._fine, pairs[:count], self._first_id, best)
 

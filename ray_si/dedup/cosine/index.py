@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from ray_si.dedup.cosine import file
+from ray_si.dedup.cosine import file, products
 from ray_si.dedup.cosine.chunk import CAPACITY, Best, Chunk
 from ray_si.dedup.cosine.codes import SAMPLE, Rotation, encode_queries, fit
 from ray_si.dedup.cosine.scalar import normalized
@@ -157,8 +157,9 @@ class CosineIndex:
         if self._rotation is None:
             return
         queries = encode_queries(self._rotation, vectors)
+        factors = products.factors(queries.codes)
         for chunk in self._chunks:
-            chunk.search(vectors, queries, self._rotation, best)
+            chunk.search(vectors, queries, factors, self._rotation.step, best)
 
     def _begin_chunk(self) -> None:
         if self._chunks:

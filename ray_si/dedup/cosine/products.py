@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from ray_si.dedup.cosine.codes import PREFIX, Queries
+from ray_si.dedup.cosine.codes import PREFIX
 
 GROUP = 64
 """Rows compared at a time."""
@@ -53,6 +53,24 @@ class Coarse(NamedTuple):
     biases: np.ndarray
 
 
+class Factors(NamedTuple):
+    """Coarse codes of ``size`` queries as the kernel reads them: filled up to a multiple of 6.
+
+    ``offsets``, int32, is what each query's sums are too large by, as 128 was added to the rows.
+    """
+
+    size: int
+    codes: np.ndarray
+    offsets: np.ndarray
+
+
+def factors(codes: np.ndarray) -> Factors:
+    """The factors of queries with these codes, int8, shape (n, 64)."""
+    padded = np.zeros((-(-len(codes) // QUERIES) * QUERIES, PREFIX), np.int8)
+    padded[: len(codes)] = codes
+    return Factors(len(codes), padded, _OFFSET * padded.sum(axis=1, dtype=np.int32))
+
+
 def empty(capacity: int) -> Coarse:
     """Room for that many rows, a multiple of 64, which match nothing yet."""
     size = capacity * PREFIX
@@ -79,7 +97,7 @@ def _put(codes: Any, start: Any, rows: Any) -> None:
 
 
 def pairs_above(
-    coarse: Coarse, size: int, queries: Queries, limits: np.ndarray, start: int, pairs: np.ndarray
+    coarse: Coarse, size: int, queries: Factors, limits: np.ndarray, start: int, pairs: np.ndarray
 ) -> tuple[int, int]:
     """Find pairs with Q·X + bias > limit among the first ``size`` rows, from group ``start`` on.
 
@@ -89,20 +107,14 @@ def pairs_above(
     """
     groups = -(-size // GROUP)
     if not HAS_VNNI:
-        return _by_matrix(coarse, groups, queries.codes, limits, start, pairs)
-    codes, padded = _padded(queries.codes, limits)
-    return _by_kernel(coarse, groups, codes, padded, start, pairs)  # type: ignore[no-any-return]
+        codes = queries.codes[: queries.size]
+        return _by_matrix(coarse, groups, codes, limits, start, pairs)
+    least = np.full(len(queries.codes), np.iinfo(np.int32).max, np.int32)
+    least[: queries.size] = limits + queries.offsets[: queries.size]
+    return _by_kernel(coarse, groups, queries.codes, least, start, pairs)  # type: ignore[no-any-return]
 
 
 # The kernel ------------------------------------------------------------------------------------
-
-
-def _padded(codes: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Queries filled up to a multiple of 6, and limits that make up for the offset of the rows."""
-    missing = -len(codes) % QUERIES
-    padded = limits + _OFFSET * codes.sum(axis=1, dtype=np.int32)
-    nothing = np.full(missing, np.iinfo(np.int32).max, np.int32)
-    return np.pad(codes, ((0, missing), (0, 0))), np.concatenate([padded, nothing])
 
 
 def _compare_group(_: Any, codes: Any, biases: Any, queries: Any, limits: Any, masks: Any) -> Any:

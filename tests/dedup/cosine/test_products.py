@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ray_si.dedup.cosine import products
-from ray_si.dedup.cosine.codes import Queries
 
 
 @pytest.mark.parametrize("by", ["kernel", "matrix"])
@@ -19,20 +18,21 @@ def test_every_pair_above_its_limit_is_there_in_order(monkeypatch, by, rows, que
     rng = np.random.default_rng(rows + queries)
     values = [-127, 127] if extreme else np.arange(-127, 128)
     codes = rng.choice(values, (rows, 64)).astype(np.int8)
-    asked = Queries(rng.choice(values, (queries, 64)).astype(np.int8), np.zeros(queries))
+    asked = rng.choice(values, (queries, 64)).astype(np.int8)
     biases = rng.integers(-1000, 1000, rows).astype(np.int32)
     limits = rng.integers(-50_000, 100_000, queries).astype(np.int32)
     coarse = products.empty(768)
     for start in range(0, rows, 100):
         part = slice(start, start + 100)
         products.put(coarse, start, codes[part], biases[part])
-    sums = asked.codes.astype(np.int64) @ codes.T.astype(np.int64) + biases
+    sums = asked.astype(np.int64) @ codes.T.astype(np.int64) + biases
     expected = np.argwhere(sums > limits[:, None]).tolist()
 
+    factors = products.factors(asked)
     found, group = [], 0
     room = np.empty((products.GROUP * (queries + products.QUERIES), 2), np.int32)
     while group * products.GROUP < rows:
-        count, group = products.pairs_above(coarse, rows, asked, limits, group, room)
+        count, group = products.pairs_above(coarse, rows, factors, limits, group, room)
         found += room[:count].tolist()
     assert sorted(found) == expected
     for query in range(queries):
