@@ -106,6 +106,10 @@ class StorageLostError(RaySIError):
 
 
 def one_line(error: object, limit: int | None = None) -> str:
-    """What an error or another text says, without line breaks, cut after ``limit`` characters."""
-    text = " ".join(str(error).split())
+    """What an error or another text says, without line breaks, cut after ``limit`` characters.
+
+    Half a surrogate pair, which no file, log or terminal takes, becomes U+FFFD.
+    """
+    units = " ".join(str(error).split()).encode("utf-16-le", "surrogatepass")
+    text = units.decode("utf-16-le", "replace")
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from ray_si.engines.base import Completion, Request
-from ray_si.errors import GenerationError, RaySIError
+from ray_si.errors import GenerationError, RaySIError, one_line
 from ray_si.serving.replicas import Order, ReplicaReply
 
 _CALL_SIZE = 16
@@ -194,7 +194,7 @@ class Client:
         if isinstance(answer, str):
             item.attempts += 1
             if item.attempts < _ATTEMPTS:
-                logger.warning("a request failed (%s); again", answer)
+                logger.warning("a request failed (%s); again", one_line(answer))
                 self._queue.append(item)
                 return
             answer = Completion("", "error", error=answer)
@@ -277,4 +277,4 @@ def start_failure(app: str) -> str | None:
 def short(error: BaseException) -> str:
     """The last line of an error's text, which is where Ray puts the cause."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return one_line(lines[-1]) if lines else type(error).__name__
