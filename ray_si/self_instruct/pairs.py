@@ -217,10 +217,14 @@ def _bare_number(line: Line) -> Heading | None:
 
 def _by_input(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
     """Sections whose input stands before their output."""
+    heads = [line.heading for line in lines if line.heading]
+    column = min((head.column for head in heads if head.name == "output"), default=0)
     section = _Section()
     sections, part = [section], section.before
     for place, line in enumerate(lines):
         heading = line.heading
+        if heading and heading.name == "input" and heading.column > column and any(section.before):
+            heading = None  # inside an input without a heading
         if heading is None:
             part.append(line.text)
             continue
