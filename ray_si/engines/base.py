@@ -61,13 +61,17 @@ class Completion:
     error: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("text", "error"):
-            value = getattr(self, name) or ""
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                pairs = value.encode("utf-16-le", "surrogatepass")
-                object.__setattr__(self, name, pairs.decode("utf-16-le", "replace"))
+        object.__setattr__(self, "text", storable(self.text))
+        object.__setattr__(self, "error", self.error and storable(self.error))
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which no file and no log can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def with_thought(thought: str, answer: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from ray.serve.metrics import Counter, Gauge
 
 from ray_si.engines import registry
-from ray_si.engines.base import Completion, Request
+from ray_si.engines.base import Completion, Request, storable
 from ray_si.errors import RaySIError
 from ray_si.serving.usage import BusyClock
 
@@ -122,7 +122,7 @@ class GeneratorReplica:
         except RaySIError:
             raise
         except Exception as error:  # noqa: BLE001 - handed to the caller, who asks again
-            return index, f"{type(error).__name__}: {error}"
+            return index, storable(f"{type(error).__name__}: {error}")
         finally:
             self._note()
         self._clock.usage.count(request, completion)
