@@ -18,6 +18,7 @@ import tempfile
 import time
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import corpus
@@ -32,6 +33,7 @@ from ray_si.pipeline.progress import Reporter
 from ray_si.pipeline.prompting import Prompting
 from ray_si.run.schemas import ACCEPTED
 from ray_si.run.seeds import load_seeds
+from ray_si.serving.background import Alarm
 
 RESULT = Path(__file__).with_name("capacity.json")
 SMALL, POOL = 1000, 200_000
@@ -58,7 +60,8 @@ def lists() -> dict[str, float]:
     lists = tracemalloc.get_traced_memory()[0]
     driver = lists + table.select(prompting.columns).nbytes  # which it keeps
     arrow = pa.total_allocated_bytes()
-    instances = InstancePhase(config, run, nobody, Reporter(lambda progress: None), nobody)
+    reporter = Reporter(lambda progress: None)
+    instances = InstancePhase(config, run, nobody, reporter, nobody, Alarm())
     later = tracemalloc.get_traced_memory()[0] - lists + pa.total_allocated_bytes() - arrow
     later += table.select(prompting.columns).nbytes  # a resumed build reads these once more
     tracemalloc.stop()
@@ -140,6 +143,7 @@ class _Made:
     """As much of a run as instances are written from."""
 
     location = "/nowhere"
+    lease = SimpleNamespace(number=1)
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table

@@ -36,6 +36,7 @@ from ray_si.pipeline.prompting import Prompting
 from ray_si.run.run import Run
 from ray_si.run.schemas import ACCEPTED, REJECTED
 from ray_si.run.seeds import load_seeds
+from ray_si.serving.background import Alarm
 
 REPEATS = 3
 ROUND = 1000
@@ -95,7 +96,9 @@ def resume(pool: int) -> dict[str, Any]:
         with open_gate(settings, run, seeds, encode=lambda texts: None):  # type: ignore[arg-type, return-value]
             filled = time.perf_counter()
             nobody = cast(Any, None)
-            InstancePhase(settings, run, nobody, Reporter(lambda progress: None), nobody)
+            with run.held():
+                reporter = Reporter(lambda progress: None)
+                InstancePhase(settings, run, nobody, reporter, nobody, Alarm())
             prompting = Prompting(settings, seeds)
             for table in run.accepted(prompting.columns):
                 prompting.extend(table)

@@ -215,7 +215,7 @@ def test_word_counts_take_the_same_scripts():
 def english():
     """Short paragraphs of what the installed packages say of themselves."""
     for distribution in distributions():
-        description = distribution.metadata.get_payload() or distribution.metadata["Description"]
+        description = distribution.metadata.get_payload() or distribution.metadata["Description"]  # type: ignore[attr-defined]
         yield from (part for part in str(description or "").split("\n\n") if len(part) < 400)
 
 
