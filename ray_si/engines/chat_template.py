@@ -1,4 +1,4 @@
-"""Prompts as tokens, chat turns through the model's own template with the arguments it is given."""
+"""Between text and tokens: prompts through a model's chat template, and what it wrote."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _SWITCHES = {"enable_thinking": False, "thinking": False}
 
 _OPEN_THOUGHT = re.compile(r"[<\[◁|]+[\w:]*think[\w:]*[>\]▷|]+\s*$", re.IGNORECASE)
 
+_AROUND = re.compile(r"think|thought|<\|(?:channel|message)\|>", re.IGNORECASE)
+
 
 def encode(tokenizer: Any, request: Request, arguments: Mapping[str, Any]) -> list[int]:
     """The tokens of a prompt; ``arguments`` are those of the chat template.
@@ -35,6 +37,22 @@ def encode(tokenizer: Any, request: Request, arguments: Mapping[str, Any]) -> li
             "model has it, or classification.method to text and reasoning.expected to true"
         )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text of tokens, without special ones but those that stand around a thought.
+
+    Some models ([THINK], <|channel|>) have these as special tokens; without them a thought could
+    not be told from the answer.
+    """
+    special = set(tokenizer.all_special_ids)
+    around = {
+        token for token in special if _AROUND.search(str(tokenizer.convert_ids_to_tokens(token)))
+    }
+    if not around.intersection(tokens):
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+    kept = [token for token in tokens if token not in special or token in around]
+    return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
 def check_labels(folder: Path, requests: Sequence[Request], arguments: Mapping[str, Any]) -> None:

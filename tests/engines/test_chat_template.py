@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ray_si.engines.base import Request, SamplingParams
-from ray_si.engines.chat_template import check_labels, encode
+from ray_si.engines.chat_template import check_labels, decode, encode
 from ray_si.errors import EngineError
 
 TURNS = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant]"
@@ -42,6 +42,15 @@ def test_the_template_gets_its_arguments():
     plain = Request(ASKED.prompt, ASKED.sampling, 0)
     assert _text(HYBRID, {}, plain).endswith("[assistant]")
     assert _text(OFF_BY_DEFAULT, {"thinking": True}, plain).endswith("[assistant]<think>")
+
+
+def test_special_tokens_are_dropped_but_those_around_a_thought():
+    tokenizer = _tokenizer(TURNS)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "[END]"]})
+    plain = tokenizer("Is it [END]")["input_ids"]
+    assert decode(tokenizer, plain) == tokenizer.decode(plain, skip_special_tokens=True) == "Is it"
+    thought = tokenizer("[THINK] it ? [/THINK] Is it [END]")["input_ids"]
+    assert decode(tokenizer, thought).split() == ["[THINK]", "it", "?", "[/THINK]", "Is", "it"]
 
 
 @pytest.mark.parametrize(

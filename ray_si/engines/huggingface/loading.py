@@ -53,7 +53,7 @@ class LanguageModel:
         """
         row = row[: params.max_tokens]
         end = next((i for i, token in enumerate(row) if token in self.end), None)
-        text = self.tokenizer.decode(row if end is None else row[:end], skip_special_tokens=True)
+        text = chat_template.decode(self.tokenizer, row if end is None else row[:end])
         text, stopped = cut_at_stop(text, params.stop)
         count = len(row) if end is None else end + 1
         if stopped:  # what follows the stop string does not count
