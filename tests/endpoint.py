@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections import Counter
 
@@ -217,7 +219,9 @@ class Endpoint:
 
     def __init__(self):
         command = [sys.executable, "-m", "tests.endpoint"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.host = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
         self.url = f"{self.host}/v1"
 
@@ -245,5 +249,10 @@ if __name__ == "__main__":
             await super().startup(sockets)
             print(self.servers[0].sockets[0].getsockname()[1], flush=True)
 
+    def leave_with_the_tests():
+        sys.stdin.read()  # which ends when they do, however that is
+        os._exit(0)
+
+    threading.Thread(target=leave_with_the_tests, daemon=True).start()
     config = uvicorn.Config(application(), port=0, log_level="critical", timeout_keep_alive=60)
     Announcing(config).run()
