@@ -602,7 +602,7 @@ def main() -> None:
     if file.exists():
         earlier = json.loads(file.read_text(encoding="utf-8"))
         if options.write and earlier["machine"] == report["machine"]:
-            report = earlier | {"parameters": report["parameters"]}
+            report = earlier | {"parameters": earlier["parameters"] | report["parameters"]}
 
     def keep(*tables: Table) -> None:
         Console().print(*tables)

@@ -68,13 +68,14 @@ def to_bytes(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np
     if tokenizer == "unicode":
         joined = "\0".join(" ".join(tokenize(text, "unicode")) for text in texts)
     else:
-        if tokenizer == "auto":
+        is_mixed = tokenizer == "auto" and not all(map(str.isascii, texts))
+        if is_mixed:
             others = iter(separated([text for text in texts if not text.isascii()]))
             texts = [text.lower() if text.isascii() else next(others) for text in texts]
         joined = "\0".join(texts)
         if joined.count("\0") >= len(texts):
             joined = "\0".join(text.replace("\0", " ") for text in texts)
-        joined = joined.lower() if tokenizer == "reference" else joined
+        joined = joined if is_mixed else joined.lower()
     # a lone surrogate is no letter or digit; its three bytes separate like any other character
     data = (joined + "\0" if texts else "").encode("utf-8", "surrogatepass")
     return np.frombuffer(data, np.uint8), _TOKEN_BYTES[tokenizer]
