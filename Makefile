@@ -25,7 +25,7 @@ test: $(VENV)/.installed ## run the default tests, in two processes
 test-slow: $(VENV)/.installed ## run the tests that take minutes
 	$(BIN)/pytest -m slow --override-ini addopts="-ra --strict-markers --durations=10"
 
-test-faults: $(VENV)/.installed ## kill everything, fifty drivers among it (some 20 minutes)
+test-faults: $(VENV)/.installed ## kill everything, fifty drivers among it, and try schedules (an hour)
 	$(BIN)/pytest tests/faults --override-ini addopts="-ra --strict-markers --durations=10"
 
 lint: $(VENV)/.installed ## ruff; mypy, strict on ray_si

@@ -48,10 +48,11 @@ def configurations() -> dict[str, dict]:
     base["generator"] |= {"replicas": 2, "replay": LATENCY, "cpus": 0.25}
     bootstrap = base["bootstrap"]
     other = base["generator"] | {"replicas": 1, "replay": {"latency_s": 0.2}}
-    ahead = bootstrap | {"prompts_per_round": 12, "block_size": 2, "lookahead": 3}
+    ahead = bootstrap | {"prompts_per_round": 16, "block_size": 2, "lookahead": 2}
     steered = bootstrap | {"demonstration_sampling": "diverse"}
     return {
-        "budget": base | {"bootstrap": ahead, "budget": {"tokens": 14_000}},
+        "budget": base
+        | {"bootstrap": ahead, "budget": {"tokens": 7_000}, "target_instructions": 60},
         "ahead": base | {"bootstrap": ahead},
         "steered": base | {"bootstrap": steered, "dedup": {"cosine": 0.9}},
         "shards": base | {"dedup": {"cosine": 0.9, "shards": 3}},
@@ -134,7 +135,7 @@ def try_schedule(seed, folder, undisturbed_digests) -> Counter:
     rng = random.Random(seed)
     name, values = rng.choice(list(without_actors().items()))
     if "budget" in values:
-        values = values | {"budget": {"tokens": rng.randint(2_000, 30_000)}}
+        values = values | {"budget": {"tokens": rng.randint(4_000, 12_000)}}
     run = folder / f"{seed}-{name}"
     with pytest.MonkeyPatch.context() as patch:
         disturb(patch.setattr, seed, rng)
