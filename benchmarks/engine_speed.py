@@ -200,7 +200,7 @@ def generate(folder: str, device: str, batch: int, texts: list[str]) -> list[tup
 
 
 def bare(folder: str, device: str, name: str, batch: int, texts: list[str]) -> list[Any]:
-    """An engine by itself: static, continuous or vllm; all requests are there at once."""
+    """An engine by itself, transformers or vllm; all requests are there at once."""
     from ray_si.engines import registry
     from ray_si.engines.base import Request, SamplingParams
 
@@ -208,8 +208,8 @@ def bare(folder: str, device: str, name: str, batch: int, texts: list[str]) -> l
     if name == "vllm":
         options |= {"max_model_len": 4096}
     else:
-        options |= {"batching": name, "batch_tokens": _batch_tokens(batch), "device": device}
-    made = registry.create("vllm" if name == "vllm" else "transformers", folder, options)
+        options |= {"batch_tokens": _batch_tokens(batch), "device": device}
+    made = registry.create(name, folder, options)
     sampling = SamplingParams(**SAMPLING)  # type: ignore[arg-type]
     found: list[tuple[float, int]] = []
     tokens = 0
@@ -230,12 +230,11 @@ def bare(folder: str, device: str, name: str, batch: int, texts: list[str]) -> l
 
     asyncio.run(ask())
     made.check_health()
-    if name != "static":
-        made.close()  # type: ignore[attr-defined]
+    made.close()
     return found
 
 
-def pipeline(folder: str, device: str, name: str, batch: int, count: int) -> list[Any]:
+def pipeline(folder: str, device: str, batch: int, count: int) -> list[Any]:
     """A build of instructions around the transformers engine, gate included, for four rounds."""
     from ray_si.build.builder import build
     from ray_si.config.file import parse_config
@@ -248,7 +247,6 @@ def pipeline(folder: str, device: str, name: str, batch: int, count: int) -> lis
                 "model": folder,
                 "max_batch": batch,
                 "batch_tokens": _batch_tokens(batch),
-                "batching": name,
                 "dtype": "bfloat16",
                 "gpus": int(device == "cuda"),
                 "sampling": {"instructions": SAMPLING},
@@ -308,16 +306,15 @@ def gpu(shapes: list[str], device: str) -> dict[str, Any]:
             _measure("make", shape, device, folder)
             batch, count = SHAPES[shape]["batch"], SHAPES[shape]["requests"]
             found = {"generate": _measure("generate", folder, device, batch, count)}
-            for name in ("static", "continuous", "vllm"):
+            for name in ("transformers", "vllm"):
                 if name == "vllm" and importlib.util.find_spec("vllm") is None:
                     continue
                 found[name] = _measure("bare", folder, device, name, batch, count)
-            for name in ("static", "continuous"):
-                whole = _measure("pipeline", folder, device, name, batch, count)
-                for rate in ("tokens_per_second", "steady_tokens_per_second"):
-                    if rate in whole and rate in found[name]:
-                        whole[f"{rate}_of_bare"] = round(whole[rate] / found[name][rate], 3)
-                found[f"pipeline, {name}"] = whole
+            whole = _measure("pipeline", folder, device, batch, count)
+            for rate in ("tokens_per_second", "steady_tokens_per_second"):
+                if rate in whole and rate in found["transformers"]:
+                    whole[f"{rate}_of_bare"] = round(whole[rate] / found["transformers"][rate], 3)
+            found["pipeline"] = whole
         report[shape] = {"slots": batch, "requests": count, **found}
     return report
 

@@ -20,9 +20,9 @@ cpu     tokens/s of the transformers engine and of a plain float32 ``generate`` 
         same prompts with the bundled model, prefill included, and the memory of both; the engine
         also as replicas of one thread, one for each core.
 gpu     tokens/s of random-weight models of Llama's architecture, whose texts end as unevenly as a
-        model's: a plain bfloat16 ``generate``, the transformers engine with static and continuous
-        batching and vLLM where it is installed, each by itself, and the whole pipeline around the
-        transformers engine. Skipped where there is no GPU; it has not been run on one yet.
+        model's: a plain bfloat16 ``generate``, the transformers engine and vLLM where it is
+        installed, each by itself, and the whole pipeline around the transformers engine. Skipped
+        where there is no GPU; it has not been run on one yet.
 
 The last two are in benchmarks/engine_speed.py.
 """

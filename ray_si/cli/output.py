@@ -125,6 +125,8 @@ class BuildDisplay(Display):
         total = progress.total or None
         if changed or self._task is None:
             self._task = self._bars.add_task(progress.phase, total=total, detail="")
+        if progress.note and progress.note == progress.usage.trouble:  # above the bar, to stay
+            self._bars.console.print(progress.note, markup=False, highlight=False)
         shown = progress.note if progress.phase == "start" else detail
         self._bars.update(self._task, completed=progress.done, total=total, detail=shown)
 
@@ -253,7 +255,7 @@ def print_status(location: str, status: dict[str, Any]) -> None:
         table.add_row(key, escape(text))
     table.add_section()
     for key, value in live.items():
-        table.add_row(key.replace("_", " "), _counts(value))
+        table.add_row(key.replace("_", " "), escape(_counts(value)))
     console().print(table)
 
 

@@ -38,9 +38,15 @@ class VLLMOptions(Section):
     quantization: str | None = None
     """Method of a quantized model, such as awq or fp8; null takes what its configuration says."""
     lora: str | None = None
-    """Folder of a LoRA adapter, on every node, that is laid over the model."""
+    """LoRA adapter that is laid over the model: a folder on every node, or s3:// or gs://."""
     engine_kwargs: dict[str, Any] = Field({})
-    """Further arguments of vLLM's engine, by the names that vLLM gives them; no secrets."""
+    """Further arguments of vLLM's engine, by the names that vLLM gives them; no secrets.
+    max_num_seqs is the generator's max_batch, too."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs over which one replica's model is spread."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @field_validator("engine_kwargs")
     @classmethod
@@ -51,6 +57,27 @@ class VLLMOptions(Section):
                 "the environment of the nodes (HF_TOKEN, say)"
             )
         return value
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _further(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if name in cls.model_fields:
+                raise ValueError(f"{name} has a key of its own: vllm.{name}")
+            if name in _OF_THE_GENERATOR:
+                raise ValueError(f"{name} has a key of its own: generator.{name}")
+            if name.startswith("data_parallel"):
+                raise ValueError(
+                    f"{name} cannot be used: copies of a model are replicas here, so set "
+                    "generator.replicas (enable_expert_parallel spreads a mixture's experts over "
+                    "the GPUs of one replica)"
+                )
+        slots = given.get("max_num_seqs")
+        if slots is not None and (not isinstance(slots, int) or slots < 1):
+            raise ValueError("max_num_seqs must be a whole number from 1 on")
+        if given.get("enable_lora"):
+            raise ValueError("enable_lora is set where vllm.lora names an adapter")
+        return given
 
 
 class OpenAIOptions(Section):
@@ -103,12 +130,32 @@ class OpenAIOptions(Section):
         return value.rstrip("/")
 
 
+_OF_THE_GENERATOR = ("model", "revision", "dtype", "trust_remote_code")
+
+_PACING_ARGUMENTS = frozenset(
+    {
+        *("max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "async_scheduling"),
+        *("long_prefill_token_threshold", "max_num_scheduled_tokens", "max_num_active_seqs"),
+        *("scheduling_policy", "stream_interval", "performance_mode", "enable_expert_parallel"),
+        *("kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size", "cpu_offload_gb"),
+        *("kv_offloading_size", "kv_offloading_backend", "prefix_caching_hash_algo"),
+        *("enforce_eager", "compilation_config", "optimization_level", "cudagraph_capture_sizes"),
+        *("max_cudagraph_capture_size", "disable_custom_all_reduce", "disable_log_stats"),
+        *("load_format", "model_loader_extra_config", "download_dir", "safetensors_load_strategy"),
+        *("max_parallel_loading_workers", "distributed_executor_backend", "ignore_patterns"),
+        *("ray_workers_use_nsight", "shutdown_timeout", "numa_bind"),
+    }
+)
+"""Further arguments of vLLM that change how fast it works and in how much memory, not what it
+means to write. All others belong to what a run is."""
+
 PACING = {
     "vllm": (
         "tensor_parallel_size",
         "pipeline_parallel_size",
         "enable_prefix_caching",
         "gpu_memory_utilization",
+        "max_model_len",  # which the longest prompts of a run fit, or it isn't begun
     ),
     "replay": ("latency_s", "latency_sigma"),
     "openai": (
@@ -123,3 +170,15 @@ PACING = {
     ),
 }
 """Options that only place or pace the work; a run's results don't depend on them."""
+
+
+def lasting(engine: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of an engine that a run's results depend on."""
+    kept = {name: value for name, value in options.items() if name not in PACING[engine]}
+    if engine == "vllm":
+        arguments = options["engine_kwargs"]
+        kept["engine_kwargs"] = {
+            name: value for name, value in arguments.items() if name not in _PACING_ARGUMENTS
+        }
+        kept["max_model_len"] = None  # as in runs that were begun while it counted, and named none
+    return kept

@@ -10,161 +10,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ray_si.config.answers import Language, Reasoning
-from ray_si.config.engine_options import PACING, OpenAIOptions, ReplayOptions, VLLMOptions
+from ray_si.config.engine_options import PACING, lasting
+from ray_si.config.generator import Generator
 from ray_si.config.section import Section as _Section
-from ray_si.engines.base import Purpose, SamplingParams
+from ray_si.engines.base import Purpose
 from ray_si.self_instruct.parsing import Rules
 from ray_si.self_instruct.prompts import LABELS, templates_in_use
-
-
-class Sampling(_Section):
-    """How completions of one kind are drawn."""
-
-    max_tokens: int = Field(256, ge=1)
-    """Longest completion, in tokens."""
-    temperature: float = Field(0.7, ge=0)
-    """Temperature of the distribution; 0 is greedy."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus: the smallest set of tokens with this much probability."""
-    top_k: int = Field(0, ge=0)
-    """Only the k likeliest tokens; 0 is off."""
-    presence_penalty: float = 0.0
-    """Taken once from the logit of every token already written."""
-    stop: tuple[str, ...] = ()
-    """Strings that end a completion; empty takes those of the prompt template."""
-
-    def params(self, template_stop: tuple[str, ...]) -> SamplingParams:
-        """As an engine takes it."""
-        values = self.model_dump()
-        return SamplingParams(**values | {"stop": self.stop or template_stop})
-
-
-class SamplingByPurpose(_Section):
-    """One set of sampling parameters for each kind of request."""
-
-    instructions: Sampling = Sampling(max_tokens=512, temperature=0.9, top_p=0.9)
-    joint: Sampling = Sampling(max_tokens=1024, temperature=0.9, top_p=0.9)
-    classification: Sampling = Sampling(max_tokens=3, temperature=0.0)
-    input_first: Sampling = Sampling(max_tokens=350, temperature=0.7, top_p=0.9)
-    output_first: Sampling = Sampling(max_tokens=300, temperature=0.7, top_p=0.9)
-
-
-class Prices(_Section):
-    """What the model's tokens cost, in dollars per million."""
-
-    prompt: float = Field(0.0, ge=0)
-    """Price of prompt tokens."""
-    completion: float = Field(0.0, ge=0)
-    """Price of completion tokens."""
-
-    def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """What so many tokens cost."""
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
-
-
-class Generator(_Section):
-    """The language model and how it is hosted."""
-
-    engine: Literal["transformers", "vllm", "openai", "replay"] = "transformers"
-    """The engine that runs the model."""
-    model: str | None = "smollm2-135m-instruct"
-    """A bundled name, a folder, or a name on the Hugging Face hub; the endpoint's own name for it
-    (openai); replay needs none."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    prompt_style: Literal["completion", "chat"] = "completion"
-    """Few-shot text for base models, chat turns for instruct models."""
-    replicas: int = Field(1, ge=1)
-    """Serve replicas; with ``max_replicas``, the fewest."""
-    max_replicas: int | None = Field(None, ge=1)
-    """Serve adds replicas up to so many while requests wait, and takes idle ones away."""
-    cpus: float = Field(1.0, ge=0)
-    """Processor cores reserved for a replica."""
-    gpus: float = Field(0.0, ge=0)
-    """GPUs reserved for a replica; a share of one, or a number of them. The transformers engine
-    spreads a model's layers over several."""
-    accelerator: str | None = None
-    """Kind of GPU that a replica must have, as Ray names it: A100, H100, L4 ..."""
-    threads: int | None = Field(None, ge=1)
-    """Torch threads of a replica; none leaves it to torch."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number type of the weights; auto is bfloat16 where the hardware has it."""
-    trust_remote_code: bool = False
-    """Let a hub model run its own Python code."""
-    chat_template_kwargs: dict[str, Any] = Field({})
-    """Arguments of the model's chat template, such as {enable_thinking: false}; an endpoint's
-    server gets them, too."""
-    max_batch: int = Field(32, ge=1)
-    """Most requests that a replica answers at once."""
-    batching: Literal["auto", "static", "continuous"] = "auto"
-    """Of the transformers engine: batches that begin and end together, or one that requests join
-    and leave at any time, over a paged cache. auto is continuous on a GPU with a flash-attention
-    kernel (package flash-attn or kernels), else static."""
-    batch_tokens: int = Field(32768, ge=256)
-    """Most prompt and completion tokens in a batch, padding included; with continuous batching on a
-    GPU, what its memory holds instead."""
-    request_timeout_s: float | None = Field(None, gt=0)
-    """A request that takes longer on its replica becomes an error row; none waits."""
-    sampling: SamplingByPurpose = SamplingByPurpose()
-    """Sampling parameters by purpose."""
-    prices: Prices | None = None
-    """What tokens cost, for reports and ``budget.dollars``."""
-    vllm: VLLMOptions = VLLMOptions()
-    """Options of the vllm engine."""
-    openai: OpenAIOptions = OpenAIOptions()
-    """Options of the openai engine."""
-    replay: ReplayOptions = ReplayOptions()
-    """Options of the replay engine."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Generator:
-        if self.engine != "replay" and not self.model:
-            raise ValueError("model is needed unless engine is replay")
-        if self.max_replicas is not None and self.max_replicas < self.replicas:
-            raise ValueError("max_replicas is less than replicas")
-        if self.chat_template_kwargs and self.prompt_style != "chat":
-            raise ValueError("chat_template_kwargs needs prompt_style chat")
-        need = self.vllm.tensor_parallel_size * self.vllm.pipeline_parallel_size
-        if self.gpus > 1 and self.gpus % 1:
-            raise ValueError("gpus must be a whole number, or less than 1")
-        if self.engine == "vllm" and need > 1 and self.gpus != need:
-            raise ValueError(
-                f"gpus must be {need}, what vllm.tensor_parallel_size x pipeline_parallel_size "
-                "takes for each replica"
-            )
-        return self
-
-    @property
-    def slots(self) -> int:
-        """Requests that all replicas can answer at once, at most."""
-        if self.engine == "openai":
-            return self.openai.concurrency
-        return (self.max_replicas or self.replicas) * self.max_batch
-
-    def engine_options(self) -> dict[str, Any]:
-        """Keyword arguments of the engine on each replica, model aside."""
-        if self.engine == "replay":
-            return {"slots": self.max_batch, **self.replay.model_dump()}
-        if self.engine == "openai":
-            replicas, options = self.max_replicas or self.replicas, self.openai.model_dump()
-            options["concurrency"] = -(-options["concurrency"] // replicas)
-            for name in ("requests_per_minute", "tokens_per_minute"):
-                if options[name]:
-                    options[name] /= replicas
-            return options | self._template
-        names = ["revision", "max_batch", "dtype", "trust_remote_code"]
-        if self.engine == "transformers":
-            names += ["batching", "batch_tokens", "threads"]
-        options = {name: getattr(self, name) for name in names}
-        if self.engine == "transformers" and 0 < self.gpus < 1:
-            options["gpu_share"] = self.gpus  # replicas beside it need theirs
-        options |= self._template
-        return options | (self.vllm.model_dump() if self.engine == "vllm" else {})
-
-    @property
-    def _template(self) -> dict[str, Any]:
-        arguments = self.chat_template_kwargs
-        return {"chat_template_kwargs": arguments} if arguments else {}
 
 
 class EmbedderSection(_Section):
@@ -465,12 +316,10 @@ class RunConfig(_Section):
         for section, generator in self.generators.items():
             if not generator.chat_template_kwargs:  # a later key, too
                 del values[section]["chat_template_kwargs"]
-            for engine, names in PACING.items():
+            for engine in PACING:
                 options = values[section].pop(engine)
                 if engine == generator.engine:
-                    values[section][engine] = {
-                        name: value for name, value in options.items() if name not in names
-                    }
+                    values[section][engine] = lasting(engine, options)
         return values
 
     def as_begun(self, stored: Mapping[str, Any]) -> RunConfig:
@@ -512,7 +361,7 @@ _A_THOUGHT = 64
 
 _HOSTING = (
     *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),
-    *("threads", "batching", "max_batch", "batch_tokens", "prices"),
+    *("threads", "max_batch", "batch_tokens", "stall_s", "prices"),
 )
 _PLACEMENT = {
     "generator": _HOSTING,

@@ -94,12 +94,17 @@ def too_long(prompt_tokens: int, sampling: SamplingParams, context: int) -> Comp
     return Completion("", "refused", prompt_tokens=prompt_tokens, error=error)
 
 
+class EngineDiedError(Exception):
+    """An engine that will answer nothing any more; its message is the last thing that it said."""
+
+
 class Engine(Protocol):
     """Writes completions; called concurrently from one event loop.
 
     A request that cannot be answered comes back as a Completion with finish_reason "error" or
-    "refused". A `RaySIError` ends the work, for good (an endpoint that denies access, say); what
-    else `generate` raises is taken for a passing trouble, and the request is made again. ``slots``
+    "refused". A `RaySIError` ends the work, for good (an endpoint that denies access, say);
+    `EngineDiedError` asks for another process in this one's place; what else `generate` raises is
+    taken for a passing trouble, and the request is made again. ``slots``
     requests are answered at a time; ``capacity`` is how many the engine can make use of, more than
     that where it sorts those that wait into batches.
     """
@@ -110,4 +115,7 @@ class Engine(Protocol):
     async def generate(self, request: Request) -> Completion: ...
 
     def check_health(self) -> None:
-        """Raise when this process has to be replaced; called now and then."""
+        """Raise when this process has to be replaced, hung as well as dead; called now and then."""
+
+    def close(self) -> None:
+        """End what the engine started beside this process; it is asked nothing after that."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ray_si.engines.base import Request
+from ray_si.engines.models import read_config
 from ray_si.engines.openai.protocol import estimate_tokens
 from ray_si.errors import EngineError
 
@@ -25,7 +24,7 @@ def check_context(folder: Path, requests: Sequence[Request], context: int | None
     tokens are estimated. ``context`` is what the engine is limited to, else it is the model's own;
     a model that names none passes.
     """
-    context = context or _context_of(folder / "config.json")
+    context = context or _context_of(folder)
     if context is None:
         return
     count = _counter(folder / "tokenizer.json")
@@ -40,11 +39,8 @@ def check_context(folder: Path, requests: Sequence[Request], context: int | None
             )
 
 
-def _context_of(path: Path) -> int | None:
-    if not path.is_file():
-        return None
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    config |= config.get("text_config") or {}
+def _context_of(folder: Path) -> int | None:
+    config = read_config(folder)
     lengths = [config[name] for name in _LENGTHS if isinstance(config.get(name), int)]
     return lengths[0] if lengths else None
 

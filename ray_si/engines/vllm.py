@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,23 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import StatLoggerBase
 
-from ray_si.engines import bundled, chat_template
-from ray_si.engines.base import Completion, Request, SamplingParams, too_long
-from ray_si.engines.huggingface.memory import check_memory
+from ray_si.engines import chat_template, models, orphans, remote
+from ray_si.engines.adapters import room_for
+from ray_si.engines.base import Completion, EngineDiedError, Request, SamplingParams, too_long
+from ray_si.engines.stall import StallWatch
 from ray_si.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM reserves room for; an adapter's must not exceed it."""
+_TAIL = 1 << 18
+"""Bytes at the end of the error output in which the engine's last error is looked for."""
+
+_ERROR = re.compile(r"\b(\w+(?:Error|Exception): .*\S)")
+
+_NO_REASON = re.compile("EngineDeadError|EngineCore encountered|initialization failed")
+"""Errors that only tell of another, higher up."""
 
 
 class VLLMEngine:
@@ -36,7 +43,10 @@ class VLLMEngine:
 
     A model over several GPUs is run by Ray's workers, in the placement group of the replica. Every
     request samples with its own seed; labels are scored exactly, token by token, over the cached
-    prompt.
+    prompt. ``slots`` is vLLM's ``max_num_seqs``, its own choice where ``max_batch`` is None.
+
+    Processes of engines of ours whose replicas are gone are ended first, since they may hold the
+    GPU. An engine with work that takes no step for ``stall_s`` seconds counts as hung.
     """
 
     def __init__(
@@ -44,9 +54,10 @@ class VLLMEngine:
         model: str,
         *,
         revision: str | None = None,
-        max_batch: int = 128,
+        max_batch: int | None = None,
         dtype: str = "auto",
         trust_remote_code: bool = False,
+        stall_s: float | None = None,
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
         enable_prefix_caching: bool = True,
@@ -58,16 +69,15 @@ class VLLMEngine:
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self._template_arguments = chat_template_kwargs or {}
-        path = bundled.resolve(model)
+        streamed = str((engine_kwargs or {}).get("load_format", "")).startswith("runai")
+        path = model if streamed else models.resolve(model)
+        if lora and remote.is_remote(lora):
+            lora = remote.local_copy(lora)
         source = {"revision": revision, "trust_remote_code": trust_remote_code}
         gpus = tensor_parallel_size * pipeline_parallel_size
-        if gpus == 1 and current_platform.is_cuda():
-            if not torch.cuda.device_count():
-                raise EngineError("this vLLM needs a GPU: set generator.gpus to 1")
-            if not quantization:
-                weights = torch.float32 if dtype == "float32" else torch.bfloat16
-                have = current_platform.get_device_total_memory() * gpu_memory_utilization
-                check_memory(model, path, weights, source, int(have))
+        if gpus == 1 and current_platform.is_cuda() and not torch.cuda.device_count():
+            raise EngineError("this vLLM needs a GPU: set generator.gpus to 1")
+        orphans.reap()
         try:
             made = engine_args(
                 path,
@@ -84,18 +94,26 @@ class VLLMEngine:
                 quantization=quantization,
                 **source,
             )
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)
-            self._engine = AsyncLLM.from_engine_args(made)
+            tokenizer = path if not streamed else str(remote.glance(model))
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer, **source)
+            self._pulse = _Pulse()
+            self._engine = orphans.started_by(
+                lambda: AsyncLLM.from_engine_args(
+                    made, stat_loggers=[lambda config, number=0: self._pulse]
+                )
+            )
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise EngineError(f"vLLM could not start {model}: {_reason(error)}") from error
         self._context: int = self._engine.model_config.max_model_len
         self._lora = LoRARequest("adapter", 1, lora) if lora else None
         self._numbers = itertools.count()
-        self.slots = max_batch
-        self.capacity = 2 * max_batch  # so that the next is there when one is done
+        self._running = 0
+        self._stall = StallWatch(stall_s)
+        self.slots: int = self._engine.vllm_config.scheduler_config.max_num_seqs
+        self.capacity = 2 * self.slots  # so that the next is there when one is done
 
     async def generate(self, request: Request) -> Completion:
-        """Answer one request; see `Engine`. Ends this process once vLLM's workers are dead."""
+        """Answer one request; see `Engine`."""
         prompt = self._encode(request)
         if refusal := too_long(len(prompt), request.sampling, self._context):
             return refusal
@@ -115,9 +133,10 @@ class VLLMEngine:
         )
 
     def check_health(self) -> None:
-        """Raise where the workers are dead, and no request has noticed yet."""
+        """Raise where the workers are dead, and no request has noticed yet, or hang."""
         if self._engine.errored:
-            raise self._engine.dead_error
+            raise EngineDiedError(_last_error())
+        self._stall.look(self._pulse.steps, is_busy=self._running > 0)
 
     def close(self) -> None:
         """End the engine's workers."""
@@ -155,22 +174,35 @@ class VLLMEngine:
             request_id=str(next(self._numbers)),
             lora_request=self._lora,
         )
+        self._running += 1
         try:
             return [output async for output in outputs][-1]
-        except EngineDeadError:
-            # nothing will be answered here again: Serve replaces a replica at once that has died,
-            # and its requests are asked elsewhere
-            logger.critical("the workers of vLLM are dead, and this replica with them")
-            os._exit(1)
+        except EngineDeadError as error:
+            raise EngineDiedError(_last_error()) from error
+        finally:
+            self._running -= 1
 
     def _encode(self, request: Request) -> list[int]:
         return chat_template.encode(self._tokenizer, request, self._template_arguments)
 
 
+class _Pulse(StatLoggerBase):  # type: ignore[misc]
+    """Counts the steps of an engine, which vLLM tells it of."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def record(self, *_: Any, **__: Any) -> None:
+        self.steps += 1
+
+    def log_engine_initialized(self) -> None:
+        """Says nothing."""
+
+
 def engine_args(
     path: str,
     *,
-    max_batch: int,
+    max_batch: int | None = None,
     tensor_parallel_size: int = 1,
     pipeline_parallel_size: int = 1,
     lora: str | None = None,
@@ -179,8 +211,10 @@ def engine_args(
 ) -> AsyncEngineArgs:
     """vLLM's own arguments; ``named`` ones are called as vLLM calls them.
 
-    ``engine_kwargs`` come last and win. Raises EngineError where ``lora`` is no adapter, and what
-    vLLM raises where it knows no such argument.
+    ``engine_kwargs`` come last and win. On a processor prompts are not prefilled in parts unless
+    they say so: vLLM then rewinds the generators of seeded requests, which a processor's have no
+    means for, and dies. Raises EngineError where ``lora`` is no adapter, and what vLLM raises where
+    it knows no such argument.
     """
     gpus = tensor_parallel_size * pipeline_parallel_size
     arguments = {
@@ -192,8 +226,14 @@ def engine_args(
         **named,
     }
     if lora:
-        arguments |= {"enable_lora": True, "max_lora_rank": _room_for(lora)}
-    return AsyncEngineArgs(**arguments | (engine_kwargs or {}), enable_log_requests=False)
+        arguments |= {"enable_lora": True, "max_lora_rank": room_for(lora)}
+    arguments |= engine_kwargs or {}
+    made = AsyncEngineArgs(**arguments, enable_log_requests=False)
+    if current_platform.is_cpu() and made.enable_chunked_prefill is None:
+        made.enable_chunked_prefill = False
+        if made.max_num_batched_tokens is None:
+            made.max_num_batched_tokens = made.create_model_config().max_model_len
+    return made
 
 
 def sampling_of(params: SamplingParams, seed: int) -> VLLMSampling:
@@ -211,17 +251,23 @@ def sampling_of(params: SamplingParams, seed: int) -> VLLMSampling:
     )
 
 
-def _room_for(lora: str) -> int:
-    """The least room that an adapter fits; EngineError where there is no adapter."""
-    try:
-        rank = json.loads((Path(lora) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-        return next(room for room in _LORA_RANKS if room >= rank)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise EngineError(f"{lora} is no LoRA adapter that vLLM can take: {error}") from error
-
-
 def _reason(error: BaseException) -> str:
+    """One line of what vLLM raised; where that only tells of another error, of that one."""
     if isinstance(error, ValidationError):
         return "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    said = lines[-1] if lines else type(error).__name__
+    return _last_error(said) if _NO_REASON.search(str(error)) else said
+
+
+def _last_error(otherwise: str = "its workers died without a word") -> str:
+    """The last error that the engine's processes wrote to the error output that they share."""
+    try:
+        path = Path(os.readlink("/proc/self/fd/2"))
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:  # a terminal or a pipe
+        return otherwise
+    said = [match for match in _ERROR.findall(text) if not _NO_REASON.search(match)]
+    return said[-1] if said else otherwise

@@ -96,7 +96,10 @@ class Reporter:
             while len(self._recent) > 2 and self._recent[1][0] <= now - RECENT_S:
                 self._recent.popleft()
             share = usage.utilisation_since(self._recent[0][1])
-            self.last = replace(self.last, usage=usage, utilisation=share, dollars=dollars, note="")
+            news = usage.trouble if usage.trouble != self.last.usage.trouble else ""
+            self.last = replace(
+                self.last, usage=usage, utilisation=share, dollars=dollars, note=news
+            )
             self._listen(self.last)
 
     def tokens_per_second(self) -> float:

@@ -318,9 +318,8 @@ def _notes(sample: Sample, config: RunConfig, never: float) -> list[str]:
             f"the target is over {_FAR} times the sample's candidates: the fall in acceptance is "
             "extrapolated far"
         )
-    if n < config.generator.max_batch:
+    if n < config.generator.batch:
         notes.append(
-            f"{n} prompts do not fill a batch of {config.generator.max_batch}: hours are an upper "
-            "bound"
+            f"{n} prompts do not fill a batch of {config.generator.batch}: hours are an upper bound"
         )
     return notes

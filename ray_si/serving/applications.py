@@ -7,7 +7,6 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -18,15 +17,13 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from ray_si.config import Generator, RunConfig
-from ray_si.engines import bundled
 from ray_si.engines.base import Purpose
 from ray_si.errors import EngineError, GenerationError
 from ray_si.serving.client import short, start_failure
-from ray_si.serving.placement import placement
+from ray_si.serving.placement import engine_arguments, for_workers, placement
 from ray_si.serving.replicas import EmbedderReplica, GeneratorReplica
 from ray_si.serving.routing import FreshTwoChoices
 from ray_si.serving.usage import Meter, Usage
-from ray_si.storage.base import absolute
 
 _EMBED_SIZE = 1024
 """Texts in one embedder call."""
@@ -122,7 +119,7 @@ class Serving:
                     max_constructor_retry_count=2,
                     ray_actor_options={"num_cpus": embedder.cpus, "num_gpus": embedder.gpus},
                 )
-                .bind(_for_workers(embedder.model))
+                .bind(for_workers(embedder.model))
             )
         targets = [
             serve.RunTarget(deployment, name=app, route_prefix=None, logging_config=quiet)
@@ -141,10 +138,6 @@ class Serving:
         return self
 
     def _generator(self, generator: Generator) -> Any:
-        options = generator.engine_options()
-        for name in ("recording", "lora"):
-            if name in options:
-                options[name] = _for_workers(options[name])
         # they go when the run ends, and nobody wants the answers they still owe
         scaling: dict[str, Any] = {
             "num_replicas": generator.replicas,
@@ -167,15 +160,9 @@ class Serving:
                 max_constructor_retry_count=2,
                 health_check_period_s=5.0,
                 request_router_config=RequestRouterConfig(request_router_class=FreshTwoChoices),
-                **placement(generator),
+                **placement(generator).deployment_options(),
             )
-            .bind(
-                generator.engine,
-                _for_workers(generator.model),
-                options,
-                generator.request_timeout_s,
-                self._meter,
-            )
+            .bind(*engine_arguments(generator), generator.request_timeout_s, self._meter)
         )
 
     def __exit__(self, *_: object) -> None:
@@ -197,13 +184,6 @@ class Serving:
         handle = serve.get_app_handle(self._embedder_app)
         parts = [texts[i : i + _EMBED_SIZE] for i in range(0, len(texts), _EMBED_SIZE)]
         return np.concatenate([_encode(handle, part) for part in parts])
-
-
-def _for_workers(path: str | None) -> str | None:
-    """A path that exists here, absolute, since workers have folders of their own; else as it is."""
-    if path is None or path in bundled.MODELS or not Path(path).exists():
-        return path
-    return absolute(path)
 
 
 def _encode(handle: Any, texts: list[str]) -> np.ndarray:

@@ -1,30 +1,82 @@
-"""What a generator's replica is given of the cluster."""
+"""What a replica is given of the cluster: its GPUs and bundles."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray_si.config import Generator
+from ray_si.engines import bundled
+from ray_si.storage.base import absolute
+
+_KIND = "accelerator_type:"
+"""What Ray puts before a kind of GPU in the name of its resource."""
+
+_SOME = 0.001
+"""Of that resource, as Ray itself asks for it."""
 
 
-def placement(generator: Generator) -> dict[str, Any]:
-    """Deployment options: the cores and GPUs of a replica.
+@dataclass(frozen=True)
+class Placement:
+    """Of one replica.
 
-    A vLLM model over several GPUs has a placement group, as in Ray's own `ray.serve.llm`: a bundle
-    for each GPU, close together, of which vLLM's workers take the GPUs and the replica itself, in
-    the first, the cores.
+    ``workers`` are GPUs that vLLM's workers take; with none, the replica's own process has the
+    ``gpus``.
     """
-    gpus = generator.vllm.tensor_parallel_size * generator.vllm.pipeline_parallel_size
-    actor: dict[str, Any] = {"num_cpus": generator.cpus, "num_gpus": generator.gpus}
-    kind = generator.accelerator
-    if generator.engine != "vllm" or gpus == 1:
-        if kind:
-            actor["accelerator_type"] = kind
-        return {"ray_actor_options": actor}
-    bundle = {"GPU": 1.0} | ({f"accelerator_type:{kind}": 0.001} if kind else {})
-    first = bundle | {"CPU": generator.cpus}
-    return {
-        "ray_actor_options": {"num_cpus": generator.cpus},
-        "placement_group_bundles": [first] + [bundle] * (gpus - 1),
-        "placement_group_strategy": "PACK",
-    }
+
+    cpus: float
+    gpus: float
+    accelerator: str | None = None
+    workers: int = 0
+
+    def deployment_options(self) -> dict[str, Any]:
+        """For Serve. With workers, a placement group of a bundle for each GPU, as vLLM wants it.
+
+        The replica itself is in the first bundle, of which it takes the cores; all are as close
+        together as there is room.
+        """
+        if not self.workers:
+            actor: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+            if self.accelerator:
+                actor["accelerator_type"] = self.accelerator
+            return {"ray_actor_options": actor}
+        bundle = {"GPU": 1.0} | self._kind
+        return {
+            "ray_actor_options": {"num_cpus": self.cpus},
+            "placement_group_bundles": [bundle | {"CPU": self.cpus}]
+            + [bundle] * (self.workers - 1),
+            "placement_group_strategy": "PACK",
+        }
+
+    @property
+    def _kind(self) -> dict[str, float]:
+        return {_KIND + self.accelerator: _SOME} if self.accelerator else {}
+
+
+def placement(generator: Generator) -> Placement:
+    """What a replica of this generator takes."""
+    sizes = generator.vllm
+    spread = generator.engine == "vllm" and sizes.gpus > 1
+    return Placement(
+        generator.cpus,
+        generator.gpus,
+        generator.accelerator,
+        workers=sizes.gpus if spread else 0,
+    )
+
+
+def engine_arguments(generator: Generator) -> tuple[str, str | None, dict[str, Any]]:
+    """Engine, model and options as `ray_si.engines.registry.create` takes them on a replica."""
+    options = generator.engine_options()
+    for name in ("recording", "lora"):
+        if name in options:
+            options[name] = for_workers(options[name])
+    return generator.engine, for_workers(generator.model), options
+
+
+def for_workers(path: str | None) -> str | None:
+    """A path that exists here, absolute, since workers have folders of their own; else as it is."""
+    if path is None or path in bundled.MODELS or not Path(path).exists():
+        return path
+    return absolute(path)

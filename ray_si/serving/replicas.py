@@ -5,24 +5,37 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
+import os
+import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import numpy as np
+import ray
+from ray.exceptions import RayError
 from ray.serve.metrics import Counter, Gauge
 
 from ray_si.engines import registry
-from ray_si.engines.base import Completion, Request, storable
-from ray_si.errors import RaySIError
-from ray_si.serving.usage import BusyClock
+from ray_si.engines.base import Completion, EngineDiedError, Request, storable
+from ray_si.errors import GenerationError, RaySIError
+from ray_si.serving.usage import BusyClock, RequestId
 
 _GATHER_S = 0.03
 """Answers that come within so long of one another travel together."""
 
 _REPORT_S = 1.0
 """Time between reports to the meter."""
+
+_SILENT_S = 45.0
+"""After so long without an answer to what it is asked, a replica says so."""
+
+_HEAD_START_S = 10.0
+"""Of the other requests before those that killed the last engine, perhaps."""
+
+logger = logging.getLogger(__name__)
 
 Order = tuple[int, ...]
 """Requests that wait on a replica are answered smallest first: a round before its successor."""
@@ -74,7 +87,10 @@ class Slots:
 
 
 class GeneratorReplica:
-    """One engine behind a handle."""
+    """One engine behind a handle.
+
+    ``meter`` is the run's `Meter`, told of what is done here and of how it ends.
+    """
 
     def __init__(
         self,
@@ -84,12 +100,27 @@ class GeneratorReplica:
         timeout_s: float | None = None,
         meter: Any = None,
     ) -> None:
-        self._engine = registry.create(engine, model, options)
+        self._meter = meter
+        self._id = uuid.uuid4().hex
+        try:
+            self._engine = registry.create(engine, model, options)
+        except Exception as error:
+            if meter is not None:
+                with suppress(RayError):  # the meter is being restarted
+                    ray.get(meter.could_not_start.remote(str(error)))
+            raise
         self._slots = Slots(self._engine.capacity)
         self._clock = BusyClock(self._engine.slots)
         self._timeout_s = timeout_s
-        self._id = uuid.uuid4().hex
-        self._meter = meter
+        self._running: set[RequestId] = set()
+        self._held_back: frozenset[RequestId] = frozenset()
+        if meter is not None:
+            with suppress(RayError):
+                self._held_back = ray.get(meter.held_back.remote())
+        self._proven = asyncio.Event()  # an answer has come
+        self._last_answer = time.monotonic()
+        self._death: asyncio.Task[None] | None = None
+        self._is_unfit = False
         self._metrics = _Metrics()
         self._reports: asyncio.Task[None] | None = None
 
@@ -115,25 +146,59 @@ class GeneratorReplica:
                 task.cancel()
 
     async def _one(self, index: int, request: Request, order: Order) -> tuple[int, ReplicaReply]:
+        if (request.purpose, request.seed) in self._held_back and not self._proven.is_set():
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._proven.wait(), _HEAD_START_S)
         try:
             async with self._slots.hold(order):
                 self._note()
-                completion = await self._within_time(request)
+                completion = await self._ask(request)
         except RaySIError:
             raise
         except Exception as error:  # noqa: BLE001 - handed to the caller, who asks again
             return index, storable(f"{type(error).__name__}: {error}")
         finally:
             self._note()
+        self._proven.set()
+        self._last_answer = time.monotonic()
         self._clock.usage.count(request, completion)
         self._metrics.count(request, completion)
         return index, completion
 
-    async def _within_time(self, request: Request) -> Completion:
+    async def _ask(self, request: Request) -> Completion:
+        key = (request.purpose, request.seed)
+        if not self._running:
+            self._last_answer = time.monotonic()  # it had nothing to answer until now
+        self._running.add(key)
         try:
             return await asyncio.wait_for(self._engine.generate(request), self._timeout_s)
         except asyncio.TimeoutError:
             return Completion("", "error", error=f"no answer within {self._timeout_s:g} s")
+        except EngineDiedError as error:
+            await self._die(str(error))
+            raise AssertionError("unreachable") from error
+        finally:
+            self._running.discard(key)
+
+    async def _die(self, reason: str) -> None:
+        """End this process, so that Serve replaces it at once and its requests are asked elsewhere.
+
+        Raises GenerationError instead where that would go on for ever.
+        """
+        if self._death is None:
+            self._death = asyncio.create_task(self._tell(reason, frozenset(self._running)))
+        await asyncio.shield(self._death)
+
+    async def _tell(self, reason: str, running: frozenset[RequestId]) -> None:
+        logger.critical("the engine of this replica is dead: %s", reason)
+        if self._meter is not None:
+            usage = self._clock.usage
+            if await self._meter.died.remote(self._id, usage, running, reason):
+                raise GenerationError(
+                    f"engine after engine died before it answered anything, whatever it was asked; "
+                    f"the last said: {reason}"
+                )
+        os._exit(1)
 
     def _note(self) -> None:
         self._clock.change(self._slots.busy, self._slots.waiting)
@@ -142,14 +207,35 @@ class GeneratorReplica:
         while True:
             self._note()
             usage = self._clock.usage
+            silent_s = time.monotonic() - self._last_answer
+            usage.trouble = ""
+            if self._running and silent_s > _SILENT_S:
+                usage.trouble = (
+                    f"a replica gives no answer to {len(self._running)} requests, for more than "
+                    f"{_SILENT_S:g} s"
+                )
             self._metrics.set(usage.slots, usage.running, usage.waiting)
             if self._meter is not None:
                 self._meter.report.remote(self._id, usage)
             await asyncio.sleep(_REPORT_S)
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
-        self._engine.check_health()
+        try:
+            self._engine.check_health()
+        except EngineDiedError as error:
+            await self._die(str(error))
+        except Exception as error:
+            if self._meter is not None and not self._is_unfit:
+                self._is_unfit = True  # Serve looks again before it replaces the replica
+                usage, running = self._clock.usage, frozenset(self._running)
+                await self._meter.died.remote(self._id, usage, running, str(error))
+            raise
+
+    def __del__(self) -> None:
+        """Serve calls this before it ends the process."""
+        if hasattr(self, "_engine"):
+            self._engine.close()
 
 
 class _Metrics:

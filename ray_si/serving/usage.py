@@ -16,6 +16,7 @@ class Usage:
     ``busy_s`` is in slot-seconds, out of ``open_s``: slots times seconds. ``running`` requests are
     being answered, ``waiting`` ones are queued on a replica. The counters go by purpose; tokens are
     those of answered requests, ``failed`` counts requests that ended as an error row.
+    ``failed_starts`` and ``deaths`` count replicas, ``trouble`` is the last word of one of them.
     """
 
     replicas: int = 0
@@ -28,6 +29,9 @@ class Usage:
     failed: Counter[Purpose] = field(default_factory=Counter)
     prompt_tokens: Counter[Purpose] = field(default_factory=Counter)
     completion_tokens: Counter[Purpose] = field(default_factory=Counter)
+    failed_starts: int = 0
+    deaths: int = 0
+    trouble: str = ""
 
     @property
     def queued(self) -> int:
@@ -66,22 +70,74 @@ class BusyClock:
         self.usage.running, self.usage.waiting = running, waiting
 
 
+RequestId = tuple[str, int]
+"""Purpose and seed, of which no two requests of a phase have the same."""
+
+_FRUITLESS = 3
+"""Engines in a row that answer nothing before they die, after which another is of no use."""
+
+
 class Meter:
-    """The latest `Usage` of every replica, by an id of its own. A Ray actor."""
+    """What is known of a run's replicas, each by an id of its own. A Ray actor."""
 
     def __init__(self) -> None:
         self._usage: dict[str, tuple[float, Usage]] = {}
+        self._failed_starts = 0
+        self._deaths = 0
+        self._trouble = ""
+        self._fruitless: list[frozenset[RequestId]] = []
+        self._answered = 0  # before the first of those
 
     def report(self, replica: str, usage: Usage) -> None:
         """Replace what is known of one replica."""
         self._usage[replica] = (time.monotonic(), usage)
+        if usage.trouble:
+            self._trouble = usage.trouble
+
+    def could_not_start(self, reason: str) -> None:
+        """Count a replica that failed before it could answer anything."""
+        self._failed_starts += 1
+        self._trouble = f"a replica could not start: {reason}"
+
+    def died(self, replica: str, usage: Usage, running: frozenset[RequestId], reason: str) -> bool:
+        """Count a replica whose engine has died over these requests; whether more would, too.
+
+        That is where several died in a row, nothing was answered in between by any, and no request
+        was among those of all of them that could be to blame.
+        """
+        self.report(replica, usage)
+        self._deaths += 1
+        self._trouble = f"a replica died: {reason}"
+        answered = self.total().requests.total()
+        if not self._fruitless or answered > self._answered:
+            self._fruitless, self._answered = [], answered
+        if usage.requests.total():
+            return False
+        self._fruitless.append(running)
+        last = self._fruitless[-_FRUITLESS:]
+        return len(last) == _FRUITLESS and not frozenset.intersection(*last)
+
+    def held_back(self) -> frozenset[RequestId]:
+        """Requests that a new replica had better not begin with: the last engines died over them.
+
+        Half of the first one's, then those of the last one, so that it soon shows whether it is one
+        request that kills.
+        """
+        if not self._fruitless:
+            return frozenset()
+        last = self._fruitless[-1]
+        if last < frozenset.union(*self._fruitless):
+            return last
+        return frozenset(sorted(last)[(len(last) + 1) // 2 :])
 
     def total(self, silent_s: float = 5.0) -> Usage:
         """The sum; replicas silent for so long no longer count as there, what they did does."""
         total = Usage()
         for at, usage in self._usage.values():
+            gone = {}
             if time.monotonic() - at > silent_s:
                 gone = {"replicas": 0, "slots": 0, "running": 0, "waiting": 0}
-                usage = Usage(**(vars(usage) | gone))
-            total += usage
+            total += Usage(**(vars(usage) | {"trouble": ""} | gone))
+        total.failed_starts, total.deaths = self._failed_starts, self._deaths
+        total.trouble = self._trouble
         return total

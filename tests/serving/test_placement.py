@@ -1,4 +1,4 @@
-"""What a replica is given of the cluster, by configuration."""
+"""One function says what Ray is asked for: actor and bundles."""
 
 from __future__ import annotations
 
@@ -8,21 +8,49 @@ from ray_si.config.file import parse_config
 from ray_si.serving.placement import placement
 
 
-def placed(**generator):
-    return placement(parse_config({"generator": generator}).generator)
+def asked(**generator):
+    return placement(parse_config({"generator": generator}).generator).deployment_options()
+
+
+def placed(gpus, tensor=1, pipeline=1, **generator):
+    sizes = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+    values = {"engine": "vllm", "model": "m", "gpus": gpus, "cpus": 2, "vllm": sizes, **generator}
+    return placement(parse_config({"generator": values}).generator)
+
+
+@pytest.mark.parametrize("accelerator", [None, "H100"])
+@pytest.mark.parametrize(
+    ("gpus", "tensor", "pipeline"), [(0, 1, 1), (1, 1, 1), (4, 4, 1), (2, 1, 2), (16, 8, 2)]
+)
+def test_bundles_ask_for_the_gpus_of_the_configuration(gpus, tensor, pipeline, accelerator):
+    found = placed(gpus, tensor, pipeline, accelerator=accelerator)
+    options = found.deployment_options()
+    bundles = options.get("placement_group_bundles", [])
+    actor = options["ray_actor_options"]
+    asked = sum(bundle["GPU"] for bundle in bundles) if bundles else actor["num_gpus"]
+    assert (asked, actor["num_cpus"]) == (gpus, 2)
+    kinds = [bundle.get("accelerator_type:H100") for bundle in bundles] or [
+        actor.get("accelerator_type") and 0.001
+    ]
+    assert set(kinds) == {0.001 if accelerator else None}
+
+
+def test_transformers_has_its_gpus_in_one_process():
+    spread = parse_config({"generator": {"gpus": 4}}).generator  # transformers, in one process
+    assert placement(spread).deployment_options()["ray_actor_options"]["num_gpus"] == 4
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_a_replica_on_one_gpu_is_an_actor_with_its_cores_and_kind_of_gpu(engine):
-    options = placed(engine=engine, cpus=3, gpus=1, accelerator="L4")
+    options = asked(engine=engine, cpus=3, gpus=1, accelerator="L4")
     actor = {"num_cpus": 3, "num_gpus": 1, "accelerator_type": "L4"}
     assert options == {"ray_actor_options": actor}
-    assert "accelerator_type" not in placed(engine=engine, cpus=3, gpus=1)["ray_actor_options"]
+    assert "accelerator_type" not in asked(engine=engine, cpus=3, gpus=1)["ray_actor_options"]
 
 
 def test_a_model_over_several_gpus_has_a_bundle_for_each_close_together():
     sizes = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
-    options = placed(engine="vllm", cpus=5, gpus=4, accelerator="H100", vllm=sizes)
+    options = asked(engine="vllm", cpus=5, gpus=4, accelerator="H100", vllm=sizes)
     kinds = {"GPU": 1.0, "accelerator_type:H100": 0.001}
     assert options["placement_group_bundles"] == [kinds | {"CPU": 5.0}, kinds, kinds, kinds]
     assert options["placement_group_strategy"] == "PACK"

@@ -8,7 +8,10 @@ import heapq
 import pytest
 from hypothesis import given, strategies as st
 
-from ray_si.serving.replicas import Slots
+from ray_si.engines.base import EngineDiedError, Request, SamplingParams
+from ray_si.errors import EngineError, GenerationError
+from ray_si.serving.replicas import GeneratorReplica, Slots
+from ray_si.serving.usage import Meter
 
 
 @given(
@@ -83,6 +86,66 @@ def test_a_slot_passed_on_in_the_moment_of_giving_up_is_passed_on_again():
         return taken
 
     assert asyncio.run(run()) == ["c"]
+
+
+class _Dying:
+    """An engine whose workers die once it is asked something."""
+
+    slots = capacity = 4
+
+    async def generate(self, request):
+        raise EngineDiedError("RuntimeError: CPU Generator does not use offset")
+
+    def check_health(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_the_third_of_engines_that_die_over_anything_ends_the_work_with_its_last_error(
+    ray_session, monkeypatch
+):
+    """In this process, where a replica that ends itself must not end the tests."""
+    import ray
+
+    from ray_si.serving import replicas
+
+    class Ended(BaseException):
+        pass
+
+    def end(status):
+        raise Ended
+
+    monkeypatch.setattr(replicas.registry, "create", lambda *arguments: _Dying())
+    monkeypatch.setattr(replicas.os, "_exit", end)
+    meter = ray.remote(num_cpus=0)(Meter).remote()
+
+    async def ask(seeds):
+        replica = GeneratorReplica("vllm", "m", {}, None, meter)
+        requests = [Request("x", SamplingParams(), seed) for seed in seeds]
+        async for _ in replica.answer(requests, (0,)):
+            pass
+
+    for seeds in ((0, 1), (2, 3)):
+        with pytest.raises(Ended):
+            asyncio.run(ask(seeds))
+    with pytest.raises(
+        GenerationError, match=r"whatever it was asked; the last said: RuntimeErr.*"
+    ):
+        asyncio.run(ask((4, 5)))
+    assert ray.get(meter.total.remote()).deaths == 3
+
+
+def test_a_replica_that_cannot_start_is_counted_with_its_reason(ray_session):
+    import ray
+
+    meter = ray.remote(num_cpus=0)(Meter).remote()
+    with pytest.raises(EngineError, match="could not be loaded"):
+        GeneratorReplica("transformers", "/nowhere/at/all", {}, None, meter)
+    total = ray.get(meter.total.remote())
+    assert total.failed_starts == 1
+    assert total.trouble.startswith("a replica could not start: ")
 
 
 @pytest.mark.parametrize("sizes", [(1,), (3, 1, 2), (2,) * 5])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import given, strategies as st
+
 from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.serving.usage import BusyClock, Meter, Usage
 
@@ -38,3 +40,53 @@ def test_a_replica_that_is_gone_counts_for_what_it_did_only(monkeypatch):
     assert total.failed == {"instructions": 1}
     assert total.prompt_tokens == {"instructions": 15}
     assert total.completion_tokens == {"instructions": 4}
+
+
+def _died(meter, name, running, *, answered=0, reason="RuntimeError: broken"):
+    usage = Usage(replicas=1, slots=8)
+    for _ in range(answered):
+        usage.count(Request("x", SamplingParams(), 0), Completion("y", "stop"))
+    keys = frozenset(("instructions", seed) for seed in running)
+    return meter.died(name, usage, keys, reason)
+
+
+def test_engines_that_die_whatever_they_are_asked_are_told_from_a_request_that_kills():
+    meter = Meter()
+    assert not _died(meter, "a", range(8))
+    first = meter.held_back()
+    assert first == {("instructions", seed) for seed in range(4, 8)}
+    assert not _died(meter, "b", range(4))
+    assert meter.held_back() == {("instructions", seed) for seed in range(4)}
+    assert _died(meter, "c", range(4, 8))  # no request was there three times
+    total = meter.total()
+    assert (total.deaths, total.trouble) == (3, "a replica died: RuntimeError: broken")
+
+
+def test_a_request_that_kills_every_time_may_be_the_reason_so_the_work_goes_on():
+    meter = Meter()
+    assert not any(_died(meter, str(name), (3, 10 + name)) for name in range(20))
+
+
+def test_an_answer_in_between_shows_that_engines_work():
+    meter, request = Meter(), Request("x", SamplingParams(), 0)
+    for name in range(20):  # as on the one bad node of many
+        usage = Usage(replicas=1, slots=8)
+        for _ in range(name + 1):
+            usage.count(request, Completion("y", "stop"))
+        meter.report("healthy", usage)
+        assert not _died(meter, str(name), (name,))
+    assert not any(_died(Meter(), name, (0,), answered=1) for name in "abcd")
+
+
+@given(poison=st.integers(0, 40), count=st.integers(2, 41))
+def test_held_back_requests_never_are_all_of_those_that_the_last_engine_had(poison, count):
+    """However often engines die of one request, each new one has something to begin with."""
+    meter, pool = Meter(), [("instructions", seed) for seed in range(count)]
+    poison %= count
+    for name in range(12):
+        running = frozenset(pool) - meter.held_back()
+        assert running
+        if ("instructions", poison) not in running:
+            return  # it answers, which proves the engine
+        assert not meter.died(str(name), Usage(replicas=1, slots=8), running, "broken")
+    assert count == 2 or name < 12

@@ -10,22 +10,17 @@ from itertools import chain
 from typing import Any
 
 import torch
-import transformers
-from packaging.version import Version
 from transformers import DynamicCache
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from ray_si.engines.base import Completion, Engine, Request, too_long
+from ray_si.engines.base import Completion, Request, too_long
 from ray_si.engines.huggingface.loading import LanguageModel, load
 from ray_si.engines.huggingface.sampling import RowSampler, RowStopper
+from ray_si.engines.stall import StallWatch
 from ray_si.engines.waiting import Waiting
 from ray_si.errors import EngineError
 
 _MIN_PREFIX = 32
 """Tokens that prompts must share before their keys and values are worth sharing."""
-
-_IS_NEW = Version(transformers.__version__) >= Version("5.23")
-"""Enough for continuous batching; vLLM wants an older one."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,47 +28,14 @@ logger = logging.getLogger(__name__)
 def create(
     model: str,
     *,
-    batching: str = "auto",
     max_batch: int = 32,
     batch_tokens: int = 32768,
-    gpu_share: float = 1.0,
+    stall_s: float | None = None,
     **loading: Any,
-) -> Engine:
-    """Load a model (see `load`) and the engine that ``batching`` names.
-
-    "static" is `TransformersEngine`, "continuous" `ContinuousEngine`. "auto" is the latter on a GPU
-    with a flash-attention kernel, if it can start there. Without such a kernel the library's
-    continuous batching computes every token's attention to all requests' caches, and masks most.
-    """
-    language_model = load(model, **loading)
-    if batching == "continuous" or (batching == "auto" and _is_suited(language_model)):
-        if not _IS_NEW:
-            raise EngineError("continuous batching needs transformers 5.23 or newer")
-        if language_model.is_spread:
-            raise EngineError(
-                "continuous batching needs the whole model on one GPU: set generator.gpus to 1, or "
-                "generator.batching to static"
-            )
-        from ray_si.engines.huggingface.continuous import ContinuousEngine
-
-        try:
-            return ContinuousEngine(
-                language_model, max_batch=max_batch, batch_tokens=batch_tokens, gpu_share=gpu_share
-            )
-        except EngineError as error:
-            if batching == "continuous":
-                raise
-            logger.warning("batches are static: %s", error)
-    return TransformersEngine(language_model, max_batch=max_batch, batch_tokens=batch_tokens)
-
-
-def _is_suited(language_model: LanguageModel) -> bool:
-    """Whether a GPU has the model, and a kernel that attends to pages."""
-    if not _IS_NEW or language_model.device.type != "cuda" or language_model.is_spread:
-        return False
-    kernels = (is_flash_attn_3_available, is_flash_attn_2_available)
-    return language_model.model._supports_flash_attn and any(
-        available(kernels_fallback_ok=True) for available in kernels
+) -> TransformersEngine:
+    """Load a model (see `load`) and its engine."""
+    return TransformersEngine(
+        load(model, **loading), max_batch=max_batch, batch_tokens=batch_tokens, stall_s=stall_s
     )
 
 
@@ -87,7 +49,12 @@ class TransformersEngine:
     """
 
     def __init__(
-        self, language_model: LanguageModel, *, max_batch: int = 32, batch_tokens: int = 32768
+        self,
+        language_model: LanguageModel,
+        *,
+        max_batch: int = 32,
+        batch_tokens: int = 32768,
+        stall_s: float | None = None,
     ) -> None:
         self._lm = language_model
         self._model, self._device = language_model.model, language_model.device
@@ -95,6 +62,10 @@ class TransformersEngine:
         self.slots = max_batch
         self.capacity = 2 * max_batch  # a batch is chosen from what waits while another is written
         self._broken: str | None = None
+        self._stall = StallWatch(stall_s)
+        self._batches = 0
+        self._sampler: RowSampler | None = None  # of the batch that is written, if one is
+        self._is_busy = False
         self._prefix: tuple[list[int], DynamicCache] | None = None
         self._arrivals: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
@@ -104,6 +75,11 @@ class TransformersEngine:
         """Raises EngineError where this process can answer nothing any more; see `Engine`."""
         if self._broken or not self._worker.is_alive():
             raise EngineError(self._broken or "the thread that answers requests has died")
+        steps = len(self._sampler.logprobs) if self._sampler else 0
+        self._stall.look((self._batches, steps), is_busy=self._is_busy)
+
+    def close(self) -> None:
+        """Nothing to end: the thread goes with the process."""
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`. Raises what torch raises (out of memory, say)."""
@@ -127,6 +103,8 @@ class TransformersEngine:
             except queue.Empty:
                 pass
             batch, pending = self._next_batch(pending)
+            self._batches += 1
+            self._is_busy = True
             try:
                 with torch.inference_mode():
                     answers = self._answer(batch)
@@ -136,6 +114,8 @@ class TransformersEngine:
                 for waiting in batch:
                     waiting.fail(error)
                 continue
+            finally:
+                self._is_busy, self._sampler = False, None
             for waiting, answer in zip(batch, answers, strict=True):
                 waiting.resolve(answer)
 
@@ -219,6 +199,7 @@ class TransformersEngine:
         ids, mask, cache, _ = self._prepare(prompts, self._shared_prefix(prompts))
         width = ids.shape[1]
         sampler = RowSampler(sampling, [waiting.request.seed for waiting in batch], width)
+        self._sampler = sampler
         written = self._model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from ray_si.engines import bundled, chat_template
+from ray_si.engines import chat_template, models
 from ray_si.engines.base import Completion, Request, SamplingParams
-from ray_si.engines.huggingface.memory import check_memory
 from ray_si.engines.huggingface.sampling import cut_at_stop
+from ray_si.engines.memory import check_memory
 from ray_si.errors import EngineError
 
 
@@ -30,11 +30,6 @@ class LanguageModel:
     end: frozenset[int]
     context: int
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_spread(self) -> bool:
-        """Whether the weights lie on several devices."""
-        return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
 
     def encode(self, request: Request) -> list[int]:
         """The tokens of a prompt; see `chat_template.encode`."""
@@ -103,11 +98,11 @@ def load(
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     weights = _choose_dtype(dtype, place)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    path = bundled.resolve(model)
+    path = models.resolve(model)
     gpus = _gpus(place)
     if gpus:
         free = sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
-        check_memory(model, path, weights, source, free)
+        check_memory(model, path, weights.itemsize, free, revision=revision)
     spread = {"device_map": "auto"} if len(gpus) > 1 else {}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)

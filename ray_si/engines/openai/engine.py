@@ -133,9 +133,12 @@ class OpenAIEngine:
         try:
             await asyncio.gather(*map(self._try_out, requests))
         finally:
-            await self.close()
+            await self.aclose()
 
-    async def close(self) -> None:
+    def close(self) -> None:
+        """Nothing to end: connections go with the process."""
+
+    async def aclose(self) -> None:
         """Close the connections, in the event loop that used them."""
         await self._client.close()
 

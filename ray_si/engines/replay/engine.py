@@ -63,6 +63,9 @@ class ReplayEngine:
     def check_health(self) -> None:
         """Nothing here can break."""
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def _recorded(self, request: Request) -> Completion:
         assert self._recording is not None
         keys = (request_key(request.prompt, request.seed), request_key(request.prompt, None))

@@ -26,5 +26,5 @@ def test_a_model_over_several_gpus_is_placed_by_accelerate_if_their_memory_toget
     loading.load("smollm2-135m-instruct", device="cpu", dtype="bfloat16")  # of 257 MiB
     assert placed == ["auto"]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (100 << 20, 1 << 40))
-    with pytest.raises(EngineError, match=r"the GPU has 0\.2 GiB"):
+    with pytest.raises(EngineError, match=r"take 0\.3 GiB, and there are 0\.2 GiB"):
         loading.load("smollm2-135m-instruct", device="cpu", dtype="bfloat16")

@@ -40,7 +40,7 @@ def ask(made, *requests):
         try:
             return await asyncio.gather(*map(made.generate, requests))
         finally:
-            await made.close()
+            await made.aclose()
 
     return asyncio.run(all_of_them())
 
