@@ -96,7 +96,7 @@ def undisturbed_digests(tmp_path_factory):
 
 
 def test_builds_without_a_cluster_give_the_bytes_of_builds_on_one(finished, tmp_path, monkeypatch):
-    loopback.install(monkeypatch.setattr, seed=1, latency_s=0.005, share=0.02)
+    loopback.install(monkeypatch.setattr, latency_s=0.005)
     build(parse_config(replay_values()), str(tmp_path / "run"))
     assert digests(tmp_path / "run") == digests(finished[0])
 
