@@ -30,6 +30,7 @@ import pyarrow as pa
 from ray_si.export.rows import export_data
 from ray_si.export.training_files import Options, write_training_files
 from ray_si.export.training_lines import encoder
+from ray_si.run.instance_parts import BlockRecord, InstanceParts
 from ray_si.run.layout import block_key
 from ray_si.run.run import Run
 from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, REJECTED
@@ -57,9 +58,9 @@ def write_run(location: str, rows: int) -> Run:
     run = Run.prepare(location, header, "benchmark")
     rng = random.Random(0)
     words = " ".join(corpus.texts(2000)).split()
-    infos = []
     with run.held():
         run.create(load_seeds("bundled")[0])
+        parts = InstanceParts(run, BLOCK)
         for number, start in enumerate(range(0, rows, BLOCK)):
             count = min(BLOCK, rows - start)
             ids = [f"r{number:05d}-{i:05d}-00" for i in range(count)]
@@ -96,9 +97,9 @@ def write_run(location: str, rows: int) -> Run:
             none = pa.Table.from_pylist([], REJECTED)
             run.commit_round(number, [], pa.Table.from_pylist(accepted, ACCEPTED), none, manifest)
             table = pa.Table.from_pylist(blocks, INSTANCE_BLOCK)
-            infos.append(write_table(run.objects, block_key("instances", number), table))
-        counts = {"blocks": len(infos), "instructions": rows, "instances": rows}
-        run.commit_instances(infos, counts)
+            info = write_table(run.objects, block_key("instances", number), table)
+            parts.add(BlockRecord.of(table, info))
+        parts.commit(rows, {})
         export_data(run, "parquet", ROWS_PER_SHARD)
     return run
 

@@ -32,6 +32,7 @@ from ray_si.config import RunConfig
 from ray_si.config.file import parse_config
 from ray_si.export.rows import export_data
 from ray_si.report.verbs import parser_name
+from ray_si.run.instance_parts import BlockRecord, InstanceParts
 from ray_si.run.layout import block_key, round_folder
 from ray_si.run.run import Run
 from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, RAW_BLOCK, REJECTED
@@ -69,7 +70,7 @@ def write_run(folder: str, rows: int) -> None:
     random = np.random.default_rng(0)
     with run.held():
         run.create(seeds)
-        blocks = []
+        parts = InstanceParts(run, 16)
         pool: list[tuple[str, str]] = []
         for round_ in range(rounds):
             count = min(ROUND, instructions - round_ * ROUND)
@@ -82,9 +83,9 @@ def write_run(folder: str, rows: int) -> None:
             )
         for number, start in enumerate(range(0, len(pool), 16)):
             table = written(number, pool[start : start + 16], words)
-            blocks.append(write_table(run.objects, block_key("instances", number), table))
-        counts = {"blocks": len(blocks), "instructions": len(pool), "instances": rows}
-        run.commit_instances(blocks, counts)
+            info = write_table(run.objects, block_key("instances", number), table)
+            parts.add(BlockRecord.of(table, info))
+        parts.commit(len(pool), {})
         export_data(run, "parquet", 10_000)
 
 

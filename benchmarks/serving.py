@@ -140,8 +140,9 @@ class Measured:
 def later_requests(config: Any, run: Any) -> Iterator[tuple[Any, int]]:
     """Prompts and seeds of classification and instances, of a run that has come so far."""
     from ray_si.pipeline.prompting import classification_request, instance_request
+    from ray_si.run.instance_parts import read_blocks
 
-    for block in run.instance_blocks() if run.instances() else ():
+    for block in read_blocks(run) if run.instances() else ():
         for row in block.select(["instruction", "is_classification", "seed"]).to_pylist():
             seed = row["seed"]
             yield classification_request(config, row["instruction"], seed).prompt, seed

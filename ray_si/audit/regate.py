@@ -6,7 +6,7 @@ What another pool would have prompted cannot be replayed: the candidates are tho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -43,12 +43,13 @@ from ray_si.pipeline.instances import (
 from ray_si.report.files import documents
 from ray_si.run.audit import Audit, Check
 from ray_si.run.ids import instance_seed
+from ray_si.run.instance_parts import BlockRecord, InstanceParts
 from ray_si.run.layout import INSTANCES, block_key
 from ray_si.run.manifests import Stats, named_blocks
 from ray_si.run.run import Run, part_key
 from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, RAW_BLOCK, InstanceRow, RawRow
 from ray_si.run.seeds import seeds_of
-from ray_si.storage.tables import ShardInfo, write_table
+from ray_si.storage.tables import write_table
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class _Source:
 
     def instance_rows(self) -> Iterator[InstanceRow]:
         """The instance rows, in pool order."""
-        for _, key in sorted(self.run.finished_blocks(INSTANCES).items()):
+        for key in self._audit.instance_keys():
             yield from self._table(key, INSTANCE_BLOCK).to_pylist()
 
 
@@ -306,9 +307,7 @@ def _write(
         written = _write_instances(source, new, config, pool, open_)
         stats = None
         if not open_:
-            counts = {"instructions": len(pool), "instances": written.instances}
-            counts |= {"blocks": len(written.blocks), "rounds": len(new.rounds())}
-            new.commit_instances(written.blocks, counts)
+            written.parts.commit(len(pool), {"rounds": len(new.rounds())})
             chosen = config.card.model_dump()
             stats = export_data(
                 new,
@@ -347,8 +346,7 @@ def _write_round(
 class _WrittenInstances:
     """Blocks that were written, and counts of what is in all blocks, written or left to a build."""
 
-    blocks: list[ShardInfo] = field(default_factory=list)
-    instances: int = 0
+    parts: InstanceParts
     kept: int = 0
     not_asked: int = 0
 
@@ -357,15 +355,15 @@ def _write_instances(
     source: _Source, new: Run, config: RunConfig, pool: list[AcceptedInstruction], open_: bool
 ) -> _WrittenInstances:
     """Write instance blocks; if ``open_``, none that lacks an instruction's instances."""
-    written = _WrittenInstances()
+    written = _WrittenInstances(InstanceParts(new, config.instances.block_size))
     for number, (rows, kept) in enumerate(_instance_blocks(source, config, pool)):
         lacking = sum(row["finish_reason"] == NOT_ASKED for row in rows)
         written.kept += kept
         written.not_asked += lacking
-        written.instances += sum(len(row["instances"]) for row in rows)
         if not lacking or not open_:
             table = pa.Table.from_pylist(rows, INSTANCE_BLOCK)
-            written.blocks.append(write_table(new.objects, block_key(INSTANCES, number), table))
+            info = write_table(new.objects, block_key(INSTANCES, number), table)
+            written.parts.add(BlockRecord.of(table, info))
     return written
 
 

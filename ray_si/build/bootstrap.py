@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 
@@ -27,6 +28,7 @@ from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import Prompting, PromptRow, instruction_request
 from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import SeedTask
+from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.layout import round_folder
 from ray_si.run.run import Run
 from ray_si.run.schemas import RAW_BLOCK, RawRow
@@ -34,6 +36,7 @@ from ray_si.run.tokens import tokens_of
 from ray_si.self_instruct.prompts import RenderedPrompt
 from ray_si.serving.applications import Generators
 from ray_si.serving.background import Alarm, in_thread
+from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import ShardInfo
 
 _CUT_OFF = 0.9
@@ -68,7 +71,7 @@ class CompleteRequests:
         ]
         return pa.Table.from_pylist(rows, RAW_BLOCK)
 
-    def summary(self, stored: pa.Table) -> pa.Table:
+    def summary(self, stored: pa.Table, info: ShardInfo) -> pa.Table:
         """All of it: the driver decides on it."""
         return stored
 
@@ -85,6 +88,7 @@ class BootstrapPhase:
         self,
         config: RunConfig,
         run: Run,
+        rounds: CommittedRounds,
         seeds: list[SeedTask],
         gate: Deduplicator | GuardedGate,
         generators: Generators,
@@ -93,15 +97,16 @@ class BootstrapPhase:
         instances: InstancePhase,
         alarm: Alarm,
     ) -> None:
-        self._config, self._run, self._generators = config, run, generators
+        self._config, self._run, self._rounds = config, run, rounds
+        self._generators = generators
         self._gate, self._reporter, self._token_budget = gate, reporter, token_budget
         self._instances, self._alarm = instances, alarm
         self._fencing = run.lease.number
         self._seeds = len(seeds)
         self._told_unread = False
         self._prompting = Prompting(config, seeds)
-        self._manifests = run.rounds()
-        for table in run.accepted(self._prompting.columns):
+        is_diverse = self._prompting.needs_embeddings
+        for table in rounds.with_embeddings() if is_diverse else rounds.tables:
             self._prompting.extend(table)
 
     def run(self) -> None:
@@ -118,7 +123,7 @@ class BootstrapPhase:
             while self._prompting.accepted < self._config.target_instructions:
                 if self._is_plateau():
                     break
-                current = len(self._manifests)
+                current = len(self._rounds.manifests)
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
                         in_flight[round_] = in_thread(self._complete_round, round_, abandon)
@@ -134,9 +139,9 @@ class BootstrapPhase:
 
     def _is_wanted(self, round_: int, current: int) -> bool:
         """Whether the rounds before this one are likely to fall short of the target."""
-        if round_ == current or not self._manifests:
+        if round_ == current or not self._rounds.manifests:
             return True
-        expected: int = self._manifests[-1]["accepted"] * (round_ - current)
+        expected: int = self._rounds.manifests[-1]["accepted"] * (round_ - current)
         return self._prompting.accepted + expected < self._config.target_instructions
 
     def _may_fill(self, current: int, in_flight: int) -> bool:
@@ -157,15 +162,13 @@ class BootstrapPhase:
         folder = round_folder(round_)
         requests = pa.Table.from_pylist(self._prompting.rows(round_))
         keys = self._run.finished_blocks(folder)
-        finished = {
-            number: block for number, key in keys.items() if (block := self._run.sound_block(key))
-        }
-        stored = list(finished.values())
+        sound = zip(keys, read_ahead(self._run.sound_block, keys.values()), strict=True)
+        stored = {number: block for number, block in sound if block}
         size = self._config.bootstrap.block_size
         missing = {
             start // size: requests.slice(start, size)
             for start in range(0, requests.num_rows, size)
-            if start // size not in finished
+            if start // size not in stored
         }
         work = CompleteRequests(folder, self._config)
         task = Task(
@@ -174,7 +177,7 @@ class BootstrapPhase:
             self._run.location,
             (round_,),
             fencing=self._fencing,
-            again=frozenset(keys.keys() - finished.keys()),
+            again=frozenset(keys.keys() - stored.keys()),
             until=self._token_budget.until,
         )
         with self._token_budget.claim("bootstrap", order=round_, stop=abandon) as claim:
@@ -182,14 +185,15 @@ class BootstrapPhase:
                 granted = claim.grant([block.num_rows for block in missing.values()])
                 if not granted:
                     raise self._token_budget.error(self._standing())
-                blocks = list(missing.values())[:granted]
-                for table, info in write_blocks(blocks, task, parallel_phases=True, stop=abandon):
-                    del missing[table["block"][0].as_py()]
+                blocks = dict(islice(missing.items(), granted))
+                written = write_blocks(blocks, task, parallel_phases=True, stop=abandon)
+                for number, table, info in written:
+                    del missing[number]
                     claim.settle(table.num_rows, tokens_of(table))
-                    stored.append((table, info))
-        rows = [row for table, _ in stored for row in table.to_pylist()]
-        rows.sort(key=lambda row: row["request_id"])
-        return rows, sorted((info for _, info in stored), key=lambda info: info.key)
+                    stored[number] = table, info
+        in_order = [stored[number] for number in sorted(stored)]
+        rows = [row for table, _ in in_order for row in table.to_pylist()]
+        return rows, [info for _, info in in_order]
 
     # Deciding ----------------------------------------------------------------------------------
 
@@ -200,10 +204,10 @@ class BootstrapPhase:
             self._config, round_, rows, room, lambda usable: self._gate.filter(texts_of(usable))
         )
         manifest["pool"] = self._seeds + self._prompting.accepted + accepted.num_rows
-        self._run.commit_round(round_, blocks, accepted, rejected, manifest)
-        self._manifests.append(manifest)
+        manifest = self._run.commit_round(round_, blocks, accepted, rejected, manifest)
         self._prompting.extend(accepted)
-        self._instances.extend(accepted)
+        self._rounds.append(manifest, accepted)
+        self._rounds.write()
         candidates = manifest["candidates"]
         share = 100 * accepted.num_rows / max(1, candidates)
         self._report(
@@ -225,9 +229,9 @@ class BootstrapPhase:
     def _is_plateau(self) -> bool:
         """Whether the run ends phase 1 here; NoProgressError where it may not."""
         options = self._config.bootstrap
-        if not is_plateau(self._manifests, options):
+        if not is_plateau(self._rounds.manifests, options):
             return False
-        last = self._manifests[-options.stall_rounds :]
+        last = self._rounds.manifests[-options.stall_rounds :]
         reasons: Counter[str] = Counter()
         for manifest in last:
             reasons.update(manifest["rejected"])
@@ -256,7 +260,7 @@ class BootstrapPhase:
                 "bootstrap",
                 done=self._prompting.accepted,
                 total=self._config.target_instructions,
-                candidates=sum(manifest["candidates"] for manifest in self._manifests),
+                candidates=sum(manifest["candidates"] for manifest in self._rounds.manifests),
                 note=note,
             )
         )

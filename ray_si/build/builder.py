@@ -23,6 +23,7 @@ from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
+from ray_si.run.strays import clean_up, is_clean
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def build(
         ]
     run = Run.prepare(location, header, inputs.fingerprint(config))
     seconds: dict[str, float] = {}
-    if run.stats() is None or not run.is_clean():
+    if run.stats() is None or not is_clean(run):
         with run.held(lambda message: listen(Progress("start", note=message))):
             if run.instances() is None:
                 from ray_si.build.phases import Phases
@@ -117,7 +118,7 @@ def build(
             if run.stats() is None:
                 with _clock(seconds, "export"):
                     _export(config, run, listen, seconds)
-            run.clean_up()
+            clean_up(run)
     stats = run.stats()
     assert stats is not None, "a build ended before its run"
     return BuildResult(stats, seconds)

@@ -24,6 +24,7 @@ from ray_si.dedup.tokens import Tokenizer
 from ray_si.errors import GateError
 from ray_si.pipeline.gate import gate_options, guarded
 from ray_si.records import SeedTask
+from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
 
 EmbeddedTexts = tuple[Sequence[str], np.ndarray | None]
@@ -274,9 +275,13 @@ class ShardedDeduplicator(Deduplicator):
 
 @contextmanager
 def open_gate(
-    config: RunConfig, run: Run, seeds: list[SeedTask], encode: Encoder
+    config: RunConfig,
+    run: Run,
+    rounds: CommittedRounds,
+    seeds: list[SeedTask],
+    encode: Encoder,
 ) -> Iterator[Deduplicator | GuardedGate]:
-    """The gate with the run's pool in it: the seeds, and what its rounds accepted so far.
+    """The gate with the run's pool in it: the seeds, and what its ``rounds`` accepted so far.
 
     Evaluation sets stand in front of it, in this process however many shards the pool has.
     """
@@ -293,16 +298,26 @@ def open_gate(
                 ShardedDeduplicator(options.shards, restore=restore, **settings)
             )
         )
-        for batch in restore():
+        for batch in _pool(human, rounds):
             gate.add(*batch)
         yield guarded(gate, config, run.evaluation_sets(), encode)
 
 
 def _committed(human: EmbeddedTexts, location: str) -> Iterator[EmbeddedTexts]:
-    """The pool as the run's manifests have it. Runs in a gate shard, too."""
+    """The pool as the run has it, from its beginning. Runs in a gate shard."""
+    yield from _pool(human, CommittedRounds.read(Run.open(location)))
+
+
+def _pool(human: EmbeddedTexts, rounds: CommittedRounds) -> Iterator[EmbeddedTexts]:
+    """What the gate decides against: the seeds, and what was accepted, as it was."""
     texts, embeddings = human
-    yield texts, None if embeddings is None else EmbeddingIndex.normalize(embeddings)
-    for table in Run.open(location).accepted(["instruction", "embedding"]):
+    if embeddings is None:
+        yield texts, None
+        for table in rounds.tables:
+            yield table["instruction"].to_pylist(), None
+        return
+    yield texts, EmbeddingIndex.normalize(embeddings)
+    for table in rounds.with_embeddings():
         column = table["embedding"].combine_chunks()
         vectors = None
         if len(column) and not column.null_count:

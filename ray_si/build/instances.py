@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,7 +18,6 @@ from ray_si.config import RunConfig
 from ray_si.engines.base import Completion
 from ray_si.pipeline.contamination import excluded_texts_of_run
 from ray_si.pipeline.instances import (
-    POOL_COLUMNS,
     AcceptedInstruction,
     Classified,
     ToWriteRow,
@@ -22,21 +25,26 @@ from ray_si.pipeline.instances import (
 )
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import instance_request
-from ray_si.pipeline.token_budget import TokenBudget
+from ray_si.pipeline.token_budget import Claim, TokenBudget
+from ray_si.run.checkpoint import POOL_COLUMNS, CommittedRounds
 from ray_si.run.ids import instance_seed
+from ray_si.run.instance_parts import BlockRecord, Counts, InstanceParts, part_table, records_of
 from ray_si.run.run import Run
 from ray_si.run.schemas import INSTANCE_BLOCK
-from ray_si.run.tokens import TOKEN_COLUMNS, tokens_of
 from ray_si.serving.applications import Generators
 from ray_si.serving.background import Alarm, in_thread
+from ray_si.serving.replicas import AFTER_ROUNDS, BEFORE_ROUNDS
+from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import ShardInfo
 
-_FIRST, _LAST = -1, 1 << 40
-"""Orders of instance requests: after those of any round while the bootstrap runs, and before what
-is left of rounds that turned out not to be needed once it is over."""
+_WRITERS = 2
+"""Threads that write blocks: one goes on while the other's last rows are awaited."""
 
-_AT_ONCE = 2
-"""Threads that write ahead: one goes on while the other's last rows are awaited."""
+_ROWS_AT_ONCE = 1 << 16
+"""Rows that a writer takes at a time, so that the driver holds few; where slots are many, ..."""
+
+_ROWS_A_SLOT = 32
+"""... so many for each of them, so that none is idle."""
 
 
 @dataclass(frozen=True)
@@ -83,197 +91,203 @@ class WriteInstances:
         ]
         return pa.Table.from_pylist(rows, INSTANCE_BLOCK)
 
-    def summary(self, stored: pa.Table) -> pa.Table:
-        """How many instances each instruction has, and the tokens it took."""
-        counts = [len(instances) for instances in stored["instances"].to_pylist()]
-        tokens = {name: stored[name] for name in TOKEN_COLUMNS}
-        return pa.table({"block": stored["block"], "kept": pa.array(counts, pa.int64()), **tokens})
+    def summary(self, stored: pa.Table, info: ShardInfo) -> pa.Table:
+        """What the manifest says of the block, and what it counts."""
+        return part_table([BlockRecord.of(stored, info)])
 
 
 class InstancePhase:
-    """Runs phases 2 and 3 over the accepted instructions that have no block yet.
+    """Writes the instances of the accepted instructions that have none yet.
 
     Blocks are consecutive accepted instructions in pool order, so each is known as soon as the
-    rounds that it comes from are committed: `begin` writes those in the background, while the
-    bootstrap leaves replicas idle; `run` waits for them and writes the rest. A failure in the
-    background rings the alarm, and its blocks are anybody's again.
+    ``rounds`` that it comes from are committed: `begin` has those written in the background, while
+    the bootstrap leaves replicas idle; `run` has the rest written and waits for all. What stands
+    already is read in the background too, while what is missing is asked for.
     """
 
     def __init__(
         self,
         config: RunConfig,
         run: Run,
+        rounds: CommittedRounds,
         generators: Generators,
         reporter: Reporter,
         token_budget: TokenBudget,
         alarm: Alarm,
     ) -> None:
-        self._config, self._run, self._alarm = config, run, alarm
+        self._config, self._run, self._rounds = config, run, rounds
+        self._alarm, self._fencing = alarm, run.lease.number
         self._generators, self._reporter, self._token_budget = generators, reporter, token_budget
-        self._fencing = run.lease.number
-        self._finished = run.finished_blocks("instances")
-        self._rest = pa.table({})  # rows of the block that is not full yet
-        self._cut = 0  # blocks that are
-        self._total = 0  # rows so far
-        self._rounds = 0  # that they are from
-        self._ready: list[tuple[int, pa.Table]] = []  # of those, the ones that nobody writes yet
-        self._writing: list[Future[None]] = []
+        self._size = config.instances.block_size
+        self._parts = InstanceParts(run, self._size)
+        self._unread = self._parts.unread()
+        self._known = 0  # blocks that were looked at
+        self._lock = threading.Lock()  # of the next two
+        self._missing: deque[int] = deque()  # blocks that nobody writes yet
+        self._again: set[int] = set()  # those that stand and are asked again all the same
+        self._working: list[Future[None]] = []
+        self._begun = self._writers = 0  # writers that ever were, and that are
         self._abandon = threading.Event()
-        self._is_running = False
-        self._lock = threading.Lock()  # of what is counted below, and of what is ready
-        self._done = self._instances = 0
-        self._infos: list[ShardInfo] = []
-        for table in run.accepted(POOL_COLUMNS):
-            self.extend(table)
+        self._is_running = self._is_denied = False
 
-    def extend(self, accepted: pa.Table) -> None:
-        """Take the accepted rows of the next committed round."""
-        size = self._config.instances.block_size
-        table = accepted.select(POOL_COLUMNS)
-        self._rest = pa.concat_tables([self._rest, table]) if self._rest.num_rows else table
-        self._total += accepted.num_rows
-        self._rounds += 1
-        while self._rest.num_rows >= size:
-            self._cut_block(size)
+    @property
+    def counts(self) -> Counts:
+        """What the blocks that are known to stand come to."""
+        return self._parts.counts
 
     def begin(self) -> None:
-        """Write the blocks that are known in a thread, unless some of these lag behind already."""
-        if sum(not each.done() for each in self._writing) < _AT_ONCE:
-            self._begin()
+        """Have the blocks written that are full by now."""
+        self._begin(self._rounds.accepted // self._size)
 
     def wait(self) -> None:
         """Until what was begun has ended, one way or another, or the alarm rings."""
-        self._alarm.wait_for(*self._writing)
+        self._alarm.wait_for(*self._working)
 
     def abandon(self) -> None:
         """Let what was begun end early; what is stored by then stays."""
         self._abandon.set()
 
     def run(self) -> None:
-        """Write the missing blocks, then the manifest.
+        """Have all blocks written, then the manifest.
 
-        Raises BudgetError where the budget has no room for another block.
+        Raises BudgetError where the budget has no room for another block, and RunError where the
+        blocks that stand cannot be those of the run.
         """
-        if self._rest.num_rows:
-            self._cut_block(self._rest.num_rows)
         self._is_running = True
+        total = self._rounds.accepted
         self._report()
-        while True:
-            before = self._done
-            self._begin()
-            for writing in self._writing:
-                self._alarm.result_of(writing)
-            if not self._ready:
-                break
-            if self._done == before:
+        while self.counts.instructions < total:
+            before = self.counts.instructions
+            self._begin(-(-total // self._size))
+            for future in self._working:
+                self._alarm.result_of(future)
+            if self._is_denied and self.counts.instructions == before:
                 raise self._token_budget.error(
-                    f"{self._done} of {self._total} instructions have their instances, which are "
-                    "kept"
+                    f"{before} of {total} instructions have their instances, which are kept"
                 )
-        self._infos.sort(key=lambda info: info.key)
-        counts = {"blocks": self._cut, "instructions": self._total, "instances": self._instances}
-        counts["rounds"] = self._rounds
-        self._run.commit_instances(self._infos, counts)
+        self._parts.commit(total, {"rounds": len(self._rounds.manifests)})
 
-    def _begin(self) -> None:
+    def _begin(self, blocks: int) -> None:
+        """Have the first ``blocks`` read where they stand, and else written."""
+        self._working = [future for future in self._working if not future.done()]
+        new = [b for b in range(self._known, blocks) if not self._parts.has(b)]
+        self._known = max(self._known, blocks)
+        stored = {block: self._unread.pop(block) for block in new if block in self._unread}
         with self._lock:
-            blocks, self._ready = self._ready, []
-        if blocks:
-            self._writing.append(in_thread(self._write, blocks, _LAST + len(self._writing)))
+            self._missing += [block for block in new if block not in stored]
+        if stored:
+            self._working.append(in_thread(self._guarded, self._read, stored))
+        self._is_denied = False
+        for _ in range(min(_WRITERS - self._writers, -(-len(self._missing) // self._most_at_once))):
+            self._begun += 1
+            with self._lock:
+                self._writers += 1
+            self._working.append(in_thread(self._guarded, self._write, self._begun))
 
-    def _write(self, blocks: list[tuple[int, pa.Table]], order: int) -> None:
-        """Write those of the blocks that do not stand yet, as far as the budget goes.
-
-        Those that still don't are ready again then, whatever happened.
-        """
-        missing = dict(blocks)
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do a part of the work in the background; what it fails with rings the alarm."""
         try:
-            again = self._count_stored(missing)
-            self._write_missing(missing, again, order)
+            work(*arguments)
         except BaseException as error:
             self._alarm.ring(error)
             raise
+
+    def _read(self, keys: dict[int, str]) -> None:
+        """Take the blocks that stand, unless requests of them failed or they are cut short.
+
+        A last block that ``finish`` cut short is, once the bootstrap has gone on after all.
+        """
+        stored = read_ahead(self._run.read_stored, keys.values())
+        for block, (table, info) in zip(keys, stored, strict=True):
+            if self._abandon.is_set():
+                return
+            record = BlockRecord.of(table, info)
+            if not record.failed and table["id"].equals(self._rows(block)["id"]):
+                self._take(record)
+                continue
+            with self._lock:
+                self._missing.append(block)
+                self._again.add(block)
+
+    def _write(self, number: int) -> None:
+        """Write missing blocks until there are none, or as far as the budget goes.
+
+        ``number`` is the writer's own, by which the budget serves them in turn.
+        """
+        order = AFTER_ROUNDS[0] + number
+        try:
+            with self._token_budget.claim("instances", order=order, stop=self._abandon) as claim:
+                while not self._abandon.is_set() and (blocks := self._next_blocks()):
+                    left = {block: self._to_write(block) for block in blocks}
+                    try:
+                        self._write_blocks(left, claim)
+                    finally:  # those are anybody's again
+                        with self._lock:
+                            self._missing.extendleft(reversed(left))
+                    if left:
+                        self._is_denied = True
+                        return
         finally:
             with self._lock:
-                self._ready += missing.items()
+                self._writers -= 1
 
-    def _count_stored(self, missing: dict[int, pa.Table]) -> frozenset[int]:
-        """Take out the blocks that stand already; of the others, those in whose place one does."""
-        again = set()
-        for number, block in list(missing.items()):
-            key = self._finished.get(number)
-            if stored := self._stored(key, block):
-                kept = sum(map(len, stored[0]["instances"].to_pylist()))
-                self._count(block.num_rows, kept, stored[1])
-                del missing[number]
-            elif key:
-                again.add(number)
-        self._report()
-        return frozenset(again)
-
-    def _write_missing(
-        self, missing: dict[int, pa.Table], again: frozenset[int], order: int
-    ) -> None:
-        work = WriteInstances(self._config, self._run.location)
-        first = (_FIRST if self._is_running else _LAST,)
+    def _write_blocks(self, left: dict[int, pa.Table], claim: Claim) -> None:
+        """Write the blocks that are ``left``, as far as they are granted, and take them out."""
         task = Task(
-            work,
+            WriteInstances(self._config, self._run.location),
             self._generators,
             self._run.location,
-            first,
+            BEFORE_ROUNDS if self._is_running else AFTER_ROUNDS,
             fencing=self._fencing,
-            again=again,
+            again=frozenset(left.keys() & self._again),
             until=self._token_budget.until,
         )
-        with self._token_budget.claim("instances", order=order, stop=self._abandon) as claim:
-            while missing and not self._abandon.is_set():
-                granted = claim.grant([block.num_rows for block in missing.values()])
-                if not granted:
-                    return
-                now = [self._to_write(*item) for item in list(missing.items())[:granted]]
-                for table, info in write_blocks(
-                    now, task, parallel_phases=False, stop=self._abandon
-                ):
-                    del missing[table["block"][0].as_py()]
-                    claim.settle(table.num_rows, tokens_of(table))
-                    self._count(table.num_rows, sum(table["kept"].to_pylist()), info)
-                    self._report()
+        while left and not self._abandon.is_set():
+            granted = claim.grant([table.num_rows for table in left.values()])
+            if not granted:
+                return
+            blocks = dict(islice(left.items(), granted))
+            for block, summary, _ in write_blocks(
+                blocks, task, parallel_phases=False, stop=self._abandon
+            ):
+                (record,) = records_of(summary)
+                del left[block]
+                claim.settle(record.info.rows, record.tokens)
+                self._take(record)
 
-    def _count(self, done: int, instances: int, info: ShardInfo) -> None:
+    def _next_blocks(self) -> list[int]:
+        """The missing blocks that a writer takes next."""
         with self._lock:
-            self._done += done
-            self._instances += instances
-            self._infos.append(info)
+            count = min(self._most_at_once, len(self._missing))
+            return [self._missing.popleft() for _ in range(count)]
+
+    @property
+    def _most_at_once(self) -> int:
+        """Blocks."""
+        slots = sum(self._generators.slots.values())
+        return max(_ROWS_AT_ONCE, _ROWS_A_SLOT * slots) // self._size + 1
+
+    def _take(self, record: BlockRecord) -> None:
+        self._parts.add(record)
+        self._report()
 
     def _report(self) -> None:
         if self._is_running:  # else the bootstrap reports
-            self._reporter.report(
-                Progress("instances", self._done, self._total, instances=self._instances)
-            )
+            done, instances = self.counts.instructions, self.counts.instances
+            total = self._rounds.accepted
+            self._reporter.report(Progress("instances", done, total, instances=instances))
 
-    def _stored(self, key: str | None, block: pa.Table) -> tuple[pa.Table, ShardInfo] | None:
-        """A block as it is stored; None where it must be written.
+    def _rows(self, block: int) -> pa.Table:
+        """The accepted instructions of a block."""
+        start = block * self._size
+        return self._rounds.rows(start, min(start + self._size, self._rounds.accepted))
 
-        A last block that ``finish`` cut short has to be, once the bootstrap has gone on after all.
-        """
-        if key is None:
-            return None
-        stored = self._run.sound_block(key)
-        return stored if stored and stored[0]["id"].equals(block["id"]) else None
-
-    def _cut_block(self, size: int) -> None:
-        """Make the next block, of the first ``size`` rows that are in none."""
-        with self._lock:
-            self._ready.append((self._cut, self._rest.slice(0, size)))
-        self._rest = self._rest.slice(size)
-        self._cut += 1
-
-    def _to_write(self, number: int, rows: pa.Table) -> pa.Table:
+    def _to_write(self, block: int) -> pa.Table:
         """A block as its task gets it."""
-        start = number * self._config.instances.block_size
-        seeds = [instance_seed(self._config.seed, i) for i in range(start, start + rows.num_rows)]
+        rows, start = self._rows(block), block * self._size
+        seeds = [instance_seed(self._config.seed, start + k) for k in range(rows.num_rows)]
         columns = {
-            "block": pa.array([number] * rows.num_rows, pa.int64()),
+            "block": pa.array([block] * rows.num_rows, pa.int64()),
             "seed": pa.array(seeds, pa.int64()),
             **{name: rows[name] for name in POOL_COLUMNS},
         }

@@ -19,6 +19,7 @@ from ray_si.pipeline.decisions import is_plateau, unread_note
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import SeedTask
+from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.run import Run
 from ray_si.serving.applications import Serving, shared_name
@@ -53,7 +54,8 @@ class Phases:
         """
         self.run.lease.lost.add_done_callback(lambda lost: self.alarm.ring(lost.exception()))
         token_budget = TokenBudget.of(self.config, self.run, self.seeds)
-        is_bootstrapping = not (finish or self._is_bootstrapped())
+        rounds = CommittedRounds.read(self.run)
+        is_bootstrapping = not (finish or self._is_bootstrapped(rounds))
         if is_bootstrapping:  # compiling the gate once takes as long as starting Ray
             threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         with ExitStack() as stack:
@@ -62,29 +64,31 @@ class Phases:
             serving = self._deploy(stack, embedder=embedder)
             # what the models refuse leaves no run behind
             self.run.create(self.seeds, self.sets)
-            stack.enter_context(Watcher(self.config, serving, self.reporter, self.run))
+            rounds.write()
             instances = InstancePhase(
                 self.config,
                 self.run,
+                rounds,
                 serving.generators,
                 self.reporter,
                 token_budget,
                 self.alarm,
             )
+            watcher = Watcher(self.config, serving, self.reporter, self.run, instances.counts)
+            stack.enter_context(watcher)
             stack.callback(instances.abandon)
             if is_bootstrapping:
                 with self.clock("bootstrap"):
-                    self._bootstrap(stack, serving, token_budget, instances)
+                    self._bootstrap(stack, rounds, serving, token_budget, instances)
             with self.clock("instances"):
                 instances.run()
 
-    def _is_bootstrapped(self) -> bool:
+    def _is_bootstrapped(self, rounds: CommittedRounds) -> bool:
         """Whether phase 1 is over: the target reached, or a plateau that ends it."""
-        rounds, options = self.run.rounds(), self.config.bootstrap
-        accepted = sum(manifest["accepted"] for manifest in rounds)
-        if accepted >= self.config.target_instructions:
+        options = self.config.bootstrap
+        if rounds.accepted >= self.config.target_instructions:
             return True
-        return options.on_stall == "finish" and is_plateau(rounds, options)
+        return options.on_stall == "finish" and is_plateau(rounds.manifests, options)
 
     def _connect(self, stack: ExitStack, address: str | None, *, embedder: bool) -> None:
         """Get hold of a Ray that has room for the models and sees the run."""
@@ -113,16 +117,20 @@ class Phases:
     def _bootstrap(
         self,
         stack: ExitStack,
+        rounds: CommittedRounds,
         serving: Serving,
         token_budget: TokenBudget,
         instances: InstancePhase,
     ) -> None:
         """Phase 1; its gate goes when the stack ends."""
         self._announce()
-        gate = stack.enter_context(open_gate(self.config, self.run, self.seeds, serving.encode))
+        gate = stack.enter_context(
+            open_gate(self.config, self.run, rounds, self.seeds, serving.encode)
+        )
         BootstrapPhase(
             self.config,
             self.run,
+            rounds,
             self.seeds,
             gate,
             serving.generators,

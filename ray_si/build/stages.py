@@ -1,4 +1,8 @@
-"""Ray Data adapters: durable blocks, many to a task, rows in = rows out."""
+"""Ray Data adapters: a row is a durable block, many to a task, and rows in = rows out.
+
+Ray Data cuts what a task returns into parts of some size, between rows; so a block, whatever its
+size, is never cut, and what becomes of it stands in columns of its own row.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import functools
 import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -26,8 +30,22 @@ from ray_si.serving.replicas import Order
 from ray_si.storage.objects import open_objects
 from ray_si.storage.tables import ShardInfo, claim_table, read_stored
 
-_ERROR = "ray_si_error"
-"""Column of the row that stands for a task that raised an error of ours."""
+_DEALT = pa.schema([("block", pa.int64()), ("rows", pa.large_binary())])
+"""A block as a task gets it: its number, and its rows as an Arrow stream."""
+
+_DONE = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("summary", pa.large_binary()),
+        *((name, pa.string()) for name in ("key", "sha256")),
+        *((name, pa.int64()) for name in ("rows", "size")),
+        ("error", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+"""A block as a task returns it: what `Work.summary` says of it, as an Arrow stream, and how it is
+stored; or the name and message of the error of ours that ended the task; or neither, where the task
+was over before it began the block."""
 
 _WINDOWS = 8
 """Rows of a task, in windows, where there is a choice: enough that its end hardly counts."""
@@ -57,8 +75,8 @@ class Work(Protocol):
     def complete(self, block: pa.Table, answers: list[Any]) -> pa.Table:
         """The block as it is stored, with as many rows; not called on the event loop."""
 
-    def summary(self, stored: pa.Table) -> pa.Table:
-        """What the driver needs of a stored block, ``block`` among its columns, all rows."""
+    def summary(self, stored: pa.Table, info: ShardInfo) -> pa.Table:
+        """What the driver needs of a stored block."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +103,13 @@ class Task:
 
 
 def write_blocks(
-    blocks: list[pa.Table],
+    blocks: Mapping[int, pa.Table],
     task: Task,
     *,
     parallel_phases: bool,
     stop: threading.Event | None = None,
-) -> Iterator[tuple[pa.Table, ShardInfo]]:
-    """Answer and store every block; yields each one's summary, and how it is stored.
+) -> Iterator[tuple[int, pa.Table, ShardInfo]]:
+    """Answer and store every block; yields each one's number, summary, and how it is stored.
 
     The blocks go to Ray tasks, several to each, whose rows are answered with no barrier between
     blocks; each block is stored as soon as its rows are there, by whoever comes first. Their order
@@ -99,26 +117,27 @@ def write_blocks(
     rows of a task leave idle, so the blocks are dealt to as few tasks as keep the slots busy.
     Setting ``stop`` ends the iteration after the next task; what is running by then is dropped.
 
-    Raises GenerationError when a block comes back with another number of rows than it had, or
-    doesn't come back though the task has no end, and whatever error of ours the work raises.
+    Raises GenerationError when a block doesn't come back, or not written though the task has no
+    end, and whatever error of ours the work raises.
     """
     if not blocks:
         return
     parts, concurrency = _deal(blocks, task.generators, parallel_phases)
-    expected = {block["block"][0].as_py(): block.num_rows for block in blocks}
+    missing = set(blocks)
     for table in _map_parts(parts, task, concurrency):
-        if _ERROR in table.column_names:
-            name, message = table[_ERROR][0].as_py()
-            raise getattr(errors, name)(message)
-        for block, part in split_blocks(table):
-            if expected.pop(block, None) != part.num_rows:
-                raise GenerationError(f"block {block} came back with {part.num_rows} rows")
-            info = ShardInfo(**part["stored"][0].as_py())
-            yield part.drop_columns(["stored"]), info
+        for row in table.to_pylist():
+            missing.remove(row["block"])
+            if row["error"]:
+                raise getattr(errors, row["error"])(row["message"])
+            if row["summary"] is not None:
+                info = ShardInfo(row["key"], row["rows"], row["size"], row["sha256"])
+                yield row["block"], _unpacked(row["summary"]), info
+            elif task.until is None:
+                raise GenerationError(f"block {row['block']} came back without being written")
         if stop and stop.is_set():
             return
-    if expected and task.until is None:
-        raise GenerationError(f"blocks {sorted(expected)} did not come back")
+    if missing:
+        raise GenerationError(f"blocks {sorted(missing)} did not come back")
 
 
 def _map_parts(parts: list[pa.Table], task: Task, concurrency: int) -> Iterator[pa.Table]:
@@ -136,33 +155,38 @@ def _map_parts(parts: list[pa.Table], task: Task, concurrency: int) -> Iterator[
     return iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 
 
-def split_blocks(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """The durable blocks that lie one after another in a table, with their numbers."""
-    numbers = table["block"].to_pylist()
-    start = 0
-    for end in range(1, len(numbers) + 1):
-        if end == len(numbers) or numbers[end] != numbers[start]:
-            yield numbers[start], table.slice(start, end - start)
-            start = end
-
-
 def _deal(
-    blocks: list[pa.Table], generators: Generators, parallel_phases: bool
+    blocks: Mapping[int, pa.Table], generators: Generators, parallel_phases: bool
 ) -> tuple[list[pa.Table], int]:
-    """Parts of consecutive blocks, one for each Ray task, and how many tasks run at once."""
+    """Tables of `_DEALT`, one for each Ray task, and how many tasks run at once."""
     concurrency, count = generators.tasks, generators.tasks
     if not parallel_phases:  # then one more task works while the last rows of another are awaited
         concurrency += 1
         window = sum(generators.windows().values())
-        rows = sum(block.num_rows for block in blocks)
+        rows = sum(block.num_rows for block in blocks.values())
         count = max(concurrency, round(rows / (_WINDOWS * window)))
     count = min(count, len(blocks))
     bounds = [i * len(blocks) // count for i in range(count + 1)]
+    dealt = [{"block": number, "rows": _packed(block)} for number, block in blocks.items()]
     parts = [
-        pa.concat_tables(blocks[start:end]).combine_chunks()
-        for start, end in itertools.pairwise(bounds)
+        pa.Table.from_pylist(dealt[start:end], _DEALT) for start, end in itertools.pairwise(bounds)
     ]
     return parts, min(concurrency, count)
+
+
+def _packed(table: pa.Table) -> bytes:
+    """A table as one value of a column."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _unpacked(data: bytes) -> pa.Table:
+    """The table that was `_packed`."""
+    with pa.ipc.open_stream(data) as stream:
+        return stream.read_all()
 
 
 def warm_up(count: int) -> None:
@@ -192,14 +216,16 @@ def _be_there(table: pa.Table) -> pa.Table:
 
 
 def _guarded(table: pa.Table, *, task: Task) -> pa.Table:
-    """The task's rows, or a row with the error of ours that it raised.
+    """A row of `_DONE` for each block.
 
-    Raised in a task, it would reach the driver as its traceback in an error of Ray Data's.
+    An error raised in a task would reach the driver as its traceback in an error of Ray Data's.
     """
     try:
-        return asyncio.run_coroutine_threadsafe(_run(table, task), _loop()).result()
+        done = asyncio.run_coroutine_threadsafe(_run(table, task), _loop()).result()
     except RaySIError as error:
-        return pa.table({_ERROR: [[type(error).__name__, str(error)]]})
+        failed = {"error": type(error).__name__, "message": str(error)}
+        done = [{"block": block, **failed} for block in table["block"].to_pylist()]
+    return pa.Table.from_pylist(done, _DONE)
 
 
 @functools.cache
@@ -210,82 +236,103 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _run(table: pa.Table, task: Task) -> pa.Table:
-    """Answer and store the blocks of a table; their summaries, each row with a ``stored``."""
+async def _run(table: pa.Table, task: Task) -> list[dict[str, Any]]:
+    """Answer and store the blocks of a table of `_DEALT`; a row of `_DONE` for each."""
+    blocks = {row["block"]: _unpacked(row["rows"]) for row in table.to_pylist()}
     windows = task.generators.windows()
     clients = {app: Client(app, window, task.order) for app, window in windows.items()}
-    apps = task.generators.apps
-    room = asyncio.Semaphore(2 * sum(windows.values()))
-    started: list[asyncio.Task[Any]] = []
-
-    def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        started.append(asyncio.create_task(work))
-        return started[-1]
-
-    def ask(request: Request) -> Awaitable[Completion]:
-        return clients[apps[request.purpose]].ask(request)
-
-    async def answer(row: dict[str, Any]) -> Any:
-        try:
-            return await task.work.answer(row, ask)
-        except RaySIError:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is that row's
-            return task.work.failed(_as_completion(error))
-        finally:
-            room.release()
-
-    async def finish(block: pa.Table, answers: list[asyncio.Task[Any]]) -> pa.Table:
-        return await asyncio.to_thread(_store, task, block, await asyncio.gather(*answers))
-
-    blocks: list[asyncio.Task[pa.Table]] = []
-    summaries: list[pa.Table] = []
+    answering = _Answering(task, clients, room=2 * sum(windows.values()))
     async with AsyncExitStack() as stack:
         for client in clients.values():
             await stack.enter_async_context(client.watched())
         try:
-            finished = await asyncio.to_thread(_finished, task)
-            for number, block in split_blocks(table):
-                if task.is_over or any(b.done() and b.exception() for b in blocks):
-                    break  # what failed is raised below, with no more asked for
-                if _key(task, number) in finished and (
-                    stored := await asyncio.to_thread(_stored, task, block)
-                ):
-                    summaries.append(stored)
-                    continue
-                answers = []
-                for row in block.to_pylist():
-                    await room.acquire()
-                    answers.append(start(answer(row)))
-                blocks.append(start(finish(block, answers)))
-            summaries += await asyncio.gather(*blocks)
-            return pa.concat_tables(summaries or [table.slice(0, 0)])
+            done = await answering.run(blocks)
         finally:
-            for each in started:
-                each.cancel()
+            answering.cancel()
+    written = {row["block"]: row for row in done}
+    return [written.get(number, {"block": number}) for number in blocks]
 
 
-def _finished(task: Task) -> set[str]:
-    """Blocks that stand already: those of this very task, if its first worker died."""
-    return set(open_objects(task.location).list(f"{task.work.folder}/block-"))
+class _Answering:
+    """The blocks of one task on their way: rows are asked in order, ``room`` of them at a time."""
+
+    def __init__(self, task: Task, clients: dict[str, Client], room: int) -> None:
+        self._task, self._clients = task, clients
+        self._room = asyncio.Semaphore(room)
+        self._started: list[asyncio.Task[Any]] = []
+
+    async def run(self, blocks: Mapping[int, pa.Table]) -> list[dict[str, Any]]:
+        """Rows of `_DONE` of the blocks, but for those that the task is over for.
+
+        Blocks that stand already are those of this very task, if its first worker died.
+        """
+        stored = [
+            self._start(asyncio.to_thread(_stored, self._task, number, block))
+            for number, block in blocks.items()
+        ]
+        done: list[dict[str, Any]] = []
+        finishing: list[asyncio.Task[dict[str, Any]]] = []
+        for (number, block), standing in zip(blocks.items(), stored, strict=True):
+            if self._task.is_over or any(f.done() and f.exception() for f in finishing):
+                break  # what failed is raised below, with no more asked for
+            if (row := await standing) is not None:
+                done.append(row)
+                continue
+            answers = []
+            for asked in block.to_pylist():
+                await self._room.acquire()
+                answers.append(self._start(self._answer(asked)))
+            finishing.append(self._start(self._finish(number, block, answers)))
+        return done + await asyncio.gather(*finishing)
+
+    def cancel(self) -> None:
+        """End whatever is still on its way."""
+        for each in self._started:
+            each.cancel()
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        self._started.append(asyncio.create_task(work))
+        return self._started[-1]
+
+    async def _answer(self, row: dict[str, Any]) -> Any:
+        try:
+            return await self._task.work.answer(row, self._ask)
+        except RaySIError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is that row's
+            return self._task.work.failed(_as_completion(error))
+        finally:
+            self._room.release()
+
+    def _ask(self, request: Request) -> Awaitable[Completion]:
+        return self._clients[self._task.generators.apps[request.purpose]].ask(request)
+
+    async def _finish(
+        self, number: int, block: pa.Table, answers: list[asyncio.Task[Any]]
+    ) -> dict[str, Any]:
+        answered = await asyncio.gather(*answers)
+        return await asyncio.to_thread(_store, self._task, number, block, answered)
 
 
-def _stored(task: Task, block: pa.Table) -> pa.Table | None:
-    """Summary of a block that stands already; None where it is one of other rows."""
-    key, ids = _key(task, block["block"][0].as_py()), task.work.row_id
-    stored, info = read_stored(open_objects(task.location), key)
-    return _summary(task, stored, info) if stored[ids].equals(block[ids]) else None
+def _stored(task: Task, number: int, block: pa.Table) -> dict[str, Any] | None:
+    """The row of `_DONE` of a block that stands already; None where it is one of other rows."""
+    try:
+        stored, info = read_stored(open_objects(task.location), _key(task, number))
+    except KeyError:
+        return None
+    ids = task.work.row_id
+    return _done(task, number, stored, info) if stored[ids].equals(block[ids]) else None
 
 
-def _store(task: Task, block: pa.Table, answers: list[Any]) -> pa.Table:
-    """Store a block, unless somebody was first; a summary of what stands then."""
+def _store(task: Task, number: int, block: pa.Table, answers: list[Any]) -> dict[str, Any]:
+    """Store a block, unless somebody was first; the row of `_DONE` of what stands then."""
     complete, ids = _complete(task.work, block, answers), task.work.row_id
-    objects, number = open_objects(task.location), block["block"][0].as_py()
+    objects = open_objects(task.location)
     stored, info = claim_table(objects, _key(task, number), complete)
     if not stored[ids].equals(complete[ids]):  # a superseded driver's, cut short where it stopped
         key = block_key(task.work.folder, number, task.fencing)
         stored, info = claim_table(objects, key, complete)
-    return _summary(task, stored, info)
+    return _done(task, number, stored, info)
 
 
 def _complete(work: Work, block: pa.Table, answers: list[Any]) -> pa.Table:
@@ -310,7 +357,6 @@ def _key(task: Task, number: int) -> str:
     return block_key(task.work.folder, number, fencing)
 
 
-def _summary(task: Task, stored: pa.Table, info: ShardInfo) -> pa.Table:
-    """What goes to the driver; row by row, since Ray Data knows only rows."""
-    summary = task.work.summary(stored)
-    return summary.append_column("stored", pa.array([asdict(info)] * summary.num_rows))
+def _done(task: Task, number: int, stored: pa.Table, info: ShardInfo) -> dict[str, Any]:
+    summary = _packed(task.work.summary(stored, info))
+    return {"block": number, "summary": summary, **asdict(info)}

@@ -15,6 +15,7 @@ from ray.util.metrics import Gauge
 from ray_si.config import RunConfig
 from ray_si.errors import RaySIError
 from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.run.instance_parts import Counts
 from ray_si.run.run import LIVE, Run
 from ray_si.serving.applications import Serving
 
@@ -33,12 +34,14 @@ logger = logging.getLogger(__name__)
 class Watcher:
     """Reports how busy the replicas are for as long as ``with`` lasts.
 
-    Each second to the reporter and as Ray metrics; every few seconds into the run's ``live.json``,
-    which is there only while a build runs (or after one was killed).
+    Each second to the reporter and as Ray metrics; every few seconds, and at the end, into the
+    run's ``live.json``, which also says what instances are ``written``.
     """
 
-    def __init__(self, config: RunConfig, serving: Serving, reporter: Reporter, run: Run) -> None:
-        self._config = config
+    def __init__(
+        self, config: RunConfig, serving: Serving, reporter: Reporter, run: Run, written: Counts
+    ) -> None:
+        self._config, self._written = config, written
         self._serving, self._reporter, self._run = serving, reporter, run
         self._lost = run.lease.lost
         self._ended = threading.Event()
@@ -60,10 +63,7 @@ class Watcher:
     def _watch(self) -> None:
         self._look()
         if not self._lost.done():
-            try:
-                self._run.objects.delete(LIVE)
-            except (OSError, RaySIError) as problem:  # it says when it was written
-                logger.warning("%s could not be removed: %s", LIVE, problem)
+            self._write_live(ended=True)
 
     def _look(self) -> None:
         names = ("accepted", "candidates", "target", "instances", "dollars")
@@ -81,10 +81,7 @@ class Watcher:
             self._set(gauges, last)
             if time.monotonic() - written >= _WRITE_S:
                 written = time.monotonic()
-                try:
-                    self._run.objects.put(LIVE, json.dumps(self.live(), indent=2).encode())
-                except (OSError, RaySIError) as problem:
-                    logger.warning("%s could not be written: %s", LIVE, problem)
+                self._write_live(ended=False)
 
     def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:
         values: dict[str, float] = {"instances": last.instances}
@@ -95,16 +92,23 @@ class Watcher:
         for name, value in values.items():
             gauges[name].set(value, {"run": self._run.location})
 
-    def live(self) -> dict[str, Any]:
+    def _write_live(self, *, ended: bool) -> None:
+        try:
+            self._run.objects.put(LIVE, json.dumps(self.live(ended=ended), indent=2).encode())
+        except (OSError, RaySIError) as problem:  # nothing depends on it
+            logger.warning("%s could not be written: %s", LIVE, problem)
+
+    def live(self, *, ended: bool) -> dict[str, Any]:
         """Numbers of this build so far, as ``ray-si status`` shows them.
 
         Seconds count from its start, also those for each instruction that it accepted; dollars are
-        of what its replicas answered.
+        of what its replicas answered; ``written`` is of the whole run.
         """
         last, usage = self._reporter.last, self._reporter.last.usage
         seconds, accepted = time.monotonic() - self._reporter.began, self._reporter.accepted
         return {
             "at": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "ended": ended,
             "phase": last.phase,
             "done": last.done,
             "total": last.total,
@@ -124,6 +128,13 @@ class Watcher:
             **{
                 name: dict(sorted(getattr(usage, name).items()))
                 for name in ("requests", "failed", "prompt_tokens", "completion_tokens")
+            },
+            "written": {
+                "instructions": self._written.instructions,
+                "instances": self._written.instances,
+                "prompt_tokens": self._written.tokens.prompt,
+                "completion_tokens": self._written.tokens.completion,
+                "contaminated": dict(self._written.contaminated),
             },
         }
 

@@ -247,7 +247,7 @@ def print_check(config: RunConfig, inputs: Inputs) -> None:
 
 
 def print_status(location: str, status: dict[str, Any]) -> None:
-    """The keys of `Run.status` as a table."""
+    """The keys of `ray_si.run.status.status` as a table."""
     table = Table(title=location, show_header=False, title_justify="left")
     live = status.get("live", {})
     for key, value in {k: v for k, v in status.items() if k != "live"}.items():

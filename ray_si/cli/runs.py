@@ -76,10 +76,9 @@ def status(
     """Show where a run stands, while it is being built too."""
     with errors_as_exits():
         from ray_si.run.run import Run
-        from ray_si.run.tokens import spending
+        from ray_si.run.status import status as status_of
 
-        opened = Run.open(run)
-        status_ = opened.status() | {"spent": spending(opened)}
+        status_ = status_of(Run.open(run))
         if as_json:
             typer.echo(json.dumps(status_, indent=2))
         else:

@@ -27,7 +27,7 @@ from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.formats import to_row
 from ray_si.serving.applications import Serving, shared_name
 from ray_si.serving.connect import connect
-from ray_si.storage.tables import read_table
+from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
 from ray_si.training.base import choose_encoding, inspect, training_record
 from ray_si.training.comparison import compare, to_markdown
@@ -245,8 +245,9 @@ def _ask(
     )
     with Serving(host, name, folder.fencing, embedder=False) as serving:
         task = Task(work, serving.generators, folder.location, order=(0,), fencing=folder.fencing)
-        for table, _ in write_blocks(blocks, task, parallel_phases=False):
-            done += table.num_rows
+        numbered = {block["block"][0].as_py(): block for block in blocks}
+        for _, _, info in write_blocks(numbered, task, parallel_phases=False):
+            done += info.rows
             listen(EvaluationProgress(member.name, done, total))
 
 
@@ -276,9 +277,9 @@ class AnswerExamples:
         ]
         return pa.Table.from_pylist(rows, pa.schema([*block.schema, *COMPLETION]))
 
-    def summary(self, stored: pa.Table) -> pa.Table:
-        """The driver only counts."""
-        return stored.select(["block"])
+    def summary(self, stored: pa.Table, info: ShardInfo) -> pa.Table:
+        """Nothing: the driver only counts."""
+        return stored.select([])
 
 
 def _blocks(examples: Sequence[Example], size: int) -> list[pa.Table]:

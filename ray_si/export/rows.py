@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ray_si.errors import RunError
 from ray_si.run.ids import training_row_id
+from ray_si.run.instance_parts import read_blocks
 from ray_si.run.manifests import Stats, StoredObject, stored_object
 from ray_si.run.run import Run
 from ray_si.run.schemas import (
@@ -18,9 +19,10 @@ from ray_si.run.schemas import (
     AcceptedRow,
     InstanceRow,
     InstanceText,
-    RejectedInstance,
     TrainingRow,
 )
+from ray_si.run.status import contaminated
+from ray_si.run.tokens import Tokens, tokens_of
 from ray_si.self_instruct.thoughts import split_thoughts
 
 _ACCEPTED = [
@@ -36,7 +38,7 @@ def training_rows(run: Run) -> Iterator[TrainingRow]:
         row for table in run.accepted(_ACCEPTED) for row in table.to_pylist()
     )
     decided: Iterator[InstanceRow] = (
-        row for block in run.instance_blocks() for row in block.to_pylist()
+        row for block in read_blocks(run) for row in block.to_pylist()
     )
     thought_of = _thoughts(run)
     for source, row in zip_longest(accepted, decided):
@@ -137,9 +139,11 @@ def recount(run: Run, rows: int) -> Stats:
     for manifest in manifests:
         rejected.update(manifest["rejected"])
     instances_rejected: Counter[str] = Counter()
-    contaminated: list[RejectedInstance] = []
+    of_sets: Counter[str] = Counter()
+    spent = Tokens()
     classification = with_instance = instructions = tokens = 0
-    for block in run.instance_blocks():
+    for block in read_blocks(run):
+        spent += tokens_of(block)
         block_rows: list[InstanceRow] = block.to_pylist()
         for row in block_rows:
             instructions += 1
@@ -147,7 +151,9 @@ def recount(run: Run, rows: int) -> Stats:
             with_instance += bool(row["instances"])
             tokens += row["completion_tokens"]
             instances_rejected.update(item["reason"] for item in row["rejected"])
-            contaminated += [i for i in row["rejected"] if i["reason"] == "contaminated"]
+            of_sets.update(
+                str(i["source"]) for i in row["rejected"] if i["reason"] == "contaminated"
+            )
     return {
         "rounds": len(manifests),
         "requests": sum(manifest["requests"] for manifest in manifests),
@@ -158,7 +164,14 @@ def recount(run: Run, rows: int) -> Stats:
         "with_instance": with_instance,
         "rows": rows,
         "instances_rejected": dict(sorted(instances_rejected.items())),
-        "contaminated": run.contaminated(manifests, contaminated),
+        "contaminated": contaminated(run, manifests, of_sets),
         "bootstrap_tokens": sum(manifest["completion_tokens"] for manifest in manifests),
         "instance_tokens": tokens,
+        "spent": {
+            "bootstrap": {
+                "prompt": sum(manifest.get("prompt_tokens", 0) for manifest in manifests),
+                "completion": sum(manifest["completion_tokens"] for manifest in manifests),
+            },
+            "instances": {"prompt": int(spent.prompt), "completion": int(spent.completion)},
+        },
     }

@@ -15,6 +15,7 @@ from ray_si.dedup import Duplicate, ExcludedTexts
 from ray_si.engines.base import Completion
 from ray_si.pipeline.decisions import FAILURES, completion_row
 from ray_si.records import Instance
+from ray_si.run.checkpoint import POOL_COLUMNS
 from ray_si.run.evaluation import texts_of_instance
 from ray_si.run.schemas import InstanceRow, InstanceText, RejectedInstance
 from ray_si.self_instruct.filters import filter_instances
@@ -29,12 +30,8 @@ NOT_ASKED = "not_asked"
 it either, so it has no instance. Also the reason that its row gives for that."""
 
 
-POOL_COLUMNS = ["id", "instruction", "classification_prompt", "instance"]
-"""Columns of accepted rows that an `AcceptedInstruction` is made of."""
-
-
 class PoolRow(TypedDict):
-    """These columns of an `AcceptedRow`."""
+    """The `POOL_COLUMNS` of an `AcceptedRow`."""
 
     id: str
     instruction: str

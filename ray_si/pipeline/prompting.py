@@ -18,8 +18,9 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.dedup.clusters import cluster
 from ray_si.engines.base import Purpose, Request
-from ray_si.pipeline.instances import POOL_COLUMNS, AcceptedInstruction, PoolRow
+from ray_si.pipeline.instances import AcceptedInstruction, PoolRow
 from ray_si.records import Instance, SeedTask
+from ray_si.run.checkpoint import POOL_COLUMNS
 from ray_si.run.ids import regions_seed, request_id, request_seed
 from ray_si.run.schemas import embeddings_of
 from ray_si.self_instruct.filters import count_words
@@ -96,9 +97,9 @@ class Prompting:
         return self._sizes[-1] if self._sizes else 0
 
     @property
-    def columns(self) -> list[str]:
-        """What `extend` reads of accepted rows."""
-        return POOL_COLUMNS + ["embedding"] * self._diverse
+    def needs_embeddings(self) -> bool:
+        """Whether `extend` reads the column ``embedding``, besides `POOL_COLUMNS`."""
+        return self._diverse
 
     def extend(self, accepted: pa.Table) -> None:
         """Take the accepted rows of the next committed round."""

@@ -14,7 +14,8 @@ from ray_si.errors import BudgetError
 from ray_si.pipeline.longest_requests import longest_requests
 from ray_si.records import SeedTask
 from ray_si.run.run import Run
-from ray_si.run.tokens import Phase, Tokens, spent
+from ray_si.run.status import spent
+from ray_si.run.tokens import Phase, Tokens
 
 
 @dataclass(frozen=True)

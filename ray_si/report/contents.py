@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ray_si.errors import DamageError
 from ray_si.run.audit import Audit, Check, wrong_columns
 from ray_si.run.ids import place_of_request
-from ray_si.run.layout import INSTANCES, block_number, round_of_block
+from ray_si.run.layout import round_of_block
 from ray_si.run.manifests import Stats, named_blocks
 from ray_si.run.run import Run, part_key
 from ray_si.run.schemas import (
@@ -168,11 +168,7 @@ class RunContents:
         return size if isinstance(size, int) and size > 0 else 0
 
     def _instance_keys(self) -> list[str]:
-        if self._audit.instances:
-            return [part["key"] for part in self._audit.instances["objects"]]
-        numbers = {key: block_number(key, INSTANCES) for key in self._audit.keys}
-        blocks = [(number, key) for key, number in numbers.items() if number is not None]
-        return [key for _, key in sorted(blocks)]
+        return self._audit.instance_keys()
 
     # Reading -----------------------------------------------------------------------------------
 

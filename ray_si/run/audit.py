@@ -12,10 +12,12 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_si.run.layout import INSTANCES, block_key, block_number, round_folder
+from ray_si.run.instance_parts import PART
+from ray_si.run.layout import INSTANCES, block_key, block_keys, block_number, round_folder
 from ray_si.run.manifests import RoundManifest, Stats
 from ray_si.run.run import Manifest, Run, seal
 from ray_si.run.schemas import NULLABLE
+from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import ShardInfo, read_table
 
 LIMIT = 20
@@ -88,7 +90,8 @@ class Audit:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.keys = list(run.objects.list())  # before the manifests: later objects may be newer
+        # before the manifests: later objects may be newer; in order, and quick to look into
+        self.keys = dict.fromkeys(run.objects.list())
         self.finished = "stats.json" in self.keys
         self.rounds: list[RoundManifest] = []
         self.sound_rounds: dict[int, RoundManifest] = {}
@@ -96,6 +99,7 @@ class Audit:
         self.stats: Stats | None = None
         self.damaged: set[str] = set()
         self.intact = True
+        self._blocks: list[str] = []
         self._named: dict[str, tuple[str, ShardInfo]] = {}  # key -> who says what of it
 
     # Manifests ---------------------------------------------------------------------------------
@@ -121,29 +125,48 @@ class Audit:
             if "instances/manifest.json" not in self.keys:
                 self._lost(check, "instances/manifest.json", "is missing, though the run is done")
         if self.instances:
-            named = self.instances.get("objects", [])
-            self._name(check, "instances/manifest.json", named, "instances/")
-        for round_ in range(expected):
-            self._check_round(check, round_)
+            self._name_instances(check, self.instances)
+        keys = [f"{round_folder(round_)}/manifest.json" for round_ in range(expected)]
+        for round_, data in enumerate(read_ahead(self._get, keys)):
+            if keys[round_] not in self.keys:
+                self._lost(check, keys[round_], "is missing, though the run went on")
+            elif manifest := self._manifest_of(check, keys[round_], data, _ROUND):
+                self._check_round(check, round_, manifest)
         return check
 
-    def _check_round(self, check: Check, round_: int) -> None:
+    def _name_instances(self, check: Check, manifest: Manifest) -> None:
+        """Take what the manifest of the instances names: parts that name blocks, or blocks."""
+        key, parts = "instances/manifest.json", manifest.get("parts", [])
+        self._name(check, key, manifest.get("objects", []), "instances/block-")
+        self._name(check, key, parts, "instances/part-")
+        for part in parts if self.intact else ():
+            table = self.table(part["key"], PART, check)
+            self.intact = self.intact and table is not None
+            for entry in table.select(list(_OBJECT)).to_pylist() if table else ():
+                self._name(check, part["key"], entry, "instances/block-")
+                self._blocks.append(entry["key"])
+        if self.intact and "objects" in manifest:
+            named = block_keys(entry["key"] for entry in manifest["objects"])
+            self._blocks += named.values()
+
+    def instance_keys(self) -> list[str]:
+        """The instance blocks by number: those that the manifest names, else those that stand."""
+        if self.instances:
+            return self._blocks
+        return list(block_keys(key for key in self.keys if key.startswith("instances/")).values())
+
+    def _check_round(self, check: Check, round_: int, manifest: Manifest) -> None:
         folder = round_folder(round_)
         key = f"{folder}/manifest.json"
-        if key not in self.keys:
-            self._lost(check, key, "is missing, though the run went on")
-            return
-        manifest = self._manifest(check, key, _ROUND)
-        if manifest is None:
-            return
         check.expect(key, "round", round_, manifest["round"])
         for name in ("rejected", "contaminated"):
             if not all(isinstance(count, int) for count in manifest[name].values()):
                 self._lost(check, key, f"says {name}, but not in numbers")
                 return
-        self._name(check, key, manifest["objects"], f"{folder}/")
+        named = manifest["objects"]
+        self._name(check, key, named, f"{folder}/")
         for name in _DECISIONS:
-            if not any(named.startswith(f"{folder}/{name}-") for named in self._named):
+            if not any(_key_of(entry).startswith(f"{folder}/{name}-") for entry in named):
                 self._lost(check, key, f"does not name {name}")
         if key not in self.damaged:
             self.sound_rounds[round_] = cast(RoundManifest, manifest)
@@ -151,11 +174,23 @@ class Audit:
             self.rounds.append(cast(RoundManifest, manifest))
 
     def _manifest(self, check: Check, key: str, form: dict[str, type]) -> Manifest | None:
-        if key not in self.keys:
-            return None
+        return self._manifest_of(check, key, self._get(key), form) if key in self.keys else None
+
+    def _get(self, key: str) -> bytes | Exception:
+        """An object's bytes, or why there are none."""
+        try:
+            return self.run.objects.get(key)
+        except (KeyError, OSError, ValueError) as error:
+            return error
+
+    def _manifest_of(
+        self, check: Check, key: str, data: bytes | Exception, form: dict[str, type]
+    ) -> Manifest | None:
         check.count += 1
         try:
-            found = json.loads(self.run.objects.get(key))
+            if isinstance(data, Exception):
+                raise data
+            found = json.loads(data)
         except (KeyError, OSError, ValueError, RecursionError) as error:
             self._lost(check, key, f"is damaged: {error}")
             return None
@@ -195,15 +230,15 @@ class Audit:
     def check_objects(self) -> Check:
         """Every named object is there, with the size, SHA-256 and rows that its manifest says."""
         check = Check("objects")
-        for source, said in self._named.values():
+        results = read_ahead(lambda named: self._wrong_object(*named), self._named.values())
+        for (_, said), wrong in zip(self._named.values(), results, strict=True):
             check.count += 1
-            wrong = self._wrong_object(said, source)
             if wrong:
                 check.find(said.key, wrong)
                 self.damaged.add(said.key)
         return check
 
-    def _wrong_object(self, said: ShardInfo, source: str) -> str | None:
+    def _wrong_object(self, source: str, said: ShardInfo) -> str | None:
         try:
             data = self.run.objects.get(said.key)
         except KeyError:
@@ -278,8 +313,14 @@ class Audit:
         return key == f"{folder}/manifest.json"
 
 
+def _key_of(entry: Any) -> str:
+    """The key that an entry of a manifest names, "" where it names none."""
+    return str(entry.get("key", "")) if isinstance(entry, dict) else ""
+
+
 _BEGUN = re.compile(
     r"bootstrap/round-\d{5,}/(block-\d{5,}(-\d{5,})?|(accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
+    r"|checkpoint/(rounds|pool)-\d{5,}-\d{5,}-\d{5,}\.parquet|instances/part-\d{5,}-\d{5,}\.parquet"
     r"|instances/block-\d{5,}(-\d{5,})?\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
     r"|README\.md|report\.html|(.+/)?\.tmp-[^/]*|live\.json"
 )

@@ -29,13 +29,13 @@ def block_key(folder: str, block: int, fencing: int | None = None) -> str:
 
 
 def block_keys(keys: Iterable[str]) -> dict[int, str]:
-    """Block number -> key, of the keys that are of blocks; where one was asked again, the last."""
+    """Block number -> key, by number, of the keys of blocks; of one asked again, the last."""
     last: dict[int, tuple[int, str]] = {}
     for key in keys:
         if match := _BLOCK.fullmatch(key):
             block, fencing = int(match[2]), int(match[3] or 0)
             last[block] = max(last.get(block, (0, "")), (fencing, key))
-    return {block: key for block, (_, key) in last.items()}
+    return {block: last[block][1] for block in sorted(last)}
 
 
 def block_number(key: str, folder: str) -> int | None:

@@ -65,6 +65,7 @@ class RoundManifest(_RoundExtras):
 
 
 class _StatsExtras(_Signature, total=False):
+    spent: dict[str, dict[str, int]]
     shards: list[StoredObject]
     documents: list[StoredObject]
 
@@ -74,7 +75,7 @@ class Stats(_StatsExtras):
 
     ``accepted`` instructions, of which ``classification`` are classification tasks and
     ``with_instance`` have a training row; ``rows`` are all training rows. Tokens are those of
-    completions.
+    completions; ``spent`` are those of prompts and completions, by phase.
     """
 
     rounds: int

@@ -10,7 +10,10 @@
     bootstrap/round-00000/block-00000-00002.parquet   one asked again, by fencing number
     bootstrap/round-00000/{accepted,rejected}-00001.parquet     decisions, by fencing number
     bootstrap/round-00000/manifest.json               last: the round exists from here on
-    instances/block-00000.parquet ...  manifest.json
+    instances/block-00000.parquet ...                 instructions with their instances
+    instances/part-00000-00001.parquet ...            of 1,000 blocks each, once these stand
+    instances/manifest.json                           last: names the parts
+    checkpoint/                                       the rounds again, in a few objects
     data/train-00000-of-00002.parquet ...
     README.md  report.html                            the dataset card, and what the run came to
     stats.json                                        last of all: the run is complete
@@ -26,10 +29,10 @@ then.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, cast
@@ -41,18 +44,16 @@ from ray_si.errors import DamageError, LeaseLostError, RunError, one_line
 from ray_si.records import SeedTask
 from ray_si.run.evaluation import EvaluationSet, from_table, to_table
 from ray_si.run.layout import (
-    INSTANCES,
     block_keys,
     round_folder,
-    round_of,
     shard_key,
-    unfenced,
 )
-from ray_si.run.manifests import RoundManifest, Stats, named_blocks
-from ray_si.run.schemas import SEEDS, RejectedInstance
+from ray_si.run.manifests import RoundManifest, Stats
+from ray_si.run.schemas import SEEDS
 from ray_si.storage.base import Objects, absolute
 from ray_si.storage.lease import LEASES, Lease, check_exclusive
 from ray_si.storage.objects import open_objects
+from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import (
     ShardInfo,
     claim_table,
@@ -202,12 +203,23 @@ class Run:
             _check_same(self.location, header, mine["identity"], mine["fingerprint"])
             self.header = header
 
-    def _commit(self, key: str, manifest: Manifest) -> None:
-        """Write a manifest, once; LeaseLostError where another driver has taken over."""
+    def _commit(self, key: str, manifest: Manifest) -> Manifest:
+        """Write a manifest, once, and return it as it is stored.
+
+        Raises LeaseLostError where another driver has taken over.
+        """
         self.lease.check()
-        manifest = manifest | {"fencing": self.lease.number, "versions": _versions()}
-        if not self.objects.put_if_absent(key, _json(seal(manifest))):
+        manifest = seal(manifest | {"fencing": self.lease.number, "versions": _versions()})
+        if not self.objects.put_if_absent(key, _json(manifest)):
             raise LeaseLostError(f"{self.location}/{key} was written by another driver meanwhile")
+        return manifest
+
+    def write_numbered(self, stem: str, data: bytes, rows: int = 0) -> ShardInfo:
+        """Write ``stem``-FENCING.parquet, which only this driver does. Raises LeaseLostError."""
+        self.lease.check()
+        key = f"{stem}-{self.lease.number:05d}.parquet"
+        self.objects.put(key, data)
+        return describe_bytes(key, rows, data)
 
     def publish(self, key: str, data: bytes, rows: int = 0) -> ShardInfo:
         """Write what stats.json will name, unless this very thing stands there.
@@ -223,14 +235,12 @@ class Run:
 
     # Blocks ------------------------------------------------------------------------------------
 
-    def finished_blocks(self, folder: str) -> dict[int, str]:
-        """Block number -> key of the blocks that stand in a folder.
+    def finished_blocks(self, folder: str, stem: str = "") -> dict[int, str]:
+        """Block number -> key of the blocks that stand in a folder, by number.
 
-        Of the instances, once they have a manifest, those that it names.
+        With ``stem`` those whose number begins so, written with five digits or more.
         """
-        if folder == INSTANCES and (manifest := self.instances()):
-            return named_blocks(manifest["objects"])
-        return block_keys(self.objects.list(f"{folder}/block-"))
+        return block_keys(self.objects.list(f"{folder}/block-{stem}"))
 
     def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet object of this run; RunError where it is missing or damaged."""
@@ -262,19 +272,26 @@ class Run:
 
     # Bootstrap ---------------------------------------------------------------------------------
 
+    def round_manifest(self, round_: int) -> RoundManifest | None:
+        """The manifest of a round; None where it is not committed."""
+        manifest = self._json_or_none(f"{round_folder(round_)}/manifest.json")
+        return cast("RoundManifest | None", manifest)
+
     def rounds(self) -> list[RoundManifest]:
         """Manifests of the committed rounds, in order, up to the first that is missing.
 
-        Once there is a manifest of the instances, those that it counts: a driver that was
-        superseded without noticing may have committed another.
+        Whole, so one object a round; what a build goes by is `ray_si.run.checkpoint`. Once there is
+        a manifest of the instances, those that it counts: a driver that was superseded without
+        noticing may have committed another.
         """
-        manifests: list[RoundManifest] = []
         last = (self.instances() or {}).get("rounds")
-        while len(manifests) != last:
-            manifest = self._json_or_none(f"{round_folder(len(manifests))}/manifest.json")
+        manifests: list[RoundManifest] = []
+        for manifest in read_ahead(
+            self.round_manifest, itertools.count() if last is None else range(last)
+        ):
             if manifest is None:
                 break
-            manifests.append(cast(RoundManifest, manifest))
+            manifests.append(manifest)
         return manifests
 
     def commit_round(
@@ -284,10 +301,11 @@ class Run:
         accepted: pa.Table,
         rejected: pa.Table,
         manifest: RoundManifest,
-    ) -> None:
+    ) -> RoundManifest:
         """Write a round's decisions, then its manifest; from then on the round exists.
 
-        ``blocks`` are the raw blocks they were taken from. Raises LeaseLostError.
+        ``blocks`` are the raw blocks they were taken from. The manifest as it is stored. Raises
+        LeaseLostError.
         """
         folder, fencing = round_folder(round_), self.lease.number
         parts = [
@@ -295,55 +313,13 @@ class Run:
             for name, table in (("accepted", accepted), ("rejected", rejected))
         ]
         objects = [asdict(part) for part in (*blocks, *parts)]
-        self._commit(f"{folder}/manifest.json", {**manifest, "objects": objects})
+        stored = self._commit(f"{folder}/manifest.json", {**manifest, "objects": objects})
+        return cast(RoundManifest, stored)
 
     def accepted(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Accepted rows of the committed rounds, a table each, in pool order."""
-        for manifest in self.rounds():
-            yield self.read(part_key(manifest, "accepted"), columns)
-
-    def strays(self) -> list[str]:
-        """Of a finished run, what its drivers have left that nothing names.
-
-        Rounds begun ahead, blocks that were asked again, parts of interrupted commits, and what a
-        superseded driver wrote. Reads the manifests only of rounds that have something twice.
-        """
-        stats, instances = self._json_or_none(_STATS), self.instances()
-        if not (stats and instances):
-            return []  # not finished, or damaged
-        rounds: dict[int, list[str]] = {}
-        for key in self.objects.list("bootstrap/"):
-            if (round_ := round_of(key)) is not None:
-                rounds.setdefault(round_, []).append(key)
-        strays = []
-        for round_, keys in sorted(rounds.items()):
-            if round_ >= stats["rounds"]:
-                strays += keys
-            elif len(set(map(unfenced, keys))) < len(keys):
-                strays += self._unnamed(f"{round_folder(round_)}/manifest.json", keys)
-        strays += self._unnamed(_INSTANCES, self.objects.list("instances/"))
-        shards = {part["key"] for part in stats["shards"]}
-        strays += [key for key in self.objects.list("data/train-") if key not in shards]
-        return strays + [key for key in self.objects.list(LIVE) if key == LIVE]
-
-    def _unnamed(self, manifest_key: str, keys: Iterable[str]) -> list[str]:
-        """Those of the keys that a manifest does not name; none where it is lost."""
-        manifest = self._json_or_none(manifest_key)
-        if manifest is None:
-            return []
-        named = {part["key"] for part in manifest["objects"]} | {manifest_key}
-        return [key for key in keys if key not in named]
-
-    def is_clean(self) -> bool:
-        """Whether `clean_up` would find nothing, in a finished run."""
-        return not self.strays() and next(iter(self.objects.temporaries()), None) is None
-
-    def clean_up(self) -> None:
-        """Delete `strays`, and what interrupted writes have left. Raises LeaseLostError."""
-        self.lease.check()
-        for key in self.strays():
-            self.objects.delete(key)
-        self.objects.sweep()
+        keys = (part_key(manifest, "accepted") for manifest in self.rounds())
+        return read_ahead(lambda key: self.read(key, columns), keys)
 
     # Instances, data -----------------------------------------------------------------------------
 
@@ -351,17 +327,12 @@ class Run:
         """The manifest of the instances, once that phase is complete."""
         return self._json_or_none(_INSTANCES)
 
-    def commit_instances(self, blocks: list[ShardInfo], manifest: Manifest) -> None:
-        """Declare the instance phase complete, with these blocks. Raises LeaseLostError."""
-        objects = [asdict(block) for block in blocks]
-        self._commit(_INSTANCES, manifest | {"objects": objects})
+    def commit_instances(self, parts: Sequence[ShardInfo], manifest: Manifest) -> None:
+        """Declare the instance phase complete, its blocks being those that the parts name.
 
-    def instance_blocks(self) -> Iterator[pa.Table]:
-        """The blocks of the complete instance phase, in order."""
-        manifest = self.instances()
-        assert manifest is not None, "the instance phase is not complete"
-        for part in manifest["objects"]:
-            yield self.read(part["key"])
+        See `ray_si.run.instance_parts`. Raises LeaseLostError.
+        """
+        self._commit(_INSTANCES, manifest | {"parts": [asdict(part) for part in parts]})
 
     def write_shard(self, index: int, count: int, suffix: str, table: pa.Table) -> ShardInfo:
         """Write one training shard. Raises LeaseLostError."""
@@ -378,70 +349,9 @@ class Run:
         """Declare the run complete. Raises LeaseLostError."""
         self._commit(_STATS, {**stats})
 
-    def status(self) -> dict[str, Any]:
-        """Where the run stands, from its manifests: no Ray, and safe while it is being built.
-
-        Keys: phase ("bootstrap", "instances", "export" or "done"), target, accepted, candidates,
-        rejected (reason -> count), contaminated (as in `contaminated`), rounds, instructions_done
-        (of phase 3), instances, rows (training rows written), fingerprint; and while it is being
-        built, live: how the build is doing, as `ray_si.build.watch.Watcher.live` has it.
-        """
-        rounds = self.rounds()
-        rejected: Counter[str] = Counter()
-        for manifest in rounds:
-            rejected.update(manifest["rejected"])
-        target = self.header["config"]["target_instructions"]
-        accepted = sum(manifest["accepted"] for manifest in rounds)
-        stats, instances = self.stats(), self.instances()
-        columns = ["instances", *(["rejected"] if self.header.get("decontaminate") else [])]
-        tables = [self.read(key, columns) for key in self.finished_blocks("instances").values()]
-        blocks = [table["instances"] for table in tables]
-        left_out = (
-            item
-            for table in tables
-            if "rejected" in columns
-            for row in table["rejected"].to_pylist()
-            for item in row
-        )
-        live = None if stats else self._json_or_none(LIVE)
-        phase = "bootstrap"
-        if stats:
-            phase = "done"
-        elif instances:
-            phase = "export"
-        elif accepted >= target or (live and live["phase"] == "instances"):
-            phase = "instances"  # there may be blocks before: see InstancePhase.begin
-        return {
-            "phase": phase,
-            "target": target,
-            "accepted": accepted,
-            "candidates": sum(manifest["candidates"] for manifest in rounds),
-            "rejected": dict(sorted(rejected.items())),
-            "contaminated": self.contaminated(rounds, left_out),
-            "rounds": len(rounds),
-            "instructions_done": sum(len(column) for column in blocks),
-            "instances": sum(len(kept) for column in blocks for kept in column),
-            "rows": stats["rows"] if stats else 0,
-            "fingerprint": self.header["fingerprint"],
-            **({"live": live} if live else {}),
-        }
-
-    def contaminated(
-        self, rounds: Sequence[RoundManifest], rejected: Iterable[RejectedInstance]
-    ) -> dict[str, dict[str, int]]:
-        """Evaluation set -> how many instructions and instances were left out for resembling it.
-
-        ``rejected`` are rejected instances of any kind.
-        """
-        instructions: Counter[str] = Counter()
-        for manifest in rounds:
-            instructions.update(manifest.get("contaminated", {}))
-        instances = Counter(str(i["source"]) for i in rejected if i["reason"] == "contaminated")
-        named = [one["name"] for one in self.header.get("decontaminate", [])]
-        return {
-            name: {"instructions": instructions[name], "instances": instances[name]}
-            for name in dict.fromkeys([*named, *instructions, *instances])
-        }
+    def live(self) -> dict[str, Any] | None:
+        """What the last driver said of itself while it was building."""
+        return self._json_or_none(LIVE)
 
     def _json_or_none(self, key: str) -> dict[str, Any] | None:
         try:

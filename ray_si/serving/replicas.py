@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 Order = tuple[int, ...]
 """Requests that wait on a replica are answered smallest first: a round before its successor."""
 
+BEFORE_ROUNDS: Order = (-1,)
+AFTER_ROUNDS: Order = (1 << 40,)
+"""Orders of what waits for no round, and of what every round goes before; rounds count from 0."""
+
 ReplicaReply = Completion | str
 """A completion, or what the engine raised."""
 

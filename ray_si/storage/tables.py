@@ -35,7 +35,7 @@ def write_table(objects: Objects, key: str, table: pa.Table) -> ShardInfo:
 
 def describe_table(key: str, table: pa.Table) -> ShardInfo:
     """What a manifest says of a Parquet table once it is written; writes nothing."""
-    return describe_bytes(key, table.num_rows, _to_parquet(table))
+    return describe_bytes(key, table.num_rows, to_parquet(table))
 
 
 def read_named(objects: Objects, location: str, info: ShardInfo, manifest: str) -> bytes:
@@ -56,7 +56,7 @@ def claim_table(objects: Objects, key: str, table: pa.Table) -> tuple[pa.Table, 
 
     Returns what stands there then, this table or the earlier one.
     """
-    data = _to_parquet(table)
+    data = to_parquet(table)
     if not objects.put_if_absent(key, data):
         return read_stored(objects, key)
     return table, describe_bytes(key, table.num_rows, data)
@@ -65,24 +65,24 @@ def claim_table(objects: Objects, key: str, table: pa.Table) -> tuple[pa.Table, 
 def read_stored(objects: Objects, key: str) -> tuple[pa.Table, ShardInfo]:
     """A Parquet object, and what a manifest says of it; KeyError where there is none."""
     data = objects.get(key)
-    table = _from_parquet(data, None)
+    table = from_parquet(data, None)
     return table, describe_bytes(key, table.num_rows, data)
 
 
 def to_bytes(key: str, table: pa.Table) -> bytes:
     """What `write_table` writes."""
-    return _to_jsonl(table) if key.endswith(".jsonl") else _to_parquet(table)
+    return _to_jsonl(table) if key.endswith(".jsonl") else to_parquet(table)
 
 
 def read_table(objects: Objects, key: str, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet object; KeyError where there is none."""
-    return _from_parquet(objects.get(key), columns)
+    return from_parquet(objects.get(key), columns)
 
 
 def from_bytes(key: str, data: bytes, columns: list[str], schema: pa.Schema) -> pa.Table:
     """Columns of what `to_bytes` made of a table with this schema."""
     if not key.endswith(".jsonl"):
-        return _from_parquet(data, columns)
+        return from_parquet(data, columns)
     rows = [json.loads(line) for line in data.split(b"\n") if line]
     part = pa.schema([schema.field(name) for name in columns])
     return pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows], part)
@@ -93,14 +93,16 @@ def describe_bytes(key: str, rows: int, data: bytes) -> ShardInfo:
     return ShardInfo(key, rows, len(data), hashlib.sha256(data).hexdigest())
 
 
-def _from_parquet(data: bytes, columns: list[str] | None) -> pa.Table:
+def from_parquet(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The table, or these columns of it, that `to_parquet` made the bytes of."""
     # on the calling thread alone: Arrow's pools, once started, can abort a short-lived process as
     # it exits (apache/arrow#34314)
     with pq.ParquetFile(pa.BufferReader(data)) as stored:
         return stored.read(columns, use_threads=False)
 
 
-def _to_parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as Parquet; the bytes depend on it and the pyarrow version only."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
     data: bytes = buffer.getvalue().to_pybytes()

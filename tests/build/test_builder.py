@@ -19,7 +19,7 @@ from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError, S
 from ray_si.pipeline.prompting import Prompting
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
-from ray_si.run.tokens import spending
+from ray_si.run.status import status as status_of
 from tests.builds import TARGET, digests, rays_processes
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -32,7 +32,7 @@ def _accepted(location: Path) -> list[dict]:
 def test_a_build_reaches_its_target_exactly(finished):
     location, result = finished
     assert result.stats["accepted"] == len(_accepted(location)) == TARGET
-    status = Run.open(str(location)).status()
+    status = status_of(Run.open(str(location)))
     assert (status["phase"], status["target"], status["accepted"]) == ("done", TARGET, TARGET)
     assert status["rows"] == status["instances"] == result.stats["rows"] > TARGET
 
@@ -228,7 +228,7 @@ def test_a_run_that_cannot_make_progress_stops_and_keeps_what_it_has(tmp_path, r
     with pytest.raises(NoProgressError, match="engine_error") as caught:
         build(parse_config(replay_config), str(tmp_path / "run"))
     assert f"0 of {TARGET}" in str(caught.value)
-    assert Run.open(str(tmp_path / "run")).status()["rejected"] == {"engine_error": 16}
+    assert status_of(Run.open(str(tmp_path / "run")))["rejected"] == {"engine_error": 16}
 
 
 def test_a_stop_string_that_never_comes_is_said(tmp_path, replay_config):
@@ -257,7 +257,7 @@ def test_finish_goes_on_with_what_is_accepted(finished, tmp_path):
     config = parse_config(json.loads((copy / "run.json").read_text())["config"])
     stats = build(config, str(copy), finish=True).stats
     assert 0 < stats["accepted"] < TARGET
-    assert Run.open(str(copy)).status()["phase"] == "done"
+    assert status_of(Run.open(str(copy)))["phase"] == "done"
 
 
 def test_after_an_interrupted_finish_the_whole_run_can_still_be_built(finished, tmp_path):
@@ -321,7 +321,7 @@ def test_a_running_build_says_how_busy_its_replicas_are(tmp_path, replay_config)
         if progress.usage.replicas:
             seen.append(progress)
         if (run / "live.json").exists():
-            shown.append(Run.open(str(run)).status())
+            shown.append(status_of(Run.open(str(run))))
 
     result = build(parse_config(replay_config), str(run), listen=listen)
     assert max(progress.usage.running for progress in seen) == 4
@@ -337,7 +337,7 @@ def test_a_running_build_says_how_busy_its_replicas_are(tmp_path, replay_config)
         exact = (2 * sum(prompt.values()) + 3 * sum(completion.values())) / 1e6
         assert dollars == pytest.approx(exact, abs=1e-4)
     assert seen[-1].dollars > 0
-    assert "live" not in Run.open(str(run)).status()
+    assert "live" not in status_of(Run.open(str(run)))
     assert not (run / "live.json").exists()
 
 
@@ -388,7 +388,7 @@ def test_instances_are_begun_before_the_last_round_is_committed(
 
 def test_what_a_run_spent_is_counted_from_what_it_stores(finished):
     location, result = finished
-    found = spending(Run.open(str(location)))
+    found = status_of(Run.open(str(location)))["spent"]
     raw = [pq.read_table(p) for p in location.glob("bootstrap/round-*/block-*.parquet")]
     rows = [row for table in raw for row in table.to_pylist()]
     for p in location.glob("instances/block-*.parquet"):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
 
 from ray_si.build import stages
-from ray_si.build.stages import _ERROR, Task, _guarded
+from ray_si.build.stages import _DEALT, Task, _guarded, _packed, _unpacked, write_blocks
 from ray_si.engines.base import Completion
 from ray_si.errors import GenerationError
 from ray_si.serving.applications import Generators
 from ray_si.storage.objects import open_objects
 from ray_si.storage.tables import ShardInfo, read_table, write_table
+from tests.run.counting import Counting
 
 
 def stored(block, answers):
@@ -46,7 +48,7 @@ class Troubled:
                 raise RecursionError("too deep")
         return stored(block, answers)
 
-    def summary(self, stored):
+    def summary(self, stored, info):
         return stored
 
 
@@ -55,10 +57,12 @@ def write(location, ids, **options):
     block = pa.table({"block": [0] * len(ids), "id": ids})
     generators = Generators({}, {"app": 4})
     task = Task(Troubled(), generators, str(location), (0,), fencing=7, **options)
-    table = _guarded(block, task=task)
-    if _ERROR in table.column_names:
-        return table[_ERROR][0].as_py()
-    return table.drop_columns(["stored"]), ShardInfo(**table["stored"][0].as_py())
+    dealt = pa.Table.from_pylist([{"block": 0, "rows": _packed(block)}], _DEALT)
+    (row,) = _guarded(dealt, task=task).to_pylist()
+    if row["error"]:
+        return row["error"], row["message"]
+    info = ShardInfo(row["key"], row["rows"], row["size"], row["sha256"])
+    return _unpacked(row["summary"]), info
 
 
 def test_what_raises_in_a_row_is_the_error_of_that_row(tmp_path):
@@ -76,7 +80,7 @@ def test_what_raises_in_a_row_is_the_error_of_that_row(tmp_path):
 
 def test_an_error_that_means_all_rows_is_raised(tmp_path):
     error = write(tmp_path, ["good", "ends all"])
-    assert error == ["GenerationError", "the generator was removed"]
+    assert error == ("GenerationError", "the generator was removed")
 
 
 def test_a_block_that_is_asked_again_leaves_the_earlier_one(tmp_path):
@@ -91,7 +95,7 @@ def test_a_block_that_is_asked_again_leaves_the_earlier_one(tmp_path):
 @pytest.mark.parametrize("moment", ["before", "meanwhile"])
 def test_what_another_driver_stored_of_other_rows_does_not_count(tmp_path, monkeypatch, moment):
     if moment == "meanwhile":
-        monkeypatch.setattr(stages, "_finished", lambda task: set())
+        monkeypatch.setattr(stages, "_stored", lambda task, number, block: None)
     objects = open_objects(str(tmp_path))
     block = pa.table({"block": [0], "id": ["cut short"]})
     late = stored(block, [Completion("", "stop")])
@@ -100,3 +104,60 @@ def test_what_another_driver_stored_of_other_rows_does_not_count(tmp_path, monke
     assert table["id"].to_pylist() == ["one", "two"]
     assert info.key == "troubled/block-00000-00007.parquet"
     assert read_table(objects, "troubled/block-00000.parquet").equals(late)
+
+
+def test_a_task_lists_nothing_and_looks_for_each_of_its_blocks_once(tmp_path, monkeypatch):
+    stores = []
+
+    def counting(location):
+        stores.append(Counting(open_objects(location)))
+        return stores[-1]
+
+    monkeypatch.setattr(stages, "open_objects", counting)
+    write(tmp_path, ["one", "two"])
+    calls = sum((store.calls for store in stores), Counter())
+    assert calls == {"get": 1, "put_if_absent": 1}
+
+
+def blocks_of(count, rows, text="x"):
+    return {
+        number: pa.table(
+            {"block": [number] * rows, "id": [f"{number} {k} {text}" for k in range(rows)]}
+        )
+        for number in range(99_998, 99_998 + count)
+    }
+
+
+def written(location, blocks, **options):
+    generators = Generators({}, {"app": 4})
+    task = Task(Troubled(), generators, str(location), (0,), fencing=7, **options)
+    return {
+        number: (table, info)
+        for number, table, info in write_blocks(blocks, task, parallel_phases=False)
+    }
+
+
+def test_a_block_larger_than_the_parts_that_ray_data_makes_comes_back_whole(
+    ray_session, tmp_path, monkeypatch
+):
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    monkeypatch.setattr(context, "target_max_block_size", 2000)
+    blocks = blocks_of(6, 8, text="x" * 1000)
+    found = written(tmp_path, blocks)
+    assert sorted(found) == sorted(blocks)
+    for number, (table, info) in found.items():
+        assert table["id"].equals(blocks[number]["id"])
+        assert (info.key, info.rows) == (f"troubled/block-{number:05d}.parquet", 8)
+
+
+def test_blocks_that_a_task_has_no_time_for_come_back_unwritten(ray_session, tmp_path):
+    assert written(tmp_path, blocks_of(3, 2), until=1.0) == {}
+    assert list(open_objects(str(tmp_path)).list()) == []
+
+
+def test_an_error_of_ours_in_a_task_is_raised_here_in_one_line(ray_session, tmp_path):
+    blocks = {0: pa.table({"block": [0, 0], "id": ["good", "ends all"]})}
+    with pytest.raises(GenerationError, match=r"^the generator was removed$"):
+        written(tmp_path, blocks)

@@ -7,28 +7,29 @@ import time
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
 from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.run.instance_parts import Counts
 from ray_si.serving.usage import Usage
 
 
 def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found():
     reporter = Reporter(lambda progress: None)
-    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=None)
+    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=None, written=Counts())
     reporter.report(Progress("bootstrap", 500, 1000))
-    assert watcher.live()["seconds_per_accepted"] is None
+    assert watcher.live(ended=False)["seconds_per_accepted"] is None
     reporter.began = time.monotonic() - 60
     reporter.report(Progress("bootstrap", 520, 1000))
     reporter.report(Progress("instances", 0, 520))
-    assert 3 <= watcher.live()["seconds_per_accepted"] < 3.5
+    assert 3 <= watcher.live(ended=False)["seconds_per_accepted"] < 3.5
 
 
 def test_dollars_are_told_where_they_are_known():
     reporter = Reporter(lambda progress: None)
-    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=None)
+    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=None, written=Counts())
     reporter.see(Usage(), None)
-    assert "dollars" not in watcher.live()
+    assert "dollars" not in watcher.live(ended=False)
     reporter.see(Usage(), 0.123456)
     reporter.report(Progress("bootstrap", 0, 10))
-    assert watcher.live()["dollars"] == 0.1235
+    assert watcher.live(ended=False)["dollars"] == 0.1235
 
 
 def test_queued_are_those_on_replicas_without_a_slot_and_those_before_them():

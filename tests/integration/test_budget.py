@@ -9,7 +9,7 @@ from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.errors import BudgetError
 from ray_si.run.run import Run
-from ray_si.run.tokens import spent
+from ray_si.run.status import spent, status as status_of
 from tests.builds import digests
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -38,7 +38,7 @@ def test_a_run_stops_within_its_budget_and_goes_on_with_more(finished, tmp_path,
         _build(replay_config, location, in_bootstrap)
     stopped = _total(location)
     assert 0.5 * in_bootstrap < stopped < 1.1 * in_bootstrap
-    assert Run.open(str(location)).status()["phase"] == "bootstrap"
+    assert status_of(Run.open(str(location)))["phase"] == "bootstrap"
 
     with pytest.raises(BudgetError, match="what is finished is kept"):  # and no Ray is started
         _build(replay_config, location, int(stopped))
@@ -49,7 +49,7 @@ def test_a_run_stops_within_its_budget_and_goes_on_with_more(finished, tmp_path,
     stopped = _total(location)
     assert 0.8 * in_instances < stopped < 1.1 * in_instances
     run = Run.open(str(location))
-    assert run.status()["phase"] == "instances"
+    assert status_of(run)["phase"] == "instances"
     assert all(check.ok for check in verify(str(location)))
 
     _build(replay_config, location, 10**9)
@@ -61,7 +61,7 @@ def test_with_finish_the_rest_goes_into_instances(tmp_path, replay_config):
     location = tmp_path / "run"
     with pytest.raises(BudgetError):
         _build(replay_config, location, 4_500)
-    accepted = Run.open(str(location)).status()["accepted"]
+    accepted = status_of(Run.open(str(location)))["accepted"]
     result = _build(replay_config, location, 60_000, finish=True)
     assert result.stats["accepted"] == accepted > 0
 

@@ -13,6 +13,7 @@ from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.errors import BudgetError, EngineError, GenerationError
 from ray_si.run.run import Run
+from ray_si.run.status import status as status_of
 from tests.builds import digests
 from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 from tests.endpoint import KEY, MODEL
@@ -98,7 +99,7 @@ def test_an_endpoint_that_shuts_its_door_stops_the_run_which_goes_on_later(
 
     with pytest.raises(GenerationError, match=r"refused the key in RAY_SI_TEST_KEY \(HTTP 401\)"):
         build(config, str(location), listen=revoke_in_the_middle)
-    assert Run.open(str(location)).status()["phase"] == "bootstrap"
+    assert status_of(Run.open(str(location)))["phase"] == "bootstrap"
     endpoint.set()
     build(config, str(location))
     assert _training_rows(location) == _training_rows(finished[0])

@@ -17,6 +17,7 @@ from ray_si.errors import StorageError
 from ray_si.export.training_files import Options, write_training_files
 from ray_si.run.run import Run
 from ray_si.run.schemas import TRAINING_ROWS
+from ray_si.run.status import status as status_of
 from ray_si.self_instruct.formats import mapped
 from ray_si.storage.objects import open_objects
 from tests.builds import TARGET
@@ -56,12 +57,12 @@ def test_a_run_on_s3_has_the_same_bytes_and_goes_on_when_it_was_cut_short(
     lost += list(objects.list(last.removesuffix("manifest.json")))
     for key in lost:
         objects.delete(key)
-    status = Run.open(location).status()
+    status = status_of(Run.open(location))
     assert status["accepted"] < status["target"] == TARGET
     assert status["phase"] == "bootstrap"  # whose last round is lost, though instances stand
     assert build(parse_config(replay_config), location).stats == result.stats
     assert digests(location) == digests(str(finished[0]))
-    assert Run.open(location).status()["phase"] == "done"
+    assert status_of(Run.open(location))["phase"] == "done"
 
 
 def test_what_was_written_to_s3_is_read_by_others(on_s3, s3_server):

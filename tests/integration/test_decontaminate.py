@@ -16,7 +16,9 @@ from ray_si.config.file import parse_config
 from ray_si.dedup.tokens import tokenize
 from ray_si.errors import ConfigError, CorpusError, RunError
 from ray_si.run.evaluation import load_sets, texts_of_instance
+from ray_si.run.instance_parts import read_blocks
 from ray_si.run.run import Run
+from ray_si.run.status import status as status_of
 from tests.audit.test_verify import edit, findings, rewrite
 from tests.builds import digests, replay_values
 from tests.command import assert_one_line_error, invoke
@@ -44,7 +46,7 @@ def contaminated(location):
     instructions = [row for row in rejected(location) if row["reason"] == "contaminated"]
     instances = [
         (row["instruction"], item)
-        for table in Run.open(str(location)).instance_blocks()
+        for table in read_blocks(Run.open(str(location)))
         for row in table.to_pylist()
         for item in row["rejected"]
         if item["reason"] == "contaminated"
@@ -100,7 +102,7 @@ def test_all_three_near_copies_are_stopped_and_reported(planted):
     counts = {"instructions": len(instructions), "instances": len(instances)}
     expected = {"planted.jsonl": counts, "other.json": {"instructions": 0, "instances": 0}}
     assert result.stats["contaminated"] == expected
-    assert Run.open(str(location)).status()["contaminated"] == expected
+    assert status_of(Run.open(str(location)))["contaminated"] == expected
     assert result.stats["rejected"]["contaminated"] == len(instructions)
     assert result.stats["instances_rejected"]["contaminated"] == len(instances)
     shown = invoke("status", location)

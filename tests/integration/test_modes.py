@@ -17,6 +17,7 @@ from ray_si.errors import NoProgressError, RunError
 from ray_si.pipeline.decisions import is_plateau
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
+from ray_si.run.status import status as status_of
 from tests.audit.test_verify import rewrite
 from tests.builds import digests, replay_values
 
@@ -235,7 +236,7 @@ def test_a_plateau_ends_phase_1_and_a_resumed_run_ends_there_too(plateau, tmp_pa
     assert any(note.startswith("plateau: the last 2 rounds") for note in notes)
     assert 0 < result.stats["accepted"] < 2000
     assert result.stats["rows"] > 0
-    assert Run.open(str(location)).status()["phase"] == "done"
+    assert status_of(Run.open(str(location)))["phase"] == "done"
     rounds = Run.open(str(location)).rounds()
     assert is_plateau(rounds, config.bootstrap)
     assert not any(is_plateau(rounds[:n], config.bootstrap) for n in range(len(rounds)))

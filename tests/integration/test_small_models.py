@@ -17,6 +17,7 @@ from ray_si.audit.verify import verify
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.engines import bundled
+from ray_si.run.instance_parts import read_blocks
 from ray_si.run.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -83,7 +84,7 @@ def _built(values, location):
     print(f"{result.stats['rows']} rows in {time.monotonic() - began:.0f} s", result.seconds)
     assert result.stats["accepted"] == 6
     assert all(check.ok for check in verify(str(location)))
-    blocks = list(Run.open(str(location)).instance_blocks())
+    blocks = list(read_blocks(Run.open(str(location))))
     rows = [row for block in blocks for row in block.to_pylist()]
     assert {row["finish_reason"] for row in rows} <= {"stop", "length"}
     assert all(row["classification_margin"] is not None for row in rows)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from ray_si.config.file import parse_config
 from ray_si.export.rows import export_data
 from ray_si.report.files import documents
+from ray_si.run.instance_parts import BlockRecord, InstanceParts
 from ray_si.run.layout import block_key, round_folder
 from ray_si.run.run import Run
 from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, RAW_BLOCK, REJECTED
@@ -76,16 +77,15 @@ def made_run(
             part = instructions[start : start + per_round]
             ids += _round(run, round_, part, rejected, random if embedded else None)
         asked = len(ids) if asked is None else asked
-        blocks, kept = [], 0
+        parts = InstanceParts(run, 8)
         for block, start in enumerate(range(0, asked, 8)):
             end = min(start + 8, asked)
             rows = [_written(block, k, ids[k], instructions[k], outputs) for k in range(start, end)]
-            kept += sum(len(row["instances"]) for row in rows)
             table = pa.Table.from_pylist(rows, INSTANCE_BLOCK)
-            blocks.append(write_table(run.objects, block_key("instances", block), table))
+            info = write_table(run.objects, block_key("instances", block), table)
+            parts.add(BlockRecord.of(table, info))
         if finish:
-            counts = {"blocks": len(blocks), "instructions": len(ids), "instances": kept}
-            run.commit_instances(blocks, counts)
+            parts.commit(len(ids), {})
             export_data(run, format_, 25, lambda stats: documents(run, stats, card or {}))
     return run
 

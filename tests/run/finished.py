@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from ray_si.export.rows import export_data
+from ray_si.run.instance_parts import BlockRecord, InstanceParts
 from ray_si.run.layout import block_key
 from ray_si.run.run import Run
 from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, REJECTED
@@ -91,9 +92,9 @@ def finished_run(
         run.commit_round(0, [], accepted, pa.Table.from_pylist([], REJECTED), manifest)
         block = pa.Table.from_pylist(written, INSTANCE_BLOCK)
         info = write_table(run.objects, block_key("instances", 0), block)
-        total = sum(len(row["instances"]) for row in written)
-        blocks = {"blocks": 1, "instructions": instructions, "instances": total, "rounds": 1}
-        run.commit_instances([info], blocks)
+        parts = InstanceParts(run, instructions)
+        parts.add(BlockRecord.of(block, info))
+        parts.commit(instructions, {"rounds": 1})
         export_data(run, format_, rows_per_shard)
     assert asdict(info)["rows"] == instructions
     return run

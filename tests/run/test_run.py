@@ -14,6 +14,8 @@ from ray_si.pipeline.decisions import ACCEPTED
 from ray_si.run.layout import block_key
 from ray_si.run.run import LAYOUT, Run
 from ray_si.run.seeds import load_seeds
+from ray_si.run.status import status as status_of
+from ray_si.run.strays import clean_up, strays
 from ray_si.storage import lease as lease_module
 from ray_si.storage.objects import open_objects
 from ray_si.storage.tables import claim_table
@@ -116,7 +118,7 @@ def paused(tmp_path, monkeypatch):
 
 def test_what_a_paused_driver_commits_to_a_finished_run_does_not_count_and_goes(paused):
     late, run = paused
-    before, status = content(run), run.status()
+    before, status = content(run), status_of(run)
     table = pa.Table.from_pylist([], ACCEPTED)
     counts = {"accepted": 0, "candidates": 0, "rejected": {}, "requests": 1, "completion_tokens": 0}
     late.commit_round(1, [], table, table, {"round": 1, **counts})
@@ -129,11 +131,11 @@ def test_what_a_paused_driver_commits_to_a_finished_run_does_not_count_and_goes(
             commit()
     claim_table(late.objects, block_key("instances", 0, late.lease.number), table)
     again = Run.open(run.location)
-    assert (again.status(), len(again.rounds())) == (status, 1)
+    assert (status_of(again), len(again.rounds())) == (status, 1)
     assert {key: run.objects.get(key) for key in before} == before
-    assert len(run.strays()) == 6  # two rounds' parts, a manifest and a block
+    assert len(strays(run)) == 6  # two rounds' parts, a manifest and a block
     with again.held():
-        again.clean_up()
+        clean_up(again)
     assert content(run) == before
     assert again.is_clean()
 
@@ -150,9 +152,9 @@ def test_what_a_lost_manifest_may_name_is_no_stray(paused):
     _, run = paused
     folder = "bootstrap/round-00000"
     run.objects.put(f"{folder}/accepted-00007.parquet", b"")
-    assert run.strays() == [f"{folder}/accepted-00007.parquet"]
+    assert strays(run) == [f"{folder}/accepted-00007.parquet"]
     run.objects.delete(f"{folder}/manifest.json")
-    assert run.strays() == []
+    assert strays(run) == []
 
 
 def test_of_blocks_that_were_asked_again_the_last_counts(created):
@@ -205,7 +207,7 @@ def test_a_damaged_header_is_named(created, header, message):
 def test_damage_behind_the_header_is_named(created, name):
     created.objects.put(name, b"{")
     with pytest.raises(RunError, match=name) as caught:
-        Run.open(created.location).status()
+        status_of(Run.open(created.location))
     assert "\n" not in str(caught.value)
 
 

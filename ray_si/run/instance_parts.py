@@ -1,0 +1,297 @@
+"""The manifest of the instances in parts, which are written as they fill up.
+
+::
+
+    instances/part-00000-00001.parquet     what blocks 0 to 999 are, by fencing number
+    instances/manifest.json                last: names the parts, and counts what they name
+
+A part has a row for each of its blocks: what a manifest says of it, and what it adds to the counts
+of the run. One is written as soon as all its blocks stand, are full, and have no request that
+failed for good; what is in it is final then, whoever wrote it, and a resume reads none of its
+blocks again. Runs of earlier versions have one manifest with every block among its ``objects``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_si.errors import RunError
+from ray_si.run.layout import INSTANCES, block_keys
+from ray_si.run.run import Manifest, Run
+from ray_si.run.tokens import Tokens, tokens_of
+from ray_si.storage.reading import read_ahead
+from ray_si.storage.tables import ShardInfo, to_parquet
+
+PART_BLOCKS = 1000
+"""Blocks of a part; a power of ten, so that their names begin alike and are listed apart."""
+
+_LISTED_APART = 8
+"""Parts whose blocks are listed by themselves; for more, listing all takes no longer."""
+
+PART = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("key", pa.string()),
+        ("rows", pa.int64()),
+        ("size", pa.int64()),
+        ("sha256", pa.string()),
+        ("instances", pa.int64()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("failed", pa.int64()),
+        ("contaminated", pa.string()),
+    ]
+)
+"""Blocks in order: ``failed`` are requests that failed for good; ``contaminated`` is JSON,
+evaluation set -> instances that were left out for resembling it."""
+
+_PART = re.compile(r"instances/part-(\d{5,})-(\d{5,})\.parquet")
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """An instance block: what a manifest says of it, and what it adds to the run's counts."""
+
+    block: int
+    info: ShardInfo
+    instances: int
+    tokens: Tokens
+    failed: int = 0
+    contaminated: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, table: pa.Table, info: ShardInfo) -> BlockRecord:
+        """Of a stored block."""
+        left_out = [item for row in table["rejected"].to_pylist() for item in row]
+        sets = Counter(i["source"] for i in left_out if i["reason"] == "contaminated")
+        return cls(
+            table["block"][0].as_py(),
+            info,
+            pc.sum(pc.list_value_length(table["instances"])).as_py(),
+            tokens_of(table),
+            table["finish_reason"].to_pylist().count("error"),
+            dict(sets),
+        )
+
+
+@dataclass
+class Counts:
+    """What some blocks come to."""
+
+    blocks: int = 0
+    instructions: int = 0
+    instances: int = 0
+    tokens: Tokens = field(default_factory=Tokens)
+    contaminated: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: BlockRecord) -> None:
+        """Count a block."""
+        self.blocks += 1
+        self.instructions += record.info.rows
+        self.instances += record.instances
+        self.tokens += record.tokens
+        self.contaminated.update(record.contaminated)
+
+
+class InstanceParts:
+    """The blocks that stand, by number; safe to use from several threads.
+
+    ``size`` is that of a block. Of blocks in written parts only the numbers of the parts are kept.
+    """
+
+    def __init__(self, run: Run, size: int) -> None:
+        self._run, self._size = run, size
+        self._lock = threading.Lock()
+        self._written: dict[int, ShardInfo] = {}  # parts
+        self._records: dict[int, dict[int, BlockRecord]] = {}  # of parts that are not
+        self.counts = Counts()
+        keys = part_keys(run)
+        for number, (info, records) in zip(keys, read_parts(run, keys.values()), strict=True):
+            if _is_final(number, records, size):
+                self._written[number] = info
+                for record in records:
+                    self.counts.add(record)
+
+    def has(self, block: int) -> bool:
+        """Whether a block is known to stand."""
+        part = block // PART_BLOCKS
+        return part in self._written or block in self._records.get(part, ())
+
+    def unread(self) -> dict[int, str]:
+        """Number -> key of the blocks that stand and are in no written part, by number.
+
+        Looks into the parts that are not written, and behind the last that is up to one of which no
+        block stands.
+        """
+        last = max(self._written, default=-1)
+        gaps = (part for part in range(last + 1) if part not in self._written)
+        stored: dict[int, str] = {}
+        for listed, part in enumerate(itertools.chain(gaps, itertools.count(last + 1))):
+            if listed == _LISTED_APART:
+                stored = self._run.finished_blocks(INSTANCES)
+                break
+            blocks = _stored(self._run, part)
+            if part > last and not blocks:
+                break
+            stored |= blocks
+        return {
+            b: key for b, key in sorted(stored.items()) if b // PART_BLOCKS not in self._written
+        }
+
+    def add(self, record: BlockRecord) -> None:
+        """Take a block that stands; write its part where it is the last of it."""
+        number = record.block // PART_BLOCKS
+        with self._lock:
+            records = self._records.setdefault(number, {})
+            assert record.block not in records, f"block {record.block} is there twice"
+            records[record.block] = record
+            self.counts.add(record)
+            if not _is_final(number, records.values(), self._size):
+                return
+            complete = self._records.pop(number)
+        self._write(number, complete)
+
+    def commit(self, instructions: int, more: Manifest) -> None:
+        """Declare the instance phase complete; the run's lease is held.
+
+        Raises RunError, and writes no manifest, unless the blocks are consecutive and full, and
+        have as many rows together as there are ``instructions``; LeaseLostError.
+        """
+        self._check(instructions)
+        for number in sorted(self._records):
+            self._write(number, self._records[number])
+        counts = {
+            "blocks": self.counts.blocks,
+            "instructions": instructions,
+            "instances": self.counts.instances,
+        }
+        parts = [self._written[number] for number in sorted(self._written)]
+        self._run.commit_instances(parts, counts | more)
+
+    def _check(self, instructions: int) -> None:
+        """Raise RunError unless the blocks are those that so many instructions make."""
+        blocks = -(-instructions // self._size)
+        sizes = {
+            block: record.info.rows
+            for records in self._records.values()
+            for block, record in records.items()
+        }
+        for part in range(-(-blocks // PART_BLOCKS)):
+            if part in self._written:
+                continue
+            for block in range(part * PART_BLOCKS, min(blocks, (part + 1) * PART_BLOCKS)):
+                rows, expected = (
+                    sizes.get(block),
+                    min(self._size, instructions - block * self._size),
+                )
+                if rows != expected:
+                    raise RunError(
+                        f"{self._run.location}: instance block {block} has {rows or 'no'} rows, "
+                        f"not {expected}, so the instances are not declared complete; build again"
+                    )
+        if (self.counts.blocks, self.counts.instructions) != (blocks, instructions):
+            raise RunError(
+                f"{self._run.location} is damaged: {self.counts.blocks} instance blocks stand for "
+                f"{instructions} instructions, which make {blocks}"
+            )
+
+    def _write(self, number: int, records: dict[int, BlockRecord]) -> None:
+        table = part_table(records[block] for block in sorted(records))
+        stem = f"instances/part-{number:05d}"
+        self._written[number] = self._run.write_numbered(stem, to_parquet(table), table.num_rows)
+
+
+def part_table(records: Iterable[BlockRecord]) -> pa.Table:
+    """The rows of `PART` for these blocks."""
+    rows = [
+        {
+            "block": record.block,
+            "key": record.info.key,
+            "rows": record.info.rows,
+            "size": record.info.size,
+            "sha256": record.info.sha256,
+            "instances": record.instances,
+            "prompt_tokens": int(record.tokens.prompt),
+            "completion_tokens": int(record.tokens.completion),
+            "failed": record.failed,
+            "contaminated": json.dumps(record.contaminated, sort_keys=True),
+        }
+        for record in records
+    ]
+    return pa.Table.from_pylist(rows, PART)
+
+
+def records_of(part: pa.Table) -> list[BlockRecord]:
+    """The blocks of a part."""
+    return [
+        BlockRecord(
+            row["block"],
+            ShardInfo(row["key"], row["rows"], row["size"], row["sha256"]),
+            row["instances"],
+            Tokens(row["prompt_tokens"], row["completion_tokens"]),
+            row["failed"],
+            json.loads(row["contaminated"]),
+        )
+        for row in part.to_pylist()
+    ]
+
+
+def part_keys(run: Run) -> dict[int, str]:
+    """Number -> key of the parts that a run has, in order."""
+    keys: dict[int, tuple[int, str]] = {}
+    for key in run.objects.list("instances/part-"):
+        if match := _PART.fullmatch(key):
+            number = int(match[1])
+            keys[number] = max(keys.get(number, (0, "")), (int(match[2]), key))
+    return {number: keys[number][1] for number in sorted(keys)}
+
+
+def read_parts(run: Run, keys: Iterable[str]) -> Iterator[tuple[ShardInfo, list[BlockRecord]]]:
+    """Each part in turn: what a manifest says of it, and its blocks."""
+
+    def read(key: str) -> tuple[ShardInfo, list[BlockRecord]]:
+        table, info = run.read_stored(key)
+        return info, records_of(table)
+
+    return read_ahead(read, keys)
+
+
+def instance_objects(run: Run, manifest: Manifest) -> Iterator[ShardInfo]:
+    """What a manifest of the instances says of each block, in order, whoever wrote it."""
+    if "objects" in manifest:
+        infos = {entry["key"]: ShardInfo(**entry) for entry in manifest["objects"]}
+        yield from (infos[key] for key in block_keys(infos).values())
+        return
+    for _, records in read_parts(run, (part["key"] for part in manifest["parts"])):
+        yield from (record.info for record in records)
+
+
+def read_blocks(run: Run) -> Iterator[pa.Table]:
+    """The blocks of the complete instance phase, in order."""
+    manifest = run.instances()
+    assert manifest is not None, "the instance phase is not complete"
+    return read_ahead(lambda info: run.read(info.key), instance_objects(run, manifest))
+
+
+def _stored(run: Run, part: int) -> dict[int, str]:
+    """Number -> key of the blocks of a part that stand."""
+    stem = f"{part * PART_BLOCKS:05d}"[: 1 - len(str(PART_BLOCKS))]
+    blocks = run.finished_blocks(INSTANCES, stem)
+    return {block: key for block, key in blocks.items() if block // PART_BLOCKS == part}
+
+
+def _is_final(part: int, records: Collection[BlockRecord], size: int) -> bool:
+    """Whether a part has all its blocks, and nothing will be asked again."""
+    if len(records) < PART_BLOCKS:
+        return False
+    blocks = [r.block for r in records if not r.failed and r.info.rows == size]
+    return sorted(blocks) == list(range(part * PART_BLOCKS, (part + 1) * PART_BLOCKS))
