@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import zip_longest
 
 import pyarrow as pa
 
 from ray_si._version import READING
+from ray_si.audit.checkpoint_checks import check_checkpoint
+from ray_si.audit.instance_checks import BlockChecks, BlockToCheck
 from ray_si.audit.verify_rounds import RoundAudit
 from ray_si.config import RunConfig, fingerprint_of
 from ray_si.config.file import parse_config
 from ray_si.errors import ConfigError, DamageError, RunError
 from ray_si.export.rows import recount, shard_tables, suffixes
-from ray_si.pipeline.contamination import excluded_texts
-from ray_si.pipeline.instances import (
-    CAME_ALONG,
-    NOT_ASKED,
-    AcceptedInstruction,
-    InstanceCompletion,
-    decide_instances,
-    is_class_known,
-)
+from ray_si.pipeline.instances import AcceptedInstruction
 from ray_si.run.audit import Audit, Check
 from ray_si.run.evaluation import EvaluationSet, from_table
-from ray_si.run.ids import instance_seed
 from ray_si.run.layout import block_keys, shard_key
 from ray_si.run.run import Run
-from ray_si.run.schemas import EVALUATION_TEXTS, INSTANCE_BLOCK, SEEDS
+from ray_si.run.schemas import EVALUATION_TEXTS, SEEDS
 from ray_si.run.seeds import seeds_of
 from ray_si.storage.tables import read_table, to_bytes
 
+Listen = Callable[[str, int, int], None]
+"""Told what is being checked, and how many of how many are."""
 
-def verify(location: str) -> list[Check]:
+
+def verify(
+    location: str, *, processes: int = 1, listen: Listen = lambda *step: None
+) -> list[Check]:
     """Check a run, finished or not, as far as it goes; see each check's findings and notes.
 
     Reads a block at a time; what grows with the run is the pool: texts and, with a cosine gate,
-    embeddings. Writes nothing. Raises RunError where there is no run, or one of another layout.
+    embeddings. What takes most of the time is done in so many ``processes``, which import the
+    caller's main module as `multiprocessing` does. Writes nothing. Raises RunError where there is
+    no run, or one of another layout.
     """
     try:
         run = Run.open(location)
@@ -43,14 +44,14 @@ def verify(location: str) -> list[Check]:
         check = Check("header", 1)
         check.find("run.json", str(error).removeprefix(f"{location}/run.json "))
         return [check]
-    return Verification(run).run()
+    return Verification(run, processes, listen).run()
 
 
 class Verification:
     """The checks of one run, in an order that lets the later ones build on the earlier."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, processes: int, listen: Listen) -> None:
+        self._run, self._processes, self._listen = run, processes, listen
         self._regated = "regated_from" in run.header
         self._audit = Audit(run)
 
@@ -61,17 +62,18 @@ class Verification:
         if config is None:
             return [header]
         audit = self._audit
-        checks = [header, audit.check_manifests(), audit.check_objects()]
+        checks = [header, audit.check_manifests(), audit.check_objects(self._listen)]
         seeds = audit.table("seeds.parquet", SEEDS, header)
         tasks = [] if seeds is None else seeds_of(seeds)
         sets = self._sets(header, config)
-        self._excluded = excluded_texts(config, sets) if sets else None
-        rounds = RoundAudit(config, audit, tasks, sets or [], self._regated)
+        rounds = RoundAudit(config, audit, tasks, sets or [], self._regated, self._listen)
         if seeds is None or sets is None:
             rounds.stopped = 0
         if seeds is not None:
             self._unique(header, seeds["id"].to_pylist())
         checks += rounds.run()
+        if rounds.stopped is None and audit.intact:
+            checks.append(check_checkpoint(self._run, audit.rounds, rounds.pool))
         instances, shards, stats = Check("instances"), Check("shards"), Check("stats")
         size = config.instances.block_size
         rows = None
@@ -158,26 +160,32 @@ class Verification:
                 f"{READING}): its answers are not read again"
             )
         expected = range(-(-len(pool) // size))
-        kept = 0
         sound = manifest is None or stored.keys() <= set(expected)  # else they are strays
-        for number in expected:
+        for number in expected if manifest else ():
             if number not in stored:
-                if manifest:
-                    check.find(f"instances/block-{number:05d}.parquet", "is missing")
-                    sound = False
-                continue
-            key = stored[number]
-            table = self._audit.table(key, INSTANCE_BLOCK, check)
-            if table is None:
+                check.find(f"instances/block-{number:05d}.parquet", "is missing")
                 sound = False
-                continue
-            part = pool[number * size : (number + 1) * size]
-            begins = table["id"].to_pylist() == [item.id for item in part[: table.num_rows]]
-            if manifest is None and begins and table.num_rows < len(part):
-                check.notes.append(f"unfinished: {key} was cut short and will be written again")
-                continue
-            kept += self._block(check, config, key, number, table, part)
-            sound = sound and table.num_rows == len(part)
+        blocks = [
+            BlockToCheck(number, stored[number], pool[number * size : (number + 1) * size])
+            for number in expected
+            if number in stored and stored[number] not in self._audit.damaged
+        ]
+        sound = sound and not self._audit.damaged & {stored[b] for b in expected if b in stored}
+        checks = BlockChecks(
+            self._run.location,
+            config,
+            is_complete=manifest is not None,
+            is_regated=self._regated,
+            is_read_again=self._run.reading == READING,
+        )
+        kept = done = 0
+        for result in checks.all_of(blocks, self._processes):
+            check.merge(result.check)
+            kept += result.kept
+            sound = sound and result.is_sound
+            self._audit.damaged |= set(result.damaged)
+            done += result.check.count
+            self._listen("instances", done, len(pool))
         if manifest is None:
             done = sum(number in stored for number in expected)
             check.notes.append(f"unfinished: {done} of {len(expected)} blocks are written so far")
@@ -186,54 +194,6 @@ class Verification:
         for name, count in (counts | ({"instances": kept} if sound else {})).items():
             check.expect("instances/manifest.json", name, count, manifest[name])
         return kept if sound else None
-
-    def _block(
-        self,
-        check: Check,
-        config: RunConfig,
-        key: str,
-        number: int,
-        table: pa.Table,
-        part: list[AcceptedInstruction],
-    ) -> int:
-        """Check one block's rows against its instructions; the number of instances kept."""
-        start = number * config.instances.block_size
-        kept = 0
-        for k, (row, source) in enumerate(zip_longest(table.to_pylist(), part)):
-            check.count += 1
-            if row is None or source is None:
-                check.find(key, f"has {table.num_rows} rows for {len(part)} instructions")
-                break
-            kept += len(row["instances"])
-            id_ = row["id"]
-            if (id_, row["instruction"]) != source[:2]:
-                check.find(key, f"row {k} is {id_}, where {source.id} was accepted")
-            if row["block"] != number:
-                check.find(key, f"{id_} says block {row['block']}")
-            seed = instance_seed(config.seed, start + k)
-            if row["seed"] != seed and not self._regated:
-                check.find(key, f"{id_} has another seed than its place gives")
-            if row["finish_reason"] == NOT_ASKED and not self._regated:
-                check.find(key, f"{id_} was never asked for")
-            if (row["finish_reason"] == CAME_ALONG) != (source.given is not None):
-                check.find(key, f"{id_} was asked for an instance that it has, or has none")
-            margin = row["classification_margin"]
-            is_known = is_class_known(config, source)
-            if is_known and row["is_classification"] != source.classification_prompt:
-                check.find(key, f"{id_} is not classified as its prompt asked for")
-            if margin is not None:
-                answer = margin > config.classification.threshold
-                if answer != row["is_classification"]:
-                    check.find(key, f"{id_} is classified against its margin {margin}")
-            if self._run.reading != READING:
-                continue
-            completion = InstanceCompletion.of(row)
-            decided = decide_instances(
-                config, source, row["is_classification"], completion, self._excluded
-            )
-            if decided != (row["instances"], row["rejected"]):
-                check.find(key, f"{id_} has other instances than its completion gives")
-        return kept
 
     # Shards ------------------------------------------------------------------------------------
 

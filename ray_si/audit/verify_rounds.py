@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ray_si._version import READING
 from ray_si.audit.candidate_checks import (
     DemonstrationCheck,
@@ -33,8 +35,9 @@ class RoundAudit:
         seeds: list[SeedTask],
         sets: list[EvaluationSet],
         regated: bool,
+        listen: Callable[[str, int, int], None] = lambda *step: None,
     ) -> None:
-        self._config, self._audit = config, audit
+        self._config, self._audit, self._listen = config, audit, listen
         self.pool: list[AcceptedInstruction] = []
         self.stopped: int | None = None
         self._read_otherwise = 0  # rounds whose answers earlier rules read
@@ -49,6 +52,7 @@ class RoundAudit:
         """Check every committed round."""
         for round_ in range(len(self._audit.rounds)):
             self._look_at(round_)
+            self._listen("rounds", round_ + 1, len(self._audit.rounds))
         if self._read_otherwise:
             self._candidates.notes.append(
                 f"answers of {self._read_otherwise} rounds were read by earlier rules (now "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from ray_si.cli.common import (
 )
 from ray_si.cli.output import (
     BuildDisplay,
+    Steps,
     print_check,
     print_regated,
     print_status,
@@ -99,7 +101,8 @@ def verify(
     with errors_as_exits():
         from ray_si.audit.verify import verify as verify_run
 
-        checks = verify_run(run)
+        with Steps() as steps:
+            checks = verify_run(run, processes=os.cpu_count() or 1, listen=steps.listen)
         if as_json:
             typer.echo(json.dumps([check.as_dict() for check in checks], indent=2))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from ray_si.run.layout import INSTANCES, block_key, block_keys, block_number, ro
 from ray_si.run.manifests import RoundManifest, Stats
 from ray_si.run.run import Manifest, Run, seal
 from ray_si.run.schemas import NULLABLE
+from ray_si.storage.base import Objects
 from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import ShardInfo, read_table
 
@@ -67,6 +68,14 @@ class Check:
         """Find fault with a manifest that says otherwise than what was found."""
         if found != said:
             self.find(key, f"says {name} {said}, found {found}")
+
+    def merge(self, part: Check) -> None:
+        """Take what the same check came to of other things."""
+        self.count += part.count
+        room = LIMIT - len(self.findings)
+        self.findings += part.findings[:room]
+        self.unlisted += part.unlisted + len(part.findings[room:])
+        self.notes += part.notes
 
     def as_dict(self) -> dict[str, Any]:
         """Keys: check, ok, count, findings, notes."""
@@ -227,12 +236,16 @@ class Audit:
         """What a manifest says of an object; None where none names it."""
         return self._named[key][1] if key in self._named else None
 
-    def check_objects(self) -> Check:
-        """Every named object is there, with the size, SHA-256 and rows that its manifest says."""
+    def check_objects(self, listen: Callable[[str, int, int], None] = lambda *step: None) -> Check:
+        """Every named object is there, with the size, SHA-256 and rows that its manifest says.
+
+        ``listen`` hears of each.
+        """
         check = Check("objects")
         results = read_ahead(lambda named: self._wrong_object(*named), self._named.values())
         for (_, said), wrong in zip(self._named.values(), results, strict=True):
             check.count += 1
+            listen("objects", check.count, len(self._named))
             if wrong:
                 check.find(said.key, wrong)
                 self.damaged.add(said.key)
@@ -259,19 +272,10 @@ class Audit:
         """A Parquet object with these columns, whole; else None, with a finding somewhere."""
         if key in self.damaged:
             return None
-        wrong = None
-        try:
-            table = read_table(self.run.objects, key, schema.names)
-            table.validate(full=True)
-        except KeyError:
-            wrong = "is missing"
-        except (pa.ArrowException, OSError, ValueError) as error:
-            wrong = f"cannot be read: {error}"
-        else:
-            wrong = wrong_columns(table, schema)
-        if wrong is None:
+        table = read_whole(self.run.objects, key, schema)
+        if not isinstance(table, str):
             return table
-        check.find(key, wrong)
+        check.find(key, table)
         self.damaged.add(key)
         return None
 
@@ -349,6 +353,18 @@ def _rows(key: str, data: bytes) -> int:
     with pq.ParquetFile(pa.BufferReader(data)) as stored:
         rows: int = stored.metadata.num_rows
     return rows
+
+
+def read_whole(objects: Objects, key: str, schema: pa.Schema) -> pa.Table | str:
+    """A Parquet object with these columns, or what is wrong with it."""
+    try:
+        table = read_table(objects, key, schema.names)
+        table.validate(full=True)
+    except KeyError:
+        return "is missing"
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return f"cannot be read: {error}"
+    return wrong_columns(table, schema) or table
 
 
 def wrong_columns(table: pa.Table, schema: pa.Schema) -> str | None:

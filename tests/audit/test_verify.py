@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ray_si.audit import instance_checks
 from ray_si.audit.verify import verify
 from ray_si.errors import RunError
+from ray_si.run import checkpoint
 from ray_si.run.run import Run, seal
 
 
@@ -353,3 +355,54 @@ def test_what_was_read_by_earlier_rules_is_not_read_again_and_said(copy):
     (note,) = checks["candidates"].notes
     assert note.startswith("answers of 1 rounds were read by earlier rules")
     assert "begun under earlier rules of reading (1, " in checks["instances"].notes[0]
+
+
+@pytest.fixture
+def unfinished(copy, monkeypatch):
+    """A run whose instances are not declared complete, with a checkpoint of small segments."""
+    monkeypatch.setattr(checkpoint, "FAN_OUT", 2)
+    for name in ("stats.json", "README.md", "report.html", "instances/manifest.json"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "data")
+    run = Run.open(str(copy))
+    with run.held():
+        checkpoint.CommittedRounds.read(run).write()
+    return copy
+
+
+def test_a_checkpoint_is_held_against_the_rounds(unfinished):
+    checks = {check.name: check for check in verify(str(unfinished))}
+    assert not findings(unfinished)
+    assert checks["checkpoint"].count == len(list(unfinished.glob("checkpoint/pool-*"))) > 0
+
+
+@pytest.mark.parametrize("kind", ["pool", "rounds"])
+def test_a_checkpoint_that_says_otherwise_is_found(unfinished, kind):
+    for path in sorted(unfinished.glob(f"checkpoint/{kind}-*")):
+        data = path.read_bytes()
+        path.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+        assert [name for name, _ in findings(unfinished)] == ["checkpoint"]
+        path.write_bytes(data)
+    path = sorted(unfinished.glob("checkpoint/pool-*"))[0]
+    table = checkpoint.unseal(path.read_bytes())
+    others = ["Do something else."] * table.num_rows
+    changed = checkpoint.seal(table.set_column(1, "instruction", pa.array(others)))
+    path.write_bytes(changed)
+    assert [name for name, _ in findings(unfinished)] == ["checkpoint"]
+
+
+def test_other_processes_find_what_this_one_does_and_progress_is_told(copy, monkeypatch):
+    monkeypatch.setattr(instance_checks, "_CHUNK", 2)
+    rewrite(
+        copy,
+        "instances/block-00003.parquet",
+        lambda rows: [row | {"seed": row["seed"] + 1} for row in rows],
+    )
+    heard = []
+    alone = verify(str(copy), listen=lambda *step: heard.append(step))
+    together = verify(str(copy), processes=2)
+    assert [check.as_dict() for check in alone] == [check.as_dict() for check in together]
+    assert not all(check.ok for check in alone)
+    ends = {what: (done, total) for what, done, total in heard}
+    assert set(ends) == {"objects", "rounds", "instances"}
+    assert all(done == total for done, total in ends.values())
