@@ -18,7 +18,6 @@ import tempfile
 import time
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import corpus
@@ -31,8 +30,11 @@ from ray_si.dedup import DedupResult
 from ray_si.pipeline.decisions import decide_round
 from ray_si.pipeline.progress import Reporter
 from ray_si.pipeline.prompting import Prompting
+from ray_si.run.checkpoint import POOL_COLUMNS, CommittedRounds
+from ray_si.run.run import Run
 from ray_si.run.schemas import ACCEPTED
 from ray_si.run.seeds import load_seeds
+from ray_si.serving.applications import Generators
 from ray_si.serving.background import Alarm
 
 RESULT = Path(__file__).with_name("capacity.json")
@@ -53,19 +55,26 @@ def lists() -> dict[str, float]:
     few = {"bootstrap": {"prompts_per_round": 4}}  # so that the pool is most of what is read
     config = parse_config(REPLAY | few)
     seeds, _ = load_seeds("bundled")
-    run, nobody = cast(Any, _Made(table)), cast(Any, None)
+    nobody = cast(Any, None)
     tracemalloc.start()
     prompting = Prompting(config, seeds)
     prompting.extend(table)
     lists = tracemalloc.get_traced_memory()[0]
-    driver = lists + table.select(prompting.columns).nbytes  # which it keeps
-    arrow = pa.total_allocated_bytes()
-    reporter = Reporter(lambda progress: None)
-    instances = InstancePhase(config, run, nobody, reporter, nobody, Alarm())
-    later = tracemalloc.get_traced_memory()[0] - lists + pa.total_allocated_bytes() - arrow
-    later += table.select(prompting.columns).nbytes  # a resumed build reads these once more
+    driver = lists + table.select(POOL_COLUMNS).nbytes  # which it keeps, and the instances share
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.prepare(f"{folder}/run", {"identity": {}, "config": {}}, "benchmark")
+        with run.held():
+            rounds = CommittedRounds(run)
+            manifest: Any = {"round": 0, "accepted": POOL, "objects": []}
+            rounds.append(manifest, table)
+            generators = Generators({}, {"app": 64})
+            arrow, before = pa.total_allocated_bytes(), tracemalloc.get_traced_memory()[0]
+            reporter = Reporter(lambda progress: None)
+            phase = InstancePhase(config, run, rounds, generators, reporter, nobody, Alarm())
+            phase._missing.extend(range(POOL // config.instances.block_size))
+            later = tracemalloc.get_traced_memory()[0] - before
+            later += pa.total_allocated_bytes() - arrow
     tracemalloc.stop()
-    del instances
     small = Prompting(config, seeds)
     small.extend(table.slice(0, SMALL))
     sees_all = 1 + config.bootstrap.lookahead  # the first round that draws on the pool
@@ -137,22 +146,6 @@ def _accepted(ids: list[str], texts: list[str]) -> pa.Table:
         for id_, text in zip(ids, texts, strict=True)
     ]
     return pa.Table.from_pylist(rows, ACCEPTED)
-
-
-class _Made:
-    """As much of a run as instances are written from."""
-
-    location = "/nowhere"
-    lease = SimpleNamespace(number=1)
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-
-    def finished_blocks(self, folder: str) -> dict[int, str]:
-        return {}
-
-    def accepted(self, columns: list[str]) -> list[pa.Table]:
-        return [self._table.select(columns)]
 
 
 def main() -> None:

@@ -33,10 +33,10 @@ from ray_si.config import RunConfig
 from ray_si.config.file import parse_config
 from ray_si.pipeline.progress import Reporter
 from ray_si.pipeline.prompting import Prompting
+from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
 from ray_si.run.schemas import ACCEPTED, REJECTED
 from ray_si.run.seeds import load_seeds
-from ray_si.serving.background import Alarm
 
 REPEATS = 3
 ROUND = 1000
@@ -92,17 +92,17 @@ def resume(pool: int) -> dict[str, Any]:
             run.create(seeds)
             write_rounds(run, pool)
         began = time.perf_counter()
-        run = Run.open(f"{folder}/run")
-        with open_gate(settings, run, seeds, encode=lambda texts: None):  # type: ignore[arg-type, return-value]
-            filled = time.perf_counter()
-            nobody = cast(Any, None)
-            with run.held():
+        run, nobody = Run.open(f"{folder}/run"), cast(Any, None)
+        with run.held():
+            rounds = CommittedRounds.read(run)
+            with open_gate(settings, run, rounds, seeds, nobody):
+                filled = time.perf_counter()
                 reporter = Reporter(lambda progress: None)
-                InstancePhase(settings, run, nobody, reporter, nobody, Alarm())
-            prompting = Prompting(settings, seeds)
-            for table in run.accepted(prompting.columns):
-                prompting.extend(table)
-            requests = prompting.rows(len(run.rounds()))
+                InstancePhase(settings, run, rounds, nobody, reporter, nobody, nobody)
+                prompting = Prompting(settings, seeds)
+                for table in rounds.tables:
+                    prompting.extend(table)
+                requests = prompting.rows(len(rounds.manifests))
         ready = time.perf_counter()
     return {
         "accepted": pool,
