@@ -183,16 +183,17 @@ class CosineCheck:
 
     def _look_at_rejected(self, stored: StoredRound) -> None:
         """What the gate refused is close, as it says, to what was in the pool by then."""
-        dedup, pool = self._dedup, set(self._pool)
+        dedup = self._dedup
+        added: set[str] = set()  # by this round, so far
         for candidate in stored.gated("cosine", "target_reached"):
             if candidate.reason != "cosine":
-                pool.add(candidate.text)
+                added.add(candidate.text)
                 continue
             self.check.count += 1
             row = _rejected(candidate)
             score, match = row["score"], row["match"]
             wrong = None
-            if match is None or match not in pool:
+            if match is None or not (match in self._pool or match in added):
                 wrong = "matches what was not in the pool by then"
             elif not _is_above(score, dedup.cosine):
                 wrong = f"has cosine {score}, not above {dedup.cosine}"

@@ -48,7 +48,7 @@ class Bootstrap(_Section):
     """Leave longer ones (in joint mode, with input and output) out of prompts; none keeps all."""
     new_instructions: int = Field(8, ge=1)
     """How many a completion is asked for."""
-    prompts_per_round: int = Field(64, ge=1)
+    prompts_per_round: int = Field(64, ge=1, le=100_000)
     """Requests in a round; machine-written examples come from finished rounds."""
     classification_share: float = Field(0.0, ge=0, le=1)
     """Share of prompts with classification seeds only, asking for more of those."""

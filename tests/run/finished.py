@@ -85,7 +85,7 @@ def finished_run(
         }
         for i, (id_, text) in enumerate(zip(ids, texts, strict=True))
     ]
-    counts = {"requests": 1, "completion_tokens": 1, "candidates": instructions}
+    counts = {"requests": 1, "prompt_tokens": 1, "completion_tokens": 1, "candidates": instructions}
     manifest = {"round": 0, "accepted": instructions, "rejected": {}, **counts}
     with run.held():
         run.create(load_seeds("bundled")[0][:3])

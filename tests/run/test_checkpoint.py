@@ -20,7 +20,10 @@ from ray_si.run.schemas import ACCEPTED, REJECTED
 from ray_si.run.seeds import load_seeds
 from tests.run.counting import counted
 
-HEADER = {"config": {"target_instructions": 10_000}, "identity": {"seed": 0}}
+HEADER = {
+    "config": {"target_instructions": 10_000, "instances": {"block_size": 2}},
+    "identity": {"seed": 0},
+}
 
 
 def commit(run, rounds, number, size):
@@ -36,6 +39,7 @@ def commit(run, rounds, number, size):
         for k in range(size)
     ]
     counts = {"round": number, "accepted": size, "candidates": size, "rejected": {}}
+    counts |= {"prompt_tokens": 5, "completion_tokens": 6}
     accepted = pa.Table.from_pylist(rows, ACCEPTED)
     none = pa.Table.from_pylist([], REJECTED)
     manifest = run.commit_round(number, [], accepted, none, counts | {"requests": 1})

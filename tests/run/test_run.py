@@ -15,7 +15,7 @@ from ray_si.run.layout import block_key
 from ray_si.run.run import LAYOUT, Run
 from ray_si.run.seeds import load_seeds
 from ray_si.run.status import status as status_of
-from ray_si.run.strays import clean_up, strays
+from ray_si.run.strays import clean_up, is_clean, strays
 from ray_si.storage import lease as lease_module
 from ray_si.storage.objects import open_objects
 from ray_si.storage.tables import claim_table
@@ -137,7 +137,7 @@ def test_what_a_paused_driver_commits_to_a_finished_run_does_not_count_and_goes(
     with again.held():
         clean_up(again)
     assert content(run) == before
-    assert again.is_clean()
+    assert is_clean(again)
 
 
 def test_what_a_paused_driver_exports_again_changes_no_byte(paused):
