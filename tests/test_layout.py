@@ -10,6 +10,8 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "ray_si"
 
 THROUGH_ANOTHER = {
+    "audit/checkpoint_checks": "audit/test_verify.py",
+    "audit/instance_checks": "audit/test_verify.py",
     "audit/stored_cosines": "audit/test_regate.py",
     "audit/stored_round": "audit/test_verify.py",
     "audit/verify_rounds": "audit/test_verify.py",
@@ -49,6 +51,7 @@ THROUGH_ANOTHER = {
     "serving/connect": "build/test_checks.py",
     "serving/routing": "build/test_builder.py",
     "storage/base": "storage/test_objects.py",
+    "run/strays": "run/test_run.py",
     "storage/corpus_writer": "storage/test_corpus.py",
     "storage/s3_errors": "storage/test_s3.py",
     "training/job": "experiments/test_finetune.py",

@@ -364,9 +364,9 @@ def test_instances_are_begun_before_the_last_round_is_committed(
     now, begun, begin = [], [], InstancePhase.begin
 
     def noted(instances):
-        known = len(instances._ready)
+        known = instances._known
         begin(instances)
-        if len(instances._ready) < known:
+        if instances._known > known:
             begun.append(now[-1].done)
 
     def accepted_when_begun(name, **changed):
