@@ -14,6 +14,7 @@ from ray_si.audit import instance_checks
 from ray_si.audit.verify import verify
 from ray_si.errors import RunError
 from ray_si.run import checkpoint
+from ray_si.run.instance_parts import PART
 from ray_si.run.run import Run, seal
 
 
@@ -55,11 +56,17 @@ def rewrite(location, key, change):
     table = pq.read_table(path)
     rows = change(table.to_pylist())
     pq.write_table(pa.Table.from_pylist(rows, table.schema), path, compression="zstd")
+    described = {key: describe(location, key)}
+    for part in location.glob("instances/part-*.parquet"):
+        rows = [row | described.get(row["key"], {}) for row in pq.read_table(part).to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows, PART), part, compression="zstd")
+        name = part.relative_to(location).as_posix()
+        described[name] = describe(location, name)
     for manifest in (*location.rglob("manifest.json"), location / "stats.json"):
         values = json.loads(manifest.read_text())
-        for item in [*values.get("objects", []), *values.get("shards", [])]:
-            if item["key"] == key:
-                item |= describe(location, key)
+        for names in ("objects", "shards", "parts"):
+            for item in values.get(names, []):
+                item |= described.get(item["key"], {})
         manifest.write_text(json.dumps(seal(values)))
 
 
