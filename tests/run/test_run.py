@@ -214,3 +214,8 @@ def test_damage_behind_the_header_is_named(created, name):
 def test_where_there_is_no_run_that_is_said(location):
     with pytest.raises(RunError, match=r"is not a run: it has no run\.json"):
         Run.open(location)
+
+
+def test_what_a_run_was_begun_with_is_read_where_there_is_one(created, tmp_path):
+    assert Run.configuration_at(created.location) == created.header["config"]
+    assert Run.configuration_at(str(tmp_path / "absent")) == {}
