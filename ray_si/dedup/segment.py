@@ -42,60 +42,6 @@ class Best(NamedTuple):
     totals: np.ndarray
 
 
-class _Limits(NamedTuple):
-    """The tables of a `Threshold`, for compiled code."""
-
-    need: np.ndarray
-    reach: np.ndarray
-    shortest: np.ndarray
-
-
-class _Texts(NamedTuple):
-    """`Encoded`, for compiled code."""
-
-    tokens: np.ndarray
-    offsets: np.ndarray
-
-
-class _Index(NamedTuple):
-    """The arrays of a segment, for compiled code.
-
-    Its texts are ordered by length; the one at place i has the id ``first_id + by_length[i]``, the
-    longest has ``longest`` tokens. ``ranks`` is each token's rank, rarest first (-1 where it is
-    absent). The postings of rank r are those from ``starts[r]`` on: texts' places, signatures, and
-    keys (`_key`), by which they are ordered.
-    """
-
-    tokens: np.ndarray
-    offsets: np.ndarray
-    by_length: np.ndarray
-    first_id: int
-    longest: int
-    ranks: np.ndarray
-    starts: np.ndarray
-    texts: np.ndarray
-    signatures: np.ndarray
-    keys: np.ndarray
-
-
-class _Query(NamedTuple):
-    """A query, for compiled code: its number, tokens, and how many of them the segment knows.
-
-    ``signature`` is of those. A query of at most 64 tokens is loaded into ``table`` and ``masks``.
-    A longer one has its tokens in ``ordered``, sorted, and marks what it was compared with in
-    ``seen``, by its number plus 1.
-    """
-
-    number: int
-    tokens: np.ndarray
-    known: int
-    signature: np.uint64
-    table: np.ndarray
-    masks: np.ndarray
-    ordered: np.ndarray
-    seen: np.ndarray
-
-
 class Segment:
     """Texts with the ids ``first_id``, ``first_id + 1``, ...; see the module."""
 
@@ -104,41 +50,40 @@ class Segment:
     ) -> None:
         self.first_id = first_id
         lengths = encoded.lengths
-        by_length = np.argsort(lengths, kind="stable").astype(np.int32)
-        ordered = encoded.take(by_length)
-        tokens, offsets = ordered.tokens, ordered.offsets
-        longest = int(lengths.max())
-        threshold.cover(longest)
-        ranks = _rarest_first(tokens, vocabulary_size)
-        self._index = _Index(
-            tokens, offsets, by_length, first_id, longest, ranks,
-            *_postings(tokens, offsets, ranks, threshold.prefix),
-        )  # fmt: skip
+        self._by_length = np.argsort(lengths, kind="stable").astype(np.int32)
+        ordered = encoded.take(self._by_length)
+        self._tokens, self._offsets = ordered.tokens, ordered.offsets
+        self._longest = int(lengths.max())
+        threshold.cover(self._longest)
+        self._ranks = _rarest_first(self._tokens, vocabulary_size)
+        self._starts, self._texts, self._signatures, self._keys = _postings(
+            self._tokens, self._offsets, self._ranks, threshold.prefix
+        )
 
     def __len__(self) -> int:
-        return len(self._index.by_length)
+        return len(self._offsets) - 1
 
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
-        return sum(part.nbytes for part in self._index if isinstance(part, np.ndarray))
+        return sum(a.nbytes for a in vars(self).values() if isinstance(a, np.ndarray))
 
     def encoded(self) -> Encoded:
         """Its texts, in the order of their ids."""
-        positions = np.empty_like(self._index.by_length)
-        positions[self._index.by_length] = np.arange(len(self), dtype=np.int32)
-        return Encoded(self._index.tokens, self._index.offsets).take(positions)
+        positions = np.empty_like(self._by_length)
+        positions[self._by_length] = np.arange(len(self), dtype=np.int32)
+        return Encoded(self._tokens, self._offsets).take(positions)
 
     def search(self, queries: Encoded, threshold: Threshold, best: Best) -> None:
         """Improve ``best`` for the queries, whose token ids are of the same vocabulary."""
         longest = int(queries.lengths.max(initial=0))
-        seen = np.zeros(len(self) if longest > 64 else 0, np.int32)
-        asked = _Texts(queries.tokens, queries.offsets)
-        _search(asked, _limits(threshold), self._index, seen, best)
-
-
-def _limits(threshold: Threshold) -> _Limits:
-    return _Limits(threshold.need, threshold.reach, threshold.shortest)
+        _search(
+            queries.tokens, queries.offsets,
+            threshold.need, threshold.reach, threshold.shortest,
+            self._tokens, self._offsets, self._by_length, self.first_id, self._longest,
+            self._ranks, self._starts, self._texts, self._signatures, self._keys,
+            np.zeros(len(self) if longest > 64 else 0, np.int32), *best,
+        )  # fmt: skip
 
 
 def scan(
@@ -153,8 +98,10 @@ def scan(
 
     Texts with ids ``first_id``, ``first_id + 1``, ...
     """
-    asked, held = (_Texts(part.tokens, part.offsets) for part in (queries, texts))
-    _scan(asked, _limits(threshold), held, bits, first_id, best)
+    _scan(
+        queries.tokens, queries.offsets,
+        threshold.need, threshold.shortest, texts.tokens, texts.offsets, bits, first_id, *best,
+    )  # fmt: skip
 
 
 def near_pairs(
@@ -284,19 +231,19 @@ def _skip(values: Any, start: Any, end: Any, value: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _needed(need: Any, total: Any, best: Best, q: Any) -> Any:
-    """The least LCS that is above the threshold and no worse than the best so far of query q."""
-    if best.lcs[q] == 0:
+def _needed(need: Any, total: Any, best_lcs: Any, best_total: Any) -> Any:
+    """The least LCS that is above the threshold and no worse than the best so far."""
+    if best_lcs == 0:
         return need[total]
-    return max(need[total], (best.lcs[q] * total + best.totals[q] - 1) // best.totals[q])
+    return max(need[total], (best_lcs * total + best_total - 1) // best_total)
 
 
 @njit(cache=True, nogil=True)
-def _improve(q: Any, common: Any, total: Any, id_: Any, best: Best) -> Any:
+def _improve(q: Any, found: Any, total: Any, id_: Any, ids: Any, lengths: Any, totals: Any) -> Any:
     """Take a match that is nearer than the best, or as near and earlier; whether it was taken."""
-    new, old = common * best.totals[q], best.lcs[q] * total
-    if new > old or (new == old and id_ < best.ids[q]):
-        best.ids[q], best.lcs[q], best.totals[q] = id_, common, total
+    mine, his = found * totals[q], lengths[q] * total
+    if mine > his or (mine == his and id_ < ids[q]):
+        ids[q], lengths[q], totals[q] = id_, found, total
         return True
     return False
 
@@ -318,108 +265,81 @@ def _overlap(left: Any, right: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _search(queries: _Texts, limits: _Limits, index: _Index, seen: Any, best: Best) -> None:
+def _search(
+    q_tokens: Any, q_offsets: Any,
+    need: Any, reach: Any, shortest: Any,
+    tokens: Any, offsets: Any, by_length: Any, first_id: Any, longest: Any,
+    ranks: Any, starts: Any, texts: Any, bits: Any, keys: Any, seen: Any,
+    best_ids: Any, best_lcs: Any, best_totals: Any,
+) -> None:  # fmt: skip
     table, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
     room = 0
-    for q in range(len(queries.offsets) - 1):
-        room = max(room, queries.offsets[q + 1] - queries.offsets[q])
-    ranks = np.empty(room, np.int32)
-    for q in range(len(queries.offsets) - 1):
-        tokens = queries.tokens[queries.offsets[q] : queries.offsets[q + 1]]
-        m = len(tokens)
-        if m == 0 or limits.shortest[m] > min(m, index.longest):
+    for q in range(len(q_offsets) - 1):
+        room = max(room, q_offsets[q + 1] - q_offsets[q])
+    row = np.empty(room, np.int32)
+    for q in range(len(q_offsets) - 1):
+        query = q_tokens[q_offsets[q] : q_offsets[q + 1]]
+        m = len(query)
+        shortest_match = shortest[m]
+        if m == 0 or shortest_match > m or shortest_match > longest:
             continue
-        known, bits = _rank(tokens, index.ranks, ranks)
-        ordered = tokens
-        if m > 64:
-            ordered = np.sort(tokens)
-        else:
-            load_block(tokens, table, masks)
-        query = _Query(q, tokens, known, bits, table, masks, ordered, seen)
+        known, own = 0, np.uint64(0)
+        for token in query:
+            if 0 <= token < len(ranks) and ranks[token] >= 0:
+                row[known] = ranks[token]
+                known += 1
+                own |= token_bit(token)
+        _sort(row[:known])
+        loaded = False
+        ordered = query  # sorted when a long query first needs it
         for k in range(known):
-            if k > 0 and ranks[k] == ranks[k - 1]:
+            if k > 0 and row[k] == row[k - 1]:
                 continue
             left = known - k  # this token and those after it, the only ones that can be shared
-            longest_match = min(index.longest, limits.reach[left] - m)
-            if longest_match < limits.shortest[m]:
+            longest_match = min(longest, reach[left] - m)
+            if longest_match < shortest_match:
                 break
-            _search_list(ranks[k], left, longest_match, query, limits, index, best)
-
-
-@njit(cache=True, nogil=True)
-def _rank(tokens: Any, ranks: Any, row: Any) -> Any:
-    """Fill ``row`` with the ranks of known tokens, ascending; their number and their signature."""
-    known, bits = 0, np.uint64(0)
-    for token in tokens:
-        if 0 <= token < len(ranks) and ranks[token] >= 0:
-            row[known] = ranks[token]
-            known += 1
-            bits |= token_bit(token)
-    _sort(row[:known])
-    return known, bits
-
-
-@njit(cache=True, nogil=True)
-def _search_list(
-    rank: Any, left: Any, longest_match: Any, query: _Query, limits: _Limits, index: _Index,
-    best: Best,
-) -> None:  # fmt: skip
-    """Compare a query with what one list of postings has of texts that share ``left`` tokens."""
-    m = len(query.tokens)
-    stop = index.starts[rank + 1]
-    p = _lower_bound(index.keys, index.starts[rank], stop, _key(limits.shortest[m], 0))
-    while p < stop:
-        n = np.int64(index.keys[p] >> 8)
-        if n == _MANY:
-            n = index.offsets[index.texts[p] + 1] - index.offsets[index.texts[p]]
-        if n > longest_match or _needed(limits.need, m + n, best, query.number) > left:
-            break
-        if n < _MANY:
-            _search_run(p, stop, n, query, limits, index, best)
-            p = _skip(index.keys, p, stop, _key(n + 1, 0))
-        else:  # longer texts are looked at one by one
-            _search_run(p, p + 1, n, query, limits, index, best)
-            p += 1
-
-
-@njit(cache=True, nogil=True)
-def _search_run(
-    p: Any, stop: Any, n: Any, query: _Query, limits: _Limits, index: _Index, best: Best
-) -> None:
-    """Compare a query with the texts of n tokens that a list has from ``p`` on, as far as it can.
-
-    What one text has and the other lacks shows in their signatures.
-    """
-    q, total = query.number, len(query.tokens) + n
-    required = _needed(limits.need, total, best, q)
-    last_key = _key(n, n - required)
-    while p < stop and index.keys[p] <= last_key:
-        bits = index.signatures[p]
-        if (
-            popcount(query.signature & ~bits) <= query.known - required
-            and popcount(bits & ~query.signature) <= n - required
-        ):
-            text = index.texts[p]
-            common = _compare(query, text, required, index)
-            id_ = index.first_id + index.by_length[text]
-            if common >= required and _improve(q, common, total, id_, best):
-                required = _needed(limits.need, total, best, q)
+            p, stop = starts[row[k]], starts[row[k] + 1]
+            p = _lower_bound(keys, p, stop, _key(shortest_match, 0))
+            while p < stop:
+                n = np.int64(keys[p] >> 8)
+                if n == _MANY:
+                    n = offsets[texts[p] + 1] - offsets[texts[p]]
+                if n > longest_match:
+                    break
+                required = _needed(need, m + n, best_lcs[q], best_totals[q])
+                if required > left:
+                    break
                 last_key = _key(n, n - required)
-        p += 1
-
-
-@njit(cache=True, nogil=True)
-def _compare(query: _Query, text: Any, required: Any, index: _Index) -> Any:
-    """LCS with a text of the segment; 0 where it is known to be too short, or was compared."""
-    other = index.tokens[index.offsets[text] : index.offsets[text + 1]]
-    if len(query.tokens) <= 64:
-        return lcs(query.tokens, other, True, query.table, query.masks)
-    if query.seen[text] == query.number + 1:
-        return 0
-    query.seen[text] = query.number + 1
-    if _overlap(query.ordered, np.sort(other)) < required:
-        return 0
-    return lcs(query.tokens, other, False, query.table, query.masks)
+                run_end = stop if n < _MANY else p + 1  # longer texts are looked at one by one
+                while p < run_end and keys[p] <= last_key:
+                    if (
+                        popcount(own & ~bits[p]) <= known - required
+                        and popcount(bits[p] & ~own) <= n - required
+                    ):
+                        text = texts[p]
+                        other = tokens[offsets[text] : offsets[text + 1]]
+                        if m > 64:
+                            found = 0
+                            if seen[text] != q + 1:
+                                seen[text] = q + 1
+                                if not loaded:
+                                    loaded, ordered = True, np.sort(query)
+                                if _overlap(ordered, np.sort(other)) >= required:
+                                    found = lcs(query, other, False, table, masks)
+                        else:
+                            if not loaded:
+                                loaded = True
+                                load_block(query, table, masks)
+                            found = lcs(query, other, True, table, masks)
+                        if found >= required and _improve(
+                            q, found, m + n, first_id + by_length[text],
+                            best_ids, best_lcs, best_totals,
+                        ):  # fmt: skip
+                            required = _needed(need, m + n, best_lcs[q], best_totals[q])
+                            last_key = _key(n, n - required)
+                    p += 1
+                p = _skip(keys, p, stop, _key(n + 1, 0)) if n < _MANY else max(p, run_end)
 
 
 @njit(cache=True, nogil=True)
@@ -430,27 +350,28 @@ def _most_missing(m: Any, need: Any, shortest: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _scan(
-    queries: _Texts, limits: _Limits, texts: _Texts, bits: Any, first_id: Any, best: Best
-) -> None:
-    table, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
-    for q in range(len(queries.offsets) - 1):
-        query = queries.tokens[queries.offsets[q] : queries.offsets[q + 1]]
-        m, own_bits, loaded = len(query), signature(query), False
-        most = _most_missing(m, limits.need, limits.shortest)
+    q_tokens: Any, q_offsets: Any, need: Any, shortest: Any,
+    tokens: Any, offsets: Any, bits: Any, first_id: Any,
+    best_ids: Any, best_lcs: Any, best_totals: Any,
+) -> None:  # fmt: skip
+    keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
+    for q in range(len(q_offsets) - 1):
+        query = q_tokens[q_offsets[q] : q_offsets[q + 1]]
+        m, own, loaded = len(query), signature(query), False
+        most = _most_missing(m, need, shortest)
         for text in range(len(bits)):
-            if popcount(own_bits & ~bits[text]) > most:
+            if popcount(own & ~bits[text]) > most:
                 continue
-            n = texts.offsets[text + 1] - texts.offsets[text]
-            required = _needed(limits.need, m + n, best, q)
-            if required > min(m, n) or popcount(bits[text] & ~own_bits) > n - required:
+            n = offsets[text + 1] - offsets[text]
+            required = _needed(need, m + n, best_lcs[q], best_totals[q])
+            if required > min(m, n) or popcount(bits[text] & ~own) > n - required:
                 continue
             if not loaded and m <= 64:
                 loaded = True
-                load_block(query, table, masks)
-            other = texts.tokens[texts.offsets[text] : texts.offsets[text + 1]]
-            common = lcs(query, other, loaded, table, masks)
-            if common >= required:
-                _improve(q, common, m + n, first_id + text, best)
+                load_block(query, keys, masks)
+            found = lcs(query, tokens[offsets[text] : offsets[text + 1]], loaded, keys, masks)
+            if found >= required:
+                _improve(q, found, m + n, first_id + text, best_ids, best_lcs, best_totals)
 
 
 @njit(cache=True, nogil=True)
