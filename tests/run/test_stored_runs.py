@@ -49,6 +49,10 @@ def resumed(runs, name):
     return build(parse_config(values), location)
 
 
+def findings(location):
+    return [finding for check in verify(str(location)) for finding in check.findings]
+
+
 @pytest.mark.parametrize("name", ["finished", "unfinished"])
 def test_they_verify(runs, name):
     before = files(runs / name)
@@ -79,3 +83,20 @@ def test_a_finished_one_is_exported_and_reported(runs):
     assert [json.loads(line)["output"] for line in lines] == [row["output"] for row in stored]
     assert write_report(str(runs / "finished"), str(runs / "page.html")) == "finished"
     assert (runs / "page.html").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_unfinished_one_resumes_and_repeats_nothing(runs):
+    location = runs / "unfinished"
+    before = files(location)
+    (decided,) = Run.open(str(location)).accepted(["id"])
+    result = resumed(runs, "unfinished")
+    after = files(location)
+    assert any("round-00001/block-" in key for key in before)
+    assert before.items() <= after.items()
+    pool = [id_ for table in Run.open(str(location)).accepted(["id"]) for id_ in table["id"]]
+    assert pool[: decided.num_rows] == list(decided["id"])
+    assert len(pool) == result.stats["accepted"] == 20
+    assert not findings(location)
+    rows = [json.loads(line) for path in location.glob("data/*.jsonl") for line in path.open()]
+    assert len(rows) == result.stats["rows"] > 0
