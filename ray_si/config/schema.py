@@ -353,7 +353,7 @@ def fingerprint_of(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-_FORMER_DEFAULTS = {"dedup": {"tokenizer": "reference"}}
+_FORMER_DEFAULTS = {"dedup": {"tokenizer": "reference", "embedding_index": "Flat"}}
 """By section, what keys had for a default in earlier versions."""
 
 _A_THOUGHT = 64

@@ -183,10 +183,12 @@ def test_wrong_ways_to_generate_are_named(values, message):
 
 
 def test_a_run_goes_on_under_the_default_that_it_began_with():
-    begun = RunConfig.model_validate({"dedup": {"tokenizer": "reference"}}).model_dump(mode="json")
+    former = {"dedup": {"tokenizer": "reference", "embedding_index": "Flat"}}
+    begun = RunConfig.model_validate(former).model_dump(mode="json")
     plain = parse_config({"dedup": {"rouge": 0.6}})
     assert plain.dedup.tokenizer == "auto"
     assert plain.as_begun(begun).dedup.tokenizer == "reference"
+    assert plain.as_begun(begun).dedup.embedding_index == "Flat"
     assert plain.as_begun(begun).dedup.rouge == 0.6
     assert RunConfig().as_begun(begun).fingerprint("x") == RunConfig.model_validate(
         begun
