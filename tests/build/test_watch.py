@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.run.instance_parts import Counts
+from ray_si.run.run import Run
 from ray_si.serving.usage import Usage
 
 
-def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found():
+@pytest.fixture
+def run(tmp_path):
+    """A run under its lease."""
+    run = Run.prepare(str(tmp_path / "run"), {"config": {}, "identity": {}}, "fingerprint")
+    with run.held():
+        yield run
+
+
+def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found(run):
     reporter = Reporter(lambda progress: None)
-    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=None, written=Counts())
+    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=run, written=Counts())
     reporter.report(Progress("bootstrap", 500, 1000))
     assert watcher.live(ended=False)["seconds_per_accepted"] is None
     reporter.began = time.monotonic() - 60
@@ -22,9 +33,9 @@ def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found():
     assert 3 <= watcher.live(ended=False)["seconds_per_accepted"] < 3.5
 
 
-def test_dollars_are_told_where_they_are_known():
+def test_dollars_are_told_where_they_are_known(run):
     reporter = Reporter(lambda progress: None)
-    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=None, written=Counts())
+    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=run, written=Counts())
     reporter.see(Usage(), None)
     assert "dollars" not in watcher.live(ended=False)
     reporter.see(Usage(), 0.123456)
