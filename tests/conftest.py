@@ -146,11 +146,6 @@ def ray_session(s3_server, endpoint_process):
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            # the next build finds the last one's workers, each of which takes seconds to start
-            _system_config={
-                "idle_worker_killing_time_threshold_ms": 600_000,
-                "num_workers_soft_limit": 12,
-            },
         )
     yield
     ray.shutdown()
