@@ -69,6 +69,10 @@ class RunContents:
         self.rounds = self._audit.sound_rounds
         self.identity: dict[str, Any] = _section(run.header, "identity")
         self.fingerprint = str(run.header.get("fingerprint", ""))
+        for part in (self._audit.instances or {}).get("parts", ()):
+            key = part["key"]
+            if key not in self._audit.damaged and (wrong := self._audit.wrong_object(key)):
+                self._check.find(key, wrong)
         table = self._read("seeds.parquet", _SEEDS)
         self.seeds: list[SeedRow] = table.to_pylist() if table else []
         for shard in self.stats["shards"] if self.stats else []:

@@ -251,6 +251,10 @@ class Audit:
                 self.damaged.add(said.key)
         return check
 
+    def wrong_object(self, key: str) -> str | None:
+        """What is wrong with a named object; None where it is as its manifest says."""
+        return self._wrong_object(*self._named[key])
+
     def _wrong_object(self, source: str, said: ShardInfo) -> str | None:
         try:
             data = self.run.objects.get(said.key)

@@ -146,19 +146,3 @@ def test_a_replica_that_cannot_start_is_counted_with_its_reason(ray_session):
     total = ray.get(meter.total.remote())
     assert total.failed_starts == 1
     assert total.trouble.startswith("a replica could not start: ")
-
-
-@pytest.mark.parametrize("sizes", [(1,), (3, 1, 2), (2,) * 5])
-def test_blocks_are_cut_from_a_table_where_their_numbers_change(sizes):
-    import pyarrow as pa
-
-    from ray_si.build.stages import split_blocks
-
-    numbers = [7 * k for k, size in enumerate(sizes) for _ in range(size)]
-    table = pa.table({"block": numbers, "row": list(range(len(numbers)))})
-    found = list(split_blocks(table))
-    assert [number for number, _ in found] == [7 * k for k in range(len(sizes))]
-    assert [part.num_rows for _, part in found] == list(sizes)
-    assert [row for _, part in found for row in part["row"].to_pylist()] == list(
-        range(len(numbers))
-    )
