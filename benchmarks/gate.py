@@ -407,25 +407,24 @@ def profile(pool: int) -> dict[str, Any]:
     index = RougeIndex(threshold=THRESHOLD)
     index.add(batch_at(0, pool))
     (segment,) = index._segments
-    postings = segment._index
     need, shortest = index.threshold.need, index.threshold.shortest
     queries = index.encode(batch_at(pool, PROFILED), grow=False)
     counts: Counter[str] = Counter()
     for start, end in itertools.pairwise(queries.offsets):
         m = end - start
-        ranks = postings.ranks[[token for token in queries.tokens[start:end] if token >= 0]]
+        ranks = segment._ranks[[token for token in queries.tokens[start:end] if token >= 0]]
         row = np.sort(ranks[ranks >= 0])
         known = queries.tokens[start:end]
         known = np.unique(known[known >= 0])
-        own = np.bitwise_or.reduce(bits_of(known[postings.ranks[known] >= 0]), initial=0)
+        own = np.bitwise_or.reduce(bits_of(known[segment._ranks[known] >= 0]), initial=0)
         for k, rank in enumerate(row):
-            part = slice(postings.starts[rank], postings.starts[rank + 1])
-            n, place = postings.keys[part] >> 8, postings.keys[part] & 255
+            part = slice(segment._starts[rank], segment._starts[rank + 1])
+            n, place = segment._keys[part] >> 8, segment._keys[part] & 255
             required = need[m + n]
             fits = (n >= shortest[m]) & (required <= len(row) - k) & (place + required <= n)
             if (k > 0 and rank == row[k - 1]) or not fits.any():
                 continue
-            bits = postings.signatures[part]
+            bits = segment._signatures[part]
             missing = np.bitwise_count(own & ~bits) <= len(row) - required
             extra = np.bitwise_count(bits & ~own) <= n - required
             counts["lists"] += 1
