@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from ray_si.report.files import documents
 from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
-from ray_si.run.seeds import load_seeds
+from ray_si.run.seeds import BUNDLED, load_seeds, seeds_of
 from ray_si.run.strays import clean_up, is_clean
 
 
@@ -93,7 +93,10 @@ def build(
     BudgetError, GenerationError.
     """
     inputs = check(config)
-    config = config.as_begun(Run.configuration_at(location))
+    begun = Run.configuration_at(location)
+    config = config.as_begun(begun)
+    if config.seeds == begun.get("seeds") == BUNDLED:
+        inputs = _as_begun(inputs, Run.open(location))
     header: dict[str, Any] = {
         "ray_si": __version__,
         "config": config.model_dump(mode="json"),
@@ -122,6 +125,14 @@ def build(
     stats = run.stats()
     assert stats is not None, "a build ended before its run"
     return BuildResult(stats, seconds)
+
+
+def _as_begun(inputs: Inputs, run: Run) -> Inputs:
+    """With the bundled seed tasks as they were when the run began."""
+    sha256 = run.header.get("seeds_sha256")
+    if sha256 in (None, inputs.seeds_sha256):
+        return inputs
+    return replace(inputs, seeds=seeds_of(run.read("seeds.parquet")), seeds_sha256=sha256)
 
 
 def _export(

@@ -13,6 +13,9 @@ import pyarrow as pa
 from ray_si.errors import SeedError
 from ray_si.records import Instance, SeedTask
 
+BUNDLED = "bundled"
+"""Stands for the seed tasks that ship with ray_si."""
+
 
 def seeds_of(table: pa.Table) -> list[SeedTask]:
     """The seed tasks of a table of `SEEDS`."""
@@ -27,9 +30,9 @@ def load_seeds(path: str) -> tuple[list[SeedTask], str]:
 
     Raises SeedError with line number and field for anything malformed, duplicate ids included.
     """
-    source = "the bundled seeds" if path == "bundled" else path
+    source = "the bundled seeds" if path == BUNDLED else path
     try:
-        if path == "bundled":
+        if path == BUNDLED:
             data = files("ray_si").joinpath("data", "seed_tasks.jsonl").read_bytes()
         else:
             data = Path(path).expanduser().read_bytes()

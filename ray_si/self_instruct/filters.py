@@ -52,26 +52,36 @@ _UNSPACED = {
 
 _OPENINGS = frozenset(
     """
-    add analyze analyse answer apply argue arrange ask assess assign brainstorm break build
-    calculate categorize change check choose cite classify combine comment compare compile complete
-    compose compute consider contrast construct convert copy correct count create decide decode
-    define demonstrate describe design detect determine develop devise differentiate discuss
-    distinguish divide draft edit elaborate eliminate encode estimate evaluate examine expand
-    explain express extract fill find fix format formulate generate give group guess help
-    highlight identify illustrate improve infer insert interpret introduce invent judge justify
-    label list make match mention modify multiply name offer order organize outline paraphrase
-    pick plan point predict prepare present produce prove proofread propose provide put rank rate
-    read rearrange recommend reduce rephrase replace report respond restate retell reverse review
-    revise rewrite rhyme round say select sentence share shorten show simplify sketch solve sort
-    specify split spell state substitute suggest summarize summarise tell think transform
-    translate turn update use verify write
+    according act adapt add advise analyze analyse annotate answer apologise apologize apply argue
+    arrange ask assess assign balance begin brainstorm break build calculate categorise categorize
+    change check choose cite clarify classify combine come comment compare compile complete compose
+    compute condense consider continue contrast construct convert copy correct count create
+    criticise criticize debug decide decode deduce define demonstrate describe design detect
+    determine develop devise diagnose differentiate discuss distinguish divide draft edit elaborate
+    eliminate encode entertain estimate evaluate examine expand explain express extract fill find
+    fix flag format formulate generate give group guess help highlight identify illustrate improve
+    include infer insert interpret introduce invent join judge judging justify keep label list
+    locate make match measure mention modify multiply name neutralise neutralize offer order
+    organise organize outline paraphrase pick place plan point predict prepare present prioritise
+    prioritize produce prove proofread propose provide pull put quote rank rate read rearrange
+    recalculate recommend reconcile record reduce refactor reformat reformulate render repair
+    rephrase replace reply report reshape respond restate restructure retell return reverse review
+    revise rework rewrite rhyme round say scale script select sentence set share sharpen shorten
+    show simplify sketch solve sort specify split spell spot state substitute suggest summarize
+    summarise supply tag teach tell think trace transcribe transform translate trim turn update use
+    using verify work write
     what what's when where which who whom whose why how is are was were do does did can could
     should would will if given in for from imagine suppose based
     """.split()
 )
+"""First words of requests and questions."""
+
+_ASKING_ABOUT = frozenset("after at by during on through to under until with".split())
+_QUESTION_WORDS = frozenset("how what which whose".split())
 
 _POINTS_AT_INPUT = re.compile(
-    r"\b(?:the following|(?:this|these|those|given) \w+|\w+ (?:below|above)|"
+    r"\b(?:the following|(?:this|these|those|given) \w+|"
+    r"(?!(?:well|far|high|just|slightly|or|and) )\w+ (?:below|above)|"
     r"(?:the|each) (?:given )?(?:sentences?|paragraph|passage|text|words?|list|article|review|"
     r"email|e-mail|statements?|phrase|tweet|comment|code|poem|numbers|equation|expression|table|"
     r"dialogue|conversation|song|story|recipe|quote))\b(?! [\"'])|\bthis\s*:",
@@ -86,8 +96,12 @@ _YES_OR_NO = re.compile(
     r"|.*\bwhether\b|.*\b(?:decide|determine|tell(?: me)?|say|check|detect|predict|identify) if\b",
     re.I,
 )
-_SCAFFOLD = re.compile(r"\b(?:task|input|output|example ?\d*|class label|instruction)\s*:", re.I)
-_PLACEHOLDER = re.compile(r"\[[^\]\d]{2,40}\]|<[a-z _]{2,30}>|_{3,}", re.IGNORECASE)
+_SCAFFOLD = re.compile(r"\b(?:task|input|output|example ?\d+|class label|instruction)\s*:", re.I)
+_PLACEHOLDER = re.compile(
+    r"(?<![\w)\]])\[(?=\w)[^\]\d\[(){}=\"]{2,40}\]|<(?!module>)[a-z _]{2,30}>|_{3,}", re.IGNORECASE
+)
+"""In brackets, but no index, list or "<module>" of a program."""
+_SENTENCE_END = re.compile(r"[.!?][\"')]?\s+(?=\S)")
 
 
 def count_words(text: str, *, tokenizer: str = "reference") -> int:
@@ -154,16 +168,18 @@ def instruction_quality_reason(
 ) -> str | None:
     """Why an instruction looks like a small model's slip, or None. English only; not in the paper.
 
-    Codes: unusual_opening (the first word is neither a common task verb nor a question word),
-    several_sentences, no_full_stop, rambling (more than ``max_words`` words), placeholder,
+    Codes: several_sentences (more than two), unusual_opening (the last of them begins neither with
+    a common task verb nor as a question; of two the first may tell what there is), no_full_stop,
+    rambling (more than ``max_words`` words), placeholder,
     repeated_words (a word three times over, short words aside), no_labels (of a classification
     task: it neither names labels to choose from nor can be answered by yes or no).
     """
-    words = re.findall(r"[a-z'-]+", text.lower())
-    if not words or words[0] not in _OPENINGS:
-        return "unusual_opening"
-    if re.search(r"[.!?][\"')]?\s+\S", text):
+    sentences = _SENTENCE_END.split(text)
+    if len(sentences) > 2:
         return "several_sentences"
+    if not _asks(sentences[-1]):
+        return "unusual_opening"
+    words = re.findall(r"[a-z'-]+", text.lower())
     if text[-1] not in ".?!":
         return "no_full_stop"
     if len(text.split()) > max_words:
@@ -176,6 +192,19 @@ def instruction_quality_reason(
     if is_classification and not (_CHOICE.search(text) or _YES_OR_NO.match(text)):
         return "no_labels"
     return None
+
+
+def _asks(sentence: str) -> bool:
+    """Whether a sentence begins as a request or a question; an adverb may precede it."""
+    words = re.findall(r"[a-z'-]+", sentence.lower())[:2]
+    if any(word in _OPENINGS for word in words[:1]):
+        return True
+    if len(words) < 2:
+        return False
+    first, second = words
+    if first in _ASKING_ABOUT:
+        return second in _QUESTION_WORDS
+    return first.endswith("ly") and second in _OPENINGS
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,10 @@ def files(location):
     }
 
 
-def resumed(runs, name):
+def resumed(runs, name, seeds=None):
     """A build of the run with the configuration that it was begun with."""
     location = str(runs / name)
-    values = Run.open(location).header["config"] | {"seeds": str(runs / "seeds.jsonl")}
+    values = Run.open(location).header["config"] | {"seeds": seeds or str(runs / "seeds.jsonl")}
     return build(parse_config(values), location)
 
 
@@ -67,6 +67,16 @@ def test_they_verify(runs, name):
 def test_a_finished_one_is_left_as_it_is_by_a_build(runs):
     before = files(runs / "finished")
     assert resumed(runs, "finished").stats["accepted"] == 10
+    assert files(runs / "finished") == before
+
+
+def test_one_of_the_bundled_seeds_keeps_those_that_it_began_with(runs):
+    path = runs / "finished" / "run.json"
+    header = json.loads(path.read_text())
+    header["config"]["seeds"] = "bundled"  # as if these had been ours then
+    path.write_text(json.dumps(header))
+    before = files(runs / "finished")
+    assert resumed(runs, "finished", "bundled").stats["accepted"] == 10
     assert files(runs / "finished") == before
 
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, strategies as st
 
 from ray_si.records import Instance
-from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.filters import (
     KEYWORDS,
     count_words,
@@ -56,7 +55,12 @@ def test_other_scripts_pass_when_asked_for():
         ("Explain why the sky is blue.", None),
         ("What is the capital of France?", None),
         ("John went home for dinner.", "unusual_opening"),
-        ("Explain rain. Then explain snow.", "several_sentences"),
+        ("Explain rain. It falls from clouds.", "unusual_opening"),
+        ("On Monday it rained.", "unusual_opening"),
+        ("Explain rain. It falls. Why?", "several_sentences"),
+        ("My oven broke. How else could I bake bread?", None),
+        ("On which continent is the river?", None),
+        ("Politely ask for the bill.", None),
         ("Explain why the sky is", "no_full_stop"),
         ("Write about " + "many " * 30 + "things.", "rambling"),
         ("Write a letter to [name] today.", "placeholder"),
@@ -88,6 +92,10 @@ def test_each_instance_heuristic_has_its_reason(instance, reason):
         (Instance("Bees fly.", "Bees can fly."), None),
         (Instance("Bees", "Input: Bees fly."), "scaffolding"),
         (Instance("Bees", "Dear [your name], hello."), "placeholder"),
+        (Instance("Bees", "print(bees[index], bees[0][name])"), None),
+        (Instance('["Bee", "Wasp"]', "Wasp"), None),
+        (Instance("Bees", "Bees can fly. Example: they fly to flowers."), None),
+        (Instance("Bees", "Example 2: Bees can fly."), "scaffolding"),
         (Instance("Bees fly.", '"Bees fly"'), "echo"),
         (Instance("x", "Rewrite the sentence"), "echo"),
         (Instance("x", "one two three " * 8), "loop"),
@@ -113,7 +121,11 @@ def test_instructions_that_point_at_an_input_need_one(instruction):
 
 
 def test_quoted_words_and_general_questions_need_no_input():
-    for instruction in ("Name a fruit.", 'Define the word "drupe" by an example.'):
+    for instruction in (
+        "Name a fruit.",
+        'Define the word "drupe" by an example.',
+        "Why does fruit rot well above body temperature?",
+    ):
         assert instance_quality_reason(instruction, Instance("", "A plum.")) is None
 
 
@@ -166,18 +178,6 @@ def test_classification_tasks_need_an_input():
 def test_classification_tasks_offer_labels(text, reason):
     assert instruction_quality_reason(text, is_classification=True) == reason
     assert instruction_quality_reason(text) is None
-
-
-def test_our_own_classification_seeds_offer_labels_and_have_those():
-    for seed in load_seeds("bundled")[0]:
-        if seed.is_classification:
-            offered = instruction_quality_reason(
-                seed.instruction, max_words=99, is_classification=True
-            )
-            assert offered != "no_labels"
-            for instance in seed.instances:
-                found = instance_quality_reason(seed.instruction, instance, is_classification=True)
-                assert found != "unknown_label"
 
 
 def test_conflicting_outputs_drop_everything():
