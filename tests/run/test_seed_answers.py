@@ -100,7 +100,8 @@ def test_the_query_returns_what_is_said(instances):
     tables, _, sql = query.input.partition("SELECT")
     database = sqlite3.connect(":memory:")
     for text in tables.strip().split("\n\n"):
-        name, header, *rows = text.splitlines()[0], *_table(text)
+        name = text.splitlines()[0]
+        header, *rows = _table(text)
         database.execute(f"CREATE TABLE {name} ({', '.join(header)})")
         for row in rows:
             values = [None if cell == "NULL" else cell for cell in row]
