@@ -178,6 +178,8 @@ class Serving:
         names = [*self._apps.values()] + [self._embedder_app] * self._with_embedder
         for name in names:
             serve.delete(name, _blocking=False)
+        # Serve keeps the deployments' arguments, and with them the actor alive
+        ray.kill(self._meter)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings of the texts, by the embedder's replica."""
