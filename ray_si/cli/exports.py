@@ -39,7 +39,8 @@ def export(
         typer.Option(
             "--format",
             help="Layout of the rows; conversations is ShareGPT's, and prompt-completion-varied "
-            "writes prompts in the paper's varied ways.",
+            "writes prompts in the varied ways of the paper's code, inputs rewritten as there, and "
+            "of equal rows one.",
         ),
     ] = None,
     map_: Annotated[
@@ -72,6 +73,9 @@ def export(
             help="Set instructions aside, with all their rows: a share like 0.05, or a number.",
         ),
     ] = None,
+    seed_tasks: Annotated[
+        bool, typer.Option("--seed-tasks", help="Add the run's seed tasks, with their instances.")
+    ] = False,
     name: Annotated[
         str | None, typer.Option(help="What file names begin with \\[default: the format's].")
     ] = None,
@@ -97,6 +101,7 @@ def export(
             shuffle=shuffle,
             seed=seed,
             validation=_share(validation),
+            seed_tasks=seed_tasks,
             overwrite=overwrite,
         )
         with ExportDisplay() as display:
@@ -108,7 +113,8 @@ def export(
         written = [key for key in done.keys if key != options.manifest]
         place = written[0] if len(written) == 1 else f"{len(written)} files of {options.name}"
         where = f"{to}/{place}" if len(written) == 1 else f"{to} ({place})"
-        console().print(f"{count} rows written to {where}", markup=False, highlight=False)
+        equal = f" ({done.equal_rows} equal ones left out)" if done.equal_rows else ""
+        console().print(f"{count} rows written to {where}{equal}", markup=False, highlight=False)
 
 
 def _layout(format_: Any, map_: list[str] | None) -> tuple[Layout, dict[str, Any]]:

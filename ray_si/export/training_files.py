@@ -33,6 +33,7 @@ class Options:
     ``bytes_per_shard`` (of JSON lines, before compression and whatever the kind); without either
     there is one. ``shuffle`` puts the rows in an order that ``seed`` gives. ``validation`` sets
     instructions with all their rows aside: a share below 1, or a number of instructions.
+    ``seed_tasks`` adds the run's, after its own rows.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Options:
     shuffle: bool = False
     seed: int = 0
     validation: float | int | None = None
+    seed_tasks: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -68,10 +70,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export came to: rows by split, and the objects written, manifest last."""
+    """What an export came to: rows by split, and the objects written, manifest last.
+
+    ``equal_rows`` were left out, each for one that is there.
+    """
 
     rows: dict[str, int]
     keys: list[str]
+    equal_rows: int = 0
 
 
 def write_training_files(
@@ -95,7 +101,7 @@ def write_training_files(
     written or holds such files already and ``overwrite`` isn't set; ConfigError where there are too
     few instructions to set aside; StorageLostError where there is no room.
     """
-    source = Source(run)
+    source = Source(run, seed_tasks=options.seed_tasks)
     target = open_objects(to)
     target.check(write=True)
     present = _present(target, options.name)
@@ -109,7 +115,11 @@ def write_training_files(
         held_out = source.hold_out(options.seed, options.validation)
     with target.scratch() as scratch, _room_in(scratch):
         splits = _write(source, scratch, layout, options, held_out, listen)
-        return _publish(target, present, splits, options, _manifest(run, options, description))
+        rows = {split: sum(shard.rows for shard in shards) for split, shards in splits.items()}
+        equal_rows = source.rows - sum(rows.values())
+        manifest = _manifest(run, options, description) | {"equal_rows": equal_rows}
+        keys = _publish(target, present, splits, options, manifest)
+        return Exported(rows, keys, equal_rows)
 
 
 # Writing ---------------------------------------------------------------------------------------
@@ -184,8 +194,10 @@ def _publish(
     splits: dict[str, list[Written]],
     options: Options,
     manifest: dict[str, Any],
-) -> Exported:
+) -> list[str]:
     """Give the files their names, the manifest last; after an error none of them is there.
+
+    Returns the names.
 
     Where an export of this name is ``present`` it is replaced once every file is there under
     another name, so that nothing is left to do but to rename.
@@ -213,8 +225,7 @@ def _publish(
         for key in set(present) - {key for key, _, _ in files} - {options.manifest}:
             target.delete(key)
         _put_manifest(target, files, options, manifest)
-    rows = {split: sum(shard.rows for shard in shards) for split, shards in splits.items()}
-    return Exported(rows, [*(key for key, _, _ in files), options.manifest])
+    return [*(key for key, _, _ in files), options.manifest]
 
 
 def _put_manifest(

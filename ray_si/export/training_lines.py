@@ -16,8 +16,11 @@ import pyarrow as pa
 
 from ray_si.errors import ConfigError, RunError
 from ray_si.export.shuffle import row_numbers
+from ray_si.records import SeedTask
+from ray_si.run.ids import training_row_id
 from ray_si.run.run import Run
 from ray_si.run.schemas import TRAINING_ROWS
+from ray_si.run.seeds import seeds_of
 from ray_si.storage.tables import ShardInfo, from_bytes, read_named
 
 _CHUNK = 500
@@ -31,23 +34,32 @@ class Layout(Protocol):
     def columns(self) -> tuple[str, ...]: ...
 
     @property
+    def drops_equal_rows(self) -> bool: ...
+
+    @property
     def rows(
         self,
     ) -> Callable[[Mapping[str, Sequence[Any]], Sequence[int]], Iterator[dict[str, Any]]]: ...
 
 
 class Source:
-    """A finished run's shards, each read whole and checked against its digest."""
+    """A finished run's shards, each read whole and checked against its digest.
 
-    def __init__(self, run: Run) -> None:
+    After them, where asked for, come the run's ``seed_tasks``: rows with their instances, and
+    nothing of what only generated ones have.
+    """
+
+    def __init__(self, run: Run, *, seed_tasks: bool = False) -> None:
         stats = run.stats()
         if stats is None:
             raise RunError(f"{run.location} is not finished: run `ray-si build` on it again first")
         infos = [ShardInfo(**entry) for entry in stats["shards"]]
         parquet = [info for info in infos if info.key.endswith(".parquet")]
         self._run, self._shards = run, parquet or infos
-        self.rows = sum(info.rows for info in self._shards)
-        self.instructions: int = stats["with_instance"]
+        seeds = seeds_of(run.read("seeds.parquet")) if seed_tasks else []
+        self._seed_rows = _rows_of(seeds)
+        self.rows = sum(info.rows for info in self._shards) + self._seed_rows.num_rows
+        self.instructions: int = stats["with_instance"] + len(seeds)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The shards in order; the next is read meanwhile."""
@@ -58,6 +70,8 @@ class Source:
                 yield upcoming.popleft().result()
             if upcoming:
                 yield upcoming.popleft().result()
+        if self._seed_rows.num_rows:
+            yield self._seed_rows.select(list(columns))
 
     def _read(self, info: ShardInfo, columns: Sequence[str]) -> pa.Table:
         data = read_named(self._run.objects, self._run.location, info, "stats.json")
@@ -86,6 +100,23 @@ class Source:
                 last = id_
 
 
+def _rows_of(seeds: Sequence[SeedTask]) -> pa.Table:
+    """Seed tasks as training rows."""
+    rows = [
+        {
+            "id": training_row_id(seed.id, place),
+            "instruction": seed.instruction,
+            "input": instance.input,
+            "output": instance.output,
+            "is_classification": seed.is_classification,
+            "instruction_id": seed.id,
+        }
+        for seed in seeds
+        for place, instance in enumerate(seed.instances)
+    ]
+    return pa.Table.from_pylist(rows, TRAINING_ROWS)
+
+
 def _hash(seed: int, instruction_id: str) -> int:
     digest = hashlib.blake2b(f"{seed}/{instruction_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
@@ -97,8 +128,10 @@ def encoded_rows(
     """Lines of JSON in pool order, some at a time, each with its end.
 
     With them their numbers for a shuffle (uint64), and which are of instructions ``held_out``
-    (bool), both of shape (lines,).
+    (bool), both of shape (lines,). A line that equals an earlier one is left out where the layout
+    drops equal rows.
     """
+    written: set[bytes] = set()  # digests of lines, where equal ones count
     columns = list(dict.fromkeys([*layout.columns, *(["instruction_id"] if held_out else [])]))
     encode = encoder(layout.columns)
     before = 0
@@ -115,8 +148,20 @@ def encoded_rows(
             mask = np.zeros(len(lines), bool)
             if held_out:
                 mask[:] = [id_ in held_out for id_ in values["instruction_id"]]
-            yield lines, order[start:end], mask
+            numbers = order[start:end]
+            if layout.drops_equal_rows:
+                new = [i for i, line in enumerate(lines) if _is_new(line, written)]
+                lines, numbers, mask = [lines[i] for i in new], numbers[new], mask[new]
+            yield lines, numbers, mask
             start = end
+
+
+def _is_new(line: bytes, written: set[bytes]) -> bool:
+    """Whether no such line was written before; it has been from now on."""
+    digest = hashlib.blake2b(line, digest_size=16).digest()
+    before = len(written)
+    written.add(digest)
+    return len(written) > before
 
 
 def encoder(columns: Sequence[str]) -> Callable[[dict[str, Any]], bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -22,8 +23,34 @@ Row = dict[str, Any]
 PROMPT = "prompt"
 """A field that a map may name besides the columns: the instruction, with the input below it."""
 
-ENCODINGS = 16
-"""Ways in which ``prompt-completion-varied`` writes an instance."""
+_WITH_INPUT = (
+    ("", "\nInput: ", "\nOutput:"),
+    ("", "\n\nInput: ", "\n\nOutput:"),
+    ("Task: ", "\nInput: ", "\nOutput:"),
+    ("", "\n\n", "\n\nOutput:"),
+    ("", "\n\n", "\n\n"),
+    ("", "\n", "\n\n"),
+    ("Task: ", "\n\n", "\n\n"),
+)
+"""What the original code writes before the instruction, before the input, and after it."""
+
+_WITHOUT_INPUT = (
+    ("", " Output:"),
+    ("", "\nOutput:"),
+    ("", "\n\nOutput:"),
+    ("", "\n"),
+    ("", "\n\n"),
+    ("Task: ", "\n\n"),
+)
+"""What it writes around an instruction that has no input."""
+
+_COMBINATIONS = len(_WITH_INPUT) * len(_WITHOUT_INPUT)
+
+ENCODINGS = 2 * _COMBINATIONS
+"""Numbers that give ``prompt-completion-varied`` every way of writing an instance, each as often:
+7 with an input and 6 without, the input rewritten by every second one."""
+
+_FIELD_NAME = re.compile(r"(\w+):")
 
 
 @dataclass(frozen=True)
@@ -31,12 +58,14 @@ class Layout:
     """How a training row looks.
 
     ``columns`` are those that ``rows`` needs; it gives a row for each instance, in order, and takes
-    a number for each besides, on which the row may depend.
+    a number for each besides, on which the row may depend. Of equal rows a file takes one where it
+    ``drops_equal_rows``.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: Callable[[Columns, Sequence[int]], Iterator[Row]]
+    drops_equal_rows: bool = False
 
 
 def layout(format_: Format) -> Layout:
@@ -46,11 +75,12 @@ def layout(format_: Format) -> Layout:
     (OpenAI). conversations: ``conversations``, a human and a gpt turn (ShareGPT).
     prompt-completion: ``prompt, completion``. In the last three the input follows the instruction
     after a blank line.
-    prompt-completion-varied: the same two fields, in one of `ENCODINGS` for each row, as the paper
-    encodes them: "Task:", "Input:" and "Output:" there or not, one line break or two. A completion
-    follows its prompt without anything between.
+    prompt-completion-varied: the same two fields as the original Self-Instruct code writes them for
+    fine-tuning (docs/paper.md): each row in a way that its number draws; half of the inputs
+    `rewritten`; equal rows once. A completion follows its prompt without anything between.
     """
-    return Layout(format_, ("instruction", "input", "output"), _ROWS[format_])
+    instance = ("instruction", "input", "output")
+    return Layout(format_, instance, _ROWS[format_], format_ == "prompt-completion-varied")
 
 
 def mapped(pairs: Sequence[str], known: Sequence[str]) -> Layout:
@@ -133,19 +163,31 @@ def _varied(columns: Columns, numbers: Sequence[int]) -> Iterator[Row]:
         columns["instruction"], columns["input"], columns["output"], numbers, strict=True
     )
     for instruction, input_, output, number in instances:
-        prompt, lead = _encoded(instruction, input_, number % ENCODINGS)
-        yield {"prompt": prompt, "completion": lead + output}
+        prompt = _encoded(instruction.strip(), input_.strip(), number % ENCODINGS)
+        lead = " " if prompt.endswith("Output:") else ""
+        yield {"prompt": prompt, "completion": lead + output.strip()}
 
 
-def _encoded(instruction: str, input_: str, encoding: int) -> tuple[str, str]:
-    """A prompt, and what its completion begins with."""
-    breaks = "\n\n" if encoding & 1 else "\n"
-    parts = [f"Task: {instruction}" if encoding & 2 else instruction]
-    if input_:
-        parts.append(f"Input: {input_}" if encoding & 4 else input_)
-    if encoding & 8:
-        return breaks.join([*parts, "Output:"]), " "
-    return breaks.join([*parts, ""]), ""
+def _encoded(instruction: str, input_: str, number: int) -> str:
+    """The prompt that a number below `ENCODINGS` gives."""
+    if number >= _COMBINATIONS:
+        input_ = rewritten(input_)
+    if not input_:
+        before, after = _WITHOUT_INPUT[number % len(_WITHOUT_INPUT)]
+        return f"{before}{instruction}{after}"
+    before, between, after = _WITH_INPUT[number % len(_WITH_INPUT)]
+    return f"{before}{instruction}{between}{input_}{after}"
+
+
+def rewritten(input_: str) -> str:
+    """An input as the original code rewrites half of them for fine-tuning.
+
+    Where one field name alone stands before a colon, however often, it goes with what precedes it
+    ("Sentence: I am late." -> "I am late."); of two line breaks in a row one stays.
+    """
+    if len(set(_FIELD_NAME.findall(input_))) == 1:
+        input_ = input_.partition(":")[2]
+    return input_.strip().replace("\n\n", "\n")
 
 
 _ROWS: dict[Format, Callable[[Columns, Sequence[int]], Iterator[Row]]] = {

