@@ -32,7 +32,8 @@ from ray_si.engines.base import Completion
 from ray_si.export.rows import export_data
 from ray_si.pipeline.decisions import completion_row, decide_round, texts_of
 from ray_si.pipeline.gate import gate_options
-from ray_si.pipeline.instances import AcceptedInstruction, Classified, instance_row
+from ray_si.pipeline.instance_rows import instance_row
+from ray_si.pipeline.instances import AcceptedInstruction, Classified
 from ray_si.pipeline.prompting import Prompting
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.ids import instance_seed

@@ -13,17 +13,10 @@ import pyarrow as pa
 
 from ray_si.config import RunConfig
 from ray_si.pipeline.contamination import excluded_texts_of_run
-from ray_si.pipeline.instances import (
-    CAME_ALONG,
-    NOT_ASKED,
-    AcceptedInstruction,
-    InstanceCompletion,
-    decide_instances,
-    is_class_known,
-)
+from ray_si.pipeline.instance_rows import block_schema, decided_columns
+from ray_si.pipeline.instances import CAME_ALONG, NOT_ASKED, AcceptedInstruction, is_class_known
 from ray_si.run.audit import Check, read_whole
 from ray_si.run.ids import instance_seed
-from ray_si.run.schemas import INSTANCE_BLOCK
 from ray_si.storage.objects import open_objects
 from ray_si.storage.reading import read_ahead
 
@@ -81,7 +74,7 @@ class BlockChecks:
         """Check these blocks."""
         objects, result = open_objects(self.location), CheckedBlocks()
         for block in blocks:
-            table = read_whole(objects, block.key, INSTANCE_BLOCK)
+            table = read_whole(objects, block.key, block_schema(self.config))
             if isinstance(table, str):
                 result.check.find(block.key, table)
                 result.damaged.append(block.key)
@@ -131,11 +124,8 @@ class BlockChecks:
             if not self.is_read_again:
                 continue
             excluded = excluded_texts_of_run(config, self.location)
-            completion = InstanceCompletion.of(row)
-            decided = decide_instances(
-                config, source, row["is_classification"], completion, excluded
-            )
-            if decided != (row["instances"], row["rejected"]):
+            decided = decided_columns(config, source, row, excluded)
+            if any(row[name] != value for name, value in decided.items()):
                 check.find(key, f"{id_} has other instances than its completion gives")
 
 

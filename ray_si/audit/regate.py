@@ -30,13 +30,11 @@ from ray_si.export.rows import export_data
 from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.decisions import RoundDecisions, Usable, decide_round, texts_of
 from ray_si.pipeline.gate import gate_options
+from ray_si.pipeline.instance_rows import block_schema, decided_columns, instance_row
 from ray_si.pipeline.instances import (
     NOT_ASKED,
     AcceptedInstruction,
     Classified,
-    InstanceCompletion,
-    decide_instances,
-    instance_row,
     is_class_known,
     pool_of,
 )
@@ -47,7 +45,7 @@ from ray_si.run.instance_parts import BlockRecord, InstanceParts
 from ray_si.run.layout import INSTANCES, block_key
 from ray_si.run.manifests import Stats, named_blocks
 from ray_si.run.run import Run, part_key
-from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK, RAW_BLOCK, InstanceRow, RawRow
+from ray_si.run.schemas import ACCEPTED, RAW_BLOCK, InstanceRow, RawRow
 from ray_si.run.seeds import seeds_of
 from ray_si.storage.tables import write_table
 
@@ -182,10 +180,10 @@ class _Source:
         accepted, rejected = (part_key(manifest, name) for name in ("accepted", "rejected"))
         return StoredDecisions(self.run.read(accepted), self.run.read(rejected))
 
-    def instance_rows(self) -> Iterator[InstanceRow]:
+    def instance_rows(self, schema: pa.Schema) -> Iterator[InstanceRow]:
         """The instance rows, in pool order."""
         for key in self._audit.instance_keys():
-            yield from self._table(key, INSTANCE_BLOCK).to_pylist()
+            yield from self._table(key, schema).to_pylist()
 
 
 @dataclass(frozen=True)
@@ -361,7 +359,7 @@ def _write_instances(
         written.kept += kept
         written.not_asked += lacking
         if not lacking or not open_:
-            table = pa.Table.from_pylist(rows, INSTANCE_BLOCK)
+            table = pa.Table.from_pylist(rows, block_schema(config))
             info = write_table(new.objects, block_key(INSTANCES, number), table)
             written.parts.add(BlockRecord.of(table, info))
     return written
@@ -376,7 +374,7 @@ def _instance_blocks(
     the candidates, so one pass over the stored rows is enough.
     """
     ids = {instruction.id for instruction in pool}
-    stored = (row for row in source.instance_rows() if row["id"] in ids)
+    stored = (row for row in source.instance_rows(block_schema(config)) if row["id"] in ids)
     upcoming = next(stored, None)
     excluded = excluded_texts(config, source.sets) if source.sets else None
     size = config.instances.block_size
@@ -402,9 +400,8 @@ def _decided_anew(
     excluded: ExcludedTexts | None,
 ) -> InstanceRow:
     """A stored row in its new block: evaluation sets go by the new threshold."""
-    completion = InstanceCompletion.of(row)
-    decided = decide_instances(config, instruction, row["is_classification"], completion, excluded)
-    return {**row, "block": block, "instances": decided.kept, "rejected": decided.rejected}
+    decided: Any = decided_columns(config, instruction, row, excluded)
+    return {**row, "block": block, **decided}
 
 
 def _not_asked(

@@ -17,20 +17,16 @@ from ray_si.build.stages import Ask, Task, write_blocks
 from ray_si.config import RunConfig
 from ray_si.engines.base import Completion
 from ray_si.pipeline.contamination import excluded_texts_of_run
-from ray_si.pipeline.instances import (
-    AcceptedInstruction,
-    Classified,
-    ToWriteRow,
-    instance_row,
-)
+from ray_si.pipeline.instance_rows import Written, block_schema, instance_row
+from ray_si.pipeline.instances import AcceptedInstruction, Classified, ToWriteRow
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import instance_request
+from ray_si.pipeline.steps import ask_in_steps
 from ray_si.pipeline.token_budget import Claim, TokenBudget
 from ray_si.run.checkpoint import POOL_COLUMNS, CommittedRounds
 from ray_si.run.ids import instance_seed
 from ray_si.run.instance_parts import BlockRecord, Counts, InstanceParts, part_table, records_of
 from ray_si.run.run import Run
-from ray_si.run.schemas import INSTANCE_BLOCK
 from ray_si.serving.applications import Generators
 from ray_si.serving.background import Alarm, in_thread
 from ray_si.serving.replicas import AFTER_ROUNDS, BEFORE_ROUNDS
@@ -59,23 +55,24 @@ class WriteInstances:
     folder: str = "instances"
     row_id: str = "id"
 
-    async def answer(self, row: ToWriteRow, ask: Ask) -> tuple[Classified, Completion | None]:
+    async def answer(self, row: ToWriteRow, ask: Ask) -> tuple[Classified, Written]:
         """Classify one instruction, then have its instances written, unless one came with it."""
         classified = await classify(row, self.config, ask)
         if row["instance"] is not None:
             return classified, None
+        if self.config.instances.method == "steps":
+            steps = await ask_in_steps(self.config, row["instruction"], row["seed"], ask)
+            return classified, steps
         request = instance_request(
             self.config, row["instruction"], classified.is_classification, row["seed"]
         )
         return classified, await ask(request)
 
-    def failed(self, error: Completion) -> tuple[Classified, Completion | None]:
+    def failed(self, error: Completion) -> tuple[Classified, Written]:
         """The error, for an instruction of which it isn't known what it is."""
         return Classified(False), error
 
-    def complete(
-        self, block: pa.Table, answers: list[tuple[Classified, Completion | None]]
-    ) -> pa.Table:
+    def complete(self, block: pa.Table, answers: list[tuple[Classified, Written]]) -> pa.Table:
         """An instance block: what was answered, parsed and filtered."""
         excluded = excluded_texts_of_run(self.config, self.location)
         rows = [
@@ -89,7 +86,7 @@ class WriteInstances:
             )
             for row, answer in zip(block.to_pylist(), answers, strict=True)
         ]
-        return pa.Table.from_pylist(rows, INSTANCE_BLOCK)
+        return pa.Table.from_pylist(rows, block_schema(self.config))
 
     def summary(self, stored: pa.Table, info: ShardInfo) -> pa.Table:
         """What the manifest says of the block, and what it counts."""

@@ -50,6 +50,8 @@ class SamplingByPurpose(_Section):
     classification: Sampling = Sampling(max_tokens=3, temperature=0.0)
     input_first: Sampling = Sampling(max_tokens=350, temperature=0.7, top_p=0.9)
     output_first: Sampling = Sampling(max_tokens=300, temperature=0.7, top_p=0.9)
+    input: Sampling = Sampling(max_tokens=200, temperature=0.7, top_p=0.9)
+    answer: Sampling = Sampling(max_tokens=350, temperature=0.7, top_p=0.9)
 
 
 class Prices(_Section):

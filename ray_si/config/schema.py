@@ -12,10 +12,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ray_si.config.answers import Language, Reasoning
 from ray_si.config.engine_options import PACING, lasting
 from ray_si.config.generator import Generator
+from ray_si.config.instances import Instances, without_later_keys
 from ray_si.config.section import Section as _Section
 from ray_si.engines.base import Purpose
 from ray_si.self_instruct.parsing import Rules
-from ray_si.self_instruct.prompts import LABELS, templates_in_use
+from ray_si.self_instruct.prompts import LABELS, Style, templates_in_use
 
 
 class EmbedderSection(_Section):
@@ -93,17 +94,6 @@ class Classification(_Section):
     classification-only prompt brought is one, and nothing else."""
     threshold: float = 0.0
     """For labels: how much likelier (in log-probability) yes must be than no."""
-
-
-class Instances(_Section):
-    """Phase 3: inputs and outputs for each instruction."""
-
-    max_per_instruction: int = Field(5, ge=1)
-    """Instances kept of one instruction."""
-    block_size: int = Field(16, ge=1)
-    """Instructions in a block, the unit of durable work."""
-    quality_filters: bool = False
-    """Extra heuristics against small models' slips; English only, not in the paper."""
 
 
 class Dedup(_Section):
@@ -227,19 +217,39 @@ class RunConfig(_Section):
                 "bootstrap.demonstration_sampling diverse needs the cosine gate's embeddings: "
                 "set dedup.cosine"
             )
+        self._check_steps()
         return self
+
+    def _check_steps(self) -> None:
+        """Raise ValueError for a way of asking in steps that cannot go together with the rest."""
+        if self.instances.method == "pairs":
+            return
+        if self.rules == "original":
+            raise ValueError("rules original has none for steps: set instances.method to pairs")
+        if self.instances.inputs == "user_turn":
+            if self.instance_style != "chat":
+                raise ValueError(
+                    "instances.inputs user_turn needs chat turns: set instances.prompt_style"
+                )
+            if self.instances_by.engine == "openai":
+                raise ValueError(
+                    "instances.inputs user_turn: an endpoint leaves no user turn open; use asked"
+                )
 
     @field_validator("prompts")
     @classmethod
     def _all_in_use(cls, given: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        needed = {"generator", "instance_generator", "bootstrap", "classification"}
+        needed = {"generator", "instance_generator", "bootstrap", "classification", "instances"}
         if not needed <= info.data.keys():
             return given  # one of them is wrong, and said to be
         generator, bootstrap = info.data["generator"], info.data["bootstrap"]
+        instances = info.data["instances"]
+        later = (info.data["instance_generator"] or generator).prompt_style
         return templates_in_use(
             given,
             style=generator.prompt_style,
-            later_style=(info.data["instance_generator"] or generator).prompt_style,
+            later_style=instances.prompt_style or later,
+            inputs=instances.inputs if instances.method == "steps" else None,
             joint=bootstrap.mode == "joint",
             classification_share=bootstrap.classification_share,
             ask_class=info.data["classification"].method != "prompt",
@@ -254,6 +264,11 @@ class RunConfig(_Section):
     def instances_by(self) -> Generator:
         """The generator that classifies instructions and writes their instances."""
         return self.instance_generator or self.generator
+
+    @property
+    def instance_style(self) -> Style:
+        """The style of the prompts of phases 2 and 3."""
+        return self.instances.prompt_style or self.instances_by.prompt_style
 
     def section_for(self, purpose: Purpose) -> str:
         """Which of `generators` answers requests of a purpose."""
@@ -292,7 +307,7 @@ class RunConfig(_Section):
     @property
     def labels(self) -> tuple[str, str]:
         """The two answers of phase 2, yes first."""
-        return self.language.labels or LABELS[self.instances_by.prompt_style]
+        return self.language.labels or LABELS[self.instance_style]
 
     def identity(self) -> dict[str, Any]:
         """The part that results depend on: without what only places, paces or ends the work.
@@ -309,6 +324,7 @@ class RunConfig(_Section):
         for name, default in _LATER.items():
             if values[name] == default:
                 del values[name]
+        values["instances"] = without_later_keys(values["instances"])
         for section, names in _PLACEMENT.items():
             for name in names:
                 if values[section]:
@@ -316,6 +332,8 @@ class RunConfig(_Section):
         for section, generator in self.generators.items():
             if not generator.chat_template_kwargs:  # a later key, too
                 del values[section]["chat_template_kwargs"]
+            if self.instances.method == "pairs":
+                del values[section]["sampling"]["input"], values[section]["sampling"]["answer"]
             for engine in PACING:
                 options = values[section].pop(engine)
                 if engine == generator.engine:

@@ -7,7 +7,9 @@ from typing import Literal, Protocol
 
 from ray_si.records import Prompt
 
-Purpose = Literal["instructions", "joint", "classification", "input_first", "output_first"]
+Purpose = Literal[
+    "instructions", "joint", "classification", "input_first", "output_first", "input", "answer"
+]
 """What a request is for; also the keys of ``generator.sampling`` in the configuration."""
 
 
@@ -30,13 +32,18 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt. With ``labels`` the engine scores these continuations instead of writing."""
+    """One prompt. With ``labels`` the engine scores these continuations instead of writing.
+
+    With ``continue_final_message`` the last chat turn is left open, whoever's it is: the completion
+    goes on with its text.
+    """
 
     prompt: Prompt
     sampling: SamplingParams
     seed: int
     purpose: Purpose = "instructions"
     labels: tuple[str, ...] = ()
+    continue_final_message: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ _FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 _SWITCHES = {"enable_thinking": False, "thinking": False}
 """Arguments by which templates let a model answer at once: Qwen, SmolLM; DeepSeek, Granite."""
 
+_WRITTEN_HERE = "\ue000"
+"""Stands where the open turn of a prompt ends: of private use, so that no template changes it."""
+
 _OPEN_THOUGHT = re.compile(r"[<\[◁|]+[\w:]*think[\w:]*[>\]▷|]+\s*$", re.IGNORECASE)
 
 _AROUND = re.compile(r"think|thought|<\|(?:channel|message)\|>", re.IGNORECASE)
@@ -29,6 +32,9 @@ def encode(tokenizer: Any, request: Request, arguments: Mapping[str, Any]) -> li
     """
     if isinstance(request.prompt, str):
         return list(tokenizer(request.prompt)["input_ids"])
+    if request.continue_final_message:
+        text = _render_open(tokenizer, request.prompt, arguments)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     text = _render(tokenizer, request.prompt, arguments)
     if request.labels and _thinks_first(tokenizer, request.prompt, arguments, text):
         raise EngineError(
@@ -75,6 +81,15 @@ def _thinks_first(
         return False
     at_once = _render(tokenizer, turns, {**arguments, **_SWITCHES})
     return rendered != at_once or _OPEN_THOUGHT.search(rendered) is not None
+
+
+def _render_open(tokenizer: Any, turns: list[Message], arguments: Mapping[str, Any]) -> str:
+    """The turns without what ends the last; transformers' own way needs a text in that turn."""
+    last = {**turns[-1], "content": turns[-1]["content"] + _WRITTEN_HERE}
+    text: str = tokenizer.apply_chat_template(
+        [*turns[:-1], last], add_generation_prompt=False, tokenize=False, **arguments
+    )
+    return text[: text.rindex(_WRITTEN_HERE)]
 
 
 def _render(tokenizer: Any, turns: list[Message], arguments: Mapping[str, Any]) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice, zip_longest
+from typing import Any, cast
 
 import pyarrow as pa
 
 from ray_si.errors import RunError
-from ray_si.run.ids import training_row_id
+from ray_si.run.ids import answer_seed, training_row_id
 from ray_si.run.instance_parts import read_blocks
 from ray_si.run.manifests import Stats, StoredObject, stored_object
 from ray_si.run.run import Run
 from ray_si.run.schemas import (
+    ANSWERED,
     REASONING,
     TRAINING_ROWS,
     AcceptedRow,
+    AnswerRow,
     InstanceRow,
     InstanceText,
     TrainingRow,
@@ -40,19 +43,35 @@ def training_rows(run: Run) -> Iterator[TrainingRow]:
     decided: Iterator[InstanceRow] = (
         row for block in read_blocks(run) for row in block.to_pylist()
     )
-    thought_of = _thoughts(run)
+    thought_of, in_steps = _thoughts(run), _is_in_steps(run)
     for source, row in zip_longest(accepted, decided):
         if source is None or row is None or source["id"] != row["id"]:
             raise RunError(
                 f"{run.location} is damaged: instance blocks and accepted instructions disagree "
                 f"at {(source or row)['id']}"
             )
-        thought = thought_of(row["text"]) if thought_of else None
+        chosen = [answer for answer in row.get("answers", ()) if answer["is_chosen"]]
         for k, instance in enumerate(row["instances"]):
             made = _training_row(source, row, k, instance)
+            if in_steps:
+                made |= _answered(row, chosen[k] if chosen else None)
             if thought_of:
-                made["reasoning"] = thought
+                made["reasoning"] = thought_of((chosen[k] if chosen else row)["text"])
             yield made
+
+
+def _is_in_steps(run: Run) -> bool:
+    return bool(run.header["config"].get("instances", {}).get("method") == "steps")
+
+
+def _answered(row: InstanceRow, chosen: AnswerRow | None) -> TrainingRow:
+    """The columns that tell of the answer that was chosen; none came along with its instruction."""
+    made: Any = {"answer": 0, "output_logprob": None}
+    if chosen:
+        place, answer = chosen["place"], chosen["answer"]
+        seed = answer_seed(row["seed"], place, answer)
+        made |= {"answer": answer, "output_logprob": chosen["mean_logprob"], "instance_seed": seed}
+    return cast(TrainingRow, made)
 
 
 def _thoughts(run: Run) -> Callable[[str], str | None] | None:
@@ -124,10 +143,12 @@ def suffixes(format_: str) -> tuple[str, ...]:
 def shard_tables(run: Run, rows_per_shard: int) -> Iterator[pa.Table]:
     """`training_rows` as the tables that the shards hold, in order.
 
-    They are of `TRAINING_ROWS`, and `REASONING` where the run keeps thoughts.
+    They are of `TRAINING_ROWS`, with `ANSWERED` where instances were asked in steps, and
+    `REASONING` where the run keeps thoughts.
     """
     rows = training_rows(run)
-    schema = TRAINING_ROWS.append(REASONING) if _thoughts(run) else TRAINING_ROWS
+    further = (ANSWERED if _is_in_steps(run) else []) + ([REASONING] if _thoughts(run) else [])
+    schema = pa.schema([*TRAINING_ROWS, *further])
     while part := list(islice(rows, rows_per_shard)):
         yield pa.Table.from_pylist(part, schema)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.dedup import Duplicate, ExcludedTexts
 from ray_si.engines.base import Completion
-from ray_si.pipeline.decisions import FAILURES, completion_row
+from ray_si.pipeline.decisions import FAILURES
 from ray_si.records import Instance
 from ray_si.run.checkpoint import POOL_COLUMNS
 from ray_si.run.evaluation import texts_of_instance
@@ -151,10 +151,12 @@ def decide_instances(
     elif instruction.given:
         read = [(instruction.given, None)]
     else:
-        return DecidedInstances([], [_rejected("", "", NOT_ASKED)])
+        return DecidedInstances([], [rejected_instance("", "", NOT_ASKED)])
     parsed = [item for item, reason in read if reason is None]
-    instances, contaminated = _uncontaminated(instruction.instruction, parsed, excluded)
-    rejected = [_rejected(item.input, item.output, reason) for item, reason in read if reason]
+    instances, contaminated = uncontaminated(instruction.instruction, parsed, excluded)
+    rejected = [
+        rejected_instance(item.input, item.output, reason) for item, reason in read if reason
+    ]
     rejected += contaminated
     filtered = filter_instances(
         instruction.instruction,
@@ -164,49 +166,16 @@ def decide_instances(
         is_classification=is_classification,
         rules=config.rules,
     )
-    rejected += [_rejected(item.input, item.output, reason) for item, reason in filtered.rejected]
+    rejected += [
+        rejected_instance(item.input, item.output, reason) for item, reason in filtered.rejected
+    ]
     if completion and not read:
         reason = FAILURES.get(completion.finish_reason, "no_instance")
-        rejected.append(_rejected("", completion.text, reason))
+        rejected.append(rejected_instance("", completion.text, reason))
     return DecidedInstances([cast(InstanceText, asdict(item)) for item in filtered.kept], rejected)
 
 
-def instance_row(
-    config: RunConfig,
-    instruction: AcceptedInstruction,
-    block: int,
-    seed: int,
-    classified: Classified,
-    completion: Completion | None,
-    excluded: ExcludedTexts | None,
-) -> InstanceRow:
-    """What an instance block says of an instruction; no ``completion`` where none was asked for."""
-    if completion:
-        answer = InstanceCompletion(completion.text, completion.finish_reason)
-        stored = completion_row(completion)
-    else:
-        answer = None
-        stored = completion_row(Completion("", "stop"))
-        stored["finish_reason"] = CAME_ALONG if instruction.given else NOT_ASKED
-    is_classification = classified.is_classification
-    decided = decide_instances(config, instruction, is_classification, answer, excluded)
-    return {
-        "block": block,
-        "id": instruction.id,
-        "instruction": instruction.instruction,
-        "seed": seed,
-        "is_classification": is_classification,
-        "classification_answer": classified.answer,
-        "classification_margin": classified.margin,
-        "classification_prompt_tokens": classified.prompt_tokens,
-        "classification_completion_tokens": classified.completion_tokens,
-        **stored,
-        "instances": decided.kept,
-        "rejected": decided.rejected,
-    }
-
-
-def _uncontaminated(
+def uncontaminated(
     instruction: str, parsed: list[Instance], excluded: ExcludedTexts | None
 ) -> tuple[list[Instance], list[RejectedInstance]]:
     """The instances that resemble no excluded text, and rows for the others."""
@@ -220,13 +189,13 @@ def _uncontaminated(
         if i not in nearest or match.score > nearest[i].score:
             nearest[i] = match
     rejected = [
-        _rejected(parsed[i].input, parsed[i].output, m.reason, m.match, m.score, m.source)
+        rejected_instance(parsed[i].input, parsed[i].output, m.reason, m.match, m.score, m.source)
         for i, m in nearest.items()
     ]
     return [instance for i, instance in enumerate(parsed) if i not in nearest], rejected
 
 
-def _rejected(
+def rejected_instance(
     input_: str,
     output: str,
     reason: str,
@@ -234,6 +203,7 @@ def _rejected(
     score: float | None = None,
     source: str | None = None,
 ) -> RejectedInstance:
+    """An instance as it is kept among those that were left out."""
     return {
         "input": input_,
         "output": output,

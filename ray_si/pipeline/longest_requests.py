@@ -8,7 +8,9 @@ from ray_si.config import RunConfig
 from ray_si.engines.base import Request
 from ray_si.pipeline.prompting import (
     Prompting,
+    answer_request,
     classification_request,
+    input_request,
     instance_request,
     instruction_request,
 )
@@ -23,9 +25,17 @@ def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Reque
     words = " ".join(seed.instruction for seed in seeds).split()
     limit = config.bootstrap.max_words
     machine = " ".join((words * (limit // max(1, len(words)) + 1))[:limit])
-    return [
+    longest = [
         instruction_request(config, Prompting(config, seeds).longest_prompt(), 0),
         classification_request(config, machine, 0),
-        instance_request(config, machine, False, 0),
-        instance_request(config, machine, True, 0),
+    ]
+    if config.instances.method == "pairs":
+        kinds = (instance_request(config, machine, kind, 0) for kind in (False, True))
+        return [*longest, *kinds]
+    tokens = config.instances_by.sampling.input.max_tokens  # a word has at least one
+    text = " ".join((words * (tokens // max(1, len(words)) + 1))[:tokens])
+    return [
+        *longest,
+        input_request(config, machine, 0),
+        answer_request(config, machine, text, 0, 0),
     ]

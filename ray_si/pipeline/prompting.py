@@ -9,7 +9,7 @@ import json
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -27,7 +27,9 @@ from ray_si.self_instruct.filters import count_words
 from ray_si.self_instruct.prompts import (
     Example,
     RenderedPrompt,
+    answer_prompt,
     classification_prompt,
+    input_prompt,
     instance_prompt,
     instruction_prompt,
     joint_prompt,
@@ -287,7 +289,7 @@ def classification_request(config: RunConfig, instruction: str, seed: int) -> Re
     """Phase 2's question about one instruction."""
     prompt = classification_prompt(
         instruction,
-        style=config.instances_by.prompt_style,
+        style=config.instance_style,
         templates=config.prompts,
         headings=config.language.as_headings(),
     )
@@ -302,7 +304,7 @@ def instance_request(
     """Phase 3's question about one instruction."""
     prompt = instance_prompt(
         instruction,
-        style=config.instances_by.prompt_style,
+        style=config.instance_style,
         output_first=is_classification,
         templates=config.prompts,
         headings=config.language.as_headings(),
@@ -310,3 +312,33 @@ def instance_request(
     purpose: Purpose = "output_first" if is_classification else "input_first"
     params = getattr(config.instances_by.sampling, purpose).params(_stops(config, prompt))
     return Request(prompt.prompt, params, seed, purpose)
+
+
+def input_request(config: RunConfig, instruction: str, seed: int) -> Request:
+    """Phase 3's question for an input, where it asks in steps."""
+    prompt = input_prompt(
+        instruction,
+        style=config.instance_style,
+        inputs=config.instances.inputs,
+        templates=config.prompts,
+        headings=config.language.as_headings(),
+    )
+    params = config.instances_by.sampling.input.params(_stops(config, prompt))
+    is_open = prompt.continue_final_message
+    return Request(prompt.prompt, params, seed, "input", continue_final_message=is_open)
+
+
+def answer_request(
+    config: RunConfig, instruction: str, input_: str, seed: int, answer: int
+) -> Request:
+    """Phase 3's question for an answer to an input (or ""), by its number."""
+    prompt = answer_prompt(
+        Example(instruction, Instance(input_, "")),
+        style=config.instance_style,
+        templates=config.prompts,
+        headings=config.language.as_headings(),
+    )
+    params = config.instances_by.sampling.answer.params(_stops(config, prompt))
+    if answer == 0 and config.instances.greedy_first:
+        params = replace(params, temperature=0.0)
+    return Request(prompt.prompt, params, seed, "answer")

@@ -128,11 +128,16 @@ class TokenBudget:
         is_limited = config.budget.tokens or config.budget.dollars
         already = spent(run) if is_limited and run.exists else {}
         worst = {item.purpose: _at_most(item) for item in longest_requests(config, seeds)}
-        written = max(
-            worst["input_first"],
-            worst["output_first"],
-            key=lambda each: each.prompt + each.completion,
-        )
+        if config.instances.method == "steps":
+            options = config.instances
+            each = worst["input"] + worst["answer"] * options.answers
+            written = each * options.max_per_instruction
+        else:
+            written = max(
+                worst["input_first"],
+                worst["output_first"],
+                key=lambda each: each.prompt + each.completion,
+            )
         rates: dict[Phase, Rates] = {
             "bootstrap": Rates(
                 worst[config.bootstrap_purpose], config.generator.prices or Prices()

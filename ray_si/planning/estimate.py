@@ -113,8 +113,11 @@ def take_sample(dry_run: DryRun, count: int, instructions: int) -> Sample:
 
 
 def _tokens(item: Written) -> tuple[int, int]:
-    asked = [done for done in (item.classification, item.completion) if done]
-    return sum(d.prompt_tokens for d in asked), sum(d.completion_tokens for d in asked)
+    prompt, completion = item.prompt_tokens, item.completion_tokens
+    if item.classification:
+        prompt += item.classification.prompt_tokens
+        completion += item.classification.completion_tokens
+    return prompt, completion
 
 
 def _compare(dry_run: DryRun, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
@@ -17,25 +18,35 @@ from ray_si.engines.base import Completion, Engine, Request
 from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.decisions import Usable, completion_row, decide_round, texts_of
 from ray_si.pipeline.gate import gate_options, guarded
+from ray_si.pipeline.instance_rows import Written as WrittenInstances, instance_row
 from ray_si.pipeline.instances import (
     AcceptedInstruction,
-    InstanceCompletion,
+    Classified,
     answered_yes,
-    decide_instances,
     is_class_known,
     pool_of,
 )
 from ray_si.pipeline.prompting import (
     Prompting,
     PromptRequest,
+    answer_request,
     classification_request,
     instance_request,
     instruction_request,
 )
+from ray_si.pipeline.steps import Steps, ask_in_steps, read_inputs
 from ray_si.records import Prompt
 from ray_si.run.ids import instance_seed
 from ray_si.run.schemas import ACCEPTED, InstanceText, RawRow, RejectedInstance
 from ray_si.self_instruct.thoughts import Thoughts, split_thoughts
+
+_Asked = tuple[str, bool, int]
+"""Of phase 3: an instruction, whether it is a classification task, and its seed."""
+
+_Answered = tuple[WrittenInstances, Prompt | None, Completion | None]
+"""What the model wrote, and of that the prompt and completion to show."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,9 @@ class AnsweredPrompt:
 class Written:
     """Phases 2 and 3 for one instruction.
 
-    ``classification`` is phase 2's completion, ``prompt`` and ``completion`` are phase 3's; None
-    where the model wasn't asked. ``parts`` are the thought and the answer of phase 3's.
+    ``classification`` is phase 2's completion; ``prompt`` and ``completion`` are phase 3's, of the
+    first answer where it asks in steps; None where the model wasn't asked. ``parts`` are the
+    thought and the answer of that completion; the tokens are those of all of phase 3's.
     """
 
     instruction: str
@@ -85,6 +97,8 @@ class Written:
     kept: list[InstanceText]
     rejected: list[RejectedInstance]
     parts: Thoughts
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass
@@ -199,24 +213,58 @@ class DryRun:
             answered_yes(config, answers[i])[0] if i in answers else item.classification_prompt
             for i, item in enumerate(instructions)
         ]
-        requests = {
-            i: instance_request(config, item.instruction, classes[i], seeds[i])
-            for i, item in enumerate(instructions)
-            if item.given is None
-        }
-        completions = self._answer_each(requests)
         excluded = excluded_texts(config, self._sets) if self._sets else None
+        places = [i for i, item in enumerate(instructions) if item.given is None]
+        texts = [item.instruction for item in instructions]
+        ask = self._in_steps if config.instances.method == "steps" else self._in_pairs
+        answered = ask([(texts[i], classes[i], seeds[i]) for i in places])
+        asked = dict(zip(places, answered, strict=True))
         written = []
         for i, item in enumerate(instructions):
-            done = completions.get(i)
-            answer = InstanceCompletion(done.text, done.finish_reason) if done else None
-            decided = decide_instances(config, item, classes[i], answer, excluded)
-            prompt = requests[i].prompt if i in requests else None
+            made, prompt, done = asked.get(i, (None, None, None))
+            row = instance_row(config, item, 0, seeds[i], Classified(classes[i]), made, excluded)
             parts = split_thoughts(done.text if done else "", config.reasoning.tags)
             written.append(
-                Written(item.instruction, classes[i], prompt, answers.get(i), done, *decided, parts)
+                Written(
+                    item.instruction,
+                    classes[i],
+                    prompt,
+                    answers.get(i),
+                    done,
+                    row["instances"],
+                    row["rejected"],
+                    parts,
+                    row["prompt_tokens"],
+                    row["completion_tokens"],
+                )
             )
         return written
+
+    def _in_pairs(self, asked: Sequence[_Asked]) -> list[_Answered]:
+        """Phase 3 of instructions, each with its class and seed, in one request each."""
+        requests = [instance_request(self.config, *item) for item in asked]
+        prompts = [request.prompt for request in requests]
+        completions = self.answer(requests)
+        return list(zip(completions, prompts, completions, strict=True))
+
+    def _in_steps(self, asked: Sequence[_Asked]) -> list[_Answered]:
+        """The same in steps; prompt and completion are those of the first answer."""
+
+        async def together() -> list[Steps]:
+            steps = (ask_in_steps(self.config, text, seed, self._ask) for text, _, seed in asked)
+            return list(await asyncio.gather(*steps))
+
+        answered: list[_Answered] = []
+        for (text, _, _), steps in zip(asked, self._timed(together()), strict=True):
+            prompt = done = None
+            if steps.answers:
+                place, number, first = steps.answers[0]
+                inputs = read_inputs(self.config, text, steps.inputs)
+                input_ = inputs[place]["input"] if inputs else ""
+                prompt = answer_request(self.config, text, input_, 0, number).prompt
+                done = Completion(**cast(Any, first))
+            answered.append((steps, prompt, done))
+        return answered
 
     def _answer_each(self, requests: dict[int, Request]) -> dict[int, Completion]:
         return dict(zip(requests, self.answer(list(requests.values())), strict=True))
@@ -225,16 +273,19 @@ class DryRun:
         """As many completions as requests, in order, by the engine that each is for."""
 
         async def together() -> list[Completion]:
-            answers = (
-                self._engines[self.config.section_for(request.purpose)].generate(request)
-                for request in requests
-            )
-            return list(await asyncio.gather(*answers))
+            return list(await asyncio.gather(*map(self._ask, requests)))
 
+        return self._timed(together())
+
+    def _ask(self, request: Request) -> Coroutine[Any, Any, Completion]:
+        return self._engines[self.config.section_for(request.purpose)].generate(request)
+
+    def _timed(self, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of work that waits for the engines alone."""
         started = time.perf_counter()
-        completions = self._loop.run_until_complete(together())
+        result = self._loop.run_until_complete(work)
         self.engine_seconds += time.perf_counter() - started
-        return completions
+        return result
 
     def gate(self) -> Deduplicator | GuardedGate:
         """A gate with the seed tasks in it, behind the evaluation sets."""

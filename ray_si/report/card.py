@@ -34,6 +34,12 @@ COLUMNS = {
 }
 """Column of a training row -> meaning."""
 
+_IN_STEPS = {
+    "answer": "number of the answer to this input that was chosen",
+    "output_logprob": "mean log-probability of that answer's tokens as the model wrote them",
+}
+"""The further ones of a run whose ``instances.method`` is "steps"."""
+
 _EXAMPLES = 3
 _LONGEST = 600
 """Characters of a text in an example."""
@@ -74,7 +80,7 @@ def card(numbers: Statistics, rows: BrowserRows, stats: Stats, chosen: Mapping[s
             seeds=number(numbers["run"]["seeds"]),
             ray_si=numbers["ray_si"],
             format="Parquet" if splits and splits[0][1].endswith("parquet") else "JSON lines",
-            columns=COLUMNS.items(),
+            columns=_columns(numbers["run"]["settings"]).items(),
             examples=number(len(examples)),
             cut=f"; texts are cut at {_LONGEST} characters"
             if any("…" in e for e in examples)
@@ -88,6 +94,12 @@ def card(numbers: Statistics, rows: BrowserRows, stats: Stats, chosen: Mapping[s
         )
     )
     return text.encode("utf-8", "replace")
+
+
+def _columns(settings: Mapping[str, Any]) -> dict[str, str]:
+    instances = settings.get("instances")
+    in_steps = isinstance(instances, Mapping) and instances.get("method") == "steps"
+    return COLUMNS | (_IN_STEPS if in_steps else {})
 
 
 def _environment() -> Environment:

@@ -47,6 +47,7 @@ REASONS = {
     "echo": "The output repeats the instruction or the input.",
     "loop": "The output repeats itself.",
     "missing_input": "The instruction points at an input that is not there.",
+    "not_chosen": "Passed, but another answer to the same input is likelier; kept among answers.",
     "unknown_label": "The output is not one of the labels.",
 }
 """Reason code -> meaning; a code that is not here is shown by itself."""

@@ -46,6 +46,16 @@ def instance_seed(run_seed: int, place: int) -> int:
     return derive_seed(run_seed, "instances", 0, place)
 
 
+def input_seed(instance_seed: int, place: int) -> int:
+    """The seed of the request for an instruction's input at a place, asked in steps."""
+    return derive_seed(instance_seed, "input", place, 0)
+
+
+def answer_seed(instance_seed: int, place: int, answer: int) -> int:
+    """The seed of the request for an answer to the input at a place."""
+    return derive_seed(instance_seed, "answer", place, answer)
+
+
 def regions_seed(run_seed: int, round_: int) -> int:
     """The seed with which the pool is clustered for a round of diverse demonstrations."""
     return derive_seed(run_seed, "regions", round_, 0)

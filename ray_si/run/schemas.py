@@ -17,6 +17,7 @@ NULLABLE = frozenset(
     {
         "error", "mean_logprob", "revision", "most_similar", "mean_rouge", "cosine", "embedding",
         "instance", "match", "score", "source", "classification_answer", "classification_margin",
+        "rejected_for", "output_logprob",
     }
 )  # fmt: skip
 """Columns that may hold nulls, in whichever table they stand; every other is whole."""
@@ -69,6 +70,50 @@ class RejectedInstance(InstanceText):
     match: str | None
     score: float | None
     source: str | None
+
+
+ASKED_INPUT = pa.struct([("input", pa.string()), ("rejected_for", pa.string()), *COMPLETION])
+
+
+class AskedInput(CompletionRow):
+    """A completion that was asked for an input, and what it comes to.
+
+    ``rejected_for`` is the reason why it is none that answers were asked for, else None; ``input``
+    is "" where the model says that the instruction needs none.
+    """
+
+    input: str
+    rejected_for: str | None
+
+
+ANSWER = pa.struct(
+    [
+        ("place", pa.int64()),
+        ("answer", pa.int64()),
+        ("input", pa.string()),
+        ("output", pa.string()),
+        ("rejected_for", pa.string()),
+        ("is_chosen", pa.bool_()),
+        *COMPLETION,
+    ]
+)
+
+
+class AnswerRow(CompletionRow):
+    """A completion that was asked for an output, and what it comes to.
+
+    ``place`` is that of its input among those of the instruction, ``answer`` its number among the
+    answers to that input. ``rejected_for`` is None where it passes the filters; of those, one to an
+    input ``is_chosen``, and is an instance. ``mean_logprob`` is of the output's tokens, whatever
+    ends the text included.
+    """
+
+    place: int
+    answer: int
+    input: str
+    output: str
+    rejected_for: str | None
+    is_chosen: bool
 
 
 NEIGHBOUR = pa.struct([("instruction", pa.string()), ("rouge", pa.float64())])
@@ -233,9 +278,26 @@ INSTANCE_BLOCK = pa.schema(
 )
 
 
-class InstanceRow(CompletionRow):
+INSTANCE_BLOCK_IN_STEPS = pa.schema(
+    [
+        *INSTANCE_BLOCK,
+        ("inputs", pa.list_(ASKED_INPUT)),
+        ("answers", pa.list_(ANSWER)),
+    ]
+)
+"""That of runs whose ``instances.method`` is "steps"."""
+
+
+class _StepsExtras(TypedDict, total=False):
+    inputs: list[AskedInput]
+    answers: list[AnswerRow]
+
+
+class InstanceRow(CompletionRow, _StepsExtras):
     """An instruction, what the model said of it, and what is kept of that.
 
+    In steps, its own text is empty, its tokens are those of all ``inputs`` and ``answers``, and its
+    finish reason is "steps", or "error" where one of them failed.
     ``classification_answer`` is the label or text that phase 2 came to, None where it was not
     asked; ``classification_margin`` the log-probability of yes minus that of no, where scored.
     """
@@ -274,19 +336,25 @@ TRAINING_ROWS = pa.schema(
 )
 
 
+ANSWERED = [pa.field("answer", pa.int64()), pa.field("output_logprob", pa.float64())]
+"""Further columns of training rows where ``instances.method`` is "steps"."""
+
 REASONING = pa.field("reasoning", pa.string())
 """A further column of training rows where ``reasoning.keep`` asks for it."""
 
 
 class _TrainingExtras(TypedDict, total=False):
     reasoning: str | None
+    answer: int
+    output_logprob: float | None
 
 
 class TrainingRow(_TrainingExtras):
     """An instance with its instruction, and where both came from; see `AcceptedRow`.
 
     ``reasoning`` is what the model thought before it wrote the instance; None where it did not, or
-    where the instance came with its instruction.
+    where the instance came with its instruction. ``answer`` is the number of the answer that was
+    chosen, and ``output_logprob`` the mean log-probability of its tokens under the generator.
     """
 
     id: str

@@ -87,6 +87,12 @@ _POINTS_AT_INPUT = re.compile(
     r"dialogue|conversation|song|story|recipe|quote))\b(?! [\"'])|\bthis\s*:",
     re.IGNORECASE,
 )
+_REFERS_TO_TEXT = re.compile(
+    r"\b(?:the|each|your|my|our)(?: \w+)? (?:messages?|e-?mails?|letters?|notes?|posts?|"
+    r"paragraphs?|announcements?|notices?|invitations?|drafts?|descriptions?|passages?|texts?|"
+    r"sentences?|reviews?|articles?|summary|speech)\b(?! [\"'])",
+    re.IGNORECASE,
+)
 _ANSWERS = frozenset(("yes", "no", "true", "false"))
 _CHOICE = re.compile(
     r"\bor\b(?! not\b)|\bbetween\b.+\band\b|:.+,|[a-z]/[a-z]|\b(?:yes|no|true|false)\b", re.I
@@ -259,6 +265,11 @@ def instance_quality_reason(
     if is_classification and not _is_label(squeezed, instruction):
         return "unknown_label"
     return None
+
+
+def refers_to_text(instruction: str) -> bool:
+    """Whether an instruction is about a text that has to come with it. English only."""
+    return bool(_POINTS_AT_INPUT.search(instruction) or _REFERS_TO_TEXT.search(instruction))
 
 
 def _is_label(answer: str, instruction: str) -> bool:

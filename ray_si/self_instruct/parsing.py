@@ -11,7 +11,7 @@ from ray_si.records import Instance
 from ray_si.self_instruct import original_rules
 from ray_si.self_instruct.headings import ENGLISH, Headings
 from ray_si.self_instruct.numbered import Item, read_list, read_tasks
-from ray_si.self_instruct.pairs import Read, read_pairs
+from ray_si.self_instruct.pairs import Read, is_placeholder, read_pairs
 from ray_si.self_instruct.thoughts import TAGS, Tag, split_thoughts
 
 Drop = Literal["last", "all"]
@@ -163,6 +163,43 @@ def read_instances(
     if not parts.is_finished:
         read.append((Instance("", parts.thought), "unfinished_reasoning"))
     return read
+
+
+def read_input(
+    text: str,
+    finish_reason: str,
+    *,
+    headings: Headings = ENGLISH,
+    tags: Sequence[Tag] = TAGS,
+    cut_at_sentence: bool = False,
+) -> tuple[str, str | None]:
+    """The input in a completion that was asked for one, and why it is none that can be used.
+
+    It is "" where the completion says that none is needed; see `is_placeholder`. Reasons:
+    "unfinished_reasoning", and "unfinished" where the model ran out of tokens; with
+    ``cut_at_sentence`` only where no sentence had ended by then, at whose end it is cut.
+    """
+    parts = split_thoughts(text, tags)
+    if not parts.is_finished:
+        return parts.thought, "unfinished_reasoning"
+    names = "|".join(re.escape(word) for word in (ENGLISH.input, headings.input))
+    written = re.sub(rf"\A\s*[*_]*(?:{names})[*_]*\s*[:：][*_]*", "", parts.answer).strip()
+    if finish_reason == "length":
+        ended = re.match(r".*[.!?][\"')]*(?=\s)", written, re.DOTALL)
+        if not (cut_at_sentence and ended):
+            return written, "unfinished"
+        written = ended[0]
+    return ("" if is_placeholder(written) else written), None
+
+
+def read_output(
+    text: str, finish_reason: str, *, tags: Sequence[Tag] = TAGS
+) -> tuple[str, str | None]:
+    """The output in a completion that was asked for nothing else, and why it cannot be used."""
+    parts = split_thoughts(text, tags)
+    if not parts.is_finished:
+        return parts.thought, "unfinished_reasoning"
+    return parts.answer.strip(), "unfinished" if finish_reason == "length" else None
 
 
 def parse_instances(

@@ -10,10 +10,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, get_args
 
-from ray_si.records import Instance, Prompt
+from ray_si.records import Instance, Message, Prompt
 from ray_si.self_instruct.headings import ENGLISH, Headings
 
 Style = Literal["completion", "chat"]
+
+Inputs = Literal["asked", "user_turn"]
+"""How an input is come by where it is asked apart from the output."""
 
 LABELS = {"completion": (" classification", " generation"), "chat": ("Yes", "No")}
 """The continuations that are scored for "is it classification?", yes first."""
@@ -34,7 +37,13 @@ _PLACEHOLDERS = {
 _NEEDED = {"demonstrations", "instruction"}
 _IN_BRACES = re.compile(r"\{(\w+)\}")
 
-TEMPLATES = tuple(f"{style}_{kind}" for style in get_args(Style) for kind in _PLACEHOLDERS)
+_CHAT_ONLY = {"input": _ONE, "user_turn": _ONE}
+"""The same of the kinds that completion style has no template of its own for."""
+
+TEMPLATES = (
+    *(f"{style}_{kind}" for style in get_args(Style) for kind in _PLACEHOLDERS),
+    *(f"chat_{kind}" for kind in _CHAT_ONLY),
+)
 """Names of all templates."""
 
 Templates = Mapping[str, str]
@@ -45,10 +54,14 @@ _OURS: Templates = {}
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt and the strings at which its completion should end."""
+    """A prompt and the strings at which its completion should end.
+
+    With ``continue_final_message`` its last turn is left open, and the completion goes on with it.
+    """
 
     prompt: Prompt
     stop: tuple[str, ...]
+    continue_final_message: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,11 +86,13 @@ def templates_in_use(
     joint: bool = False,
     classification_share: float = 0.0,
     ask_class: bool = True,
+    inputs: Inputs | None = None,
 ) -> dict[str, str]:
     """The templates that a run renders, by name: its own where ``given``, else ours.
 
     ``later_style`` is that of phases 2 and 3, where it is another. ``ask_class`` says whether the
-    model is asked which instructions are classification tasks. Raises ValueError for a name that is
+    model is asked which instructions are classification tasks; ``inputs`` how inputs are come by
+    where they are asked apart from outputs. Raises ValueError for a name that is
     none of `TEMPLATES`, an empty text, an unknown placeholder or a missing one.
     """
     for name, text in given.items():
@@ -85,8 +100,15 @@ def templates_in_use(
     first = "joint" if joint else "instructions"
     names = [f"{style}_{first}"] if classification_share < 1 else []
     names += [f"{style}_{first}_classification"] if classification_share > 0 else []
+    later_style = later_style or style
     later = ["classification"] if ask_class else []
-    names += [f"{later_style or style}_{kind}" for kind in (*later, "input_first", "output_first")]
+    if inputs is None:
+        later += ["input_first", "output_first"]
+    elif later_style == "completion":
+        later += ["input_first"]
+    else:
+        later += ["input" if inputs == "asked" else "user_turn"]
+    names += [f"{later_style}_{kind}" for kind in later]
     return {name: given.get(name) or our_template(name) for name in names}
 
 
@@ -97,7 +119,7 @@ def _check(name: str, text: str) -> None:
         raise ValueError(f"there is no template {name} ({hint})")
     if not text.strip():
         raise ValueError(f"the template {name} is empty")
-    known = _PLACEHOLDERS[name.partition("_")[2]]
+    known = (_PLACEHOLDERS | _CHAT_ONLY)[name.partition("_")[2]]
     found = set(_IN_BRACES.findall(text))
     for placeholder in sorted(found - known):
         names = ", ".join(f"{{{name}}}" for name in sorted(known))
@@ -116,7 +138,7 @@ def _no_blank_lines(text: str) -> str:
     return "\n".join(line for line in text.strip().splitlines() if line.strip())
 
 
-def _as_turn(text: str) -> Prompt:
+def _as_turn(text: str) -> list[Message]:
     return [{"role": "user", "content": text.strip()}]
 
 
@@ -214,6 +236,68 @@ def instance_prompt(
         return RenderedPrompt(_as_turn(text), ())
     stop = (*_each("\n{}:", headings), *_each("\n\n{}", headings), "\n\n\n")
     return RenderedPrompt(text + "\n", stop)
+
+
+def input_prompt(
+    instruction: str,
+    *,
+    style: Style,
+    inputs: Inputs = "asked",
+    templates: Templates = _OURS,
+    headings: Headings = ENGLISH,
+) -> RenderedPrompt:
+    """Ask for an input of the instruction, without the output; `read_input` reads it.
+
+    Completion style shows the examples of ``completion_input_first`` and stops where the output
+    would begin. ``user_turn`` tells the model in a system turn that it is an assistant with this
+    task, and lets it write what the user sends.
+    """
+    if style == "completion":
+        text = _render(templates, "completion_input_first", instruction=_joined_lines(instruction))
+        outputs = [f"{word}:" for word in dict.fromkeys((ENGLISH.output, headings.output))]
+        return RenderedPrompt(text + "\n", (*outputs, *_each("\n{}:", headings), "\n\n"))
+    kind = "input" if inputs == "asked" else "user_turn"
+    text = _render(templates, f"chat_{kind}", instruction=_joined_lines(instruction))
+    if inputs == "asked":
+        return RenderedPrompt(_as_turn(text), ())
+    turns = [{"role": "system", "content": text}, {"role": "user", "content": ""}]
+    return RenderedPrompt(turns, (), continue_final_message=True)
+
+
+def answer_prompt(
+    task: Example,
+    *,
+    style: Style,
+    demonstrations: Sequence[Example] = (),
+    templates: Templates = _OURS,
+    headings: Headings = ENGLISH,
+) -> RenderedPrompt:
+    """Ask for the output of a task; its instance, where it has one, holds the input alone.
+
+    Chat style asks as a user would, the input below the instruction after a blank line, and shows
+    the ``demonstrations`` as earlier turns. Completion style goes on where the examples of
+    ``completion_input_first`` end, and shows no others.
+    """
+    if style == "chat":
+        turns = []
+        for shown in demonstrations:
+            assert shown.instance is not None, "a demonstration without an output"
+            turns += [*_as_turn(_question(shown)), _answer_turn(shown.instance.output)]
+        return RenderedPrompt([*turns, *_as_turn(_question(task))], ())
+    text = _render(templates, "completion_input_first", instruction=_joined_lines(task.instruction))
+    if task.instance and task.instance.input.strip():
+        text += f"\n{headings.input}: {_no_blank_lines(task.instance.input)}"
+    stop = (*_each("\n{}:", headings), *_each("\n\n{}", headings), "\n\n\n")
+    return RenderedPrompt(f"{text}\n{headings.output}:", stop)
+
+
+def _question(task: Example) -> str:
+    text = task.instance.input.strip() if task.instance else ""
+    return f"{task.instruction}\n\n{text}" if text else task.instruction
+
+
+def _answer_turn(text: str) -> Message:
+    return {"role": "assistant", "content": text.strip()}
 
 
 def _each(pattern: str, headings: Headings) -> list[str]:

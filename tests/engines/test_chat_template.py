@@ -80,3 +80,10 @@ def test_labels_are_scored_where_the_answer_begins(tmp_path, template, arguments
 def test_a_folder_without_a_template_passes(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     check_labels(tmp_path, [ASKED], {})
+
+
+@pytest.mark.parametrize("begun", ["", "Is it"])
+def test_an_open_turn_goes_on_where_its_text_ends(begun):
+    turns = [*ASKED.prompt, {"role": "user", "content": begun}]
+    request = Request(turns, ASKED.sampling, 0, "input", continue_final_message=True)
+    assert _text(ALWAYS, {}, request) == "[user]Isit?[user]" + begun.replace(" ", "")

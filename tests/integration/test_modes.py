@@ -257,3 +257,61 @@ def test_by_default_a_plateau_stops_the_run(plateau):
     stopping = config.bootstrap.model_copy(update={"on_stall": "stop"})
     with pytest.raises(NoProgressError, match="on_stall=finish"):
         build(config.model_copy(update={"bootstrap": stopping}), str(location))
+
+
+@pytest.fixture(scope="module")
+def stepwise(ray_session, tmp_path_factory):
+    location = tmp_path_factory.mktemp("steps") / "run"
+    values = small(classification_share=0.0)
+    steps = {"method": "steps", "answers": 3, "max_per_instruction": 2, "block_size": 16}
+    values |= {"instances": steps, "classification": {"method": "prompt"}}
+    values["generator"] |= {"prompt_style": "chat"}
+    config = parse_config(values)
+    return location, config, build(config, str(location))
+
+
+def test_a_run_in_steps_keeps_every_answer_and_takes_the_likeliest(stepwise):
+    location, _, result = stepwise
+    written = rows(location, "instances/block-*")
+    taken = rows(location, "data/*.parquet")
+    by_id = {row["id"]: row for row in written}
+    assert result.stats["rows"] == len(taken) > 60
+    for row in taken:
+        answers = by_id[row["instruction_id"]]["answers"]
+        (place,) = {a["place"] for a in answers if a["is_chosen"] and a["output"] == row["output"]}
+        passing = [a for a in answers if a["place"] == place and a["rejected_for"] is None]
+        best = max(passing, key=lambda answer: answer["mean_logprob"])
+        assert (row["answer"], row["output_logprob"]) == (best["answer"], best["mean_logprob"])
+        assert row["output"] == best["output"]
+    spent = sum(
+        a["completion_tokens"] for row in written for a in (*row["inputs"], *row["answers"])
+    )
+    assert result.stats["instance_tokens"] == spent
+    said = result.stats["instances_rejected"]
+    assert said["not_chosen"] > result.stats["rows"]
+    assert not findings(location)
+
+
+def test_a_run_in_steps_cut_short_ends_with_the_same_bytes_and_a_forged_answer_is_found(
+    stepwise, tmp_path
+):
+    location, config, _ = stepwise
+    copy = cut_short(location, tmp_path / "run")
+    build(config, str(copy))
+    assert digests(copy) == digests(location)
+
+    def forge(table):
+        next(a for row in table for a in row["answers"] if a["is_chosen"])["is_chosen"] = False
+        return table
+
+    key = "instances/block-00000.parquet"
+    rewrite(copy, key, forge)
+    assert any(key in found and "instances" in found for found in findings(copy))
+
+
+def test_a_run_in_steps_is_regated_with_its_answers(stepwise, tmp_path):
+    location, _, _ = stepwise
+    regate(str(location), str(tmp_path / "same"), {})
+    assert digests(tmp_path / "same") == digests(location)
+    regate(str(location), str(tmp_path / "fewer"), {"rouge": 0.4})
+    assert not findings(tmp_path / "fewer")

@@ -8,20 +8,16 @@ from ray_si.config.file import parse_config
 from ray_si.dedup import ExcludedTexts
 from ray_si.engines.base import Completion
 from ray_si.pipeline.instances import (
-    CAME_ALONG,
-    NOT_ASKED,
     POOL_COLUMNS,
     AcceptedInstruction,
-    Classified,
     InstanceCompletion,
     answered_yes,
     decide_instances,
-    instance_row,
     is_class_known,
     pool_of,
 )
 from ray_si.records import Instance
-from ray_si.run.schemas import ACCEPTED, INSTANCE_BLOCK
+from ray_si.run.schemas import ACCEPTED
 from tests.builds import replay_values
 
 CONFIG = parse_config(replay_values())
@@ -30,23 +26,6 @@ GIVEN = RIVER._replace(given=Instance("Egypt", "The Nile."))
 TEXT = (
     "Example 1\nCountry: Egypt\nOutput: The Nile.\n\nExample 2\nCountry: France\nOutput: The Loire."
 )
-
-
-def row(instruction, completion=None, *, classified=None):
-    return instance_row(
-        CONFIG, instruction, 3, 77, classified or Classified(False), completion, None
-    )
-
-
-def test_instances_of_a_completion_are_kept_with_what_it_cost():
-    classified = Classified(False, "No", -1.5, 7, 1)
-    written = row(RIVER, Completion(TEXT, "stop", 40, 20), classified=classified)
-    assert [pair["output"] for pair in written["instances"]] == ["The Nile.", "The Loire."]
-    assert not written["rejected"]
-    assert (written["block"], written["id"], written["seed"]) == (3, "a", 77)
-    assert (written["classification_answer"], written["classification_margin"]) == ("No", -1.5)
-    assert (written["prompt_tokens"], written["classification_prompt_tokens"]) == (40, 7)
-    assert list(written) == INSTANCE_BLOCK.names
 
 
 @pytest.mark.parametrize(
@@ -90,32 +69,6 @@ def test_the_original_rules_hold_where_the_configuration_asks_for_them():
         {"input": "N/A", "output": "Rain, for"},
         {"input": "", "output": "here."},
     ]
-
-
-def test_an_instance_that_came_along_is_filtered_and_nothing_was_asked():
-    written = row(GIVEN)
-    assert written["instances"] == [{"input": "Egypt", "output": "The Nile."}]
-    assert (written["finish_reason"], written["text"]) == (CAME_ALONG, "")
-    echo = row(GIVEN._replace(given=Instance("the same", "the same")))
-    assert not echo["instances"]
-    assert len(echo["rejected"]) == 1
-
-
-def test_without_a_request_and_an_instance_the_row_says_that_none_was_asked_for():
-    written = row(RIVER)
-    assert (written["finish_reason"], written["instances"]) == (NOT_ASKED, [])
-    assert [item["reason"] for item in written["rejected"]] == [NOT_ASKED]
-
-
-@pytest.mark.parametrize(
-    ("instruction", "completion"),
-    [(RIVER, Completion(TEXT, "length", 5, 5)), (GIVEN, None), (RIVER, None)],
-    ids=["asked", "came along", "not asked"],
-)
-def test_a_stored_row_is_decided_again_as_it_was(instruction, completion):
-    written = row(instruction, completion, classified=Classified(True))
-    again = decide_instances(CONFIG, instruction, True, InstanceCompletion.of(written))
-    assert again == (written["instances"], written["rejected"])
 
 
 def test_what_resembles_an_excluded_text_is_left_out_with_its_match():

@@ -49,3 +49,15 @@ def test_preview_shows_what_a_model_thought_apart_from_its_answer(tmp_path):
     shown = invoke(*options, cwd=tmp_path).stdout
     assert "thought, left out (22 characters)" in shown
     assert "1 candidates: 1 kept" in shown
+
+
+def test_a_preview_in_steps_shows_the_first_answer_and_what_became_of_all(tmp_path):
+    values = PLANNED | {"instances": {"method": "steps", "answers": 2, "max_per_instruction": 2}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    options = ("preview", tmp_path / "run.yaml", "--prompts", "1", "--instances", "2", "--json")
+    written = json.loads(invoke(*options, cwd=tmp_path).stdout)["instances"]
+    assert len(written) == 2
+    for item in written:
+        assert item["prompt"].endswith("Output:")
+        assert item["kept"]
+        assert item["completion_tokens"] > item["completion"]["completion_tokens"]

@@ -19,9 +19,16 @@ TABLES = [
     (schemas.INSTANCE_BLOCK, schemas.InstanceRow),
     (schemas.TRAINING_ROWS, schemas.TrainingRow),
 ]
+FURTHER = {
+    schemas.InstanceRow: [*schemas.INSTANCE_BLOCK_IN_STEPS][len(schemas.INSTANCE_BLOCK) :],
+    schemas.TrainingRow: [schemas.REASONING, *schemas.ANSWERED],
+}
+"""Columns that only some runs have."""
 STRUCTS = [
     (schemas.INSTANCE, schemas.InstanceText),
     (schemas.REJECTED_INSTANCE, schemas.RejectedInstance),
+    (schemas.ASKED_INPUT, schemas.AskedInput),
+    (schemas.ANSWER, schemas.AnswerRow),
     (schemas.NEIGHBOUR, schemas.Neighbour),
 ]
 SCALARS = {pa.string(): str, pa.int64(): int, pa.float64(): float, pa.bool_(): bool}
@@ -41,15 +48,18 @@ def python_type(kind):
 def test_a_row_type_has_the_fields_of_its_schema(fields, row):
     hints = typing.get_type_hints(row)
     assert sorted(row.__required_keys__) == sorted(field.name for field in fields)
-    assert row.__optional_keys__ <= {schemas.REASONING.name}
-    for field in fields:
+    further = FURTHER.get(row, [])
+    assert row.__optional_keys__ == {field.name for field in further}
+    for field in (*fields, *further):
         kind = python_type(field.type)
-        nullable = field.name in schemas.NULLABLE
+        nullable = field.name in schemas.NULLABLE or field is schemas.REASONING
         assert hints[field.name] == (kind | None if nullable else kind), field.name
 
 
 def test_every_nullable_column_is_one_of_some_table():
-    assert {name for fields, _ in TABLES for name in fields.names} > schemas.NULLABLE - {"source"}
+    further = {field.name for fields in FURTHER.values() for field in fields}
+    names = further.union(*(fields.names for fields, _ in TABLES), schemas.ANSWER.names)
+    assert names > schemas.NULLABLE - {"source"}
 
 
 @pytest.mark.parametrize(

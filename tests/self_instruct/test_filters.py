@@ -14,6 +14,7 @@ from ray_si.self_instruct.filters import (
     instance_reason,
     instruction_quality_reason,
     instruction_reason,
+    refers_to_text,
 )
 
 
@@ -256,3 +257,17 @@ def test_openings_that_ask_for_programs_are_those_of_the_language():
     assert instruction_reason(text, program_openings=openings) == "write_a_program"
     text = "Write a program that sorts."
     assert instruction_reason(text, program_openings=openings) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "refers"),
+    [
+        ("Rewrite the message so that it is polite.", True),
+        ("Make the following text shorter.", True),
+        ("Give the short e-mail a friendlier end.", True),
+        ("Write a message to a friend.", False),
+        ("Give three tips for a good night's sleep.", False),
+    ],
+)
+def test_an_instruction_that_refers_to_a_text_is_told(text, refers):
+    assert refers_to_text(text) == refers

@@ -13,7 +13,9 @@ from ray_si.self_instruct.parsing import (
     parse_instances,
     parse_instructions,
     parse_joint,
+    read_input,
     read_instances,
+    read_output,
 )
 
 LIST = " Name a river.\n10. Tell a\n joke.\n11. Sort th"
@@ -281,3 +283,38 @@ def test_the_original_rules_take_sentence_case_and_all_of_an_unfinished_completi
     ]
     found = parse_instructions(text, "length", rules="original")
     assert [item.reason for item in found] == ["unfinished", "unfinished"]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "expected"),
+    [
+        (" Send it now.\n", "stop", ("Send it now.", None)),
+        ("**Input:** Send it now.", "stop", ("Send it now.", None)),
+        ("Eingabe: Los!", "stop", ("Los!", None)),
+        ("None", "stop", ("", None)),
+        ("", "stop", ("", None)),
+        ("Send it now. And th", "length", ("Send it now. And th", "unfinished")),
+        ("<think>Hm.</think>Send it.", "stop", ("Send it.", None)),
+        ("<think>Hm.", "length", ("Hm.", "unfinished_reasoning")),
+    ],
+)
+def test_an_input_is_read_alone(text, finish_reason, expected):
+    assert read_input(text, finish_reason, headings=Headings(input="Eingabe")) == expected
+
+
+def test_an_input_that_was_cut_off_may_end_with_its_last_sentence():
+    cut = read_input('He said "Go." Then he', "length", cut_at_sentence=True)
+    assert cut == ('He said "Go."', None)
+    assert read_input("No end", "length", cut_at_sentence=True)[1] == "unfinished"
+
+
+@given(st.text(), st.sampled_from(["stop", "length"]), st.booleans())
+def test_no_text_is_too_odd_to_be_read_alone(text, finish_reason, cut):
+    read_input(text, finish_reason, cut_at_sentence=cut)
+    read_output(text, finish_reason)
+
+
+def test_an_output_is_all_of_its_completion():
+    assert read_output(" The Loire.\n", "stop") == ("The Loire.", None)
+    assert read_output("The Lo", "length") == ("The Lo", "unfinished")
+    assert read_output("<think>Hm.</think>\nInput: a", "stop") == ("Input: a", None)

@@ -11,7 +11,9 @@ from ray_si.self_instruct.parsing import Headings, parse_joint
 from ray_si.self_instruct.prompts import (
     TEMPLATES,
     Example,
+    answer_prompt,
     classification_prompt,
+    input_prompt,
     instance_prompt,
     instruction_prompt,
     joint_prompt,
@@ -128,3 +130,25 @@ def test_every_template_of_ours_is_valid_and_only_those_in_use_are_taken():
 def test_a_wrong_template_is_named(name, text, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         templates_in_use({name: text}, style="chat")
+
+
+def test_answers_are_asked_as_a_user_would_after_demonstrations_of_the_same_form():
+    shown = Example("Make it polite.", Instance("Go away.", " Please leave.\n"))
+    asked = Example("Name a river.", Instance("", ""))
+    made = answer_prompt(asked, style="chat", demonstrations=[shown])
+    assert made.prompt == [
+        {"role": "user", "content": "Make it polite.\n\nGo away."},
+        {"role": "assistant", "content": "Please leave."},
+        {"role": "user", "content": "Name a river."},
+    ]
+    text = answer_prompt(asked, style="completion", headings=Headings(output="Ausgabe"))
+    assert text.prompt.endswith("Task: Name a river.\nAusgabe:")
+
+
+def test_inputs_are_asked_for_or_written_as_the_user():
+    (turn,) = input_prompt("Name a river.", style="chat").prompt
+    assert "Task: Name a river." in turn["content"]
+    made = input_prompt("Make it polite.", style="chat", inputs="user_turn")
+    assert [turn["role"] for turn in made.prompt] == ["system", "user"]
+    assert made.continue_final_message
+    assert "Output:" in input_prompt("Name a river.", style="completion").stop

@@ -44,6 +44,7 @@ def body_of(request: Request, model: str, omit: Collection[str] = ()) -> dict[st
         "presence_penalty": sampling.presence_penalty or None,
         "stop": list(sampling.stop[:_MOST_STOPS]) or None,
         "seed": request.seed,
+        "logprobs": _logprobs(request),
     }
     body = {name: value for name, value in parameters.items() if value is not None}
     body = {name: value for name, value in body.items() if name not in omit}
@@ -57,6 +58,13 @@ def body_of(request: Request, model: str, omit: Collection[str] = ()) -> dict[st
         if request.labels:
             body["logprobs"] = _ALTERNATIVES["text"]
     return body
+
+
+def _logprobs(request: Request) -> bool | int | None:
+    """What asks for the log-probability of what is written: of answers, which it chooses among."""
+    if request.purpose != "answer":
+        return None
+    return True if is_chat(request) else 1
 
 
 def read_answer(request: Request, answer: Any) -> Completion:
@@ -94,7 +102,24 @@ def read_answer(request: Request, answer: Any) -> Completion:
     ends = [text.find(stop) for stop in request.sampling.stop if stop in text]
     if ends:
         text, finish_reason = text[: min(ends)], "stop"
-    return replace(empty, text=with_thought(thought, text), finish_reason=finish_reason)
+    return replace(
+        empty,
+        text=with_thought(thought, text),
+        finish_reason=finish_reason,
+        mean_logprob=None if ends else mean_logprob(choice),
+    )
+
+
+def mean_logprob(choice: Any) -> float | None:
+    """The mean log-probability of a choice's tokens; None where the endpoint gives none."""
+    logprobs = getattr(choice, "logprobs", None)
+    content = getattr(logprobs, "content", None)
+    if content:
+        values = [_of(item, "logprob") for item in content]
+    else:
+        values = getattr(logprobs, "token_logprobs", None) or []
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def thinks_first(request: Request, answer: Any) -> bool:

@@ -120,6 +120,8 @@ def write_answer(request: Request, rng: random.Random) -> Completion:
         "classification": _classification,
         "input_first": _input_first,
         "output_first": _output_first,
+        "input": _input,
+        "answer": _answer,
     }[request.purpose](request, rng)
     labels = None
     if request.labels:
@@ -224,3 +226,17 @@ def _output_first(request: Request, rng: random.Random) -> ScriptedText:
     labels = [g for g in found.groups() if g] if found else ["yes", "no"]
     parts = [f"Class label: {label.capitalize()}\nInput: {_sentence(rng)}" for label in labels]
     return "\n".join(parts), "stop"
+
+
+def _input(request: Request, rng: random.Random) -> ScriptedText:
+    slip = rng.random()
+    if slip < 0.5 and not request.continue_final_message:
+        return "None", "stop"
+    return _sentence(rng), "length" if slip > 0.95 else "stop"
+
+
+def _answer(request: Request, rng: random.Random) -> ScriptedText:
+    slip = rng.random()
+    if slip < 0.03:
+        return "", "stop"
+    return _sentence(rng), "length" if slip > 0.95 else "stop"

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from email.utils import formatdate
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from ray_si.engines.base import Request, SamplingParams
 from ray_si.engines.openai.errors import retry_after
-from ray_si.engines.openai.protocol import first_alternatives, label_logprobs
+from ray_si.engines.openai.protocol import (
+    body_of,
+    first_alternatives,
+    label_logprobs,
+    mean_logprob,
+)
 
 YES_NO = ("Yes", "No")
 
@@ -79,3 +86,18 @@ NOW = 1_700_000_000.0
 )
 def test_retry_after_is_understood_in_all_its_forms(headers, seconds):
     assert retry_after(headers, NOW) == seconds
+
+
+def test_the_log_probability_of_what_is_written_is_asked_for_answers_alone_and_read():
+    chat = Request([{"role": "user", "content": "Hi"}], SamplingParams(), 1, "answer")
+    assert body_of(chat, "m")["logprobs"] is True
+    assert body_of(replace(chat, prompt="Hi"), "m")["logprobs"] == 1
+    assert "logprobs" not in body_of(chat, "m", omit=("logprobs",))
+    assert "logprobs" not in body_of(replace(chat, purpose="instructions"), "m")
+    content = [SimpleNamespace(logprob=-1.0), SimpleNamespace(logprob=-2.0)]
+    as_chat = SimpleNamespace(content=content)
+    as_text = SimpleNamespace(token_logprobs=[None, -1.0, -2.0])
+    for logprobs in (as_chat, as_text):
+        assert mean_logprob(SimpleNamespace(logprobs=logprobs)) == -1.5
+    for nothing in (None, SimpleNamespace(content=[]), SimpleNamespace(token_logprobs=None)):
+        assert mean_logprob(SimpleNamespace(logprobs=nothing)) is None

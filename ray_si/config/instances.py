@@ -1,0 +1,51 @@
+"""Section of the instance phase: how inputs and outputs are asked for."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ray_si.config.section import Section as _Section
+from ray_si.self_instruct.prompts import Style
+
+
+class Instances(_Section):
+    """Phase 3: inputs and outputs for each instruction."""
+
+    method: Literal["pairs", "steps"] = "pairs"
+    """What a completion holds: inputs with their outputs (the paper); or one text, first an input,
+    where the instruction needs one, then each of the ``answers`` to it."""
+    answers: int = Field(1, ge=1)
+    """In steps: answers asked for each input. All are stored; the likeliest of those that pass the
+    filters is the row's, by the mean log-probability of its tokens, or the first where the engine
+    tells none."""
+    greedy_first: bool = False
+    """In steps: the first answer is greedy, the others are drawn by sampling.answer."""
+    inputs: Literal["asked", "user_turn"] = "asked"
+    """In steps: an input is asked for, and may be declined as not needed; or it is what the model
+    writes as the user of an assistant with this task, for instructions that refer to a text
+    (English only; chat models whose template this process renders)."""
+    prompt_style: Style | None = None
+    """Style of phases 2 and 3; none: the generator's."""
+    max_per_instruction: int = Field(5, ge=1)
+    """Instances kept of one instruction; in steps also the inputs asked for."""
+    block_size: int = Field(16, ge=1)
+    """Instructions in a block, the unit of durable work."""
+    quality_filters: bool = False
+    """Extra heuristics against small models' slips; English only, not in the paper."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Instances:
+        if self.method == "pairs":
+            for name in ("answers", "greedy_first", "inputs"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} needs method steps, in which answers are asked alone")
+        return self
+
+
+def without_later_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """A section's values without the keys that the first runs lack, where at their defaults."""
+    later = ("method", "answers", "greedy_first", "inputs", "prompt_style")
+    defaults = Instances().model_dump(mode="json")
+    return {k: v for k, v in values.items() if k not in later or v != defaults[k]}
