@@ -14,6 +14,7 @@ from ray_si.audit.verify_rounds import RoundAudit
 from ray_si.config import RunConfig, fingerprint_of
 from ray_si.config.file import parse_config
 from ray_si.errors import ConfigError, DamageError, RunError
+from ray_si.export.kept import kept_rows
 from ray_si.export.rows import recount, shard_tables, suffixes
 from ray_si.pipeline.instances import AcceptedInstruction
 from ray_si.run.audit import Audit, Check
@@ -86,6 +87,8 @@ class Verification:
             for check in (shards, stats):
                 check.notes.append("unfinished: there is no stats.json yet")
         else:
+            if kept := kept_rows(self._run):
+                rows = len(kept.rows)
             self._shards(shards, config, rows)
             stats.count = 1
             for name, count in recount(self._run, rows).items():

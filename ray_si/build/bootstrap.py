@@ -18,12 +18,14 @@ from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.engines.base import Completion
 from ray_si.errors import BudgetError, NoProgressError
 from ray_si.pipeline.decisions import (
+    are_openings_used_up,
     completion_row,
     decide_round,
     is_plateau,
     texts_of,
     unread_note,
 )
+from ray_si.pipeline.openings import rounds_of_openings
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import Prompting, PromptRow, instruction_request
 from ray_si.pipeline.token_budget import TokenBudget
@@ -138,7 +140,10 @@ class BootstrapPhase:
             abandon.set()
 
     def _is_wanted(self, round_: int, current: int) -> bool:
-        """Whether the rounds before this one are likely to fall short of the target."""
+        """Whether there is such a round, and those before it are likely to fall short."""
+        last = rounds_of_openings(self._config.bootstrap)
+        if last is not None and round_ >= last:
+            return False
         if round_ == current or not self._rounds.manifests:
             return True
         expected: int = self._rounds.manifests[-1]["accepted"] * (round_ - current)
@@ -231,23 +236,28 @@ class BootstrapPhase:
         options = self._config.bootstrap
         if not is_plateau(self._rounds.manifests, options):
             return False
+        if are_openings_used_up(self._rounds.manifests, options):
+            return self._goes_on(
+                f"every opening was used {options.prompts_per_opening} times. {self._standing()}"
+            )
         last = self._rounds.manifests[-options.stall_rounds :]
         reasons: Counter[str] = Counter()
         for manifest in last:
             reasons.update(manifest["rejected"])
         common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-        said = (
+        return self._goes_on(
             f"the last {len(last)} rounds accepted almost nothing "
-            f"(rejected: {common or 'nothing'}). "
-            f"{self._prompting.accepted} of {self._config.target_instructions} instructions are "
-            "accepted"
+            f"(rejected: {common or 'nothing'}). {self._standing()}"
         )
-        if options.on_stall == "stop":
+
+    def _goes_on(self, plateau: str) -> bool:
+        """True where the instances come next, which is reported; NoProgressError where not."""
+        if self._config.bootstrap.on_stall == "stop":
             raise NoProgressError(
-                f"stopped: {said} and kept; add --finish, or set bootstrap.on_stall=finish from "
-                "the start, to go on with these"
+                f"stopped: {plateau}; add --finish, or set bootstrap.on_stall=finish from the "
+                "start, to go on with these"
             )
-        self._report(f"plateau: {said}; going on with these")
+        self._report(f"plateau: {plateau}; going on with these")
         return True
 
     def _standing(self) -> str:

@@ -24,6 +24,7 @@ from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
 from ray_si.run.seeds import BUNDLED, load_seeds, seeds_of
 from ray_si.run.strays import clean_up, is_clean
+from ray_si.self_instruct.filters import refers_to_text
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ def check_inputs(config: RunConfig) -> Inputs:
         raise ConfigError(
             "bootstrap.classification_share needs seed tasks with is_classification true"
         )
+    for text in {refers_to_text(opening) for opening in config.bootstrap.openings}:
+        if not any(any(item.input for item in seed.instances) == text for seed in seeds):
+            raise ConfigError(
+                "bootstrap.openings: some need seed tasks with an input to follow, some without, "
+                f"and there is none {'with' if text else 'without'}"
+            )
     return Inputs(seeds, digest, checked_sets(config))
 
 

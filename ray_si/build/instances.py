@@ -21,7 +21,7 @@ from ray_si.pipeline.instance_rows import Written, block_schema, instance_row
 from ray_si.pipeline.instances import AcceptedInstruction, Classified, ToWriteRow
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import instance_request
-from ray_si.pipeline.steps import ask_in_steps
+from ray_si.pipeline.steps import ask_in_steps, shown_in_run
 from ray_si.pipeline.token_budget import Claim, TokenBudget
 from ray_si.run.checkpoint import POOL_COLUMNS, CommittedRounds
 from ray_si.run.ids import instance_seed
@@ -61,7 +61,8 @@ class WriteInstances:
         if row["instance"] is not None:
             return classified, None
         if self.config.instances.method == "steps":
-            steps = await ask_in_steps(self.config, row["instruction"], row["seed"], ask)
+            shown = shown_in_run(self.config, self.location)
+            steps = await ask_in_steps(self.config, row["instruction"], row["seed"], ask, shown)
             return classified, steps
         request = instance_request(
             self.config, row["instruction"], classified.is_classification, row["seed"]

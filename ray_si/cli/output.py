@@ -273,6 +273,7 @@ def print_summary(location: str, stats: Stats, seconds: dict[str, float]) -> Non
     for name, counts in (
         ("rejected", stats["rejected"]),
         ("instances rejected", stats["instances_rejected"]),
+        *([("instances left out", stats["left_out"])] if "left_out" in stats else []),
     ):
         reasons = sorted(counts.items(), key=lambda item: -item[1])
         text = ", ".join(f"{reason} {count}" for reason, count in reasons)

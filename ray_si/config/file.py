@@ -43,6 +43,13 @@ def read_values(path: str | Path | None, overrides: list[str] | tuple[str, ...])
     values = {} if path is None else _read(Path(path))
     for override in overrides:
         _apply(values, override)
+    bootstrap = values.get("bootstrap")
+    if (
+        path is not None
+        and isinstance(bootstrap, dict)
+        and isinstance(name := bootstrap.get("openings"), str)
+    ):
+        values["bootstrap"] = bootstrap | {"openings": _found(name, Path(path).parent)}
     folder = values.get("prompts")
     if path is not None and isinstance(folder, str) and not Path(folder).exists():
         beside = Path(path).parent / folder
@@ -85,10 +92,14 @@ def _read(path: Path) -> dict[str, Any]:
 def parse_config(values: dict[str, Any], source: str = "configuration") -> RunConfig:
     """Check a run's nested values; ConfigError lists every wrong key in one line.
 
-    ``prompts`` may name a folder of templates.
+    ``prompts`` may name a folder of templates, ``bootstrap.openings`` a file of them.
     """
     if isinstance(values.get("prompts"), str):
         values = values | {"prompts": read_prompts(values["prompts"])}
+    bootstrap = values.get("bootstrap")
+    if isinstance(bootstrap, dict) and isinstance(bootstrap.get("openings"), str):
+        openings = read_openings(bootstrap["openings"])
+        values = values | {"bootstrap": bootstrap | {"openings": openings}}
     return parse_section(RunConfig, values, source)
 
 
@@ -116,6 +127,21 @@ def read_prompts(folder: str) -> dict[str, str]:
         return {file.stem: file.read_text(encoding="utf-8-sig") for file in files}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"prompts: cannot read the templates in {folder}: {error}") from error
+
+
+def read_openings(path: str) -> list[str]:
+    """The openings in a text file, one a line; blank lines and those that begin with # are none.
+
+    Raises ConfigError where it cannot be read or holds none.
+    """
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"bootstrap.openings: cannot read {path}: {error}") from error
+    openings = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not openings:
+        raise ConfigError(f"bootstrap.openings: {path} holds no opening")
+    return openings
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_si.config.section import Section as _Section
+from ray_si.self_instruct.checks import ANSWER_CHECKS, INPUT_CHECKS, known_checks
 from ray_si.self_instruct.prompts import Style
 
 
@@ -26,6 +27,11 @@ class Instances(_Section):
     """In steps: an input is asked for, and may be declined as not needed; or it is what the model
     writes as the user of an assistant with this task, for instructions that refer to a text
     (English only; chat models whose template this process renders)."""
+    demonstrations: int = Field(0, ge=0)
+    """In steps and chat style: seed tasks without an input, the first so many, that are shown as
+    earlier turns where an answer without input is asked for; 0 shows none."""
+    input_demonstrations: int = Field(0, ge=0)
+    """The same with an input, where one with input is asked for."""
     prompt_style: Style | None = None
     """Style of phases 2 and 3; none: the generator's."""
     max_per_instruction: int = Field(5, ge=1)
@@ -35,17 +41,22 @@ class Instances(_Section):
     quality_filters: bool = False
     """Extra heuristics against small models' slips; English only, not in the paper."""
 
+    checks: tuple[str, ...] = ()
+    """Further filters by name, English only: those of inputs and answers in
+    `ray_si.self_instruct.checks`, explained in docs/reasons.md."""
+
+    @field_validator("checks")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return known_checks(names, {**INPUT_CHECKS, **ANSWER_CHECKS})
+
     @model_validator(mode="after")
     def _consistent(self) -> Instances:
         if self.method == "pairs":
-            for name in ("answers", "greedy_first", "inputs"):
+            for name in (
+                *("answers", "greedy_first", "inputs"),
+                *("demonstrations", "input_demonstrations"),
+            ):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} needs method steps, in which answers are asked alone")
         return self
-
-
-def without_later_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """A section's values without the keys that the first runs lack, where at their defaults."""
-    later = ("method", "answers", "greedy_first", "inputs", "prompt_style")
-    defaults = Instances().model_dump(mode="json")
-    return {k: v for k, v in values.items() if k not in later or v != defaults[k]}

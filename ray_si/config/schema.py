@@ -12,9 +12,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ray_si.config.answers import Language, Reasoning
 from ray_si.config.engine_options import PACING, lasting
 from ray_si.config.generator import Generator
-from ray_si.config.instances import Instances, without_later_keys
+from ray_si.config.instances import Instances
 from ray_si.config.section import Section as _Section
 from ray_si.engines.base import Purpose
+from ray_si.self_instruct.checks import INSTRUCTION_CHECKS, known_checks
 from ray_si.self_instruct.parsing import Rules
 from ray_si.self_instruct.prompts import LABELS, Style, templates_in_use
 
@@ -53,6 +54,13 @@ class Bootstrap(_Section):
     """Requests in a round; machine-written examples come from finished rounds."""
     classification_share: float = Field(0.0, ge=0, le=1)
     """Share of prompts with classification seeds only, asking for more of those."""
+    openings: tuple[str, ...] = ()
+    """Words that the next instruction begins with in a prompt, which the model completes; in YAML
+    also a text file with one a line. Used in turn, so the model no longer chooses what kind of task
+    it writes. Those that refer to a text follow demonstrations with an input, the others follow
+    demonstrations without."""
+    prompts_per_opening: int | None = Field(None, ge=1)
+    """Most prompts with the same opening; when that is reached, phase 1 ends as at a plateau."""
     lookahead: int = Field(1, ge=0)
     """Rounds generated while an earlier one is still being gated."""
     block_size: int = Field(32, ge=1)
@@ -70,6 +78,9 @@ class Bootstrap(_Section):
     """Refuse instructions whose first character is not ASCII; turn off for other scripts."""
     quality_filters: bool = False
     """Extra heuristics against small models' slips; English only, not in the paper."""
+    checks: tuple[str, ...] = ()
+    """Further filters by name, English only: those of instructions in
+    `ray_si.self_instruct.checks`, explained in docs/reasons.md."""
     stall_rounds: int = Field(5, ge=1)
     """This many rounds in a row that accept almost nothing are a plateau."""
     stall_acceptance: float = Field(0.01, ge=0, lt=1)
@@ -77,13 +88,40 @@ class Bootstrap(_Section):
     on_stall: Literal["stop", "finish"] = "stop"
     """At a plateau, stop with an error; or finish: end phase 1 and go on to the instances."""
 
+    @field_validator("checks")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return known_checks(names, INSTRUCTION_CHECKS)
+
     @model_validator(mode="after")
     def _consistent(self) -> Bootstrap:
         if self.machine_demonstrations > self.demonstrations:
             raise ValueError("machine_demonstrations is more than demonstrations")
         if self.min_words > self.max_words:
             raise ValueError("min_words is more than max_words")
+        if self.openings:
+            self._check_openings()
+        elif self.prompts_per_opening is not None:
+            raise ValueError("prompts_per_opening needs openings")
         return self
+
+    def _check_openings(self) -> None:
+        """Raise ValueError for openings that no run can use."""
+        if self.mode == "joint" or self.new_instructions != 1 or self.classification_share:
+            raise ValueError(
+                "openings begin one instruction of a completion: set new_instructions to 1, mode "
+                "to instructions, and classification_share to 0"
+            )
+        once = [text for text in self.openings if self.openings.count(text) == 1]
+        if len(once) < len(self.openings) or not all(text.strip() for text in self.openings):
+            raise ValueError("openings: one is empty or there twice")
+        if self.prompts_per_opening is not None:
+            prompts = self.prompts_per_opening * len(self.openings)
+            if prompts < self.prompts_per_round:
+                raise ValueError(
+                    f"prompts_per_opening: {len(self.openings)} openings make {prompts} prompts, "
+                    f"less than a round ({self.prompts_per_round})"
+                )
 
 
 class Classification(_Section):
@@ -122,6 +160,20 @@ class Dedup(_Section):
         return None if value is False else value  # YAML reads "off" as false
 
 
+class Keep(_Section):
+    """Which instances become training rows, the likeliest first; all stay in the run."""
+
+    rows: int | None = Field(None, ge=1)
+    """Most rows; none keeps all that the limits below let pass."""
+    input_share: float | None = Field(None, ge=0, le=1)
+    """Share of those rows that have an input, as far as there are enough of either; none ranks
+    both kinds together."""
+    per_opening: int | None = Field(None, ge=1)
+    """Most rows whose instruction begins with the same one of bootstrap.openings."""
+    per_instruction: int | None = Field(None, ge=1)
+    """Most rows of an instruction."""
+
+
 class Output(_Section):
     """Phase 4: the training rows."""
 
@@ -129,6 +181,8 @@ class Output(_Section):
     """File format of the shards."""
     rows_per_shard: int = Field(10_000, ge=1)
     """Rows in a shard; the last has fewer."""
+    keep: Keep | None = None
+    """Leaves rows out, by rank; none keeps every instance. Needs instances.method steps."""
 
 
 class Budget(_Section):
@@ -218,14 +272,27 @@ class RunConfig(_Section):
                 "set dedup.cosine"
             )
         self._check_steps()
+        if self.bootstrap.openings and self.generator.prompt_style != "completion":
+            raise ValueError(
+                "bootstrap.openings: a chat writes its answer from the start; set "
+                "generator.prompt_style to completion (instances.prompt_style may stay chat)"
+            )
         return self
 
     def _check_steps(self) -> None:
         """Raise ValueError for a way of asking in steps that cannot go together with the rest."""
         if self.instances.method == "pairs":
+            if self.output.keep:
+                raise ValueError("output.keep ranks answers: set instances.method to steps")
             return
         if self.rules == "original":
             raise ValueError("rules original has none for steps: set instances.method to pairs")
+        shown = self.instances.demonstrations or self.instances.input_demonstrations
+        if shown and self.instance_style != "chat":
+            raise ValueError(
+                "instances.demonstrations are chat turns: set instances.prompt_style to chat, or "
+                "change the template completion_input_first"
+            )
         if self.instances.inputs == "user_turn":
             if self.instance_style != "chat":
                 raise ValueError(
@@ -249,6 +316,7 @@ class RunConfig(_Section):
             given,
             style=generator.prompt_style,
             later_style=instances.prompt_style or later,
+            openings=bootstrap.openings,
             inputs=instances.inputs if instances.method == "steps" else None,
             joint=bootstrap.mode == "joint",
             classification_share=bootstrap.classification_share,
@@ -324,7 +392,11 @@ class RunConfig(_Section):
         for name, default in _LATER.items():
             if values[name] == default:
                 del values[name]
-        values["instances"] = without_later_keys(values["instances"])
+        for section, names in _LATER_IN.items():
+            defaults = getattr(RunConfig(), section).model_dump(mode="json")
+            for name in names:
+                if values[section][name] == defaults[name]:
+                    del values[section][name]
         for section, names in _PLACEMENT.items():
             for name in names:
                 if values[section]:
@@ -387,6 +459,16 @@ _PLACEMENT = {
     "embedder": ("cpus", "gpus"),
     "dedup": ("shards",),
 }
+
+_LATER_IN = {
+    "bootstrap": ("openings", "prompts_per_opening", "checks"),
+    "instances": (
+        *("method", "answers", "greedy_first", "inputs", "prompt_style"),
+        *("demonstrations", "input_demonstrations", "checks"),
+    ),
+    "output": ("keep",),
+}
+"""By section, keys that came later still, which at their defaults mean the same."""
 
 _LATER = {"rules": "lines", "reasoning": Reasoning().model_dump(mode="json")}
 """Keys that came after the first runs, and the value that means what was done before there were

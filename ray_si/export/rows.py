@@ -10,6 +10,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from ray_si.errors import RunError
+from ray_si.export.kept import kept_rows
 from ray_si.run.ids import answer_seed, training_row_id
 from ray_si.run.instance_parts import read_blocks
 from ray_si.run.manifests import Stats, StoredObject, stored_object
@@ -36,7 +37,11 @@ _ACCEPTED = [
 
 
 def training_rows(run: Run) -> Iterator[TrainingRow]:
-    """The training rows in pool order; RunError where blocks and instructions do not agree."""
+    """The training rows in pool order; RunError where blocks and instructions do not agree.
+
+    Those that ``output.keep`` leaves out are no training rows.
+    """
+    kept = kept_rows(run)
     accepted: Iterator[AcceptedRow] = (
         row for table in run.accepted(_ACCEPTED) for row in table.to_pylist()
     )
@@ -52,6 +57,8 @@ def training_rows(run: Run) -> Iterator[TrainingRow]:
             )
         chosen = [answer for answer in row.get("answers", ()) if answer["is_chosen"]]
         for k, instance in enumerate(row["instances"]):
+            if kept and (row["id"], k) not in kept.rows:
+                continue
             made = _training_row(source, row, k, instance)
             if in_steps:
                 made |= _answered(row, chosen[k] if chosen else None)
@@ -118,14 +125,16 @@ def export_data(
     """
     manifest = run.instances()
     assert manifest is not None, "the instance phase is not complete"
-    count = -(-manifest["instances"] // rows_per_shard)
+    kept = kept_rows(run)
+    expected = len(kept.rows) if kept else manifest["instances"]
+    count = -(-expected // rows_per_shard)
     shards: list[StoredObject] = []
     rows = 0
     for index, table in enumerate(shard_tables(run, rows_per_shard)):
         rows += table.num_rows
         for suffix in suffixes(format_):
             shards.append(stored_object(run.write_shard(index, count, suffix, table)))
-    assert rows == manifest["instances"], "there are other rows than the manifest says"
+    assert rows == expected, "there are other rows than the manifest says"
     stats = recount(run, rows)
     stats["shards"] = shards
     stats["documents"] = [
@@ -162,6 +171,8 @@ def recount(run: Run, rows: int) -> Stats:
     instances_rejected: Counter[str] = Counter()
     of_sets: Counter[str] = Counter()
     spent = Tokens()
+    kept = kept_rows(run)
+    ids = {id_ for id_, _ in kept.rows} if kept else None
     classification = with_instance = instructions = tokens = 0
     for block in read_blocks(run):
         spent += tokens_of(block)
@@ -169,13 +180,14 @@ def recount(run: Run, rows: int) -> Stats:
         for row in block_rows:
             instructions += 1
             classification += row["is_classification"]
-            with_instance += bool(row["instances"])
+            with_instance += bool(row["instances"]) if ids is None else row["id"] in ids
             tokens += row["completion_tokens"]
             instances_rejected.update(item["reason"] for item in row["rejected"])
             of_sets.update(
                 str(i["source"]) for i in row["rejected"] if i["reason"] == "contaminated"
             )
     return {
+        **({"left_out": kept.left_out} if kept else {}),
         "rounds": len(manifests),
         "requests": sum(manifest["requests"] for manifest in manifests),
         "candidates": sum(manifest["candidates"] for manifest in manifests),

@@ -16,6 +16,7 @@ from ray_si.config import Bootstrap, RunConfig
 from ray_si.dedup import CONTAMINATED, DedupResult, Neighbours
 from ray_si.dedup.tokens import unread
 from ray_si.engines.base import Completion
+from ray_si.pipeline.openings import opening_of, rounds_of_openings
 from ray_si.run.ids import instruction_id
 from ray_si.run.manifests import RoundManifest
 from ray_si.run.schemas import (
@@ -28,6 +29,7 @@ from ray_si.run.schemas import (
     RawRow,
     RejectedRow,
 )
+from ray_si.self_instruct.checks import failed_check
 from ray_si.self_instruct.filters import instruction_quality_reason, instruction_reason
 from ray_si.self_instruct.parsing import Candidate, parse_instructions, parse_joint
 
@@ -88,10 +90,11 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
         "headings": config.language.as_headings(),
         "tags": config.reasoning.tags,
     }
+    text = opening_of(config, row["request_id"]) + row["text"]
     if options.mode == "joint":
-        items = parse_joint(row["text"], row["finish_reason"], **how)
+        items = parse_joint(text, row["finish_reason"], **how)
     else:
-        items = parse_instructions(row["text"], row["finish_reason"], rules=config.rules, **how)
+        items = parse_instructions(text, row["finish_reason"], rules=config.rules, **how)
     labelled = row["classification_prompt"] and config.classification.method == "prompt"
     return [
         replace(item, reason=item.reason or _reason(item.text, config, labelled)) for item in items
@@ -111,7 +114,7 @@ def _reason(text: str, config: RunConfig, is_classification: bool) -> str | None
     )
     if reason is None and options.quality_filters:
         reason = instruction_quality_reason(text, is_classification=is_classification)
-    return reason
+    return reason or failed_check(options.checks, text)
 
 
 def unread_note(config: RunConfig, texts: Sequence[str], what: str) -> str:
@@ -126,12 +129,24 @@ def unread_note(config: RunConfig, texts: Sequence[str], what: str) -> str:
 
 
 def is_plateau(manifests: Sequence[RoundManifest], options: Bootstrap) -> bool:
-    """Whether the last rounds accepted almost nothing, as ``stall_rounds`` has it."""
+    """Whether phase 1 gets no further.
+
+    The last rounds accepted almost nothing, as ``stall_rounds`` has it, or every opening has been
+    used as often as ``prompts_per_opening`` lets it.
+    """
+    if are_openings_used_up(manifests, options):
+        return True
     last = manifests[-options.stall_rounds :]
     return len(last) == options.stall_rounds and all(
         manifest["accepted"] <= options.stall_acceptance * manifest["candidates"]
         for manifest in last
     )
+
+
+def are_openings_used_up(manifests: Sequence[RoundManifest], options: Bootstrap) -> bool:
+    """Whether no opening may be used once more."""
+    rounds = rounds_of_openings(options)
+    return rounds is not None and len(manifests) >= rounds
 
 
 def decide_round(

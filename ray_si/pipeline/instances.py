@@ -165,6 +165,7 @@ def decide_instances(
         quality=config.instances.quality_filters,
         is_classification=is_classification,
         rules=config.rules,
+        checks=config.instances.checks,
     )
     rejected += [
         rejected_instance(item.input, item.output, reason) for item, reason in filtered.rejected

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ray_si.config import RunConfig
 from ray_si.engines.base import Request
 from ray_si.pipeline.prompting import (
+    AnswerDemonstrations,
     Prompting,
     answer_request,
     classification_request,
@@ -15,6 +16,7 @@ from ray_si.pipeline.prompting import (
     instruction_request,
 )
 from ray_si.records import SeedTask
+from ray_si.self_instruct.prompts import Example
 
 
 def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Request]:
@@ -34,8 +36,15 @@ def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Reque
         return [*longest, *kinds]
     tokens = config.instances_by.sampling.input.max_tokens  # a word has at least one
     text = " ".join((words * (tokens // max(1, len(words)) + 1))[:tokens])
+    shown = AnswerDemonstrations.of(config, seeds)
+    most = max(shown.with_input, shown.without_input, key=_length)
     return [
         *longest,
         input_request(config, machine, 0),
-        answer_request(config, machine, text, 0, 0),
+        answer_request(config, machine, text, 0, 0, AnswerDemonstrations(most, most)),
     ]
+
+
+def _length(shown: Sequence[Example]) -> int:
+    pairs = [(task.instruction, task.instance) for task in shown]
+    return sum(len(text) + len(i.input) + len(i.output) for text, i in pairs if i)

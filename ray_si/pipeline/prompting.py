@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,12 @@ from ray_si.config import RunConfig
 from ray_si.dedup.clusters import cluster
 from ray_si.engines.base import Purpose, Request
 from ray_si.pipeline.instances import AcceptedInstruction, PoolRow
+from ray_si.pipeline.openings import opening_at
 from ray_si.records import Instance, SeedTask
 from ray_si.run.checkpoint import POOL_COLUMNS
 from ray_si.run.ids import regions_seed, request_id, request_seed
 from ray_si.run.schemas import embeddings_of
-from ray_si.self_instruct.filters import count_words
+from ray_si.self_instruct.filters import count_words, refers_to_text
 from ray_si.self_instruct.prompts import (
     Example,
     RenderedPrompt,
@@ -39,11 +40,19 @@ from ray_si.self_instruct.sampling import sample_demonstrations
 
 @dataclass(frozen=True)
 class Source:
-    """A task that may stand in a prompt; ``classification`` says whether it is known to be one."""
+    """A task that may stand in a prompt.
+
+    ``classification`` says whether it is known to be one, ``has_input`` whether it needs an input.
+    """
 
     id: str
     example: Example
     classification: bool
+    has_input: bool = False
+
+
+Kind = Literal["any", "classification", "with_input", "without_input"]
+"""Of tasks that a prompt shows, and asks for more of."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class PromptRequest:
     seed: int
     classification_only: bool
     demonstrations: list[Source]
+    opening: str = ""
 
 
 class PromptRow(TypedDict):
@@ -72,6 +82,9 @@ class PromptRow(TypedDict):
     stop: list[str]
 
 
+_ANY = Example("")
+
+
 class Prompting:
     """The requests of phase 1, round by round.
 
@@ -86,11 +99,13 @@ class Prompting:
         self._joint = config.bootstrap.mode == "joint"
         self._diverse = config.bootstrap.demonstration_sampling == "diverse"
         human = [self._of_seed(seed) for seed in seeds]
-        only = [source for source in human if source.classification]
-        self._human = {False: self._short_ones(human), True: self._short_ones(only)}
+        self._human: dict[Kind, list[Source]] = {
+            kind: self._short_ones([source for source in human if _is_of(source, kind)])
+            for kind in self._kinds
+        }
         self._machine: list[pa.Table] = []  # of each round
         self._sizes = array("q")  # of the pool at the end of each
-        self._usable = {False: array("q"), True: array("q")}  # places in it; of classification only
+        self._usable = {kind: array("q") for kind in self._kinds}  # places in it
         self._embeddings: list[np.ndarray] = []
 
     @property
@@ -106,18 +121,17 @@ class Prompting:
     def extend(self, accepted: pa.Table) -> None:
         """Take the accepted rows of the next committed round."""
         table = accepted.select(POOL_COLUMNS)
-        if self._joint or self._config.bootstrap.max_demonstration_words is not None:
-            may = [self._may_stand(_of_row(row)) for row in table.to_pylist()]
-        else:
-            may = [True] * table.num_rows
-        classification = table["classification_prompt"].to_pylist()
-        for place, (usable, only) in enumerate(
-            zip(may, classification, strict=True), self.accepted
-        ):
-            if usable:
-                self._usable[False].append(place)
-                if only:
-                    self._usable[True].append(place)
+        options = self._config.bootstrap
+        if self._joint or options.openings or options.max_demonstration_words is not None:
+            sources: Iterable[Source] = map(_of_row, table.to_pylist())
+        else:  # all may stand, whatever they say
+            only = table["classification_prompt"].to_pylist()
+            sources = (Source("", _ANY, is_classification) for is_classification in only)
+        for place, source in enumerate(sources, self.accepted):
+            if self._may_stand(source):
+                for kind, places in self._usable.items():
+                    if _is_of(source, kind):
+                        places.append(place)
         self._machine.append(table)
         self._sizes.append(self.accepted + table.num_rows)
         if self._diverse and accepted.num_rows:
@@ -129,32 +143,40 @@ class Prompting:
         """Every request of a round, in order."""
         options = self._config.bootstrap
         size = self._seen(round_)
-        counts = {only: bisect_left(pool, size) for only, pool in self._usable.items()}
-        regions: dict[bool, list[list[int]] | None] = {False: None, True: None}
+        counts = {kind: bisect_left(pool, size) for kind, pool in self._usable.items()}
+        regions: dict[Kind, list[list[int]]] = {}
         if (clusters := self._clusters(round_, size)) is not None:
-            for only, pool in self._usable.items():
-                regions[only] = _regions(pool[: counts[only]], clusters)
+            for kind, pool in self._usable.items():
+                regions[kind] = _regions(pool[: counts[kind]], clusters)
         requests = []
         for index in range(options.prompts_per_round):
             only = self.is_classification_only(index)
+            opening = opening_at(self._config, round_, index)
+            kind = _kind_of(opening, only)
             seed = request_seed(self._config.seed, round_, index)
             drawn = sample_demonstrations(
-                len(self._human[only]),
-                counts[only],
+                len(self._human[kind]),
+                counts[kind],
                 total=options.demonstrations,
                 machine_count=options.machine_demonstrations,
                 seed=seed,
-                regions=regions[only],
+                regions=regions.get(kind),
             )
             sources = [
-                self._human[only][d.index]
+                self._human[kind][d.index]
                 if d.kind == "human"
-                else self._at(self._usable[only][d.index])
+                else self._at(self._usable[kind][d.index])
                 for d in drawn
             ]
             id_ = request_id(round_, index)
-            requests.append(PromptRequest(index, id_, seed, only, sources))
+            requests.append(PromptRequest(index, id_, seed, only, sources, opening))
         return requests
+
+    @property
+    def _kinds(self) -> tuple[Kind, ...]:
+        if self._config.bootstrap.openings:
+            return "with_input", "without_input"
+        return "any", "classification"
 
     def is_classification_only(self, index: int) -> bool:
         """Whether the request with this index in its round is for classification tasks only."""
@@ -172,7 +194,8 @@ class Prompting:
         }
         if self._joint:
             return joint_prompt(examples, **options, headings=config.language.as_headings())
-        return instruction_prompt([example.instruction for example in examples], **options)
+        texts = [example.instruction for example in examples]
+        return instruction_prompt(texts, **options, opening=request.opening)
 
     def longest_prompt(self) -> RenderedPrompt:
         """About as long a prompt as a round may have.
@@ -182,12 +205,17 @@ class Prompting:
         """
         options = self._config.bootstrap
         only = options.classification_share == 1
-        human = sorted(self._human[only], key=_length, reverse=True)
+        kinds: list[Kind] = ["classification"] if only else ["any"]
+        if options.openings:
+            kinds = [_kind_of(opening, False) for opening in options.openings]
+        sources = [source for kind in dict.fromkeys(kinds) for source in self._human[kind]]
+        human = sorted(sources, key=_length, reverse=True)
         own = words_of(human, options.max_demonstration_words or options.max_words)
         machine = Source("", Example(own, human[0].example.instance if human else None), only)
         count = min(options.machine_demonstrations, options.demonstrations)
         sources = human[: options.demonstrations - count] + [machine] * count
-        return self.render(PromptRequest(0, "", 0, only, sources))
+        opening = max(options.openings, key=len, default="")
+        return self.render(PromptRequest(0, "", 0, only, sources, opening))
 
     def rows(self, round_: int) -> list[PromptRow]:
         """Every request of a round, rendered."""
@@ -228,7 +256,8 @@ class Prompting:
 
     def _of_seed(self, seed: SeedTask) -> Source:
         example = Example(seed.instruction, seed.instances[0] if self._joint else None)
-        return Source(seed.id, example, seed.is_classification)
+        has_input = any(instance.input.strip() for instance in seed.instances)
+        return Source(seed.id, example, seed.is_classification, has_input)
 
     def _may_stand(self, source: Source) -> bool:
         if self._joint and source.example.instance is None:
@@ -250,7 +279,20 @@ class Prompting:
 def _of_row(row: PoolRow) -> Source:
     """Of an accepted row."""
     id_, text, is_classification, given = AcceptedInstruction.of(row)
-    return Source(id_, Example(text, given), is_classification)
+    return Source(id_, Example(text, given), is_classification, refers_to_text(text))
+
+
+def _is_of(source: Source, kind: Kind) -> bool:
+    if kind == "classification":
+        return source.classification
+    return kind == "any" or source.has_input == (kind == "with_input")
+
+
+def _kind_of(opening: str, classification_only: bool) -> Kind:
+    """The kind of tasks that a request shows."""
+    if opening:
+        return "with_input" if refers_to_text(opening) else "without_input"
+    return "classification" if classification_only else "any"
 
 
 def _length(source: Source) -> int:
@@ -328,13 +370,38 @@ def input_request(config: RunConfig, instruction: str, seed: int) -> Request:
     return Request(prompt.prompt, params, seed, "input", continue_final_message=is_open)
 
 
+@dataclass(frozen=True)
+class AnswerDemonstrations:
+    """Tasks that requests for an answer show, by whether an input is given."""
+
+    without_input: tuple[Example, ...] = ()
+    with_input: tuple[Example, ...] = ()
+
+    @classmethod
+    def of(cls, config: RunConfig, seeds: Sequence[SeedTask]) -> AnswerDemonstrations:
+        """The first seed tasks of each kind, as many as the configuration asks for."""
+        options = config.instances
+        tasks = [Example(seed.instruction, seed.instances[0]) for seed in seeds]
+        given = [task for task in tasks if task.instance and task.instance.input.strip()]
+        alone = [task for task in tasks if task.instance and not task.instance.input.strip()]
+        return cls(
+            tuple(alone[: options.demonstrations]), tuple(given[: options.input_demonstrations])
+        )
+
+
 def answer_request(
-    config: RunConfig, instruction: str, input_: str, seed: int, answer: int
+    config: RunConfig,
+    instruction: str,
+    input_: str,
+    seed: int,
+    answer: int,
+    shown: AnswerDemonstrations,
 ) -> Request:
     """Phase 3's question for an answer to an input (or ""), by its number."""
     prompt = answer_prompt(
         Example(instruction, Instance(input_, "")),
         style=config.instance_style,
+        demonstrations=shown.with_input if input_ else shown.without_input,
         templates=config.prompts,
         headings=config.language.as_headings(),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from ray_si.config import RunConfig
@@ -16,9 +17,10 @@ from ray_si.dedup import ExcludedTexts
 from ray_si.engines.base import Completion, Request
 from ray_si.pipeline.decisions import FAILURES, completion_row
 from ray_si.pipeline.instances import AcceptedInstruction, rejected_instance, uncontaminated
-from ray_si.pipeline.prompting import answer_request, input_request
-from ray_si.records import Instance
+from ray_si.pipeline.prompting import AnswerDemonstrations, answer_request, input_request
+from ray_si.records import Instance, SeedTask
 from ray_si.run.ids import answer_seed, input_seed
+from ray_si.run.run import Run
 from ray_si.run.schemas import (
     COMPLETION,
     AnswerRow,
@@ -28,6 +30,8 @@ from ray_si.run.schemas import (
     InstanceText,
     RejectedInstance,
 )
+from ray_si.run.seeds import seeds_of
+from ray_si.self_instruct.checks import failed_instance_check
 from ray_si.self_instruct.filters import (
     instance_quality_reason,
     instance_reason,
@@ -86,7 +90,9 @@ class DecidedSteps(NamedTuple):
     answers: list[AnswerRow]
 
 
-async def ask_in_steps(config: RunConfig, instruction: str, seed: int, ask: Ask) -> Steps:
+async def ask_in_steps(
+    config: RunConfig, instruction: str, seed: int, ask: Ask, shown: AnswerDemonstrations
+) -> Steps:
     """Ask for the inputs of an instruction, then for the answers to each, all at once."""
     inputs: list[CompletionRow] = []
     if _wants_input(config, instruction):
@@ -100,7 +106,7 @@ async def ask_in_steps(config: RunConfig, instruction: str, seed: int, ask: Ask)
     ]
     completions = await asyncio.gather(
         *(
-            ask(answer_request(config, instruction, text, answer_seed(seed, place, k), k))
+            ask(answer_request(config, instruction, text, answer_seed(seed, place, k), k, shown))
             for place, k, text in wanted
         )
     )
@@ -109,6 +115,19 @@ async def ask_in_steps(config: RunConfig, instruction: str, seed: int, ask: Ask)
         for (place, answer, _), done in zip(wanted, completions, strict=True)
     ]
     return Steps(inputs, answers)
+
+
+def shown_in_run(config: RunConfig, location: str) -> AnswerDemonstrations:
+    """The demonstrations of the run there, read once in a process."""
+    options = config.instances
+    if not (options.demonstrations or options.input_demonstrations):
+        return AnswerDemonstrations()
+    return AnswerDemonstrations.of(config, _seeds_of_run(location))
+
+
+@lru_cache(maxsize=1)
+def _seeds_of_run(location: str) -> list[SeedTask]:
+    return seeds_of(Run.open(location).read("seeds.parquet"))
 
 
 def read_inputs(
@@ -130,6 +149,9 @@ def read_inputs(
             reason = "missing_input"
         if reason is None and text in [one["input"] for one in read if not one["rejected_for"]]:
             reason = "duplicate"
+        reason = reason or failed_instance_check(
+            config.instances.checks, instruction, Instance(text, ""), of_input=True
+        )
         read.append({**row, "input": text, "rejected_for": reason})
     return read
 
@@ -219,7 +241,7 @@ def _reason(
     reason = instance_reason(instance)
     if reason is None and config.instances.quality_filters:
         reason = instance_quality_reason(instruction, instance, is_classification=is_classification)
-    return reason
+    return reason or failed_instance_check(config.instances.checks, instruction, instance)
 
 
 def _likelihood(answer: AnswerRow) -> float:

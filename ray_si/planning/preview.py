@@ -27,6 +27,7 @@ from ray_si.pipeline.instances import (
     pool_of,
 )
 from ray_si.pipeline.prompting import (
+    AnswerDemonstrations,
     Prompting,
     PromptRequest,
     answer_request,
@@ -250,8 +251,12 @@ class DryRun:
     def _in_steps(self, asked: Sequence[_Asked]) -> list[_Answered]:
         """The same in steps; prompt and completion are those of the first answer."""
 
+        shown = AnswerDemonstrations.of(self.config, self.seeds)
+
         async def together() -> list[Steps]:
-            steps = (ask_in_steps(self.config, text, seed, self._ask) for text, _, seed in asked)
+            steps = (
+                ask_in_steps(self.config, text, seed, self._ask, shown) for text, _, seed in asked
+            )
             return list(await asyncio.gather(*steps))
 
         answered: list[_Answered] = []
@@ -261,7 +266,7 @@ class DryRun:
                 place, number, first = steps.answers[0]
                 inputs = read_inputs(self.config, text, steps.inputs)
                 input_ = inputs[place]["input"] if inputs else ""
-                prompt = answer_request(self.config, text, input_, 0, number).prompt
+                prompt = answer_request(self.config, text, input_, 0, number, shown).prompt
                 done = Completion(**cast(Any, first))
             answered.append((steps, prompt, done))
         return answered

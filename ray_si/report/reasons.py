@@ -47,6 +47,22 @@ REASONS = {
     "echo": "The output repeats the instruction or the input.",
     "loop": "The output repeats itself.",
     "missing_input": "The instruction points at an input that is not there.",
+    # checks by name
+    "speaks_to_reader": "Asks whoever answers about themselves, or speaks of “my”.",
+    "long_number": "Holds a number of three digits or more, which small models make up.",
+    "beyond_wording": "Asks of a text more than another wording: grammar, lists, quotes, numbers.",
+    "input_length": "The input has fewer than 12 words or more than 40.",
+    "input_asks": "The input asks for help, or speaks of the task, instead of being a text.",
+    "input_kind": "The input is no text of the kind: an e-mail without greeting, a byline, a form.",
+    "apology": "The answer apologises or says that the model cannot do it.",
+    "preface": "The answer speaks about itself: “Here is a revised version”.",
+    "alike_items": "Two items of a list say nearly the same.",
+    "long_title": "A title, slogan or name of more than 12 words or several lines.",
+    "repetitive": "Fewer than 62 % of the words are distinct.",
+    "hardly_changed": "A rewriting that is 93 % the same as its text.",
+    "other_length": "A rewriting far longer or shorter than its text, or not shorter as asked.",
+    "unended": "The answer breaks off without a full stop.",
+    # several answers
     "not_chosen": "Passed, but another answer to the same input is likelier; kept among answers.",
     "unknown_label": "The output is not one of the labels.",
 }

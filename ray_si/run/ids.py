@@ -56,6 +56,11 @@ def answer_seed(instance_seed: int, place: int, answer: int) -> int:
     return derive_seed(instance_seed, "answer", place, answer)
 
 
+def openings_seed(run_seed: int, cycle: int) -> int:
+    """The seed with which openings are shuffled for the next time that each is used."""
+    return derive_seed(run_seed, "openings", cycle, 0)
+
+
 def regions_seed(run_seed: int, round_: int) -> int:
     """The seed with which the pool is clustered for a round of diverse demonstrations."""
     return derive_seed(run_seed, "regions", round_, 0)

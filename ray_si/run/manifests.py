@@ -65,6 +65,7 @@ class RoundManifest(_RoundExtras):
 
 
 class _StatsExtras(_Signature, total=False):
+    left_out: dict[str, int]
     spent: dict[str, dict[str, int]]
     shards: list[StoredObject]
     documents: list[StoredObject]
@@ -74,8 +75,9 @@ class Stats(_StatsExtras):
     """stats.json: what a run came to, in counts; ``shards`` are its training rows.
 
     ``accepted`` instructions, of which ``classification`` are classification tasks and
-    ``with_instance`` have a training row; ``rows`` are all training rows. Tokens are those of
-    completions; ``spent`` are those of prompts and completions, by phase.
+    ``with_instance`` have a training row; ``rows`` are all training rows, and ``left_out`` counts
+    by reason the instances that ``output.keep`` made none. Tokens are those of completions;
+    ``spent`` are those of prompts and completions, by phase.
     """
 
     rounds: int

@@ -11,6 +11,7 @@ from functools import cache
 import regex
 
 from ray_si.records import Instance
+from ray_si.self_instruct.checks import failed_instance_check
 from ray_si.self_instruct.parsing import Rules
 
 KEYWORDS = (
@@ -294,10 +295,12 @@ def filter_instances(
     quality: bool = False,
     is_classification: bool = False,
     rules: Rules = "lines",
+    checks: Sequence[str] = (),
 ) -> FilteredInstances:
     """Apply the paper's instance filters in the original's order, keeping the first ``limit``.
 
-    Refused one by one: see `instance_reason` (and `instance_quality_reason` with ``quality``).
+    Refused one by one: see `instance_reason` (and `instance_quality_reason` with ``quality``), and
+    the ``checks`` of inputs and answers by name.
     Then, if two of the rest share a non-empty input but differ in output, none is kept
     (conflicting_outputs); exact duplicates are dropped (duplicate), and what lies beyond ``limit``
     (over_limit). The original keeps a random choice of them instead of the first.
@@ -311,6 +314,10 @@ def filter_instances(
         if reason is None and quality:
             reason = instance_quality_reason(
                 instruction, instance, is_classification=is_classification
+            )
+        for of_input in (True, False):
+            reason = reason or failed_instance_check(
+                checks, instruction, instance, of_input=of_input
             )
         if reason:
             rejected.append((instance, reason))

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Literal, get_args
 
 from ray_si.records import Instance, Message, Prompt
+from ray_si.self_instruct.filters import refers_to_text
 from ray_si.self_instruct.headings import ENGLISH, Headings
 
 Style = Literal["completion", "chat"]
@@ -38,11 +39,13 @@ _NEEDED = {"demonstrations", "instruction"}
 _IN_BRACES = re.compile(r"\{(\w+)\}")
 
 _CHAT_ONLY = {"input": _ONE, "user_turn": _ONE}
-"""The same of the kinds that completion style has no template of its own for."""
+_COMPLETION_ONLY = {"instructions_with_input": _LIST}
+"""The same of the kinds that only one style has a template for."""
 
 TEMPLATES = (
     *(f"{style}_{kind}" for style in get_args(Style) for kind in _PLACEHOLDERS),
     *(f"chat_{kind}" for kind in _CHAT_ONLY),
+    *(f"completion_{kind}" for kind in _COMPLETION_ONLY),
 )
 """Names of all templates."""
 
@@ -86,12 +89,14 @@ def templates_in_use(
     joint: bool = False,
     classification_share: float = 0.0,
     ask_class: bool = True,
+    openings: Sequence[str] = (),
     inputs: Inputs | None = None,
 ) -> dict[str, str]:
     """The templates that a run renders, by name: its own where ``given``, else ours.
 
     ``later_style`` is that of phases 2 and 3, where it is another. ``ask_class`` says whether the
-    model is asked which instructions are classification tasks; ``inputs`` how inputs are come by
+    model is asked which instructions are classification tasks; ``openings`` are those of
+    instructions, and ``inputs`` says how inputs are come by
     where they are asked apart from outputs. Raises ValueError for a name that is
     none of `TEMPLATES`, an empty text, an unknown placeholder or a missing one.
     """
@@ -100,6 +105,9 @@ def templates_in_use(
     first = "joint" if joint else "instructions"
     names = [f"{style}_{first}"] if classification_share < 1 else []
     names += [f"{style}_{first}_classification"] if classification_share > 0 else []
+    kinds = {refers_to_text(opening) for opening in openings}
+    if True in kinds:
+        names = [name for name in names if False in kinds] + [f"{style}_instructions_with_input"]
     later_style = later_style or style
     later = ["classification"] if ask_class else []
     if inputs is None:
@@ -119,7 +127,7 @@ def _check(name: str, text: str) -> None:
         raise ValueError(f"there is no template {name} ({hint})")
     if not text.strip():
         raise ValueError(f"the template {name} is empty")
-    known = (_PLACEHOLDERS | _CHAT_ONLY)[name.partition("_")[2]]
+    known = (_PLACEHOLDERS | _CHAT_ONLY | _COMPLETION_ONLY)[name.partition("_")[2]]
     found = set(_IN_BRACES.findall(text))
     for placeholder in sorted(found - known):
         names = ", ".join(f"{{{name}}}" for name in sorted(known))
@@ -152,9 +160,13 @@ def instruction_prompt(
     style: Style,
     classification_only: bool = False,
     new: int = 8,
+    opening: str = "",
     templates: Templates = _OURS,
 ) -> RenderedPrompt:
     """Ask for ``new`` further instructions after the numbered demonstrations.
+
+    With an ``opening``, in completion style, the next one begins with these words already, and
+    the completion ends with its line.
 
     Completion style ends with the next number, so the completion begins with its text; it stops
     where the number after the last wanted one would begin. Chat style asks in words. A colon at the
@@ -163,11 +175,15 @@ def instruction_prompt(
     texts = [_joined_lines(text).rstrip(":") for text in demonstrations]
     numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
     kind = "instructions_classification" if classification_only else "instructions"
+    if opening and refers_to_text(opening):
+        kind = "instructions_with_input"
     first, last = len(demonstrations) + 1, len(demonstrations) + new
     values = {"demonstrations": numbered, "new": new, "first": first, "last": last}
     text = _render(templates, f"{style}_{kind}", **values)
     if style == "chat":
         return RenderedPrompt(_as_turn(text), (f"\n{last + 1}.",))
+    if opening:
+        return RenderedPrompt(f"{text}\n{first}. {opening}", ("\n",))
     return RenderedPrompt(f"{text}\n{first}.", ("\n\n", f"\n{last + 1}.", f"\n{last + 1} ."))
 
 

@@ -10,11 +10,15 @@ from ray_si.config.file import parse_config
 from ray_si.dedup import ExcludedTexts
 from ray_si.engines.base import Completion
 from ray_si.pipeline.instances import AcceptedInstruction
+from ray_si.pipeline.prompting import AnswerDemonstrations
 from ray_si.pipeline.steps import NOT_CHOSEN, ask_in_steps, decide_steps
+from ray_si.run.seeds import load_seeds
 from tests.builds import replay_values
 
 NEEDS_NONE = AcceptedInstruction("a", "Name a river of Europe.", False, None)
 NEEDS_ONE = AcceptedInstruction("b", "Rewrite the message so that it is polite.", False, None)
+
+NONE_SHOWN = AnswerDemonstrations()
 
 
 def config(*, style="chat", **instances):
@@ -36,8 +40,8 @@ class Model:
         return said if isinstance(said, Completion) else Completion(said, "stop", mean_logprob=-1)
 
 
-def decided(options, instruction, model, excluded=None):
-    steps = asyncio.run(ask_in_steps(options, instruction.instruction, 9, model))
+def decided(options, instruction, model, excluded=None, shown=NONE_SHOWN):
+    steps = asyncio.run(ask_in_steps(options, instruction.instruction, 9, model, shown))
     return decide_steps(options, instruction, False, steps, excluded)
 
 
@@ -136,3 +140,16 @@ def test_what_resembles_an_evaluation_set_is_left_out_with_its_match():
     (left_out,) = found.rejected
     assert (left_out["reason"], left_out["source"]) == ("contaminated", "held out")
     assert left_out["output"] == "Please."
+
+
+def test_the_first_seed_tasks_with_an_input_or_without_are_shown_as_earlier_turns():
+    seeds = load_seeds("bundled")[0]
+    options = config(demonstrations=2, input_demonstrations=1)
+    shown = AnswerDemonstrations.of(options, seeds)
+    first = next(seed for seed in seeds if seed.instances[0].input)
+    model = Model(["None", "Go."], ["a", "b"])
+    decided(options, NEEDS_ONE, model, shown=shown)
+    alone, given = (r.prompt for r in model.requests if r.purpose == "answer")
+    assert [turn["role"] for turn in alone] == ["user", "assistant"] * 2 + ["user"]
+    assert given[0]["content"] == f"{first.instruction}\n\n{first.instances[0].input.strip()}"
+    assert len(given) == 3

@@ -1,0 +1,127 @@
+"""Openings: which words a request begins the next instruction with, and what comes of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from ray_si.build.builder import check_inputs
+from ray_si.config.file import load_config, parse_config
+from ray_si.errors import ConfigError
+from ray_si.pipeline.decisions import candidates_of, is_plateau
+from ray_si.pipeline.openings import opening_at, opening_of, rounds_of_openings
+from ray_si.pipeline.prompting import Prompting
+from ray_si.run.ids import request_id
+from ray_si.run.schemas import ACCEPTED
+from ray_si.run.seeds import load_seeds
+from tests.builds import replay_values
+
+OPENINGS = ("Why do people", "Give three tips for", "Rewrite the message so that it")
+SEEDS = load_seeds("bundled")[0]
+
+
+def config(**bootstrap):
+    values = replay_values()
+    values["bootstrap"] = {
+        "openings": OPENINGS, "new_instructions": 1, "prompts_per_round": 4, **bootstrap,
+    }  # fmt: skip
+    return parse_config(values)
+
+
+def test_each_opening_is_used_once_in_every_cycle():
+    used = [opening_at(config(), *divmod(k, 4)) for k in range(12)]
+    for start in range(0, 12, 3):
+        assert sorted(used[start : start + 3]) == sorted(OPENINGS)
+    assert opening_of(config(), request_id(2, 3)) == used[11]
+    assert opening_at(parse_config(replay_values()), 0, 0) == ""
+
+
+def test_a_prompt_ends_with_its_opening_after_demonstrations_of_its_kind():
+    prompting = Prompting(config(), SEEDS)
+    given = {seed.id for seed in SEEDS if any(item.input for item in seed.instances)}
+    for request in prompting.requests(0):
+        made = prompting.render(request)
+        assert made.prompt.endswith(f"\n9. {request.opening}")
+        assert made.stop == ("\n",)
+        needs_text = request.opening.startswith("Rewrite")
+        assert all((source.id in given) == needs_text for source in request.demonstrations)
+        assert ("comes with one text" in made.prompt) == needs_text
+
+
+def test_machine_written_demonstrations_are_of_the_same_kind():
+    prompting = Prompting(config(machine_demonstrations=2, lookahead=0), SEEDS)
+    rows = [
+        {"id": f"{name}{k}", "instruction": text, "classification_prompt": False}
+        for k in range(3)
+        for name, text in (("alone", f"Name river {k}."), ("given", f"Rewrite the note, {k}."))
+    ]
+    prompting.extend(ACCEPTED.empty_table().from_pylist(rows, ACCEPTED))
+    for request in prompting.requests(1):
+        kind = "given" if request.opening.startswith("Rewrite") else "alone"
+        machine = [s.id for s in request.demonstrations if s.id.startswith(("alone", "given"))]
+        assert [name[:5] for name in machine] == [kind] * 2
+
+
+def test_a_candidate_is_the_opening_with_what_the_model_wrote():
+    row = {"request_id": request_id(0, 0), "text": " keep many dogs?", "finish_reason": "stop",
+           "classification_prompt": False}  # fmt: skip
+    (candidate,) = candidates_of(row, config())
+    assert candidate.text == f"{opening_at(config(), 0, 0)} keep many dogs?"
+    assert candidate.reason is None
+
+
+def test_phase_1_is_over_when_every_opening_was_used_as_often_as_it_may():
+    options = config(prompts_per_opening=3).bootstrap
+    assert rounds_of_openings(options) == 2  # of nine prompts, in rounds of four
+    busy = {"accepted": 4, "candidates": 4}
+    assert not is_plateau([busy], options)
+    assert is_plateau([busy] * 2, options)
+    used = Counter(opening_at(config(prompts_per_opening=3), *divmod(k, 4)) for k in range(8))
+    assert max(used.values()) == 3
+    assert rounds_of_openings(config().bootstrap) is None
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "message"),
+    [
+        ({"new_instructions": 8}, "set new_instructions to 1"),
+        ({"classification_share": 0.5}, "classification_share to 0"),
+        ({"openings": ["Why", "Why"]}, "there twice"),
+        ({"openings": ["Why", " "]}, "one is empty"),
+        ({"openings": [], "prompts_per_opening": 2}, "prompts_per_opening needs openings"),
+        ({"prompts_per_opening": 1}, "less than a round"),
+        ({"openings": "nowhere.txt"}, "bootstrap.openings: cannot read nowhere.txt"),
+    ],
+)
+def test_openings_that_no_run_can_use_are_refused(bootstrap, message):
+    with pytest.raises(ConfigError) as caught:
+        config(**bootstrap)
+    assert message in str(caught.value)
+
+
+def test_a_chat_has_no_openings():
+    values = {"generator": {"prompt_style": "chat"}, "bootstrap": {"openings": ["Why"],
+              "new_instructions": 1}}  # fmt: skip
+    with pytest.raises(ConfigError, match=r"set generator\.prompt_style to completion"):
+        parse_config(values)
+
+
+def test_a_file_of_openings_lies_beside_its_configuration(tmp_path):
+    (tmp_path / "openings.txt").write_text("# why\n\nWhy do people\n  Give three tips for \n")
+    text = "bootstrap: {openings: openings.txt, new_instructions: 1}"
+    (tmp_path / "run.yaml").write_text(text)
+    made = load_config(tmp_path / "run.yaml")
+    assert made.bootstrap.openings == ("Why do people", "Give three tips for")
+    (tmp_path / "openings.txt").write_text("# nothing\n")
+    with pytest.raises(ConfigError, match="holds no opening"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_openings_without_seed_tasks_of_their_kind_are_refused(tmp_path):
+    lines = ('{"id": "a", "name": "n", "instruction": "Name a river.", "instances": '
+             '[{"input": "", "output": "The Nile."}], "is_classification": false}\n')  # fmt: skip
+    (tmp_path / "seeds.jsonl").write_text(lines)
+    made = config(demonstrations=1, machine_demonstrations=0)
+    with pytest.raises(ConfigError, match="there is none with"):
+        check_inputs(made.model_copy(update={"seeds": str(tmp_path / "seeds.jsonl")}))
