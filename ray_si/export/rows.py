@@ -186,8 +186,7 @@ def recount(run: Run, rows: int) -> Stats:
             of_sets.update(
                 str(i["source"]) for i in row["rejected"] if i["reason"] == "contaminated"
             )
-    return {
-        **({"left_out": kept.left_out} if kept else {}),
+    stats: Stats = {
         "rounds": len(manifests),
         "requests": sum(manifest["requests"] for manifest in manifests),
         "candidates": sum(manifest["candidates"] for manifest in manifests),
@@ -208,3 +207,6 @@ def recount(run: Run, rows: int) -> Stats:
             "instances": {"prompt": int(spent.prompt), "completion": int(spent.completion)},
         },
     }
+    if kept:
+        stats["left_out"] = kept.left_out
+    return stats
