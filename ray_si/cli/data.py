@@ -6,15 +6,16 @@ from typing import Annotated
 
 import typer
 
-from ray_si.cli.common import Address, app, errors_as_exits, interruptible
+from ray_si.cli.common import USE, Address, app, errors_as_exits, interruptible
 from ray_si.cli.output import DedupDisplay, print_dedup_summary
 
 
 @app.command(
+    rich_help_panel=USE,
     epilog="[b]Examples[/b]\n\n"
     "ray-si dedup a.jsonl b.jsonl.gz --to kept.jsonl\n\n"
     "ray-si dedup s3://data/train.parquet --to s3://data/kept.parquet --text-field question "
-    "--against test.jsonl --cosine off"
+    "--against test.jsonl --cosine off",
 )
 def dedup(
     inputs: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ray_si.cli.common import RunPath, app, errors_as_exits, interruptible
+from ray_si.cli.common import USE, RunPath, app, errors_as_exits, interruptible
 from ray_si.cli.output import ExportDisplay, console
 from ray_si.errors import ConfigError
 from ray_si.export.shard_files import KINDS
@@ -22,11 +22,12 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 
 @app.command(
+    rich_help_panel=USE,
     epilog="[b]Examples[/b]\n\n"
     "ray-si export runs/quickstart --format messages --to train_data\n\n"
     "ray-si export runs/mine --format prompt-completion-varied --to s3://bucket/data "
     "--files jsonl.zst --bytes-per-shard 500MB --shuffle --validation 0.02\n\n"
-    "ray-si export runs/mine --map question=prompt --map answer=output --map id=id --to qa"
+    "ray-si export runs/mine --map question=prompt --map answer=output --map id=id --to qa",
 )
 def export(
     run: RunPath,

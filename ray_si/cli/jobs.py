@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_si.cli.common import ConfigPath, Overrides, app, errors_as_exits
+from ray_si.cli.common import CLUSTER, ConfigPath, Overrides, app, errors_as_exits
 from ray_si.cli.output import console, print_jobs
 from ray_si.config.file import load_config
 
@@ -26,10 +26,11 @@ DashboardAddress = Annotated[
 
 
 @app.command(
+    rich_help_panel=CLUSTER,
     epilog="[b]Examples[/b]\n\n"
     "ray-si submit configs/paper.yaml --out s3://datasets/paper --address http://127.0.0.1:8265\n\n"
     "ray-si submit configs/gpu-8.yaml --out s3://datasets/large --set seeds=mine.jsonl "
-    "--env AWS_DEFAULT_REGION=eu-central-1 --no-follow"
+    "--env AWS_DEFAULT_REGION=eu-central-1 --no-follow",
 )
 def submit(
     config: ConfigPath,
@@ -118,8 +119,9 @@ def submit(
 
 
 @app.command(
+    rich_help_panel=CLUSTER,
     epilog="[b]Examples[/b]\n\nray-si jobs --address http://127.0.0.1:8265\n\n"
-    "ray-si jobs --follow ray-si-3f2a91c04d\n\nray-si jobs --stop ray-si-3f2a91c04d"
+    "ray-si jobs --follow ray-si-3f2a91c04d\n\nray-si jobs --stop ray-si-3f2a91c04d",
 )
 def jobs(
     address: DashboardAddress = None,

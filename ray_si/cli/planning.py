@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ray_si.cli.common import ConfigPath, Overrides, app, errors_as_exits, interruptible
+from ray_si.cli.common import BUILD, ConfigPath, Overrides, app, errors_as_exits, interruptible
 from ray_si.cli.output import console
 from ray_si.cli.planning_output import print_estimate, print_preview
 from ray_si.config.file import load_config
@@ -20,8 +20,9 @@ def _note(text: str) -> None:
 
 
 @app.command(
+    rich_help_panel=BUILD,
     epilog="[b]Examples[/b]\n\nray-si preview configs/quickstart.yaml\n\n"
-    "ray-si preview configs/paper.yaml --set seeds=mine.jsonl --prompts 1 --instances 0 --json"
+    "ray-si preview configs/paper.yaml --set seeds=mine.jsonl --prompts 1 --instances 0 --json",
 )
 def preview(
     config: ConfigPath,
@@ -56,8 +57,9 @@ def preview(
 
 
 @app.command(
+    rich_help_panel=BUILD,
     epilog="[b]Examples[/b]\n\nray-si estimate configs/quickstart.yaml --sample 24\n\n"
-    'ray-si estimate configs/paper.yaml --set "generator.prices={prompt: 0.15, completion: 0.6}"'
+    'ray-si estimate configs/paper.yaml --set "generator.prices={prompt: 0.15, completion: 0.6}"',
 )
 def estimate(
     config: ConfigPath,

@@ -1,4 +1,4 @@
-"""What preview and estimate show."""
+"""What preview, estimate and doctor show."""
 
 from __future__ import annotations
 
@@ -16,9 +16,22 @@ from ray_si.cli.output import console
 from ray_si.records import Prompt
 
 if TYPE_CHECKING:
+    from ray_si.planning.doctor import Finding
     from ray_si.planning.estimate import Estimate, Range
     from ray_si.planning.preview import AnsweredPrompt, Line, Written
     from ray_si.self_instruct.thoughts import Thoughts
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """A line for each; red with a cross where it will not do."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    marks = {True: Text("ok", "green"), False: Text("no", "red"), None: Text("")}
+    for finding in findings:
+        table.add_row(Text(finding.subject, "bold"), marks[finding.is_fine], Text(finding.text))
+    console().print(table)
 
 
 def print_preview(answered: list[AnsweredPrompt], written: list[Written], seconds: float) -> None:

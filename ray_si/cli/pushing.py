@@ -6,15 +6,16 @@ from typing import Annotated
 
 import typer
 
-from ray_si.cli.common import app, errors_as_exits, interruptible
+from ray_si.cli.common import USE, app, errors_as_exits, interruptible
 from ray_si.cli.output import Steps, print_dataset_files, print_pushed
 
 
 @app.command(
+    rich_help_panel=USE,
     epilog="[b]Examples[/b]\n\n"
     "ray-si push runs/quickstart me/my-tasks --dry-run\n\n"
     "ray-si push s3://datasets/paper my-lab/instructions --private --message 'First version'\n\n"
-    "ray-si push train_data me/my-chats --card chats.md --branch v2"
+    "ray-si push train_data me/my-chats --card chats.md --branch v2",
 )
 def push(
     source: Annotated[

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from ray_si.cli.common import RunPath, app, errors_as_exits, interruptible
+from ray_si.cli.common import LOOK, RunPath, app, errors_as_exits, interruptible
 from ray_si.cli.output import Steps, console
 
 
 @app.command(
+    rich_help_panel=LOOK,
     epilog="[b]Examples[/b]\n\nray-si report runs/quickstart --to report.html\n\n"
-    "ray-si report s3://datasets/paper --to s3://reports/paper.html --json stats.json"
+    "ray-si report s3://datasets/paper --to s3://reports/paper.html --json stats.json",
 )
 def report(
     run: RunPath,

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ray_si.cli.common import (
+    BUILD,
+    LOOK,
     Address,
     ConfigPath,
     Overrides,
@@ -31,10 +33,11 @@ from ray_si.config.file import load_config
 
 
 @app.command(
+    rich_help_panel=BUILD,
     epilog="[b]Examples[/b]\n\n"
     "ray-si build configs/quickstart.yaml --out runs/quickstart\n\n"
     "ray-si build configs/paper.yaml --out runs/paper --set generator.replicas=8 "
-    "--set generator.gpus=1 --address auto"
+    "--set generator.gpus=1 --address auto",
 )
 def build(
     config: ConfigPath,
@@ -60,7 +63,10 @@ def build(
         print_summary(out, result.stats, result.seconds)
 
 
-@app.command(epilog="[b]Example[/b]\n\nray-si check configs/paper.yaml --set seeds=mine.jsonl")
+@app.command(
+    rich_help_panel=BUILD,
+    epilog="[b]Example[/b]\n\nray-si check configs/paper.yaml --set seeds=mine.jsonl",
+)
 def check(config: ConfigPath, set_: Overrides = None) -> None:
     """Check configuration, seed tasks and models without starting anything."""
     with errors_as_exits():
@@ -70,7 +76,7 @@ def check(config: ConfigPath, set_: Overrides = None) -> None:
         print_check(settings, builder.check(settings))
 
 
-@app.command(epilog="[b]Example[/b]\n\nray-si status runs/quickstart --json")
+@app.command(rich_help_panel=LOOK, epilog="[b]Example[/b]\n\nray-si status runs/quickstart --json")
 def status(
     run: RunPath,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -87,7 +93,7 @@ def status(
             print_status(run, status_)
 
 
-@app.command(epilog="[b]Example[/b]\n\nray-si verify runs/quickstart")
+@app.command(rich_help_panel=LOOK, epilog="[b]Example[/b]\n\nray-si verify runs/quickstart")
 def verify(
     run: RunPath,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -112,8 +118,9 @@ def verify(
 
 
 @app.command(
+    rich_help_panel=BUILD,
     epilog="[b]Examples[/b]\n\nray-si regate runs/mine --rouge 0.6 --to runs/stricter\n\n"
-    "ray-si regate runs/mine --rouge 0.8 --cosine off --to runs/looser --open"
+    "ray-si regate runs/mine --rouge 0.8 --cosine off --to runs/looser --open",
 )
 def regate(
     run: RunPath,

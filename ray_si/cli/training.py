@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ray_si.cli.common import (
+    TRAIN,
     Address,
     ConfigPath,
     Overrides,
@@ -38,11 +39,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(
+    rich_help_panel=TRAIN,
     epilog="[b]Examples[/b]\n\n"
     "ray-si finetune runs/mine --model Qwen/Qwen2.5-7B --to models/mine --workers 8 "
     "--set gpu=true --set parallel=fsdp --address auto\n\n"
     "ray-si finetune runs/quickstart --model smollm2-135m-instruct --to models/small "
-    "--set cpus=2 --set epochs=1"
+    "--set cpus=2 --set epochs=1",
 )
 def finetune(
     run: RunPath,
@@ -79,11 +81,12 @@ def finetune(
 
 
 @app.command(
+    rich_help_panel=TRAIN,
     epilog="[b]Examples[/b]\n\n"
     "ray-si evaluate --model before=smollm2-135m-instruct --model after=models/small/model "
     "--tasks tasks/ --to evaluation\n\n"
     "ray-si evaluate --model models/mine/model --tasks user_oriented.jsonl --to evaluation "
-    "--set generator.replicas=8 --set generator.gpus=1 --address auto"
+    "--set generator.replicas=8 --set generator.gpus=1 --address auto",
 )
 def evaluate(
     model: Annotated[
@@ -133,7 +136,10 @@ def evaluate(
             print_evaluation(to, report)
 
 
-@app.command(epilog="[b]Example[/b]\n\nray-si ratings evaluation ratings-ann.json ratings-bo.json")
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog="[b]Example[/b]\n\nray-si ratings evaluation ratings-ann.json ratings-bo.json",
+)
 def ratings(
     evaluation: Annotated[
         str, typer.Argument(metavar="DIR", help="Folder that `ray-si evaluate` wrote.")
@@ -155,8 +161,9 @@ def ratings(
 
 
 @app.command(
+    rich_help_panel=TRAIN,
     epilog="[b]Example[/b]\n\nray-si loop configs/loop.yaml --to loops/first "
-    "--set training.epochs=1"
+    "--set training.epochs=1",
 )
 def loop(
     config: ConfigPath,

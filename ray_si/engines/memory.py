@@ -22,6 +22,15 @@ _LONGEST_HEADER = 100 << 20
 """Bytes, as the format has it."""
 
 
+def cuda_cards() -> tuple[str | None, list[tuple[str, int]]]:
+    """The CUDA that torch is built for, None for none, and each card's name and bytes of memory."""
+    import torch
+
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    properties = map(torch.cuda.get_device_properties, cards)
+    return torch.version.cuda, [(card.name, card.total_memory) for card in properties]
+
+
 def check_memory(
     model: str, path: str, itemsize: int | None, have: int, *, revision: str | None = None
 ) -> None:

@@ -87,6 +87,13 @@ def _connect(address: str) -> None:
         ) from error
 
 
+def node_resources() -> list[dict[str, float]]:
+    """The resources of each node of the cluster that this process is connected to, by name."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 @contextmanager
 def _keep_sigterm() -> Iterator[None]:
     """Leave the caller's SIGTERM handler in place, which `ray.init` replaces with its own."""

@@ -1,0 +1,30 @@
+"""What doctor finds out, one thing at a time."""
+
+from __future__ import annotations
+
+from ray_si.planning import doctor
+
+
+def test_a_bucket_that_can_be_written_and_one_that_is_not_there(s3):
+    assert doctor.store("s3://data/runs").is_fine
+    absent = doctor.store("s3://absent-bucket/runs")
+    assert absent.is_fine is False
+    assert "absent-bucket" in absent.text
+    assert s3.list_objects_v2(Bucket="data")["KeyCount"] == 0
+
+
+def test_the_nodes_of_a_cluster_are_counted(ray_session):
+    assert doctor.cluster("auto").text == "1 nodes with 4 CPU and 0 GPU"
+
+
+def test_an_endpoint_whose_key_is_not_set(monkeypatch):
+    monkeypatch.delenv("NOT_SET", raising=False)
+    assert doctor.endpoint("http://localhost:1/v1", "NOT_SET").text == (
+        "the environment variable NOT_SET holds no key"
+    )
+
+
+def test_this_machine_in_lines():
+    subjects = [finding.subject for finding in doctor.machine()]
+    assert subjects[:4] == ["versions", "machine", "GPUs", "extras"]
+    assert subjects[-1] == "quick start"
