@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from ray_si.config import RunConfig
+from ray_si.config.scores import KINDS
 from ray_si.config.section import Section
 from ray_si.report.reasons import REASONS
 from ray_si.training.config import Evaluation, Training
@@ -50,6 +51,13 @@ CHAPTERS = (
     ("Evaluation", "For `evaluate`, as `--config FILE` and `--set`.", Evaluation),
 )
 
+SCORES = """\
+## Scores
+
+For `ray-si score`, as the section `scores` of `--config FILE` or of the run's own configuration, and
+as `--set NAME.KEY=VALUE`. What they mean is in [scores.md](scores.md).
+"""
+
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 HEAD = ("| key | values | default | meaning |", "| --- | --- | --- | --- |")
 MANY_WORDS = 8
@@ -61,6 +69,10 @@ def pages() -> dict[str, str]:
     parts = [CONFIGURATION]
     for title, use, section in CHAPTERS:
         parts += [f"## {title}\n\n{use}\n", *_tables(section, "", {})]
+    parts.append(SCORES)
+    for kind, score in KINDS.items():
+        parts.append(f"### Kind `{kind}`\n\n{_text(score.__doc__)}\n")
+        parts += _tables(score, "scores.NAME.", {})
     codes = "".join(f"| `{code}` | {_text(meaning)} |\n" for code, meaning in REASONS.items())
     return {"configuration.md": "\n".join(parts), "reasons.md": REASON_CODES + codes}
 

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ray_si"
 BASE = {"records", "errors", "_version"}
 BYTES = {"storage", "run", "export"}
 RUN = BASE | BYTES | {"config", "self_instruct", "dedup", "engines"}
-BUILD = RUN | {"report", "serving", "pipeline", "build"}
+BUILD = RUN | {"report", "serving", "pipeline", "scores", "build"}
 ROOMS = {
     "_version": set(),
     "errors": set(),
@@ -32,11 +32,12 @@ ROOMS = {
     "config": BASE | {"engines", "self_instruct"},
     "run": BASE | {"storage"},
     "export": BASE | {"storage", "run", "self_instruct"},
-    "report": BASE | BYTES | {"dedup"},
+    "scores": BASE | BYTES | {"config", "engines", "self_instruct", "dedup"},
+    "report": BASE | BYTES | {"dedup", "scores"},
     "serving": BASE | {"config", "engines", "storage"},
     "pipeline": RUN | {"serving"},
-    "build": RUN | {"report", "serving", "pipeline"},
-    "audit": BASE | BYTES | {"config", "self_instruct", "dedup", "report", "pipeline"},
+    "build": RUN | {"report", "serving", "pipeline", "scores"},
+    "audit": BASE | BYTES | {"config", "self_instruct", "dedup", "report", "pipeline", "scores"},
     "planning": BUILD,
     "corpora": BUILD,
     "training": BASE | {"config", "storage", "run"},

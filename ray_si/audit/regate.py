@@ -85,6 +85,9 @@ def regate(
     run = Run.open(location)
     if run.stats() is None:
         raise RunError(f"{location} is not finished: run `ray-si build` on it again first")
+    if run.is_selection:
+        origin = run.header["selected_from"]["run"]
+        raise RunError(f"{location} holds rows selected from {origin}: regate that, and select")
     if run.reading != READING:
         raise RunError(
             f"{location} was begun under earlier rules of reading answers ({run.reading}, now "

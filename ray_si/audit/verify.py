@@ -10,6 +10,8 @@ import pyarrow as pa
 from ray_si._version import READING
 from ray_si.audit.checkpoint_checks import check_checkpoint
 from ray_si.audit.instance_checks import BlockChecks, BlockToCheck
+from ray_si.audit.score_checks import check_scores
+from ray_si.audit.selection_checks import check_selection
 from ray_si.audit.verify_rounds import RoundAudit
 from ray_si.config import RunConfig, fingerprint_of
 from ray_si.config.file import parse_config
@@ -64,6 +66,9 @@ class Verification:
             return [header]
         audit = self._audit
         checks = [header, audit.check_manifests(), audit.check_objects(self._listen)]
+        if self._run.is_selection:
+            selection = check_selection(self._run, audit)
+            return [*checks, selection, check_scores(self._run), audit.check_strays(0, 0)]
         seeds = audit.table("seeds.parquet", SEEDS, header)
         tasks = [] if seeds is None else seeds_of(seeds)
         sets = self._sets(header, config)
@@ -100,7 +105,7 @@ class Verification:
         if instance_blocks and rows is not None:
             instance_blocks = -(-len(rounds.pool) // size)
         strays = audit.check_strays(round_blocks, instance_blocks)
-        return [*checks, instances, shards, stats, strays]
+        return [*checks, instances, shards, stats, check_scores(self._run), strays]
 
     # Header ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 from ray_si._version import __version__
 from ray_si.config import RunConfig
 from ray_si.engines import registry
-from ray_si.errors import ConfigError
+from ray_si.errors import ConfigError, RunError
 from ray_si.export.rows import export_data
 from ray_si.pipeline.contamination import checked_sets
 from ray_si.pipeline.longest_requests import longest_requests
@@ -115,6 +115,8 @@ def build(
             {"name": one.name, "sha256": one.sha256, "texts": len(one.texts)} for one in inputs.sets
         ]
     run = Run.prepare(location, header, inputs.fingerprint(config))
+    if run.is_selection:
+        raise RunError(f"{location} holds rows selected from another run; choose another --out")
     seconds: dict[str, float] = {}
     if run.stats() is None or not is_clean(run):
         with run.held(lambda message: listen(Progress("start", note=message))):

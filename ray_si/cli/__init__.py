@@ -14,6 +14,7 @@ from ray_si.cli.common import app
 from ray_si.cli import starting  # noqa: F401
 from ray_si.cli import runs  # noqa: F401
 from ray_si.cli import planning  # noqa: F401
+from ray_si.cli import scoring  # noqa: F401
 from ray_si.cli import exports  # noqa: F401
 from ray_si.cli import pushing  # noqa: F401
 from ray_si.cli import data  # noqa: F401

@@ -155,11 +155,15 @@ def shard_tables(run: Run, rows_per_shard: int) -> Iterator[pa.Table]:
     They are of `TRAINING_ROWS`, with `ANSWERED` where instances were asked in steps, and
     `REASONING` where the run keeps thoughts.
     """
-    rows = training_rows(run)
-    further = (ANSWERED if _is_in_steps(run) else []) + ([REASONING] if _thoughts(run) else [])
-    schema = pa.schema([*TRAINING_ROWS, *further])
+    rows, schema = training_rows(run), schema_of_rows(run)
     while part := list(islice(rows, rows_per_shard)):
         yield pa.Table.from_pylist(part, schema)
+
+
+def schema_of_rows(run: Run) -> pa.Schema:
+    """The Arrow schema of a run's training rows."""
+    further = (ANSWERED if _is_in_steps(run) else []) + ([REASONING] if _thoughts(run) else [])
+    return pa.schema([*TRAINING_ROWS, *further])
 
 
 def recount(run: Run, rows: int) -> Stats:

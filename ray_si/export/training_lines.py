@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_si.errors import ConfigError, RunError
+from ray_si.export.rows import schema_of_rows
 from ray_si.export.shuffle import row_numbers
 from ray_si.records import SeedTask
 from ray_si.run.ids import training_row_id
@@ -55,7 +56,7 @@ class Source:
             raise RunError(f"{run.location} is not finished: run `ray-si build` on it again first")
         infos = [ShardInfo(**entry) for entry in stats["shards"]]
         parquet = [info for info in infos if info.key.endswith(".parquet")]
-        self._run, self._shards = run, parquet or infos
+        self._run, self._shards, self._schema = run, parquet or infos, schema_of_rows(run)
         seeds = seeds_of(run.read("seeds.parquet")) if seed_tasks else []
         self._seed_rows = _rows_of(seeds)
         self.rows = sum(info.rows for info in self._shards) + self._seed_rows.num_rows
@@ -75,7 +76,12 @@ class Source:
 
     def _read(self, info: ShardInfo, columns: Sequence[str]) -> pa.Table:
         data = read_named(self._run.objects, self._run.location, info, "stats.json")
-        return from_bytes(info.key, data, list(columns), TRAINING_ROWS)
+        return from_bytes(info.key, data, list(columns), self._schema)
+
+    @property
+    def names(self) -> list[str]:
+        """Columns of the rows."""
+        return list(self._schema.names)
 
     def hold_out(self, seed: int, part: float | int) -> set[str]:
         """Ids of the instructions to hold out, a share or a number: those of the smallest hashes.

@@ -24,10 +24,12 @@ from ray_si.storage.tables import ShardInfo, read_table
 LIMIT = 20
 """Findings that a check spells out; more are counted."""
 
-_OF_HEADER = ("seeds.parquet", "decontaminate.parquet")
+_OF_HEADER = ("seeds.parquet", "decontaminate.parquet", "selection.parquet")
 _OWN_KEYS = {"run.json", *_OF_HEADER, "stats.json", "instances/manifest.json"}
 _DOCUMENTS = ("README.md", "report.html")
 _LEASE = "lease/"
+_SCORES = "scores/"
+"""Of what was scored later, whose manifests `ray_si.audit.score_checks` looks at."""
 _IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/(.+)")
 _DECISIONS = ("accepted", "rejected")
 
@@ -128,10 +130,11 @@ class Audit:
         if self.instances and isinstance(self.instances.get("rounds"), int):
             expected = self.instances["rounds"]  # one beyond these is a stray
         if self.stats:
-            expected = max(expected, min(self.stats["rounds"], len(self.keys)))
+            if not self.run.is_selection:  # which has no rounds of its own
+                expected = max(expected, min(self.stats["rounds"], len(self.keys)))
             self._name(check, "stats.json", self.stats["shards"], "data/")
             self._name(check, "stats.json", self.stats.get("documents", []), _DOCUMENTS)
-            if "instances/manifest.json" not in self.keys:
+            if "instances/manifest.json" not in self.keys and not self.run.is_selection:
                 self._lost(check, "instances/manifest.json", "is missing, though the run is done")
         if self.instances:
             self._name_instances(check, self.instances)
@@ -295,7 +298,9 @@ class Audit:
         blocks = {block_key(INSTANCES, number) for number in range(instance_blocks)}
         for key in (*self.keys, *self._temporaries()):
             check.count += 1
-            if key in self._named or key in _OWN_KEYS or key in blocks or key.startswith(_LEASE):
+            if key in self._named or key in _OWN_KEYS or key in blocks:
+                continue
+            if key.startswith((_LEASE, _SCORES)):
                 continue
             if self._is_of_a_round(key, round_blocks) or (not self.intact and _is_begun(key)):
                 continue

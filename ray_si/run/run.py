@@ -5,6 +5,8 @@
     run.json                                          written first, once
     seeds.parquet
     decontaminate.parquet                             texts of evaluation sets, where there are any
+    selection.parquet                                 rows by id, where they were selected elsewhere
+    scores/                                           see `ray_si.scores.stored`
     lease/00001.json                                  who writes, under which fencing number
     bootstrap/round-00000/block-00000.parquet ...     raw completions, as they finish
     bootstrap/round-00000/block-00000-00002.parquet   one asked again, by fencing number
@@ -70,6 +72,7 @@ LAYOUT = 1
 
 _RUN, _STATS = "run.json", "stats.json"
 _SETS = "decontaminate.parquet"
+_SELECTION = "selection.parquet"
 _INSTANCES = "instances/manifest.json"
 
 LIVE = "live.json"
@@ -144,14 +147,22 @@ class Run:
         run = cls(location, open_objects(location), header)
         return cls.open(location) if run._json_or_none(_RUN) else run
 
-    def create(self, seeds: list[SeedTask], sets: Sequence[EvaluationSet] = ()) -> None:
+    def create(
+        self,
+        seeds: list[SeedTask],
+        sets: Sequence[EvaluationSet] = (),
+        selection: pa.Table | None = None,
+    ) -> None:
         """Make the place a run, unless it is one; ``sets`` are what it is decontaminated against.
 
-        Raises LeaseLostError, and RunError where it came to be a run of another configuration.
+        ``selection`` is by what a run of selected rows was chosen. Raises LeaseLostError, and
+        RunError where it came to be a run of another configuration.
         """
         tables = {"seeds.parquet": pa.Table.from_pylist([asdict(seed) for seed in seeds], SEEDS)}
         if sets:
             tables[_SETS] = to_table(sets)
+        if selection is not None:
+            tables[_SELECTION] = selection
         objects = [asdict(describe_table(key, table)) for key, table in tables.items()]
         self.header.setdefault("objects", objects)
         self.lease.check()
@@ -163,6 +174,15 @@ class Run:
     def evaluation_sets(self) -> list[EvaluationSet]:
         """What the run is decontaminated against, as it was when the run began."""
         return from_table(self.read(_SETS)) if self.header.get("decontaminate") else []
+
+    @property
+    def is_selection(self) -> bool:
+        """Whether its rows are some of another run's, in which rounds and instances are."""
+        return "selected_from" in self.header
+
+    def selection(self) -> pa.Table:
+        """Ids of the rows that a selection holds, best first, with what they were chosen by."""
+        return self.read(_SELECTION)
 
     @property
     def reading(self) -> int:

@@ -1,0 +1,153 @@
+"""One score of one run on its way: blocks of rows, computed once each, then the manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_si._version import __version__
+from ray_si.errors import RunError
+from ray_si.export.training_lines import Source
+from ray_si.run.folder import Folder
+from ray_si.run.layout import block_key, block_keys
+from ray_si.run.run import Run, seal
+from ray_si.scores.base import Scored
+from ray_si.scores.rows import blocks_of_rows, shards_digest
+from ray_si.scores.stored import BLOCKS, HEADER, MANIFEST, SCORE_BLOCK, folder_name, place_of
+from ray_si.storage.tables import ShardInfo, claim_table, describe_bytes, from_parquet
+
+Listen = Callable[[str, int, int], None]
+"""Told the name of a score, and how many of how many rows have it."""
+
+FAILED = "engine_error"
+"""Reason of a row whose request failed for good; a later call asks it again."""
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What a score came to: rows with a value, and those without, by reason; where it is stored."""
+
+    name: str
+    rows: int
+    scored: int
+    unscored: dict[str, int]
+    folder: str
+
+
+class ScoreJob:
+    """Brings the blocks of a score to their end.
+
+    ``columns`` of the rows are read, ``size`` rows to a block; ``settings`` are all that its values
+    depend on besides the rows. Raises RunError where the run is not finished, or where the score's
+    place holds something else.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        settings: dict[str, Any],
+        *,
+        columns: tuple[str, ...],
+        size: int,
+        location: str | None = None,
+    ) -> None:
+        self._name, self._size = name, size
+        self._columns = list(dict.fromkeys(["id", *columns]))
+        self._source = Source(run)
+        self.identity = {
+            "name": name,
+            "run": run.header["fingerprint"],
+            "rows": shards_digest(run),
+            **settings,
+        }
+        place = f"{place_of(run, location)}/{folder_name(name, self.identity)}"
+        self.folder = Folder(place, HEADER, "a score")
+        self.rows = self._source.rows
+
+    def summary(self) -> ScoreSummary | None:
+        """What the score came to; None while it is not finished."""
+        manifest = self.folder.read_json(MANIFEST)
+        if manifest is None:
+            return None
+        counts = {name: manifest[name] for name in ("rows", "scored", "unscored")}
+        return ScoreSummary(self._name, **counts, folder=self.folder.location)
+
+    @contextmanager
+    def held(self, notify: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+        """Begin or go on with the score, as the only one who writes it."""
+        self.folder.claim(self.identity, {"ray_si": __version__, "block_size": self._size})
+        self._check_block_size()
+        with self.folder.held(notify):
+            yield
+
+    def _check_block_size(self) -> None:
+        """Raise RunError where blocks of another size stand."""
+        begun = (self.folder.read_json(HEADER) or {}).get("block_size")
+        if begun != self._size:
+            raise RunError(
+                f"{self.folder.location} was begun in blocks of {begun} rows, not {self._size}"
+            )
+
+    def standing(self) -> dict[int, str]:
+        """Number -> key of the blocks that stand."""
+        return block_keys(self.folder.objects.list(f"{BLOCKS}/"))
+
+    def blocks(self) -> Iterator[tuple[int, pa.Table]]:
+        """Every block of rows in order, with its number."""
+        return enumerate(blocks_of_rows(self._source, self._columns, self._size))
+
+    def store(self, number: int, block: pa.Table, scored: list[Scored]) -> None:
+        """Store what a block's rows are given, unless it stands."""
+        claim_table(self.folder.objects, block_key(BLOCKS, number), scored_table(block, scored))
+
+    def finish(self) -> ScoreSummary:
+        """Write the manifest over the blocks; RunError where they are not those of the rows."""
+        entries: list[dict[str, Any]] = []
+        unscored: Counter[str] = Counter()
+        rows = scored = 0
+        for number, key in enumerate(self.standing().values()):
+            data = self.folder.objects.get(key)
+            table = from_parquet(data)
+            info: ShardInfo = describe_bytes(key, table.num_rows, data)
+            expected = min(self._size, self.rows - number * self._size)
+            if table.num_rows != expected:
+                raise RunError(
+                    f"{self.folder.location}/{key} has {table.num_rows} rows, not {expected}: "
+                    "delete this score's folder and score again"
+                )
+            entries.append(asdict(info))
+            rows += table.num_rows
+            scored += len(table) - table["value"].null_count
+            for pair in pc.value_counts(table["reason"].drop_null()).to_pylist():
+                unscored[pair["values"]] += pair["counts"]
+        assert rows == self.rows, "a score lost rows"
+        counts = dict(sorted(unscored.items()))
+        manifest = {
+            "name": self._name,
+            "identity": self.identity,
+            "ray_si": __version__,
+            "rows": rows,
+            "scored": scored,
+            "unscored": counts,
+            "blocks": entries,
+        }
+        self.folder.write_json(MANIFEST, seal(manifest))
+        return ScoreSummary(self._name, rows, scored, counts, self.folder.location)
+
+
+def scored_table(block: pa.Table, scored: list[Scored]) -> pa.Table:
+    """What the rows of a block are given, of `SCORE_BLOCK`."""
+    assert len(scored) == block.num_rows, "a score gave another number of values than of rows"
+    values, reasons, details = zip(*scored, strict=True) if scored else ((), (), ())
+    columns = [block["id"].combine_chunks(), values, reasons, details]
+    arrays = [
+        pa.array(column, field.type) for column, field in zip(columns, SCORE_BLOCK, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCORE_BLOCK)

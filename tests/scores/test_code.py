@@ -1,0 +1,51 @@
+"""Python in answers is compiled, never run, and what breaks a compiler breaks nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_si.config.scores import ChecksScore
+from ray_si.errors import ConfigError
+from ray_si.scores.checks import Checks
+from ray_si.scores.code import Compiler
+
+ASKED = "Write a Python function that adds."
+
+
+def scored(output, *, code=True, instruction=ASKED):
+    row = {"instruction": instruction, "input": "", "output": output}
+    return Checks(ChecksScore(code=code)).score([row])[0]
+
+
+def test_code_that_compiles_passes_and_other_code_is_named():
+    assert scored("```python\ndef add(a, b):\n    return a + b\n```").value == 1
+    wrong = scored("```python\ndef add(a, b)\n    return a + b\n```")
+    assert wrong.value == 0
+    assert "SyntaxError" in wrong.detail
+
+
+def test_code_is_looked_at_only_where_it_was_asked_for():
+    broken = "```python\ndef add(a, b)\n```"
+    assert scored(broken, code=False).value == 1
+    assert scored(broken, instruction="Write a Rust function.").value == 1
+    assert scored("I would rather not.").value == 1
+
+
+def test_nothing_is_run(tmp_path):
+    mark = tmp_path / "mark"
+    source = f"open({str(mark)!r}, 'w').write('ran')\nraise SystemExit(3)"
+    assert scored(f"```python\n{source}\n```").value == 1
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "source", ["(" * 100_000, "x = " + "-" * 1_000_000 + "1", "\x00", "9" * 10_000]
+)
+def test_what_a_compiler_cannot_take_is_that_rows_trouble_alone(source):
+    assert scored(f"```python\n{source}\n```").value in (0.0, 1.0)
+
+
+def test_without_limits_on_processes_there_is_one_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"checks\.code: this system cannot limit"):
+        Compiler()
