@@ -54,8 +54,8 @@ CHAPTERS = (
 SCORES = """\
 ## Scores
 
-For `ray-si score`, as the section `scores` of `--config FILE` or of the run's own configuration, and
-as `--set NAME.KEY=VALUE`. What they mean is in [scores.md](scores.md).
+For `ray-si score`: in the section `scores` of the run's configuration or of `--config FILE`, or as
+`--set NAME.KEY=VALUE`. What they mean is in [scores.md](scores.md).
 """
 
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -135,6 +135,8 @@ def _kind(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "needed"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, tuple) and sum(len(str(item).split()) for item in value) > MANY_WORDS:
         return "the paper's"

@@ -13,6 +13,7 @@ from ray_si.config.answers import Language, Reasoning
 from ray_si.config.engine_options import PACING, lasting
 from ray_si.config.generator import Generator
 from ray_si.config.instances import Instances
+from ray_si.config.scores import scores_of
 from ray_si.config.section import Section as _Section
 from ray_si.engines.base import Purpose
 from ray_si.self_instruct.checks import INSTRUCTION_CHECKS, known_checks
@@ -246,6 +247,9 @@ class RunConfig(_Section):
     output: Output = Output()
     card: Card = Card()
     budget: Budget = Budget()
+    scores: dict[str, Any] = Field({})
+    """What ``ray-si score`` computes of the rows where it is given no other names: settings by
+    name, see the chapter on scores. Nothing that is generated depends on it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -323,6 +327,12 @@ class RunConfig(_Section):
             ask_class=info.data["classification"].method != "prompt",
         )
 
+    @field_validator("scores")
+    @classmethod
+    def _known_scores(cls, given: dict[str, Any]) -> dict[str, Any]:
+        scores_of(given)
+        return given
+
     @field_validator("decontaminate", mode="before")
     @classmethod
     def _one_path(cls, value: object) -> object:
@@ -381,11 +391,13 @@ class RunConfig(_Section):
         """The part that results depend on: without what only places, paces or ends the work.
 
         Nor options of engines that aren't used, nor the paths of the seed tasks and evaluation
-        sets, whose content counts, nor what the card is told, nor what `_LATER` leaves out.
+        sets, whose content counts, nor what the card is told and rows are scored by, nor what
+        `_LATER` leaves out.
         Prompts by their SHA-256.
         """
         values = self.model_dump(mode="json")
-        del values["seeds"], values["decontaminate"], values["budget"], values["card"]
+        for name in ("seeds", "decontaminate", "budget", "card", "scores"):
+            del values[name]
         values["prompts"] = {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
         }

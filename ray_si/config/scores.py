@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import keyword
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -14,15 +14,15 @@ from ray_si.errors import ConfigError
 
 
 class ScoreSection(Section):
-    """Settings of a score of some ``kind``."""
+    """Settings of a score; ``kind`` is what a configuration calls it."""
 
-    kind: str
+    kind: ClassVar[str]
 
 
 class LengthScore(ScoreSection):
     """How long a text of the row is."""
 
-    kind: str = "length"
+    kind: ClassVar[str] = "length"
     of: Literal["instruction", "input", "output"] = "output"
     """Which text."""
     unit: Literal["words", "characters"] = "words"
@@ -32,7 +32,7 @@ class LengthScore(ScoreSection):
 class ChecksScore(ScoreSection):
     """1 where nothing is wrong of what a program can check in an output, 0 where something is."""
 
-    kind: str = "checks"
+    kind: ClassVar[str] = "checks"
     code: bool = False
     """Also compile Python that was asked for, in a process of its own with little memory and time.
     Nothing generated is ever run."""
@@ -41,7 +41,7 @@ class ChecksScore(ScoreSection):
 class FunctionScore(ScoreSection):
     """A function of your own."""
 
-    kind: str = "function"
+    kind: ClassVar[str] = "function"
     path: str = Field(pattern=r"^[\w.]+:\w+$")
     """Where it is, as module:function. It takes a list of rows, which are dictionaries, and returns
     a number or None for each."""
@@ -50,9 +50,7 @@ class FunctionScore(ScoreSection):
 
 
 KINDS: dict[str, type[ScoreSection]] = {
-    "length": LengthScore,
-    "checks": ChecksScore,
-    "function": FunctionScore,
+    section.kind: section for section in (LengthScore, ChecksScore, FunctionScore)
 }
 """Kind of score -> its settings."""
 
@@ -78,7 +76,7 @@ def _section(name: str, values: Any, source: str) -> ScoreSection:
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(KINDS)}"
         raise ConfigError(f"{where}: there is no kind of score {kind} ({hint})")
     try:
-        return KINDS[kind].model_validate({**settings, "kind": kind})
+        return KINDS[kind].model_validate({k: v for k, v in settings.items() if k != "kind"})
     except ValidationError as error:
         problems = (_problem(dict(item), KINDS[kind]) for item in error.errors())
         raise ConfigError(f"{where}: {'; '.join(problems)}") from error

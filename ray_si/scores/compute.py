@@ -19,7 +19,11 @@ def job_of(
 ) -> tuple[ScoreJob, RowScorer]:
     """A score that needs no model, and what computes it."""
     scorer = registry.create(settings)
-    described = {"version": scorer.version, "settings": settings.model_dump(mode="json")}
+    described = {
+        "kind": settings.kind,
+        "version": scorer.version,
+        "settings": settings.model_dump(mode="json"),
+    }
     job = ScoreJob(run, name, described, columns=scorer.columns, size=_BLOCK, location=location)
     return job, scorer
 

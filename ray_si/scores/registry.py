@@ -8,9 +8,9 @@ from ray_si.config.scores import ScoreSection
 from ray_si.scores.base import RowScorer
 
 SCORERS = {
-    "length": "ray_si.scores.length:Length",
-    "checks": "ray_si.scores.checks:Checks",
-    "function": "ray_si.scores.function:Function",
+    "length": "ray_si.scores.kinds.length:Length",
+    "checks": "ray_si.scores.checks.scorer:Checks",
+    "function": "ray_si.scores.kinds.function:Function",
 }
 """Kind -> module:class, made from the kind's settings."""
 

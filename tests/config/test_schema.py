@@ -197,3 +197,10 @@ def test_a_run_goes_on_under_the_default_that_it_began_with():
         assert plain.as_begun(stored) == plain
     set_ = parse_config({"dedup": {"tokenizer": "auto"}})
     assert set_.as_begun(begun).dedup.tokenizer == "auto"
+
+
+def test_what_rows_are_scored_by_is_checked_and_changes_nothing_else():
+    config = parse_config({"scores": {"length": None, "mine": {"kind": "length", "of": "input"}}})
+    assert config.identity() == parse_config({}).identity()
+    with pytest.raises(ConfigError, match="did you mean unit"):
+        parse_config({"scores": {"length": {"units": "words"}}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_si.config.scores import ChecksScore
-from ray_si.scores.checks import Checks
+from ray_si.scores.checks.scorer import Checks
 
 FINE = [
     ("Name a colour.", "Red."),

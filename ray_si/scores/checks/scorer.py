@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from ray_si.config.scores import ChecksScore
-from ray_si.scores.arithmetic import wrong_sum
+from ray_si.scores.checks.arithmetic import wrong_sum
 from ray_si.scores.base import Row, Scored
-from ray_si.scores.code import Compiler
-from ray_si.scores.labels import wrong_label
+from ray_si.scores.checks.code import Compiler
+from ray_si.scores.checks.labels import wrong_label
 
 Check = Callable[[str, str, str], str | None]
 """(instruction, input, output) -> what is wrong; None where nothing is, or nothing was asked."""

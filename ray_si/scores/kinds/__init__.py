@@ -1,0 +1,1 @@
+"""The scores, a module for each kind."""
