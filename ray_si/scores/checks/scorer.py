@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from ray_si.config.scores import ChecksScore
-from ray_si.scores.checks.arithmetic import wrong_sum
 from ray_si.scores.base import Row, Scored
+from ray_si.scores.checks.arithmetic import wrong_sum
 from ray_si.scores.checks.code import Compiler
 from ray_si.scores.checks.labels import wrong_label
 

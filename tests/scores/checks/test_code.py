@@ -6,8 +6,8 @@ import pytest
 
 from ray_si.config.scores import ChecksScore
 from ray_si.errors import ConfigError
-from ray_si.scores.checks.scorer import Checks
 from ray_si.scores.checks.code import Compiler
+from ray_si.scores.checks.scorer import Checks
 
 ASKED = "Write a Python function that adds."
 
