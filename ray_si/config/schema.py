@@ -249,7 +249,7 @@ class RunConfig(_Section):
     budget: Budget = Budget()
     scores: dict[str, Any] = Field({})
     """What ``ray-si score`` computes of the rows where it is given no other names: settings by
-    name, see the chapter on scores. Nothing that is generated depends on it."""
+    name; see the chapter on scores. Nothing that is generated depends on it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
