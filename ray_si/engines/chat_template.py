@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,30 @@ def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
     Some models ([THINK], <|channel|>) have these as special tokens; without them a thought could
     not be told from the answer.
     """
-    special = set(tokenizer.all_special_ids)
-    around = {
-        token for token in special if _AROUND.search(str(tokenizer.convert_ids_to_tokens(token)))
-    }
-    if not around.intersection(tokens):
+    around = around_thoughts(tokenizer)
+    if around.isdisjoint(tokens):
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
-    kept = [token for token in tokens if token not in special or token in around]
+    dropped = _special(tokenizer) - around
+    kept = [token for token in tokens if token not in dropped]
     return str(tokenizer.decode(kept, skip_special_tokens=False))
+
+
+def around_thoughts(tokenizer: Any) -> frozenset[int]:
+    """Special tokens that stand around a thought; empty where tags are plain text."""
+    return frozenset(
+        token
+        for token in _special(tokenizer)
+        if _AROUND.search(str(tokenizer.convert_ids_to_tokens(token)))
+    )
+
+
+def _special(tokenizer: Any) -> set[int]:
+    """All that decoding leaves out: tokens with a role (end of text), and those marked so."""
+    special = set(tokenizer.all_special_ids)
+    with suppress(NotImplementedError):  # Mistral's own tokenizer, which names all of them
+        added = tokenizer.added_tokens_decoder
+        special |= {number for number, token in added.items() if token.special}
+    return special
 
 
 def check_labels(folder: Path, requests: Sequence[Request], arguments: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from ray_si.engines import chat_template, models, orphans, remote
 from ray_si.engines.adapters import room_for
 from ray_si.engines.base import Completion, EngineDiedError, Request, SamplingParams, too_long
+from ray_si.engines.huggingface.sampling import cut_at_stop
 from ray_si.engines.stall import StallWatch
 from ray_si.errors import EngineError
 
@@ -96,6 +97,7 @@ class VLLMEngine:
             )
             tokenizer = path if not streamed else str(remote.glance(model))
             self._tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer, **source)
+            self._around_thoughts = chat_template.around_thoughts(self._tokenizer)
             self._pulse = _Pulse()
             self._engine = orphans.started_by(
                 lambda: AsyncLLM.from_engine_args(
@@ -125,12 +127,18 @@ class VLLMEngine:
         if written.finish_reason not in ("stop", "length"):
             return Completion("", "error", error=f"vLLM ended it with {written.finish_reason}")
         return Completion(
-            written.text,
+            self._text(written, request.sampling.stop),
             written.finish_reason,
             prompt_tokens=len(prompt),
             completion_tokens=count,
             mean_logprob=written.cumulative_logprob / count if count else None,
         )
+
+    def _text(self, written: Any, stops: Sequence[str]) -> str:
+        """vLLM's text; its tokens' own where special ones tell a thought from the answer."""
+        if self._around_thoughts.isdisjoint(written.token_ids):
+            return str(written.text)
+        return cut_at_stop(chat_template.decode(self._tokenizer, written.token_ids), stops)[0]
 
     def check_health(self) -> None:
         """Raise where the workers are dead, and no request has noticed yet, or hang."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ray_si.engines.base import Request, SamplingParams
-from ray_si.engines.chat_template import check_labels, decode, encode
+from ray_si.engines.chat_template import around_thoughts, check_labels, decode, encode
 from ray_si.errors import EngineError
 
 TURNS = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant]"
@@ -49,6 +49,19 @@ def test_special_tokens_are_dropped_but_those_around_a_thought():
     tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "[END]"]})
     plain = tokenizer("Is it [END]")["input_ids"]
     assert decode(tokenizer, plain) == tokenizer.decode(plain, skip_special_tokens=True) == "Is it"
+    assert around_thoughts(tokenizer) == set(tokenizer("[THINK] [/THINK]")["input_ids"])
+    thought = tokenizer("[THINK] it ? [/THINK] Is it [END]")["input_ids"]
+    assert decode(tokenizer, thought).split() == ["[THINK]", "it", "?", "[/THINK]", "Is", "it"]
+
+
+def test_special_tokens_without_a_role_are_special_too():
+    """As in models whose files mark tags as special, and name only what ends a text."""
+    tokenizer = _tokenizer(TURNS)
+    marked = [AddedToken(tag, special=True) for tag in ("[THINK]", "[/THINK]", "[END]")]
+    tokenizer.backend_tokenizer.add_special_tokens(marked)
+    assert "[THINK]" not in tokenizer.all_special_tokens
+    plain = tokenizer("Is it [END]")["input_ids"]
+    assert decode(tokenizer, plain) == "Is it"
     thought = tokenizer("[THINK] it ? [/THINK] Is it [END]")["input_ids"]
     assert decode(tokenizer, thought).split() == ["[THINK]", "it", "?", "[/THINK]", "Is", "it"]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,9 @@ from ray_si.errors import EngineError
 from ray_si.self_instruct.prompts import LABELS, classification_prompt
 
 pytestmark = pytest.mark.slow
+
+SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 29}
+"""A quick start, and less than the 90 % of the machine's memory that vLLM takes otherwise."""
 
 MODEL = "smollm2-135m-instruct"
 PROMPT = "1. Name three rivers of Europe.\n2. Tell a joke about the weather.\n3."
@@ -27,10 +32,28 @@ def loop():
 
 
 @pytest.fixture(scope="module")
-def engine(loop):
+def thinker(tmp_path_factory):
+    """The model's folder, but "Paris" is the special token [THINK], in its weights as well."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, source = tmp_path_factory.mktemp("thinker"), Path(bundled.resolve(MODEL))
+    for path in source.glob("*token*"):
+        text = path.read_text(encoding="utf-8").replace("<repo_name>", "[THINK]")
+        (folder / path.name).write_text(text, encoding="utf-8")
+    shutil.copy(source / "chat_template.jinja", folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    (paris,), (tag,) = (tokenizer(text)["input_ids"] for text in (" Paris", "[THINK]"))
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="float32")
+    rows = model.get_input_embeddings().weight.data  # those of the output, too
+    rows[[paris, tag]] = rows[[tag, paris]]
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def engine(loop, thinker):
     pytest.importorskip("vllm")
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         environment.setenv("VLLM_NO_USAGE_STATS", "1")
         environment.setenv("HF_HUB_OFFLINE", "1")
         environment.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
@@ -42,21 +65,21 @@ def engine(loop):
                     "engine": "vllm",
                     "dtype": "float32",
                     "max_batch": 8,
-                    "vllm": {"max_model_len": 1024, "engine_kwargs": {"enforce_eager": True}},
+                    "vllm": {"max_model_len": 1024, "engine_kwargs": SMALL},
                 }
             }
         ).generator.engine_options()
-        made = registry.create("vllm", MODEL, options)
+        made = registry.create("vllm", thinker, options)
         yield made
         made.close()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
-def transformers_engine():
+def transformers_engine(thinker):
     from ray_si.engines.huggingface.engine import TransformersEngine
     from ray_si.engines.huggingface.loading import load
 
-    return TransformersEngine(load(MODEL, dtype="float32"))
+    return TransformersEngine(load(thinker, dtype="float32"))
 
 
 @pytest.fixture
@@ -122,6 +145,18 @@ def test_a_presence_penalty_changes_greedy_text_as_in_transformers(
     assert ours.text == theirs.text != plain.text
 
 
+def test_special_tokens_around_a_thought_stay_in_the_text_as_in_transformers(
+    engine, transformers_engine, ask
+):
+    """Without them the thought could not be told from the answer."""
+    prompt = "The capital of Italy is Rome. The capital of France is"
+    asked = [request(prompt, temperature=0), request(prompt, temperature=0, stop=(".",))]
+    (ours, cut), theirs = ask(engine, *asked), ask(transformers_engine, *asked)
+    assert [ours.text, cut.text] == [other.text for other in theirs]
+    assert ours.text.startswith("[THINK]")
+    assert (cut.text, cut.finish_reason) == (ours.text.split(".")[0], "stop")
+
+
 def test_slots_are_vllms_own(engine):
     assert (engine.slots, engine.capacity) == (8, 16)
     assert engine._engine.vllm_config.scheduler_config.max_num_seqs == 8
@@ -165,7 +200,7 @@ def test_an_adapter_writes_as_the_merged_model_does_in_transformers(loop, adapte
     from ray_si.engines import registry
 
     folder, merged = adapter
-    options = {"dtype": "float32", "max_model_len": 512, "engine_kwargs": {"enforce_eager": True}}
+    options = {"dtype": "float32", "max_model_len": 512, "engine_kwargs": SMALL}
     tuned = registry.create("vllm", MODEL, options | {"lora": folder, "max_batch": 2})
     try:
         asked = request(temperature=0, max_tokens=16)
@@ -197,7 +232,6 @@ def test_what_vllm_cannot_take_is_an_engine_error(engine, tmp_path):
 def configured(monkeypatch):
     """vLLM's whole configuration, checked by its own models, of a generator."""
     pytest.importorskip("vllm")
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def make(**values):
