@@ -58,7 +58,6 @@ THROUGH_ANOTHER = {
     "scores/registry": "scores/test_compute.py",
     "scores/rows": "scores/test_compute.py",
     "scores/stored": "scores/test_compute.py",
-    "serving/applications": "build/test_builder.py",
     "serving/connect": "build/test_checks.py",
     "serving/routing": "build/test_builder.py",
     "storage/base": "storage/test_objects.py",

@@ -12,6 +12,7 @@ from typing import Any
 from ray_si._version import __version__
 from ray_si.config import RunConfig
 from ray_si.engines import registry
+from ray_si.engines.memory import free_memory
 from ray_si.errors import ConfigError, RunError
 from ray_si.export.rows import export_data
 from ray_si.pipeline.contamination import checked_sets
@@ -25,6 +26,7 @@ from ray_si.run.run import Run
 from ray_si.run.seeds import BUNDLED, load_seeds, seeds_of
 from ray_si.run.strays import clean_up, is_clean
 from ray_si.self_instruct.filters import refers_to_text
+from ray_si.serving.connect import is_this_machine
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,25 @@ class Inputs:
         return config.fingerprint(self.seeds_sha256, [one.sha256 for one in self.sets])
 
 
-def check(config: RunConfig) -> Inputs:
+def check(config: RunConfig, *, here: bool = True) -> Inputs:
     """Everything that can be known before the first token; returns what was read for it.
 
-    Raises SeedError, CorpusError, EngineError or ConfigError. Loads no model and starts no Ray;
-    an endpoint is asked for one token to each kind of request.
+    ``here`` is whether replicas run on this machine: if not, their packages and models are looked
+    for where they do (`ray_si.build.probe`). Raises SeedError, CorpusError, EngineError or
+    ConfigError. Loads no model and starts no Ray; an endpoint is asked for one token to each kind
+    of request.
     """
     inputs = check_inputs(config)
     requests = longest_requests(config, inputs.seeds)
     for generator in config.generators.values():
+        if not here and generator.engine not in registry.FROM_THE_DRIVER:
+            continue
         expected = [item for item in requests if config.generator_for(item.purpose) is generator]
-        registry.check(generator.engine, generator.model, generator.engine_options(), expected)
-    if config.dedup.cosine is not None:
+        engine = generator.engine, generator.model, generator.engine_options()
+        registry.check(*engine, expected)
+        if here and not generator.gpus:  # looking at a GPU takes some of its memory
+            registry.check_fit(*engine, free_memory(on_gpu=False), cards=1)
+    if here and config.dedup.cosine is not None:
         registry.check_model(config.embedder.model)
     return inputs
 
@@ -99,7 +108,7 @@ def build(
     called again, it goes on. Raises UserError before anything is written, NoProgressError,
     BudgetError, GenerationError.
     """
-    inputs = check(config)
+    inputs = check(config, here=is_this_machine(address))
     begun = Run.configuration_at(location)
     config = config.as_begun(begun)
     if config.seeds == begun.get("seeds") == BUNDLED:

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si.config import RunConfig
 from ray_si.errors import ConfigError, RaySIError, StorageError
+from ray_si.serving.placement import Placement, in_words, placement
 from ray_si.storage.objects import open_objects
 
 WAIT_VARIABLE = "RAY_SI_NODES_WAIT_S"
@@ -49,22 +50,16 @@ class Demand:
     resources: dict[str, float]
 
 
-def demands(config: RunConfig, *, embedder: bool) -> list[Demand]:
-    """What the run's replicas take."""
-    found = []
+def demands(config: RunConfig, *, embedder: bool, least: bool = False) -> list[Demand]:
+    """What the run's replicas take; with ``least``, those with which work begins."""
+    wanted = []
     for section, part in config.generators.items():
-        each = {"CPU": part.cpus, "GPU": part.gpus}
-        if part.accelerator:
-            each[f"accelerator_type:{part.accelerator}"] = 0.001  # as Ray asks for it
-        if part.engine == "vllm" and part.gpus > 1:  # may span nodes: see `placement`
-            more = each | {"CPU": 0.0, "GPU": 1.0}
-            found.append(Demand(section, part.replicas * (round(part.gpus) - 1), more))
-            each = each | {"GPU": 1.0}
-        found.append(Demand(section, part.replicas, each))
+        replicas = part.min_replicas if least else part.replicas
+        wanted += [Demand(section, replicas, node) for node in placement(part).on_nodes()]
     if embedder:
-        each = {"CPU": config.embedder.cpus, "GPU": config.embedder.gpus}
-        found.append(Demand("embedder", 1, each))
-    return found
+        (resources,) = Placement(config.embedder.cpus, config.embedder.gpus).on_nodes()
+        wanted.append(Demand("embedder", 1, resources))
+    return wanted
 
 
 def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
@@ -80,61 +75,75 @@ def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
             return f"the configuration asks for {need:g} {name} and there are {have:g}"
     for demand in wanted:
         if not any(_fits(demand, node) for node in nodes):
-            asked = " and ".join(
-                name.removeprefix("accelerator_type:")
-                if name.startswith("accelerator_type:")
-                else f"{value:g} {name}"
-                for name, value in demand.resources.items()
-                if value
-            )
             most = max((node.get("GPU", 0.0), node.get("CPU", 0.0)) for node in nodes)
             return (
-                f"a replica of {demand.section} asks for {asked} on one node, and no node has "
-                f"that; the largest has {most[1]:g} CPU and {most[0]:g} GPU"
+                f"a replica of {demand.section} asks for {in_words(demand.resources)} on one node, "
+                f"and no node has that; the largest has {most[1]:g} CPU and {most[0]:g} GPU"
             )
     return None
 
 
 def wait_for_room(
-    wanted: list[Demand],
+    config: RunConfig,
     *,
+    embedder: bool,
     is_ours: bool,
     notify: Callable[[str], None] = lambda message: None,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Return once the cluster has room for the demands, asking its autoscaler for it.
+    """Return once the cluster has room for the replicas with which work begins.
+
+    Its autoscaler is asked for room for all of them, and what still lacks is told. Where Ray was
+    started on this machine, all must have room at once, since nothing will join. Raises ConfigError
+    with what is asked and what is there: at once on this machine, else after a minute, or half an
+    hour where there is an autoscaler.
 
     ``check`` is called each second of waiting, which ends with what it raises.
-
-    Raises ConfigError with what is asked and what is there: at once where Ray was started on this
-    machine, else after a minute, or half an hour where there is an autoscaler.
     """
-    shortage = lack(wanted, _nodes())
-    if shortage is None:
-        return
+    every = demands(config, embedder=embedder)
+    least = every if is_ours else demands(config, embedder=embedder, least=True)
+    shortage = lack(least, _nodes())
+    if shortage:
+        shortage = _wait(least, every, shortage, is_ours=is_ours, notify=notify, check=check)
+    if shortage:
+        raise ConfigError(
+            f"{shortage}: set generator.replicas, .cpus or .gpus or embedder.cpus or .gpus"
+        )
+    if later := lack(every, _nodes()):
+        notify(f"{later}; beginning with the replicas that have room")
+
+
+def _wait(
+    least: list[Demand],
+    every: list[Demand],
+    shortage: str,
+    *,
+    is_ours: bool,
+    notify: Callable[[str], None],
+    check: Callable[[], None],
+) -> str | None:
+    """What the cluster is still short of after the time that nodes may take to join it."""
     grows = not is_ours and is_autoscaler_v2(fetch_from_server=True)
     seconds = 0.0 if is_ours else _LAUNCH_S if grows else _JOIN_S
     if not is_ours and WAIT_VARIABLE in os.environ:
         seconds = _seconds(os.environ[WAIT_VARIABLE])
-    if seconds:
-        notify(f"{shortage}; waiting up to {seconds:g} s for more nodes")
+    if not seconds:
+        return shortage
+    notify(f"{shortage}; waiting up to {seconds:g} s for more nodes")
     if grows:
-        bundles = [dict(d.resources) for d in wanted for _ in range(d.count)]
+        bundles = [dict(d.resources) for d in every for _ in range(d.count)]
         request_resources(bundles=bundles)
     end = time.monotonic() + seconds
+    left: str | None = shortage
     try:
-        while shortage and time.monotonic() < end:
+        while left and time.monotonic() < end:
             time.sleep(1)
             check()
-            shortage = lack(wanted, _nodes())
+            left = lack(least, _nodes())
     finally:
         if grows:  # replicas ask for themselves from here on
             request_resources(bundles=[])
-    if shortage:
-        waited = f" after {seconds:g} s of waiting ({WAIT_VARIABLE})" if seconds else ""
-        raise ConfigError(
-            f"{shortage}{waited}: set generator.replicas, .cpus or .gpus or embedder.cpus or .gpus"
-        )
+    return f"{left} after {seconds:g} s of waiting ({WAIT_VARIABLE})" if left else None
 
 
 def check_location(location: str) -> None:

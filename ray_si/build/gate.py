@@ -219,13 +219,22 @@ class ShardedPool:
 
 
 def _homes() -> list[str]:
-    """Ids of the living nodes, the head last: it has the driver, and shards should share evenly.
+    """Ids of the nodes for shards, the head last: it has the driver, and all should share evenly.
 
-    Ray puts actors that reserve nothing anywhere, SPREAD or not: eight shards on five of nine.
+    Ray puts actors that reserve nothing anywhere, SPREAD or not: eight shards on five of nine. A
+    shard that moves reads the whole pool, so nodes that may be taken away (spot) or that are there
+    for their GPUs come into question only where there are no others.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    lasting = [node for node in nodes if not (node["Resources"].get("GPU") or _is_spot(node))]
+    nodes = lasting or [node for node in nodes if not _is_spot(node)] or nodes
     nodes.sort(key=lambda node: ("node:__internal_head__" in node["Resources"], node["NodeID"]))
     return [node["NodeID"] for node in nodes]
+
+
+def _is_spot(node: dict[str, Any]) -> bool:
+    """Whether a node says so by the label that Ray has for it."""
+    return bool(node.get("Labels", {}).get("ray.io/market-type") == "spot")
 
 
 class ShardedDeduplicator(Deduplicator):

@@ -11,18 +11,20 @@ from ray_si.build import checks, stages
 from ray_si.build.bootstrap import BootstrapPhase
 from ray_si.build.gate import open_gate
 from ray_si.build.instances import InstancePhase
+from ray_si.build.probe import check_engines
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
 from ray_si.dedup import warm_up
 from ray_si.pipeline.contamination import seeds_alike
 from ray_si.pipeline.decisions import is_plateau, unread_note
+from ray_si.pipeline.longest_requests import longest_requests
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import SeedTask
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.run import Run
-from ray_si.serving.applications import Serving, shared_name
+from ray_si.serving.applications import Serving, remove_predecessors, shared_name
 from ray_si.serving.background import Alarm, in_thread
 from ray_si.serving.connect import connect
 
@@ -95,20 +97,32 @@ class Phases:
         self._say("starting Ray")
         with self.clock("ray"):
             is_ours = stack.enter_context(connect(address))
+        name, fencing = shared_name(self.run.location), self.run.lease.number
+        remove_predecessors(name, fencing, check=self.alarm.check)
         checks.wait_for_room(
-            checks.demands(self.config, embedder=embedder),
+            self.config,
+            embedder=embedder,
             is_ours=is_ours,
             notify=self._say,
             check=self.alarm.check,
         )
         if not is_ours:
+            requests = longest_requests(self.config, self.seeds)
+            check_engines(self.config, requests, embedder=embedder, notify=self._say)
             checks.check_location(self.run.location)
 
     def _deploy(self, stack: ExitStack, *, embedder: bool) -> Serving:
         """Load the models; they go when the stack ends."""
         self._say("loading the models")
         name, fencing = shared_name(self.run.location), self.run.lease.number
-        serving = Serving(self.config, name, fencing, embedder=embedder)
+        serving = Serving(
+            self.config,
+            name,
+            fencing,
+            embedder=embedder,
+            notify=self._say,
+            check=self.alarm.check,
+        )
         at_once = max(serving.generators.tasks, self.config.bootstrap.lookahead) + 1
         in_thread(stages.warm_up, min(_WORKERS, at_once))
         with self.clock("models"):

@@ -20,6 +20,10 @@ class ReplayOptions(Section):
     """Median latency of a request, in seconds."""
     latency_sigma: float = Field(0.0, ge=0)
     """Standard deviation of the latency's logarithm."""
+    start_s: float = Field(0.0, ge=0)
+    """Mean time that a replica takes to start, in seconds; it is exponentially distributed."""
+    failing_starts: float = Field(0.0, ge=0, lt=1)
+    """Share of starts that fail."""
 
 
 class VLLMOptions(Section):
@@ -157,7 +161,7 @@ PACING = {
         "gpu_memory_utilization",
         "max_model_len",  # which the longest prompts of a run fit, or it isn't begun
     ),
-    "replay": ("latency_s", "latency_sigma"),
+    "replay": ("latency_s", "latency_sigma", "start_s", "failing_starts"),
     "openai": (
         "base_url",
         "api_key_env",

@@ -81,6 +81,8 @@ class Generator(_Section):
     """Few-shot text for base models, chat turns for instruct models."""
     replicas: int = Field(1, ge=1)
     """Serve replicas; with ``max_replicas``, the fewest."""
+    min_replicas: int = Field(1, ge=1)
+    """Replicas with which work begins; the others join in as they start."""
     max_replicas: int | None = Field(None, ge=1)
     """Serve adds replicas up to so many while requests wait, and takes idle ones away."""
     cpus: float = Field(1.0, ge=0)
@@ -134,6 +136,8 @@ class Generator(_Section):
             raise ValueError("model is needed unless engine is replay")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError("max_replicas is less than replicas")
+        if self.min_replicas > self.replicas:
+            raise ValueError("min_replicas is more than replicas")
         if self.chat_template_kwargs and self.prompt_style != "chat":
             raise ValueError("chat_template_kwargs needs prompt_style chat")
         if self.gpus > 1 and self.gpus % 1:

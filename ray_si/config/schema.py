@@ -462,7 +462,7 @@ _A_THOUGHT = 64
 """Tokens that the shortest takes, with the answer."""
 
 _HOSTING = (
-    *("replicas", "max_replicas", "cpus", "gpus", "accelerator"),
+    *("replicas", "min_replicas", "max_replicas", "cpus", "gpus", "accelerator"),
     *("threads", "max_batch", "batch_tokens", "stall_s", "prices"),
 )
 _PLACEMENT = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -46,6 +47,16 @@ def check_memory(
             "for them: spread it over more GPUs, or choose a smaller dtype, a quantized model or a "
             "smaller one"
         )
+
+
+def free_memory(on_gpu: bool) -> int:
+    """Bytes for a model: what this process's GPUs have free, or all that this machine has."""
+    if on_gpu:
+        import torch
+
+        if gpus := torch.cuda.device_count():
+            return sum(torch.cuda.mem_get_info(gpu)[0] for gpu in range(gpus))
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def weight_bytes(path: str, itemsize: int | None, *, revision: str | None = None) -> int | None:

@@ -9,15 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_si.engines import models
+from ray_si.engines import bundled, models, remote
 from ray_si.engines.adapters import check_adapter
 from ray_si.engines.base import Engine, Request
 from ray_si.engines.chat_template import check_labels
 from ray_si.engines.context import check_context
+from ray_si.engines.memory import check_memory
 from ray_si.engines.models import check_model
 from ray_si.errors import EngineError
 
-__all__ = ["ENGINES", "check", "check_model", "create", "embedder"]
+__all__ = ["ENGINES", "FROM_THE_DRIVER", "check", "check_fit", "check_model", "create", "embedder"]
 
 if TYPE_CHECKING:
     from ray_si.engines.embedding import Embedder
@@ -29,6 +30,12 @@ ENGINES = {
     "replay": ("ray_si.engines.replay.engine:ReplayEngine", ()),
 }
 """Name -> (module:callable that makes it, packages it needs)."""
+
+FROM_THE_DRIVER = ("openai", "replay")
+"""Engines that a driver can check for its replicas: what they need lies on no node."""
+
+_ITEMSIZES = {"auto": 2, "float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number, by ``generator.dtype``; auto is bfloat16 on hardware that has it."""
 
 
 def check(
@@ -66,6 +73,33 @@ def check(
         check_labels(folder, requests, options.get("chat_template_kwargs", {}))
         if engine == "vllm":
             _check_spread(folder, options)
+
+
+def check_fit(
+    engine: str, model: str | None, options: dict[str, Any], have: int, cards: int
+) -> str | None:
+    """Hold a model's weights against memory: ``have`` bytes in each of ``cards`` processes.
+
+    Raises EngineError where transformers cannot load them. What vLLM takes depends on more than
+    their files say, so for it there is a warning, and its own word decides.
+    """
+    if engine in FROM_THE_DRIVER or not model or model in bundled.MODELS:
+        return None
+    options = {"dtype": "auto", **options}
+    path = model if remote.is_remote(model) else models.resolve(model)
+    try:
+        check_memory(
+            model,
+            path,
+            _ITEMSIZES.get(options["dtype"]),
+            have * cards,
+            revision=options.get("revision"),
+        )
+    except EngineError as error:
+        if engine == "transformers":
+            raise
+        return str(error)
+    return None
 
 
 def create(engine: str, model: str | None, options: dict[str, Any]) -> Engine:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si._version import __version__
-from ray_si.build.checks import demands, wait_for_room
+from ray_si.build.checks import wait_for_room
 from ray_si.build.stages import Ask, Task, write_blocks
 from ray_si.config import Generator, RunConfig
 from ray_si.engines import bundled, registry
@@ -25,7 +25,7 @@ from ray_si.run.layout import block_key
 from ray_si.run.schemas import COMPLETION
 from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.formats import to_row
-from ray_si.serving.applications import Serving, shared_name
+from ray_si.serving.applications import Serving, remove_predecessors, shared_name
 from ray_si.serving.connect import connect
 from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
@@ -238,12 +238,13 @@ def _ask(
     name = f"{shared_name(folder.location)}-{member.slug}"
     sampling = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop=config.stop)
     work = AnswerExamples(member.folder, member.encoding, sampling)
-    wait_for_room(
-        demands(host, embedder=False),
-        is_ours=is_ours,
-        notify=lambda message: listen(EvaluationProgress(member.name, done, total, message)),
-    )
-    with Serving(host, name, folder.fencing, embedder=False) as serving:
+
+    def notify(message: str) -> None:
+        listen(EvaluationProgress(member.name, done, total, message))
+
+    remove_predecessors(name, folder.fencing)
+    wait_for_room(host, embedder=False, is_ours=is_ours, notify=notify)
+    with Serving(host, name, folder.fencing, embedder=False, notify=notify) as serving:
         task = Task(work, serving.generators, folder.location, order=(0,), fencing=folder.fencing)
         numbered = {block["block"][0].as_py(): block for block in blocks}
         for _, _, info in write_blocks(numbered, task, parallel_phases=False):

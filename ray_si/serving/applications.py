@@ -6,15 +6,17 @@ import hashlib
 import logging
 import re
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
 
 from ray_si.config import Generator, RunConfig
 from ray_si.engines.base import Purpose
@@ -30,6 +32,15 @@ _EMBED_SIZE = 1024
 
 _ATTEMPTS = 4
 """Tries of an embedder call."""
+
+_LOOK_S = 0.25
+"""Seconds between looks at replicas that start or go."""
+
+_REMOVAL_S = 30.0
+"""Most seconds for an earlier driver's replicas to go."""
+
+_SLOTS_S = 10.0
+"""Most seconds for a replica to tell its slots."""
 
 _NO_BOUND = 1 << 14
 """Calls that a replica takes at a time: clients bound what is on its way, and replicas queue it."""
@@ -68,23 +79,59 @@ def shared_name(location: str) -> str:
     return f"ray_si-{hashlib.sha256(location.rstrip('/').encode()).hexdigest()[:8]}"
 
 
+def remove_predecessors(
+    name: str, fencing: int, *, check: Callable[[], None] = lambda: None
+) -> None:
+    """End the applications of a run's earlier drivers, which died or lost the lease.
+
+    They hold what new replicas need, so it returns once they are gone, or after half a minute if
+    they do not go. ``check`` is called between looks, and what it raises ends the wait.
+    """
+    pattern = re.compile(rf"{re.escape(name)}-(\d{{5,}})-\w+")
+    end = time.monotonic() + _REMOVAL_S
+    asked: set[str] = set()
+    while time.monotonic() < end:
+        matches = filter(None, map(pattern.fullmatch, serve.status().applications))
+        left = {match[0] for match in matches if int(match[1]) < fencing}
+        for app in left - asked:
+            serve.delete(app, _blocking=False)
+        if not left:
+            return
+        asked |= left
+        check()
+        time.sleep(_LOOK_S)
+    logger.warning("replicas of an earlier driver are still there: %s", ", ".join(sorted(left)))
+
+
 class Serving:
     """The applications of one driver of a run; ``with`` deploys them and removes them again.
 
     They are named by ``name``, which is the run's, and ``fencing``, the number of the driver's
-    lease, so no other driver removes them unless it has succeeded this one. Those of predecessors,
-    which died or lost the lease, are removed first: they hold what the new replicas need.
+    lease, so no other driver removes them unless it has succeeded this one: see
+    `remove_predecessors`, which comes before.
 
     Connects to nothing by itself: `ray.init` comes before. Serve is started without an HTTP proxy
-    where it isn't running yet; replicas wait for room (see `ray_si.build.checks`). Raises
-    EngineError where a model cannot be loaded on its replica.
+    where it isn't running yet; replicas wait for room (see `ray_si.build.checks`). Returns with the
+    first ``min_replicas`` of each generator; the others join in later, and those that fail to start
+    are replaced, of which ``notify`` is told. Raises EngineError where a model cannot be loaded on
+    any replica.
     """
 
-    def __init__(self, config: RunConfig, name: str, fencing: int, *, embedder: bool) -> None:
-        self._config, self._fencing = config, fencing
+    def __init__(
+        self,
+        config: RunConfig,
+        name: str,
+        fencing: int,
+        *,
+        embedder: bool,
+        notify: Callable[[str], None] = lambda message: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._notify, self._check = notify, check
+        self._batches: dict[str, int] = {}
         self._with_embedder = embedder
         self._meter: Any = None
-        self._name = name
         self._embedder_app = f"{name}-{fencing:05d}-embedder"
         self._apps = {section: f"{name}-{fencing:05d}-{section}" for section in config.generators}
 
@@ -94,8 +141,17 @@ class Serving:
         config = self._config
         return Generators(
             apps={name: self._apps[config.section_for(name)] for name in get_args(Purpose)},
-            slots={app: config.generators[name].slots for name, app in self._apps.items()},
+            slots={
+                app: self._slots_of(app, config.generators[name])
+                for name, app in self._apps.items()
+            },
         )
+
+    def _slots_of(self, app: str, generator: Generator) -> int:
+        """What the engine says, once it runs; an endpoint's are those of all replicas together."""
+        if generator.engine == "openai" or app not in self._batches:
+            return generator.slots
+        return (generator.max_replicas or generator.replicas) * self._batches[app]
 
     def usage(self) -> Usage:
         """What all replicas have done so far; raises RayError where the meter is gone."""
@@ -105,7 +161,6 @@ class Serving:
     def __enter__(self) -> Serving:
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
-        self._remove_predecessors()
         self._meter = ray.remote(num_cpus=0, max_restarts=-1)(Meter).remote()
         deployments = {
             app: self._generator(self._config.generators[section])
@@ -126,16 +181,45 @@ class Serving:
             for app, deployment in deployments.items()
         ]
         try:
-            serve.run_many(targets)
-        except RuntimeError as error:
-            reasons = filter(None, map(start_failure, deployments))
-            reason = next(reasons, str(error))
-            self._delete()
-            raise EngineError(f"a model could not be started on its replica: {reason}") from error
+            serve.run_many(targets, wait_for_applications_running=False)
+            self._wait_for_the_first()
+            for app in self._apps.values():
+                with suppress(RayError, TimeoutError):  # it died just now; what is usual will do
+                    told = serve.get_app_handle(app).slots.remote()
+                    self._batches[app] = told.result(timeout_s=_SLOTS_S)
         except BaseException:
             self._delete()
             raise
         return self
+
+    def _wait_for_the_first(self) -> None:
+        """Return once every application has the replicas with which work begins."""
+        wanted = {
+            app: self._config.generators[section].min_replicas
+            for section, app in self._apps.items()
+        }
+        if self._with_embedder:
+            wanted[self._embedder_app] = 1
+        told = ""
+        while wanted:
+            self._check()
+            applications = serve.status().applications
+            for app in list(wanted):
+                status = applications.get(app)
+                if status is None:
+                    continue
+                if status.status == ApplicationStatus.DEPLOY_FAILED:
+                    reason = start_failure(app) or status.message
+                    raise EngineError(f"a model could not be started on its replica: {reason}")
+                states = [d.replica_states for d in status.deployments.values()]
+                if sum(state.get(ReplicaState.RUNNING, 0) for state in states) >= wanted[app]:
+                    del wanted[app]
+            if wanted:
+                with suppress(RayError):  # the meter is not there yet
+                    if (trouble := self.usage().trouble) != told:
+                        told = trouble
+                        self._notify(trouble)
+                time.sleep(_LOOK_S)
 
     def _generator(self, generator: Generator) -> Any:
         # they go when the run ends, and nobody wants the answers they still owe
@@ -157,7 +241,8 @@ class Serving:
             .options(
                 **scaling,
                 max_ongoing_requests=_NO_BOUND,
-                max_constructor_retry_count=2,
+                # each may fail once, as on a node that is broken, before it is the model's fault
+                max_constructor_retry_count=generator.replicas + 1,
                 health_check_period_s=5.0,
                 request_router_config=RequestRouterConfig(request_router_class=FreshTwoChoices),
                 **placement(generator).deployment_options(),
@@ -167,12 +252,6 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         self._delete()
-
-    def _remove_predecessors(self) -> None:
-        for app in serve.status().applications:
-            match = re.fullmatch(rf"{re.escape(self._name)}-(\d{{5,}})-\w+", app)
-            if match and int(match[1]) < self._fencing:
-                serve.delete(app, _blocking=False)
 
     def _delete(self) -> None:
         names = [*self._apps.values()] + [self._embedder_app] * self._with_embedder

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,16 @@ def connect(address: str | None) -> Iterator[bool]:
             wait_for_all(_ENDING_S)
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             close()
+
+
+def is_this_machine(address: str | None) -> bool:
+    """Whether `connect` would start Ray on this machine, rather than use one that is there."""
+    if "ray" in sys.modules:
+        import ray
+
+        if ray.is_initialized():
+            return False
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 
 def _connect(address: str) -> None:

@@ -1,7 +1,8 @@
-"""What a replica is given of the cluster: its GPUs and bundles."""
+"""What a replica is given of the cluster: one place that says GPUs, bundles and demands."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,21 @@ _SOME = 0.001
 class Placement:
     """Of one replica.
 
-    ``workers`` are GPUs that vLLM's workers take; with none, the replica's own process has the
-    ``gpus``.
+    ``workers`` are GPUs that vLLM's workers take, in groups of ``group`` that belong on one node;
+    with none, the replica's own process has the ``gpus``.
     """
 
     cpus: float
     gpus: float
     accelerator: str | None = None
     workers: int = 0
+    group: int = 0
 
     def deployment_options(self) -> dict[str, Any]:
         """For Serve. With workers, a placement group of a bundle for each GPU, as vLLM wants it.
 
-        The replica itself is in the first bundle, of which it takes the cores; all are as close
-        together as there is room.
+        The replica itself is in the first bundle, of which it takes the cores. One group of workers
+        stays on one node; several are packed as closely as there is room.
         """
         if not self.workers:
             actor: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
@@ -46,8 +48,22 @@ class Placement:
             "ray_actor_options": {"num_cpus": self.cpus},
             "placement_group_bundles": [bundle | {"CPU": self.cpus}]
             + [bundle] * (self.workers - 1),
-            "placement_group_strategy": "PACK",
+            "placement_group_strategy": "STRICT_PACK" if self.workers == self.group else "PACK",
         }
+
+    def probe_options(self) -> dict[str, Any]:
+        """For a Ray task that lands where a replica would, or where one of its workers would."""
+        gpus = 1.0 if self.workers else self.gpus
+        kind = {"accelerator_type": self.accelerator} if self.accelerator else {}
+        return {"num_cpus": self.cpus, "num_gpus": gpus, **kind}
+
+    def on_nodes(self) -> Iterator[dict[str, float]]:
+        """Resources that have to be on one node each, for the replica to have room."""
+        if not self.workers:
+            yield {"CPU": self.cpus, "GPU": self.gpus} | self._kind
+            return
+        for first in range(0, self.workers, self.group):
+            yield {"CPU": 0.0 if first else self.cpus, "GPU": float(self.group)} | self._kind
 
     @property
     def _kind(self) -> dict[str, float]:
@@ -63,6 +79,7 @@ def placement(generator: Generator) -> Placement:
         generator.gpus,
         generator.accelerator,
         workers=sizes.gpus if spread else 0,
+        group=sizes.tensor_parallel_size if spread else 0,
     )
 
 
@@ -80,3 +97,12 @@ def for_workers(path: str | None) -> str | None:
     if path is None or path in bundled.MODELS or not Path(path).exists():
         return path
     return absolute(path)
+
+
+def in_words(resources: dict[str, float]) -> str:
+    """Resources of one node as a message has them."""
+    return " and ".join(
+        name.removeprefix(_KIND) if name.startswith(_KIND) else f"{value:g} {name}"
+        for name, value in resources.items()
+        if value
+    )

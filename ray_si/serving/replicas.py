@@ -110,8 +110,9 @@ class GeneratorReplica:
             self._engine = registry.create(engine, model, options)
         except Exception as error:
             if meter is not None:
+                node = ray.get_runtime_context().get_node_id()
                 with suppress(RayError):  # the meter is being restarted
-                    ray.get(meter.could_not_start.remote(str(error)))
+                    time.sleep(ray.get(meter.could_not_start.remote(str(error), node)))
             raise
         self._slots = Slots(self._engine.capacity)
         self._clock = BusyClock(self._engine.slots)
@@ -127,6 +128,10 @@ class GeneratorReplica:
         self._is_unfit = False
         self._metrics = _Metrics()
         self._reports: asyncio.Task[None] | None = None
+
+    def slots(self) -> int:
+        """Requests that the engine answers at a time."""
+        return self._engine.slots
 
     async def answer(
         self, requests: list[Request], order: Order

@@ -77,12 +77,19 @@ _FRUITLESS = 3
 """Engines in a row that answer nothing before they die, after which another is of no use."""
 
 
+_FREE_STARTS = 4
+"""Starts that may fail on a node before it costs a second and more to try there again."""
+
+_LONGEST_PAUSE_S = 60.0
+"""Most seconds before a node is tried again."""
+
+
 class Meter:
     """What is known of a run's replicas, each by an id of its own. A Ray actor."""
 
     def __init__(self) -> None:
         self._usage: dict[str, tuple[float, Usage]] = {}
-        self._failed_starts = 0
+        self._failed_starts: Counter[str] = Counter()  # by node
         self._deaths = 0
         self._trouble = ""
         self._fruitless: list[frozenset[RequestId]] = []
@@ -94,10 +101,15 @@ class Meter:
         if usage.trouble:
             self._trouble = usage.trouble
 
-    def could_not_start(self, reason: str) -> None:
-        """Count a replica that failed before it could answer anything."""
-        self._failed_starts += 1
+    def could_not_start(self, reason: str, node: str) -> float:
+        """Count a replica that failed before it could answer anything; seconds to keep its place.
+
+        They grow with the failures on its node: a broken one, where starts fail within seconds,
+        would else use up all tries before the others' models are loaded.
+        """
+        self._failed_starts[node] += 1
         self._trouble = f"a replica could not start: {reason}"
+        return min(_LONGEST_PAUSE_S, 2.0 ** (self._failed_starts[node] - _FREE_STARTS))
 
     def died(self, replica: str, usage: Usage, running: frozenset[RequestId], reason: str) -> bool:
         """Count a replica whose engine has died over these requests; whether more would, too.
@@ -138,6 +150,6 @@ class Meter:
             if time.monotonic() - at > silent_s:
                 gone = {"replicas": 0, "slots": 0, "running": 0, "waiting": 0}
             total += Usage(**(vars(usage) | {"trouble": ""} | gone))
-        total.failed_starts, total.deaths = self._failed_starts, self._deaths
+        total.failed_starts, total.deaths = self._failed_starts.total(), self._deaths
         total.trouble = self._trouble
         return total

@@ -30,17 +30,22 @@ from tests.clusters import free_port
 from tests.command import assert_one_line_error, ray_si
 
 
-def wanted(**generator):
+def configured(**generator):
     generator = {"engine": "replay", "model": None} | generator
-    return demands(parse_config({"generator": generator, "embedder": {"cpus": 1}}), embedder=True)
+    return parse_config({"generator": generator, "embedder": {"cpus": 1}})
+
+
+def wanted(**generator):
+    return demands(configured(**generator), embedder=True)
 
 
 SMALL, LARGE = {"CPU": 4.0}, {"CPU": 32.0, "GPU": 4.0, "accelerator_type:L4": 1.0}
 
 
-def _spread(gpus):
-    """A model that vLLM spreads over GPUs, of several nodes where need be."""
-    return {"engine": "vllm", "model": "m", "gpus": gpus, "vllm": {"tensor_parallel_size": gpus}}
+def _spread(gpus, stages=1):
+    """A model that vLLM spreads over GPUs, in stages on nodes of their own."""
+    sizes = {"tensor_parallel_size": gpus // stages, "pipeline_parallel_size": stages}
+    return {"engine": "vllm", "model": "m", "gpus": gpus, "vllm": sizes}
 
 
 @pytest.mark.parametrize(
@@ -54,8 +59,9 @@ def _spread(gpus):
         ({"gpus": 1, "accelerator": "L4"}, [SMALL, LARGE], None),
         ({"gpus": 1, "accelerator": "H100"}, [LARGE], "1 GPU and H100 on one node"),
         ({"replicas": 1}, [], "asks for 2 CPU and there are 0"),
-        (_spread(8), [LARGE, LARGE], None),
-        (_spread(8), [LARGE, SMALL], "asks for 8 GPU and there are 4"),
+        (_spread(8, 2), [LARGE, LARGE], None),
+        (_spread(8), [LARGE, LARGE], "1 CPU and 8 GPU on one node, and no node has that"),
+        (_spread(8, 2), [LARGE, SMALL], "asks for 8 GPU and there are 4"),
     ],
 )
 def test_what_is_asked_is_held_against_what_is_there(generator, nodes, message):
@@ -68,7 +74,7 @@ def test_a_fixed_cluster_without_gpus_is_an_error_once_nodes_had_their_time(
 ):
     monkeypatch.setenv(WAIT_VARIABLE, "1.5")
     values = replay_values()
-    values["generator"] |= {"replicas": 2, "gpus": 4}
+    values["generator"] |= {"replicas": 2, "min_replicas": 2, "gpus": 4}
     notes = []
     with pytest.raises(ConfigError, match=r"asks for 8 GPU and there are 0 after 1\.5 s"):
         build(parse_config(values), str(tmp_path / "run"), listen=lambda p: notes.append(p.note))
@@ -76,7 +82,19 @@ def test_a_fixed_cluster_without_gpus_is_an_error_once_nodes_had_their_time(
     assert not (tmp_path / "run").exists()
     monkeypatch.setenv(WAIT_VARIABLE, "soon")
     with pytest.raises(ConfigError, match="is not a number of seconds"):
-        wait_for_room(wanted(gpus=1), is_ours=False)
+        wait_for_room(configured(gpus=1), embedder=False, is_ours=False)
+
+
+def test_replicas_that_have_no_room_yet_are_not_waited_for_where_nodes_may_come(ray_session):
+    notes = []
+    config = configured(cpus=3, replicas=64)
+    wait_for_room(config, embedder=False, is_ours=False, notify=notes.append)
+    assert notes == [
+        "the configuration asks for 192 CPU and there are 4; beginning with the replicas that have "
+        "room"
+    ]
+    with pytest.raises(ConfigError, match="asks for 192 CPU and there are 4"):
+        wait_for_room(config, embedder=False, is_ours=True)
 
 
 def test_a_location_that_a_node_cannot_use_is_named_with_the_node(ray_session, s3_environment):

@@ -13,7 +13,7 @@ import ray
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ray_si.build.builder import build
-from ray_si.build.gate import ShardedDeduplicator
+from ray_si.build.gate import ShardedDeduplicator, _homes
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator, EmbeddingIndex, deduplicator as deduplicator_module
 from ray_si.errors import GateError
@@ -188,3 +188,25 @@ def test_a_shard_killed_during_a_build_changes_nothing(plain, tmp_path):
     build(parse_config(_values(3)), str(tmp_path / "run"), listen=kill)
     assert len(set(killed)) == 2
     assert digests(tmp_path / "run") == plain
+
+
+def _node(number, *, head=False, spot=False, gpus=0):
+    resources = {"CPU": 8.0} | ({"GPU": gpus} if gpus else {})
+    if head:
+        resources["node:__internal_head__"] = 1.0
+    labels = {"ray.io/market-type": "spot" if spot else "on-demand"}
+    return {"Alive": True, "NodeID": str(number), "Resources": resources, "Labels": labels}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "homes"),
+    [
+        ([_node(0, head=True), _node(1), _node(2)], ["1", "2", "0"]),
+        ([_node(0, head=True), _node(1, spot=True, gpus=1), _node(2, gpus=8)], ["0"]),
+        ([_node(0, head=True, gpus=1), _node(1, spot=True), _node(2, gpus=1)], ["2", "0"]),
+        ([_node(1, spot=True, gpus=1), _node(2, spot=True)], ["1", "2"]),
+    ],
+)
+def test_shards_lie_where_nodes_last_and_have_no_gpus_if_there_are_such(monkeypatch, nodes, homes):
+    monkeypatch.setattr("ray_si.build.gate.ray.nodes", lambda: nodes)
+    assert _homes() == homes

@@ -39,6 +39,7 @@ def test_what_paces_vllm_may_change_on_resume_and_what_it_writes_may_not():
             {"sampling": {"joint": {"presence_penalty": 2.5}}},
             "sampling.joint.presence_penalty must lie between -2 and 2 for the vllm engine",
         ),
+        ({"min_replicas": 3, "replicas": 2}, "min_replicas is more than replicas"),
     ],
 )
 def test_what_vllm_could_not_use_is_refused(generator, message):

@@ -9,6 +9,7 @@ import pytest
 
 from ray_si.engines import bundled
 from ray_si.engines.memory import check_memory, weight_bytes
+from ray_si.engines.registry import check_fit
 from ray_si.errors import EngineError
 
 GIB = 1 << 30
@@ -68,13 +69,14 @@ def test_of_two_copies_of_the_weights_the_one_in_the_index_counts(tmp_path):
     assert weight_bytes(str(tmp_path), None) == 16
 
 
-def test_weights_beyond_the_memory_are_refused_whatever_the_model_is(tmp_path):
+def test_weights_beyond_the_memory_are_refused_for_transformers_and_a_warning_for_vllm(tmp_path):
     """The type of the model is one that transformers has never heard of."""
     size = 70_000_000_000
     path = write(tmp_path, {"a": ("BF16", [size], 2 * size)}, model_type="of-tomorrow")
     with pytest.raises(EngineError, match=r"take 130\.4 GiB, and there are 76\.0 GiB for them: sp"):
-        check_memory("large", path, 2, 76 * GIB)
-    check_memory("large", path, 2, 152 * GIB)
+        check_fit("transformers", path, {}, 76 * GIB, cards=1)
+    assert "take 130.4 GiB" in check_fit("vllm", path, {}, 76 * GIB, cards=1)
+    assert check_fit("vllm", path, {}, 76 * GIB, cards=2) is None
 
 
 def test_weights_in_other_formats_are_left_to_loading(tmp_path):

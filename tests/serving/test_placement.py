@@ -1,4 +1,4 @@
-"""One function says what Ray is asked for: actor and bundles."""
+"""One function says what Ray is asked for: actor, bundles, and what has to be on a node."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ def placed(gpus, tensor=1, pipeline=1, **generator):
 @pytest.mark.parametrize(
     ("gpus", "tensor", "pipeline"), [(0, 1, 1), (1, 1, 1), (4, 4, 1), (2, 1, 2), (16, 8, 2)]
 )
-def test_bundles_ask_for_the_gpus_of_the_configuration(gpus, tensor, pipeline, accelerator):
+def test_bundles_nodes_and_the_probe_ask_for_the_same(gpus, tensor, pipeline, accelerator):
     found = placed(gpus, tensor, pipeline, accelerator=accelerator)
-    options = found.deployment_options()
+    options, nodes = found.deployment_options(), list(found.on_nodes())
     bundles = options.get("placement_group_bundles", [])
     actor = options["ray_actor_options"]
     asked = sum(bundle["GPU"] for bundle in bundles) if bundles else actor["num_gpus"]
-    assert (asked, actor["num_cpus"]) == (gpus, 2)
+    assert asked == gpus == sum(node["GPU"] for node in nodes)
+    assert sum(node["CPU"] for node in nodes) == actor["num_cpus"] == 2
+    assert [node["GPU"] for node in nodes] == ([tensor] * pipeline if gpus > 1 else [gpus])
     kinds = [bundle.get("accelerator_type:H100") for bundle in bundles] or [
         actor.get("accelerator_type") and 0.001
     ]
     assert set(kinds) == {0.001 if accelerator else None}
+    assert found.probe_options()["num_gpus"] == min(gpus, 1)
 
 
-def test_transformers_has_its_gpus_in_one_process():
+def test_a_group_that_works_on_every_layer_stays_on_one_node():
+    assert placed(4, 4).deployment_options()["placement_group_strategy"] == "STRICT_PACK"
+    assert placed(8, 4, 2).deployment_options()["placement_group_strategy"] == "PACK"
     spread = parse_config({"generator": {"gpus": 4}}).generator  # transformers, in one process
     assert placement(spread).deployment_options()["ray_actor_options"]["num_gpus"] == 4
 

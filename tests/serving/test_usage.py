@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 from hypothesis import given, strategies as st
 
 from ray_si.engines.base import Completion, Request, SamplingParams
@@ -65,6 +67,17 @@ def test_engines_that_die_whatever_they_are_asked_are_told_from_a_request_that_k
 def test_a_request_that_kills_every_time_may_be_the_reason_so_the_work_goes_on():
     meter = Meter()
     assert not any(_died(meter, str(name), (3, 10 + name)) for name in range(20))
+
+
+def test_a_node_on_which_starts_keep_failing_is_tried_ever_more_seldom():
+    """Eight at a time, failing at once, and 64 tries for all: the others have minutes to load."""
+    meter, now, free = Meter(), 0.0, [0.0] * 8
+    for _ in range(64):
+        now = heapq.heappop(free)
+        heapq.heappush(free, now + meter.could_not_start("no such device", "broken"))
+    assert now > 300
+    assert meter.could_not_start("no such device", "another") < 1
+    assert meter.total().failed_starts == 65
 
 
 def test_an_answer_in_between_shows_that_engines_work():

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class ReplayEngine:
 
     The latency of a request, in seconds, has median ``latency_s`` and log-standard-deviation
     ``latency_sigma``, drawn from the request too; at most ``slots`` requests are answered at a
-    time, as on a GPU.
+    time, as on a GPU. Starting takes ``start_s`` seconds on average, exponentially distributed, and
+    fails, with EngineError, in the share ``failing_starts``: for measuring what comes of that, so
+    these two are drawn anew in each process.
     """
 
     def __init__(
@@ -43,8 +46,14 @@ class ReplayEngine:
         recording: str | None = None,
         latency_s: float = 0.0,
         latency_sigma: float = 0.0,
+        start_s: float = 0.0,
+        failing_starts: float = 0.0,
         slots: int = 256,
     ) -> None:
+        if start_s:
+            time.sleep(random.expovariate(1 / start_s))
+        if random.random() < failing_starts:
+            raise EngineError("this start was to fail (replay.failing_starts)")
         self._recording = load_recording(recording) if recording else None
         self._latency_s, self._latency_sigma = latency_s, latency_sigma
         self.slots = self.capacity = slots

@@ -1,0 +1,76 @@
+"""Replicas that come late, never, or fail first: work begins with those that are there."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+import pytest
+import ray
+from ray import serve
+
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
+from ray_si.errors import EngineError
+from ray_si.serving.applications import Serving, remove_predecessors
+from tests.builds import digests, replay_values
+
+
+def test_work_begins_with_the_first_replicas_and_does_not_wait_for_the_others(
+    finished, ray_session, tmp_path
+):
+    values = replay_values()
+    values["generator"] |= {"replicas": 3, "cpus": 1.6}  # of which two have room
+    notes = []
+    build(parse_config(values), str(tmp_path / "run"), listen=lambda p: notes.append(p.note))
+    assert digests(tmp_path / "run") == digests(finished[0])
+    assert any("beginning with the replicas that have room" in note for note in notes)
+
+
+def serving(recording, **generator):
+    generator = {"engine": "replay", "model": None, "cpus": 0.1, **generator}
+    config = parse_config({"generator": generator | {"replay": {"recording": str(recording)}}})
+    return lambda notify: Serving(config, f"test-{uuid4().hex}", 1, embedder=False, notify=notify)
+
+
+def test_starts_that_fail_are_made_again_counted_and_told_with_their_reason(ray_session, tmp_path):
+    recording, notes = tmp_path / "recording.jsonl", []
+
+    def mend(note):
+        notes.append(note)
+        recording.write_text('{"prompt": "x", "completion": "y"}\n')
+
+    with serving(recording, replicas=4)(mend) as applications:
+        deadline = time.monotonic() + 60
+        while applications.usage().failed_starts < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    assert notes[0].startswith("a replica could not start: ")
+    assert "recording.jsonl" in notes[0]
+
+
+def test_starts_that_all_fail_end_with_the_reason(ray_session, tmp_path):
+    with (
+        pytest.raises(EngineError, match=r"could not be started on its replica: .*absent\.jsonl"),
+        serving(tmp_path / "absent.jsonl", replicas=2)(lambda note: None),
+    ):
+        pass
+
+
+def test_slots_are_those_that_the_replicas_tell(ray_session):
+    config = parse_config({"generator": replay_values()["generator"] | {"max_batch": 7}})
+    with Serving(config, f"test-{uuid4().hex}", 1, embedder=False) as applications:
+        assert list(applications.generators.slots.values()) == [7]
+
+
+def test_replicas_of_an_earlier_driver_are_gone_before_room_is_looked_for(ray_session):
+    """A driver that was killed left them, with all the cores there are."""
+    config = parse_config({"generator": replay_values()["generator"] | {"cpus": 4}})
+    name = f"test-{uuid4().hex}"
+    with Serving(config, name, 1, embedder=False):
+        remove_predecessors(name, 1)
+        assert f"{name}-00001-generator" in serve.status().applications
+        remove_predecessors(name, 2)
+        assert f"{name}-00001-generator" not in serve.status().applications
+        task = ray.remote(num_cpus=4)(lambda: "there is room")
+        assert ray.get(task.remote(), timeout=20) == "there is room"
