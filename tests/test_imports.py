@@ -42,8 +42,10 @@ ROOMS = {
     "corpora": BUILD,
     "training": BASE | {"config", "storage", "run"},
     "experiments": BUILD | {"training"},
-    "submission": BASE | {"config", "engines", "serving", "storage"},
-    "cli": BUILD | {"audit", "planning", "corpora", "training", "experiments", "submission"},
+    "submission": BASE | {"config", "engines", "run", "serving", "storage"},
+    "provision": BASE | {"config"},
+    "cli": BUILD
+    | {"audit", "planning", "corpora", "training", "experiments", "provision", "submission"},
     "__main__": {"cli"},
 }
 """Room -> what it may import besides itself. The package's __init__ imports lazily."""

@@ -76,7 +76,9 @@ class Phases:
                 token_budget,
                 self.alarm,
             )
-            watcher = Watcher(self.config, serving, self.reporter, self.run, instances.counts)
+            watcher = Watcher(
+                self.config, serving, self.reporter, self.run, instances.counts, token_budget.used
+            )
             stack.enter_context(watcher)
             stack.callback(instances.abandon)
             if is_bootstrapping:

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -35,13 +36,20 @@ class Watcher:
     """Reports how busy the replicas are for as long as ``with`` lasts.
 
     Each second to the reporter and as Ray metrics; every few seconds, and at the end, into the
-    run's ``live.json``, which also says what instances are ``written``.
+    run's ``live.json``, which also says what instances are ``written``. ``budget_used`` gives the
+    share of the run's budget that is spent, None where it has none.
     """
 
     def __init__(
-        self, config: RunConfig, serving: Serving, reporter: Reporter, run: Run, written: Counts
+        self,
+        config: RunConfig,
+        serving: Serving,
+        reporter: Reporter,
+        run: Run,
+        written: Counts,
+        budget_used: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._config, self._written = config, written
+        self._config, self._written, self._budget_used = config, written, budget_used
         self._serving, self._reporter, self._run = serving, reporter, run
         self._lost = run.lease.lost
         self._ended = threading.Event()
@@ -66,7 +74,10 @@ class Watcher:
             self._write_live(ended=True)
 
     def _look(self) -> None:
-        names = ("accepted", "candidates", "target", "instances", "dollars")
+        names = (
+            *("accepted", "candidates", "target", "instances", "dollars"),
+            *("replica_failures", "budget_used"),
+        )
         gauges = {name: Gauge(f"si_{name}", f"Of the run: {name}", ("run",)) for name in names}
         written = 0.0
         while not (self._ended.wait(_LOOK_S) or self._lost.done()):
@@ -84,11 +95,14 @@ class Watcher:
                 self._write_live(ended=False)
 
     def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:
-        values: dict[str, float] = {"instances": last.instances}
+        failures = last.usage.deaths + last.usage.failed_starts
+        values: dict[str, float] = {"instances": last.instances, "replica_failures": failures}
         if last.phase == "bootstrap":
             values = {"accepted": last.done, "target": last.total, "candidates": last.candidates}
         if last.dollars is not None:
             values["dollars"] = last.dollars
+        if (used := self._budget_used()) is not None:
+            values["budget_used"] = used
         for name, value in values.items():
             gauges[name].set(value, {"run": self._run.location})
 

@@ -1,11 +1,11 @@
-"""Verbs about jobs on a cluster: submit, jobs."""
+"""Verbs about a cluster and its jobs: cluster render, submit, jobs."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,55 @@ DashboardAddress = Annotated[
         "http://127.0.0.1:8265."
     ),
 ]
+
+
+cluster_app = typer.Typer(
+    help="Make a cluster's files; nothing is started.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cluster_app, name="cluster", rich_help_panel=CLUSTER)
+
+
+@cluster_app.callback()
+def _verbs() -> None:
+    """Make a cluster's files; nothing is started."""
+
+
+@cluster_app.command(
+    epilog="[b]Examples[/b]\n\nray-si cluster render cluster/values.yaml --for aws --to mine\n\n"
+    "ray-si cluster render cluster/values.yaml --for kubernetes --to mine "
+    "--set bucket=my-datasets --set job.config=configs/gpu-1.yaml"
+)
+def render(
+    values: Annotated[
+        str, typer.Argument(metavar="VALUES", help="What the cluster is made of, in YAML.")
+    ],
+    platform: Annotated[
+        Literal["aws", "gcp", "kubernetes"],
+        typer.Option("--for", help="Ray's launcher on AWS or Google Cloud, or KubeRay."),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the files.")],
+    set_: Overrides = None,
+) -> None:
+    """Write a cluster's files for a platform from one small file of values.
+
+    Checked first, as far as it can be known before anything is rented: what all nodes may cost at
+    the most, images, references to secrets, and, with job.config, that the groups have room for the
+    run's replicas and the head for its target.
+    """
+    with errors_as_exits():
+        from ray_si.provision import checks, render as rendering
+
+        settings = rendering.load_values(values, set_ or [])
+        files = rendering.render(settings, platform, values)
+        rendering.write(files, to)
+        for name in sorted(files):
+            typer.echo(str(to / name))
+        most = checks.most_dollars_per_hour(settings, platform)
+        typer.echo(
+            f"at the most ${most:,.2f} an hour, for {settings.most_nodes} workers and a head"
+        )
 
 
 @app.command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -49,10 +50,30 @@ def build(
     finish: Annotated[
         bool, typer.Option("--finish", help="Stop bootstrapping; go on with what is accepted.")
     ] = False,
+    keep_log: Annotated[
+        bool,
+        typer.Option(
+            "--keep-log",
+            help="As the entry point of a job: keep how it ends in RUN/job, and its output, if "
+            "that goes to a file, each minute.",
+        ),
+    ] = False,
+    no_repeat: Annotated[
+        bool,
+        typer.Option(
+            "--no-repeat",
+            help="For operators that repeat what fails: stop the job where that cannot help (exit "
+            "status 2, a budget, no progress). Implies --keep-log.",
+        ),
+    ] = False,
 ) -> None:
     """Build a dataset, or go on with one: the same command resumes."""
     kept = f"what is finished is kept in {out}. The same command goes on from there."
-    with errors_as_exits(), interruptible(kept):
+    with errors_as_exits(), interruptible(kept), ExitStack() as stack:
+        if keep_log or no_repeat:
+            from ray_si.submission.report import reported
+
+            stack.enter_context(reported(out, repeat=not no_repeat))
         from ray_si.build import builder
 
         settings = load_config(config, set_ or [])

@@ -162,6 +162,17 @@ class TokenBudget:
             self._claims.append(claim)
         return claim
 
+    def used(self) -> float | None:
+        """Share of the budget that is spent, the largest of its limits'; None where it has none."""
+        limits, shares = self._budget, []
+        if limits.tokens:
+            shares.append(self._spent.tokens / limits.tokens)
+        if limits.dollars:
+            shares.append(self._spent.dollars / limits.dollars)
+        if limits.hours and self.until:
+            shares.append(1 - (self.until - time.time()) / (3600 * limits.hours))
+        return max(shares, default=None)
+
     def error(self, standing: str) -> BudgetError:
         """That the budget is spent, with what stands finished and how to go on."""
         if self._is_over():

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_si.run.instance_parts import PART
-from ray_si.run.layout import INSTANCES, block_key, block_keys, block_number, round_folder
+from ray_si.run.layout import INSTANCES, JOB, block_key, block_keys, block_number, round_folder
 from ray_si.run.manifests import RoundManifest, Stats
 from ray_si.run.run import Manifest, Run, seal
 from ray_si.run.schemas import NULLABLE
@@ -300,7 +300,7 @@ class Audit:
             check.count += 1
             if key in self._named or key in _OWN_KEYS or key in blocks:
                 continue
-            if key.startswith((_LEASE, _SCORES)):
+            if key.startswith((_LEASE, _SCORES, JOB)):
                 continue
             if self._is_of_a_round(key, round_blocks) or (not self.intact and _is_begun(key)):
                 continue

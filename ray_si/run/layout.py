@@ -8,6 +8,9 @@ from collections.abc import Iterable
 INSTANCES = "instances"
 """Folder of the instance blocks."""
 
+JOB = "job/"
+"""How the keys begin of what jobs leave beside a run; a place that holds nothing else is free."""
+
 _BLOCK = re.compile(r"(.+)/block-(\d{5,})(?:-(\d{5,}))?\.parquet")
 _ROUND = re.compile(r"bootstrap/round-(\d{5,})")
 _IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/")

@@ -20,6 +20,7 @@
     README.md  report.html                            the dataset card, and what the run came to
     stats.json                                        last of all: the run is complete
     live.json                                         how a build is doing, while there is one
+    job/outcome.json  job/driver-*.log                how the last job ended, and the log of each
 
 A block is written by whoever comes first, and stays. Manifests are written once, name every part
 with its digest, and carry the fencing number of the lease under which they were written. What no
@@ -46,6 +47,7 @@ from ray_si.errors import DamageError, LeaseLostError, RunError, one_line
 from ray_si.records import SeedTask
 from ray_si.run.evaluation import EvaluationSet, from_table, to_table
 from ray_si.run.layout import (
+    JOB,
     block_keys,
     round_folder,
     shard_key,
@@ -127,7 +129,7 @@ class Run:
         objects.check(write=True)
         if next(objects.list(_RUN), None) == _RUN:
             _check_same(location, cls.open(location).header, identity, fingerprint)
-        elif not all(key.startswith(LEASES) for key in objects.list()):
+        elif not all(key.startswith((LEASES, JOB)) for key in objects.list()):
             raise RunError(f"{location} is not empty and not a run; choose another --out")
         check_exclusive(objects, location)
 

@@ -140,7 +140,7 @@ class Cluster:
                     f"job {job.submission_id} writes {out} already ({job.status}); "
                     "follow or end it with ray-si jobs"
                 )
-        command = ["python", "-m", "ray_si", "build", CONFIG_NAME, "--out", out]
+        command = ["python", "-m", "ray_si", "build", CONFIG_NAME, "--out", out, "--keep-log"]
         command += ["--finish"] * finish
         id_ = f"ray-si-{uuid.uuid4().hex[:10]}"
 

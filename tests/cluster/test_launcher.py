@@ -1,12 +1,11 @@
-"""The launchers' configurations: Ray's validator, CloudFormation's, and what Ray makes of them."""
+"""The launchers' files: Ray's validator, CloudFormation's, and what Ray makes of them."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -14,13 +13,13 @@ import pytest
 import yaml
 
 from tests.clusters import ROOT
+from tests.provision.rendered import files
 
-CLUSTER = ROOT / "cluster"
 LAUNCHERS = ["aws", "gcp"]
 
 
-def load(name):
-    return yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
+def load(name, *overrides):
+    return yaml.safe_load(files(name, *overrides)["cluster.yaml"])
 
 
 @pytest.fixture(params=LAUNCHERS)
@@ -36,10 +35,10 @@ def account(s3_server, monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     formation, made = boto3.client("cloudformation"), []
 
-    def create(template, **parameters):
+    def create(platform, template, **parameters):
         formation.create_stack(
             StackName=template,
-            TemplateBody=(CLUSTER / f"{template}.yaml").read_text(),
+            TemplateBody=files(platform)[f"{template}.yaml"],
             Capabilities=["CAPABILITY_NAMED_IAM"],
             Parameters=[
                 {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
@@ -97,8 +96,7 @@ def test_nodes_run_the_ray_that_the_constraints_pin(launcher):
     )
     for key in ("head_image", "worker_image"):
         assert f":{pins['ray']}-py311" in launcher["docker"][key]
-    for path in (CLUSTER / "kuberay").glob("ray*.yaml"):
-        assert f'rayVersion: "{pins["ray"]}"' in path.read_text()
+    assert f'rayVersion: "{pins["ray"]}"' in files("kubernetes")["raycluster.yaml"]
 
 
 def test_spot_is_tried_first_and_on_demand_while_it_is_not_to_be_had(launcher):
@@ -116,11 +114,12 @@ def test_spot_is_tried_first_and_on_demand_while_it_is_not_to_be_had(launcher):
         )
         for name, values in launcher["available_node_types"].items()
     }
-    demand = ResourceRequestUtil.group_by_count(
-        [ResourceRequestUtil.make({"GPU": 1, "CPU": 1}) for _ in range(3)]
-    )
 
-    def asked(availability):
+    def asked(availability, each=None):
+        each = each or {"GPU": 1, "CPU": 1, "accelerator_type:L4": 0.001}
+        demand = ResourceRequestUtil.group_by_count(
+            [ResourceRequestUtil.make(each) for _ in range(3)]
+        )
         reply = ResourceDemandScheduler(_Silent()).schedule(
             SchedulingRequest(
                 node_type_configs=types,
@@ -132,8 +131,9 @@ def test_spot_is_tried_first_and_on_demand_while_it_is_not_to_be_had(launcher):
         )
         return {request.instance_type: request.count for request in reply.to_launch}
 
-    assert asked({}) == {"gpu_spot": 3}
-    assert asked({"gpu_spot": 0.0}) == {"gpu_on_demand": 3}
+    assert asked({}) == {"l4_spot": 3}
+    assert asked({"l4_spot": 0.0}) == {"l4_on_demand": 3}
+    assert asked({}, {"CPU": 1}) == {"cpu_on_demand": 1}, "no GPU is rented for cores"
 
 
 class _Silent:
@@ -143,75 +143,49 @@ class _Silent:
         pass
 
 
-@pytest.mark.parametrize("template", ["aws-account", "google-role"])
-def test_stacks_are_what_cloudformation_takes(template):
+@pytest.mark.parametrize(("platform", "template"), [("aws", "account"), ("gcp", "role")])
+def test_stacks_are_what_cloudformation_takes(platform, template, tmp_path):
     pytest.importorskip("cfnlint")
-    command = [str(Path(sys.executable).with_name("cfn-lint")), str(CLUSTER / f"{template}.yaml")]
+    path = tmp_path / f"{template}.yaml"
+    path.write_text(files(platform)[path.name])
+    assert not re.search(r"(^|[ \[])[*&]\w", path.read_text(), re.M), "it takes no aliases"
+    command = [str(Path(sys.executable).with_name("cfn-lint")), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_ray_up_uses_the_stacks_role_and_group_and_opens_nothing(account):
+def test_ray_up_uses_the_stacks_roles_and_its_group_by_id_and_opens_nothing(account):
+    """With a second network, in which Ray would make a group of its own, open to the world."""
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.util import prepare_config
 
-    account("aws-account", Bucket="ours", Vpc=vpc(), AdminCidr="203.0.113.7/32")
-    config = load("aws")
+    ec2 = boto3.client("ec2")
+    other = ec2.create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
+    ec2.create_subnet(VpcId=other, CidrBlock="10.99.0.0/20")
+    network = vpc()
+    account("aws", "account", Bucket="ours", Vpc=network, AdminCidr="203.0.113.7/32")
+    group_id = boto3.client("cloudformation").describe_stack_resource(
+        StackName="account", LogicalResourceId="Group"
+    )["StackResourceDetail"]["PhysicalResourceId"]
+    filters = [{"Name": "vpc-id", "Values": [network]}]
+    subnets = [item["SubnetId"] for item in ec2.describe_subnets(Filters=filters)["Subnets"]]
+    overrides = [f"aws.security_group={group_id}", f"aws.subnets={json.dumps(subnets)}"]
+    config = load("aws", *overrides)
     config["auth"]["ssh_private_key"] = "/dev/null"
     for node_type in config["available_node_types"].values():
         node_type["node_config"]["KeyName"] = "mine"
+    groups = len(ec2.describe_security_groups()["SecurityGroups"])
     made = bootstrap_aws(prepare_config(config))
-    ec2 = boto3.client("ec2")
-    for node_type in made["available_node_types"].values():
+    for name, node_type in made["available_node_types"].items():
         node = node_type["node_config"]
-        assert node["IamInstanceProfile"] == {"Name": "ray-si"}
+        role = "ray-si-head" if name == "head" else "ray-si-worker"
+        assert node["IamInstanceProfile"] == {"Name": role}
         assert node["MetadataOptions"]["HttpTokens"] == "required"
-        (group,) = ec2.describe_security_groups(GroupIds=node["SecurityGroupIds"])["SecurityGroups"]
-        assert group["GroupName"] == "ray-si"
-        ranges = [r["CidrIp"] for p in group["IpPermissions"] for r in p["IpRanges"]]
-        assert ranges == ["203.0.113.7/32"]
-    role = boto3.client("iam").get_instance_profile(InstanceProfileName="ray-si")
-    assert [r["RoleName"] for r in role["InstanceProfile"]["Roles"]] == ["ray-si"]
-
-
-def test_a_node_on_google_cloud_gets_credentials_of_the_role_without_a_key(
-    account, monkeypatch, tmp_path
-):
-    """boto3 runs the script itself; the metadata server is the one part that is only imitated."""
-    asked = []
-
-    class Metadata(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append((self.path, self.headers["Metadata-Flavor"]))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"header.identity.signature")
-
-        def log_message(self, *_):
-            pass
-
-    account("google-role", Bucket="theirs", ServiceAccount="123456789")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    script = (CLUSTER / "google_identity.ini").read_text()
-    script = script.replace("/home/ray/ray_si/cluster", str(CLUSTER)).replace(
-        "ACCOUNT", "123456789012"
-    )
-    script = script.replace("= python ", f"= {sys.executable} ")
-    path = tmp_path / "config"
-    path.write_text(script)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
-    monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    try:
-        credentials = boto3.session.Session().get_credentials()
-        key = credentials.get_frozen_credentials()
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert credentials.method == "custom-process"
-    assert key.access_key.startswith("ASIA")
-    assert key.token
-    assert [flavor for _, flavor in asked] == ["Google"]
-    assert asked[0][0].endswith("/default/identity?audience=ray-si")
+        assert node["SecurityGroupIds"] == [group_id]
+        assert set(node["SubnetIds"]) <= set(subnets)
+        profile = boto3.client("iam").get_instance_profile(InstanceProfileName=role)
+        assert [r["RoleName"] for r in profile["InstanceProfile"]["Roles"]] == [role]
+    assert len(ec2.describe_security_groups()["SecurityGroups"]) == groups
+    (group,) = ec2.describe_security_groups(GroupIds=[group_id])["SecurityGroups"]
+    ranges = [r["CidrIp"] for p in group["IpPermissions"] for r in p["IpRanges"]]
+    assert ranges == ["203.0.113.7/32"]

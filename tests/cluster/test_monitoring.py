@@ -12,13 +12,23 @@ import yaml
 from ray.job_submission import JobSubmissionClient
 
 from tests.clusters import ROOT
+from tests.provision.rendered import documents, files
 
-MONITORING = ROOT / "cluster" / "monitoring"
-GRAFANA = ROOT / "cluster" / "grafana"
+GRAFANA = ROOT / "ray_si" / "provision" / "grafana"
+
+
+def monitoring(platform="aws"):
+    """Name -> text of what is rendered for a head of the launcher."""
+    rendered = files(platform).items()
+    return {
+        name.removeprefix("monitoring/"): text
+        for name, text in rendered
+        if name.startswith("monitoring/")
+    }
 
 
 def services():
-    return yaml.safe_load((MONITORING / "compose.yaml").read_text())["services"]
+    return yaml.safe_load(monitoring()["compose.yaml"])["services"]
 
 
 def test_both_listen_on_the_loopback_and_run_as_a_user():
@@ -32,14 +42,16 @@ def test_both_listen_on_the_loopback_and_run_as_a_user():
 
 
 def test_what_is_mounted_is_there_and_refers_to_each_other():
+    written = monitoring()
     for service in services().values():
         for volume in service["volumes"]:
             source = volume.partition(":")[0]
-            if source.startswith("."):
-                assert (MONITORING / source).exists()
-    source = yaml.safe_load((MONITORING / "provisioning/datasources/prometheus.yaml").read_text())
+            if source.startswith("./"):
+                name = source.removeprefix("./")
+                assert any(key == name or key.startswith(f"{name}/") for key in written), source
+    source = yaml.safe_load(written["provisioning/datasources/prometheus.yaml"])
     (prometheus,) = source["datasources"]
-    provider = yaml.safe_load((MONITORING / "provisioning/dashboards/ray_si.yaml").read_text())
+    provider = yaml.safe_load(written["provisioning/dashboards/ray_si.yaml"])
     folder = provider["providers"][0]["options"]["path"]
     assert any(f":{folder}:ro" in volume for volume in services()["grafana"]["volumes"])
     for path in GRAFANA.glob("*.json"):
@@ -47,6 +59,65 @@ def test_what_is_mounted_is_there_and_refers_to_each_other():
         assert json.loads(text)["title"]
         used = set(re.findall(r'"uid": "([\w-]*prometheus[\w-]*)"', text))
         assert used <= {prometheus["uid"]}, path
+
+
+def panels(path):
+    return [
+        target["expr"]
+        for panel in json.loads(path.read_text())["panels"]
+        for target in panel.get("targets", [])
+    ]
+
+
+@pytest.mark.parametrize("name", ["ray", "ray_si"])
+def test_dashboards_are_of_the_cluster_that_is_chosen(name):
+    path = GRAFANA / f"{name}.json"
+    (variable,) = json.loads(path.read_text())["templating"]["list"]
+    assert variable["name"] == "cluster"
+    assert "ray_io_cluster" in variable["query"]
+    for expression in panels(path):
+        for metric in re.findall(r"\bray_[a-z_]+\b(?!=)(?:\{[^}]*\})?", expression):
+            if not metric.startswith("ray_io_cluster"):
+                assert 'ray_io_cluster=~"$cluster"' in metric, expression
+
+
+def test_every_scrape_tells_which_cluster_it_is_of():
+    (config,) = yaml.safe_load(monitoring()["prometheus.yml"])["scrape_configs"]
+    assert {"target_label": "ray_io_cluster", "replacement": "ray-si"} in config["relabel_configs"]
+    monitor = next(
+        m for m in documents("kubernetes", "monitoring.yaml") if m["kind"] == "PodMonitor"
+    )
+    for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+        (relabeling,) = endpoint["relabelings"]
+        assert relabeling["targetLabel"] == "ray_io_cluster"
+
+
+def test_kubernetes_gets_monitor_alerts_and_dashboards_for_grafanas_sidecar():
+    manifests = documents("kubernetes", "monitoring.yaml", "kubernetes.monitoring_labels={a: b}")
+    kinds = [manifest["kind"] for manifest in manifests]
+    assert kinds == ["PodMonitor", "PrometheusRule", "ConfigMap", "ConfigMap"]
+    for manifest in manifests[:2]:
+        assert manifest["metadata"]["labels"] == {"a": "b"}
+    for manifest in manifests[2:]:
+        assert manifest["metadata"]["labels"] == {"grafana_dashboard": "1"}
+        (text,) = manifest["data"].values()
+        assert json.loads(text)["panels"]
+
+
+def test_alerts_are_of_metrics_that_the_code_sets_and_the_same_everywhere():
+    (group,) = yaml.safe_load(monitoring()["alerts.yml"])["groups"]
+    rule = documents("kubernetes", "monitoring.yaml")[1]
+    assert rule["spec"]["groups"] == [group]
+    assert {alert["alert"] for alert in group["rules"]} == {
+        "NothingAccepted",
+        "ReplicasRestart",
+        "BudgetNearlySpent",
+    }
+    used = set(re.findall(r"ray_(si_\w+)", " ".join(alert["expr"] for alert in group["rules"])))
+    sources = [ROOT / "ray_si" / name for name in ("serving/replicas.py", "build/watch.py")]
+    code = "".join(path.read_text() for path in sources)
+    for name in used:
+        assert f'"{name}"' in code or f'"{name.removeprefix("si_")}"' in code, name
 
 
 @pytest.mark.slow

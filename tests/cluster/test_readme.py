@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 
 from tests.builds import replay_values
 from tests.pages import ROOT, command_lines, commands, parse
+from tests.provision.rendered import VALUES
 
 README = (ROOT / "cluster" / "README.md").read_text()
 
@@ -24,7 +26,7 @@ CLOUD = {"gcloud", "eksctl", "helm"}
 
 
 def test_every_command_is_one_that_a_test_looks_at():
-    known = {"export", "sed", "ray", "ray-si", "aws", "docker", "kubectl", "pip"} | CLOUD
+    known = {"export", "sh", "ray", "ray-si", "aws", "docker", "kubectl", "pip"} | CLOUD
     assert {shlex.split(line)[0] for line in LINES} == known
 
 
@@ -36,8 +38,8 @@ def test_rays_own_commands_take_the_arguments_and_files_given():
     for words in found:
         parse(cli, words)
         for word in words:
-            if word.startswith("cluster/") and word.endswith(".yaml"):
-                assert (ROOT / word).is_file()
+            if word.startswith("mine/") and word.endswith(".yaml"):
+                assert word == "mine/cluster.yaml"
 
 
 def test_our_own_commands_take_the_arguments_given():
@@ -64,31 +66,71 @@ def test_docker_builds_name_targets_that_there_are():
         assert re.search(rf"^FROM \S+ AS {target}$", text, re.M)
 
 
-def test_filling_in_names_leaves_no_placeholder_and_valid_files(tmp_path):
-    shutil.copytree(ROOT / "cluster", tmp_path / "cluster")
-    names = {"PROJECT": "p-1", "BUCKET": "b-1", "ACCOUNT": "111122223333", "REGISTRY": "r.io/x"}
-    found = [line for line in LINES if line.startswith("sed ")]
-    assert len(found) == 3
-    for line in found:
-        subprocess.run(line, shell=True, cwd=tmp_path, env=os.environ | names, check=True)
-        for word in shlex.split(line)[3:]:
-            text = (tmp_path / word).read_text()
-            body = "\n".join(x for x in text.splitlines() if not x.lstrip().startswith("#"))
-            assert not re.search("|".join(names), body), word
-            if word.endswith(".yaml"):
-                assert list(yaml.safe_load_all(text))
+NAMES = {
+    "PROJECT": "my-project",
+    "BUCKET": "b-1",
+    "ACCOUNT": "111122223333",
+    "REGISTRY": "r.io/x",
+    "TAG": "1",
+    "GROUP": "sg-0123456789abcdef0",
+    "SUBNETS": '["subnet-0123456789abcdef0"]',
+    "IMAGES": "{head: r.io/x:c-1, cpu: r.io/x:c-1, gpu: r.io/x:g-1}",
+}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """Folders with what each rendering command of the page writes, as written, by platform."""
+    folder = tmp_path_factory.mktemp("rendered")
+    for name in ("cluster", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    environment = os.environ | NAMES | {"PYTHONPATH": str(ROOT)}
+    program = f"{shlex.quote(sys.executable)} -m ray_si"
+    made = {}
+    for line in dict.fromkeys(line for line in LINES if line.startswith("ray-si cluster render")):
+        platform = re.findall(r"--for (\w+)", line)[0]
+        line = line.replace("ray-si", program, 1).replace("--to mine", f"--to {platform}")
+        done = subprocess.run(
+            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        made[platform] = folder / platform
+    return made
+
+
+def test_every_file_that_a_command_names_is_one_that_was_rendered(rendered):
+    assert rendered.keys() == {"aws", "gcp", "kubernetes"}
+    sections = {"aws": "## AWS", "gcp": "## Google Cloud", "kubernetes": "## Kubernetes"}
+    for platform, title in sections.items():
+        section = README.split(title)[1].split("\n## ")[0]
+        named = re.findall(r"mine/([\w./-]+\w)", "\n".join(command_lines(section, "sh")))
+        assert named
+        for name in named:
+            assert (rendered[platform] / name).exists(), f"{name} of {platform}"
+
+
+def test_no_command_edits_a_file_of_the_checkout():
+    assert "sed" not in {shlex.split(line)[0] for line in LINES}
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not here")
-def test_kubectl_reads_the_manifests(tmp_path):
-    files = {w for words in commands(LINES, "kubectl") for w in words if w.endswith(".yaml")}
-    for name in sorted(file for file in files if (ROOT / file).is_file() and "kuberay" in file):
-        shutil.copy(ROOT / name, tmp_path / "one.yaml")
+def test_kubectl_reads_the_manifests(rendered, tmp_path):
+    for path in sorted(rendered["kubernetes"].glob("*.yaml")):
+        if path.name == "eks.yaml":  # eksctl's own
+            continue
+        shutil.copy(path, tmp_path / "one.yaml")
         (tmp_path / "kustomization.yaml").write_text("resources: [one.yaml]\n")
         command = ["kubectl", "kustomize", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "kind:" in done.stdout
+
+
+def test_only_one_line_of_the_page_deletes_datasets():
+    lines = [line for line in LINES if "s3 rb" in line or "s3 rm" in line]
+    assert lines == ["aws s3 rb --force s3://$BUCKET"]
+    section = README.split("## Deleting the datasets")[1].split("\n## ")[0]
+    assert lines[0] in section
 
 
 @pytest.mark.skipif(not shutil.which("aws"), reason="the aws command is not here")
@@ -98,7 +140,7 @@ def test_the_registry_and_the_bucket_of_the_kubernetes_section_come_and_go(s3_se
     environment = os.environ | s3_server | {"BUCKET": bucket, "HOME": str(tmp_path)}
     section = README[README.index("## Kubernetes") : README.index("## Jobs")]
     lines = [line for line in command_lines(section, "sh") if line.startswith("aws ")]
-    assert len(lines) == 5
+    assert len(lines) == 5  # the last one deletes the bucket
     for line in lines:
         command = line.partition(" | docker login")[0]
         done = subprocess.run(
@@ -108,32 +150,51 @@ def test_the_registry_and_the_bucket_of_the_kubernetes_section_come_and_go(s3_se
 
 
 @pytest.mark.skipif(not shutil.which("aws"), reason="the aws command is not here")
-def test_the_aws_commands_make_and_remove_what_they_say(s3_server, tmp_path):
-    """As written, against a loopback AWS API."""
+def test_the_aws_section_from_nothing_to_a_cluster_file_and_back(s3_server, tmp_path):
+    """As written, against a loopback AWS API, but for what starts machines."""
     import boto3
 
     bucket = f"walk-{uuid4().hex[:8]}"
-    environment = os.environ | s3_server | {"BUCKET": bucket, "HOME": str(tmp_path)}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.items():
             patch.setenv(name, value)
-        vpcs = boto3.client("ec2").describe_vpcs()["Vpcs"]
+        filters = [{"Name": "is-default", "Values": ["true"]}]
+        vpc = boto3.client("ec2").describe_vpcs(Filters=filters)["Vpcs"][0]["VpcId"]
         s3, formation = boto3.client("s3"), boto3.client("cloudformation")
-    environment["VPC"] = vpcs[0]["VpcId"]
     section = README[README.index("## AWS") : README.index("## Google Cloud")]
-    lines = [line for line in command_lines(section, "sh") if line.startswith("aws ")]
-    assert len(lines) == 3
-    for line in lines:
+    script = ["set -e"]
+    for line in command_lines(section, "sh"):
+        if line.startswith("ray "):
+            continue
+        line = line.replace("my-datasets-4711", bucket).replace("vpc-0123456789abcdef0", vpc)
         line = line.replace("$(curl -s https://checkip.amazonaws.com)", "203.0.113.7")
-        done = subprocess.run(
-            line, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        line = line.replace("cluster/values.yaml", str(VALUES)).replace(
+            "mine", str(tmp_path / "mine")
         )
-        assert done.returncode == 0, done.stderr
-        if "deploy" in line:
-            assert bucket in [b["Name"] for b in s3.list_buckets()["Buckets"]]
-    assert bucket not in [b["Name"] for b in s3.list_buckets()["Buckets"]]
-    statuses = [stack["StackStatus"] for stack in formation.list_stacks()["StackSummaries"]]
+        script.append(re.sub("^ray-si ", f"{sys.executable} -m ray_si ", line))
+    environment = os.environ | s3_server | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load((tmp_path / "mine" / "cluster.yaml").read_text())
+    (group,) = config["available_node_types"]["head"]["node_config"]["SecurityGroupIds"]
+    assert re.fullmatch(r"sg-[0-9a-f]+", group)
+    assert group != "sg-00000000000000000"
+    assert config["available_node_types"]["head"]["node_config"]["SubnetIds"]
+    statuses = [
+        stack["StackStatus"]
+        for stack in formation.list_stacks()["StackSummaries"]
+        if stack["StackName"] == "ray-si"
+    ]
     assert set(statuses) == {"DELETE_COMPLETE"}
+    assert bucket in [b["Name"] for b in s3.list_buckets()["Buckets"]], "datasets outlive it all"
+    s3.delete_bucket(Bucket=bucket)
 
 
 @pytest.mark.slow

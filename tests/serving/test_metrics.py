@@ -18,7 +18,7 @@ def test_every_metric_of_the_dashboard_is_one_that_the_code_sets():
         f"si_{name}" for name in ("accepted", "candidates", "target", "instances", "dollars")
     }
     known = {f"ray_{name}_total" for name in counters} | {f"ray_{name}" for name in gauges}
-    dashboard = json.loads((ROOT / "cluster/grafana/ray_si.json").read_text())
+    dashboard = json.loads((ROOT / "ray_si/provision/grafana/ray_si.json").read_text())
     asked = {
         name
         for panel in dashboard["panels"]

@@ -1,0 +1,1 @@
+"""The files that make a cluster, rendered from one small file of values; nothing is started."""

@@ -1,0 +1,136 @@
+"""What can be told of a cluster before anything of it is rented."""
+
+from __future__ import annotations
+
+from ray_si.config import Generator, RunConfig
+from ray_si.errors import ConfigError
+from ray_si.provision.machines import Cloud, machine_for
+from ray_si.provision.values import SECRET, Group, Platform, Values
+
+_BYTES_AN_INSTRUCTION = 103
+"""Of the driver's memory (cluster/CAPACITY.md)."""
+
+_BYTES_IN_THE_GATE, _BYTES_OF_AN_EMBEDDING = 184, 1536
+"""On top where the gate has one shard, which the driver searches itself."""
+
+_BASE_GIB = 4.0
+"""Of the driver and Ray's own processes on the head, without any instruction."""
+
+_SHARE = 0.7
+"""Of the head's memory; Ray's object store has the rest."""
+
+
+def check_platform(values: Values, platform: Platform) -> None:
+    """Raise ConfigError unless the values have what this platform needs, within their ceiling."""
+    _check_place(values, platform)
+    kind = "kubernetes" if platform == "kubernetes" else "arn"
+    for variable, reference in values.secrets.items():
+        if not SECRET[kind].fullmatch(reference):
+            form = "SECRET/KEY" if kind == "kubernetes" else "an ARN of AWS Secrets Manager"
+            raise ConfigError(f"secrets.{variable}: on {platform} this is {form}")
+    most = most_dollars_per_hour(values, platform)
+    if most > values.dollars_per_hour:
+        raise ConfigError(
+            f"all nodes together may cost ${most:,.2f} an hour, over dollars_per_hour "
+            f"{values.dollars_per_hour:g}: lower most of a group"
+        )
+
+
+def _check_place(values: Values, platform: Platform) -> None:
+    if platform == "kubernetes":
+        if values.images is None:
+            raise ConfigError("images: pods install nothing, so name images (cluster/README.md)")
+        return
+    needed: dict[str, object] = {"project": values.gcp.project, "account": values.gcp.account}
+    if platform == "aws":
+        needed = {"security_group": values.aws.security_group, "subnets": values.aws.subnets}
+    for key, value in needed.items():
+        if not value:
+            raise ConfigError(f"{platform}.{key} is needed (cluster/README.md says where it is)")
+
+
+def most_dollars_per_hour(values: Values, platform: Platform) -> float:
+    """What the cluster may cost at the most, all nodes on demand.
+
+    On Kubernetes every group has its own limit. The launchers have two types of node for a group
+    with spot machines, each with that limit, and one limit for all nodes together.
+    """
+    if platform == "kubernetes":
+        return values.most_dollars_per_hour
+    total, left = values.head.dollars_per_hour, values.most_nodes
+    for group in sorted(values.groups.values(), key=lambda group: -group.dollars_per_hour):
+        count = min(left, group.most * (2 if group.spot else 1))
+        total += count * group.dollars_per_hour
+        left -= count
+    return total
+
+
+def machine_of(values: Values, platform: Platform, name: str) -> str:
+    """The type of the machines of a group, or of the "head"; ConfigError where none is known."""
+    cloud: Cloud = "gcp" if platform == "gcp" else "aws"
+    part = values.head if name == "head" else values.groups[name]
+    gpus, accelerator = (part.gpus, part.accelerator) if isinstance(part, Group) else (0, None)
+    machine = part.machine or machine_for(cloud, accelerator, gpus, part.cpus, part.memory_gib)
+    if machine is None:
+        what = f"{gpus} {accelerator} and " if gpus else ""
+        key = "head" if name == "head" else f"groups.{name}"
+        raise ConfigError(
+            f"{key}.machine: no machine of {cloud} is known with {what}{part.cpus} cores and "
+            f"{part.memory_gib} GiB; name one"
+        )
+    return machine
+
+
+def check_run(values: Values, config: RunConfig) -> None:
+    """Raise ConfigError unless the cluster, all there, has room for the run, and its secrets."""
+    for section, generator in config.generators.items():
+        if generator.engine not in (values.engine, "replay"):
+            raise ConfigError(
+                f"{section}.engine is {generator.engine}, and the nodes are set up for "
+                f"{values.engine}: set engine"
+            )
+        variable = generator.openai.api_key_env
+        if generator.engine == "openai" and variable and variable not in values.secrets:
+            raise ConfigError(
+                f"secrets: {section}.openai.api_key_env is {variable}, and no secret has that name"
+            )
+        _check_replicas(values, section, generator)
+    _check_head(values, config)
+
+
+def _check_replicas(values: Values, section: str, generator: Generator) -> None:
+    """Whether groups have nodes for all replicas of a generator."""
+    on_one_node, parts = generator.gpus, 1
+    if generator.engine == "vllm" and generator.gpus > 1:  # those of a tensor stay on one node
+        on_one_node = generator.vllm.tensor_parallel_size
+        parts = generator.vllm.gpus // generator.vllm.tensor_parallel_size
+    replicas = generator.max_replicas or generator.replicas
+    kind = f" {generator.accelerator}" if generator.accelerator else ""
+    room = 0
+    for group in values.groups.values():
+        if generator.accelerator in (None, group.accelerator) and group.cpus >= generator.cpus:
+            by_cores = group.cpus / generator.cpus if generator.cpus else float("inf")
+            by_gpus = group.gpus / on_one_node if on_one_node else float("inf")
+            room += group.most * int(min(by_cores, by_gpus, 1000))
+    asked = f"{on_one_node:g}{kind} GPUs and {generator.cpus:g} cores on one node"
+    if not room:
+        raise ConfigError(f"{section}: a replica takes {asked}, and no group has that")
+    if replicas * parts > room:
+        raise ConfigError(
+            f"{section}: {replicas} replicas take {replicas * parts} times {asked}, and all groups "
+            f"together have that {room} times: raise most, or lower replicas"
+        )
+
+
+def _check_head(values: Values, config: RunConfig) -> None:
+    """Whether the head has the memory that the target needs."""
+    each = _BYTES_AN_INSTRUCTION
+    if config.dedup.shards == 1:
+        each += _BYTES_IN_THE_GATE
+        each += _BYTES_OF_AN_EMBEDDING if config.dedup.cosine is not None else 0
+    need = (_BASE_GIB + config.target_instructions * each / 2**30) / _SHARE
+    if need > values.head.memory_gib:
+        raise ConfigError(
+            f"head.memory_gib: {config.target_instructions:,} instructions take {need:.0f} GiB on "
+            f"the head, which has {values.head.memory_gib}: give it more, or set dedup.shards"
+        )
