@@ -15,7 +15,7 @@ import numpy as np
 import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
 
 from ray_si.config import Generator, RunConfig
@@ -24,7 +24,7 @@ from ray_si.errors import EngineError, GenerationError
 from ray_si.serving.client import short, start_failure
 from ray_si.serving.placement import engine_arguments, for_workers, placement
 from ray_si.serving.replicas import EmbedderReplica, GeneratorReplica
-from ray_si.serving.routing import FreshTwoChoices
+from ray_si.serving.routing import FewestRequestsOfTwo
 from ray_si.serving.usage import Meter, Usage
 
 _EMBED_SIZE = 1024
@@ -41,6 +41,9 @@ _REMOVAL_S = 30.0
 
 _SLOTS_S = 10.0
 """Most seconds for a replica to tell its slots."""
+
+_POLICY = "ray_si.serving.autoscaling:replicas_for_requests"
+"""What decides how many replicas there are, where they may be more."""
 
 _NO_BOUND = 1 << 14
 """Calls that a replica takes at a time: clients bound what is on its way, and replicas queue it."""
@@ -232,7 +235,7 @@ class Serving:
                 "autoscaling_config": AutoscalingConfig(
                     min_replicas=generator.replicas,
                     max_replicas=generator.max_replicas,
-                    target_ongoing_requests=max(1, generator.slots // generator.max_replicas),
+                    policy=AutoscalingPolicy(policy_function=_POLICY),
                     upscale_delay_s=5.0,
                 )
             }
@@ -244,7 +247,7 @@ class Serving:
                 # each may fail once, as on a node that is broken, before it is the model's fault
                 max_constructor_retry_count=generator.replicas + 1,
                 health_check_period_s=5.0,
-                request_router_config=RequestRouterConfig(request_router_class=FreshTwoChoices),
+                request_router_config=RequestRouterConfig(request_router_class=FewestRequestsOfTwo),
                 **placement(generator).deployment_options(),
             )
             .bind(*engine_arguments(generator), generator.request_timeout_s, self._meter)

@@ -17,10 +17,15 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import GenerationError, RaySIError, one_line
-from ray_si.serving.replicas import Order, ReplicaReply
+from ray_si.serving.replicas import Order, ReplicaReply, Replies
+from ray_si.serving.routing import LOADS
 
 _CALL_SIZE = 16
 """Most requests in one Serve call: a call costs the same for one as for many."""
+
+_CALLS = 6
+"""Calls at the least that a window is asked for in. It has half as many requests again as there are
+slots, so a full call can wait until there is room for all of it and no slot runs dry."""
 
 _GATHER_S = 0.005
 """Requests that come within so long of one another travel together."""
@@ -72,6 +77,9 @@ class Client:
 
     def __init__(self, app: str, window: int, order: Order) -> None:
         self._app, self._window, self._order = app, window, order
+        self._call_size = max(1, min(_CALL_SIZE, window // _CALLS))
+        self._handle: Any = None
+        self._resolving = asyncio.Lock()
         self._queue: deque[_Item] = deque()
         self._suspects: list[_Item] = []
         self._open: set[_Item] = set()
@@ -121,8 +129,10 @@ class Client:
                 self._is_on_trial = True
                 self._start(self._try_suspects())
             return
-        while self._queue and self._in_flight < self._window:
-            size = min(_CALL_SIZE, self._window - self._in_flight, len(self._queue))
+        while self._queue:
+            size = min(self._call_size, len(self._queue))
+            if self._in_flight + size > self._window:
+                return  # freed places gather until a call is full
             items = [self._queue.popleft() for _ in range(size)]
             self._in_flight += size  # now, since the call starts later
             self._start(self._call(items))
@@ -154,11 +164,13 @@ class Client:
         """
         left = dict(enumerate(items))
         try:
-            handle = serve.get_app_handle(self._app).options(stream=True)
+            handle = await self._resolved()
             requests = [item.request for item in items]
-            async for answers in handle.answer.remote(requests, self._order):
+            replies: Replies
+            async for replies in handle.answer.remote(requests, self._order):
                 self._last_answer, self._trouble_began = time.monotonic(), None
-                for index, answer in answers:
+                LOADS.told(replies.replica, replies.load)
+                for index, answer in replies.answers:
                     self._in_flight -= 1
                     self._settle(left.pop(index), answer)
                 self._wake()
@@ -171,6 +183,7 @@ class Client:
             logger.warning("a generator replica failed (%s); %d again", short(error), len(left))
             return list(left.values())
         except Exception as error:  # noqa: BLE001 - Serve's own, of many kinds
+            self._handle = None
             await self._outlast(error)
             self._queue.extend(left.values())
         else:
@@ -179,6 +192,14 @@ class Client:
         finally:
             self._in_flight -= len(left)
         return []
+
+    async def _resolved(self) -> Any:
+        """The application's handle, which the controller is asked for once, beside the loop."""
+        async with self._resolving:
+            if self._handle is None:
+                handle = await asyncio.to_thread(serve.get_app_handle, self._app)
+                self._handle = handle.options(stream=True)
+            return self._handle
 
     async def _outlast(self, error: Exception) -> None:
         """Wait a little for a Serve that failed; give up on one that has failed for long."""

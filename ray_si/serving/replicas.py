@@ -11,20 +11,28 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
+from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.metrics import Counter, Gauge
 
 from ray_si.engines import registry
 from ray_si.engines.base import Completion, EngineDiedError, Request, storable
 from ray_si.errors import GenerationError, RaySIError
+from ray_si.serving.autoscaling import REQUESTS, SLOTS
 from ray_si.serving.usage import BusyClock, RequestId
 
-_GATHER_S = 0.03
-"""Answers that come within so long of one another travel together."""
+_GATHER_S, _GATHER_SHARE = 0.03, 0.1
+"""Answers to one call that come within so long of one another travel together: at least the first,
+in seconds, and more where answers take long, a share of what they take. Clients have more on their
+way than there are slots, so no slot waits for it."""
+
+_RECENT = 64
+"""Answers over which it is taken how long they take."""
 
 _REPORT_S = 1.0
 """Time between reports to the meter."""
@@ -46,6 +54,17 @@ AFTER_ROUNDS: Order = (1 << 40,)
 
 ReplicaReply = Completion | str
 """A completion, or what the engine raised."""
+
+
+class Replies(NamedTuple):
+    """Some answers to a call, each with the index of its request in it.
+
+    ``load`` is how many requests ``replica`` has left by then, running and waiting.
+    """
+
+    replica: str
+    load: int
+    answers: list[tuple[int, ReplicaReply]]
 
 
 class Slots:
@@ -105,7 +124,7 @@ class GeneratorReplica:
         meter: Any = None,
     ) -> None:
         self._meter = meter
-        self._id = uuid.uuid4().hex
+        self._id = _replica_id()
         try:
             self._engine = registry.create(engine, model, options)
         except Exception as error:
@@ -124,6 +143,7 @@ class GeneratorReplica:
                 self._held_back = ray.get(meter.held_back.remote())
         self._proven = asyncio.Event()  # an answer has come
         self._last_answer = time.monotonic()
+        self._usual_s = 0.0  # that an answer takes, of late
         self._death: asyncio.Task[None] | None = None
         self._is_unfit = False
         self._metrics = _Metrics()
@@ -133,10 +153,8 @@ class GeneratorReplica:
         """Requests that the engine answers at a time."""
         return self._engine.slots
 
-    async def answer(
-        self, requests: list[Request], order: Order
-    ) -> AsyncIterator[list[tuple[int, ReplicaReply]]]:
-        """Answers as they come, some at a time, each with the index of its request."""
+    async def answer(self, requests: list[Request], order: Order) -> AsyncIterator[Replies]:
+        """Answers as they come, some at a time."""
         if self._reports is None:  # the constructor runs outside the loop
             self._reports = asyncio.create_task(self._report())
         pending = {
@@ -147,9 +165,11 @@ class GeneratorReplica:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 if pending:
-                    more, pending = await asyncio.wait(pending, timeout=_GATHER_S)
+                    gather_s = max(_GATHER_S, _GATHER_SHARE * self._usual_s)
+                    more, pending = await asyncio.wait(pending, timeout=gather_s)
                     done |= more
-                yield [task.result() for task in done]
+                load = self._slots.busy + self._slots.waiting
+                yield Replies(self._id, load, [task.result() for task in done])
         finally:
             for task in pending:  # whoever asked is gone
                 task.cancel()
@@ -179,8 +199,11 @@ class GeneratorReplica:
         if not self._running:
             self._last_answer = time.monotonic()  # it had nothing to answer until now
         self._running.add(key)
+        began = time.monotonic()
         try:
-            return await asyncio.wait_for(self._engine.generate(request), self._timeout_s)
+            answer = await asyncio.wait_for(self._engine.generate(request), self._timeout_s)
+            self._usual_s += (time.monotonic() - began - self._usual_s) / _RECENT
+            return answer
         except asyncio.TimeoutError:
             return Completion("", "error", error=f"no answer within {self._timeout_s:g} s")
         except EngineDiedError as error:
@@ -228,6 +251,10 @@ class GeneratorReplica:
                 self._meter.report.remote(self._id, usage)
             await asyncio.sleep(_REPORT_S)
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve hands on to `ray_si.serving.autoscaling`."""
+        return {REQUESTS: self._slots.busy + self._slots.waiting, SLOTS: self._engine.slots}
+
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
         try:
@@ -245,6 +272,15 @@ class GeneratorReplica:
         """Serve calls this before it ends the process."""
         if hasattr(self, "_engine"):
             self._engine.close()
+
+
+def _replica_id() -> str:
+    """As Serve knows this replica; where it is none of Serve's, some other."""
+    try:
+        name: str = serve.get_replica_context().replica_id.unique_id
+    except RayServeException:
+        return uuid.uuid4().hex
+    return name
 
 
 class _Metrics:

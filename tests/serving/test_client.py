@@ -15,7 +15,7 @@ from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.errors import GenerationError
 from ray_si.serving import client as client_module
 from ray_si.serving.client import Client
-from ray_si.serving.replicas import GeneratorReplica
+from ray_si.serving.replicas import GeneratorReplica, ReplicaReply, Replies
 
 
 class TroubledEngine:
@@ -144,6 +144,10 @@ def test_a_death_of_which_serve_says_nothing_loses_no_request(deploy, monkeypatc
     assert [answer.finish_reason for answer in answers] == ["stop"] * 3
 
 
+def replies(index: int, answer: ReplicaReply) -> Replies:
+    return Replies("replica", 0, [(index, answer)])
+
+
 class Chance:
     """A handle whose calls do, by a seeded draw, all that calls of Serve have been seen to do."""
 
@@ -165,9 +169,9 @@ class Chance:
             match self._rng.choice(["answer"] * 12 + ["fail", "die", "raise", "serve", "end"]):
                 case "answer":
                     index = left.pop()
-                    yield [(index, Completion(str(requests[index].prompt).upper(), "stop"))]
+                    yield replies(index, Completion(str(requests[index].prompt).upper(), "stop"))
                 case "fail":
-                    yield [(left.pop(), "RuntimeError: out of memory")]
+                    yield replies(left.pop(), "RuntimeError: out of memory")
                 case "die":
                     raise RayActorError()
                 case "raise":
@@ -199,6 +203,42 @@ def test_whatever_befalls_its_calls_every_request_has_one_outcome(monkeypatch, s
     for prompt, answer in zip(prompts, answers, strict=True):
         assert (answer.text, answer.finish_reason) in [(prompt.upper(), "stop"), ("", "error")]
     assert sum(answer.finish_reason == "stop" for answer in answers) > 40
+
+
+class Slow:
+    """A handle whose requests take times that differ, as a model's do; it notes its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.running = self.most = 0
+
+    def options(self, **_):
+        return self
+
+    @property
+    def answer(self):
+        return self
+
+    async def remote(self, requests, order):
+        self.calls.append(len(requests))
+        self.running += len(requests)
+        self.most = max(self.most, self.running)
+        rng = random.Random(len(self.calls))
+        for index, request in enumerate(requests):
+            await asyncio.sleep(rng.random() / 200)
+            self.running -= 1
+            yield replies(index, Completion(str(request.prompt).upper(), "stop"))
+
+
+@pytest.mark.parametrize(("window", "size"), [(96, 16), (48, 8), (4, 1)])
+def test_freed_places_gather_until_a_call_is_full(monkeypatch, window, size):
+    handle, lookups = Slow(), []
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: lookups.append(app) or handle)
+    answers = ask("app", [f"fine {i}" for i in range(400)], window)
+    assert [answer.text for answer in answers] == [f"FINE {i}" for i in range(400)]
+    assert set(handle.calls[:-1]) == {size}  # but the last
+    assert window - size < handle.most <= window
+    assert lookups == ["app"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,74 @@
+"""The choice between two replicas, by requests."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from ray_si.serving import routing
+from ray_si.serving.routing import FewestRequestsOfTwo, Loads
+
+
+@dataclass
+class Heard:
+    """Stands in for what Serve's router does with the word of a replica."""
+
+    told: list[tuple[str, int]] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+
+    def on_new_queue_len_info(self, replica_id, requests):
+        self.told.append((replica_id.unique_id, requests))
+
+    def on_replica_actor_unavailable(self, replica_id):
+        self.forgotten.append(replica_id.unique_id)
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    monkeypatch.setattr(routing, "LOADS", Loads())
+    return routing.LOADS
+
+
+def choose(names, requests=16):
+    """What is chosen for a call of so many requests, and what Serve was told."""
+    router = Heard()
+    replicas = [SimpleNamespace(replica_id=SimpleNamespace(unique_id=name)) for name in names]
+    call = SimpleNamespace(args=[["request"] * requests, (0,)])
+    (chosen,) = asyncio.run(FewestRequestsOfTwo.choose_replicas(router, replicas, call))
+    return [replica.replica_id.unique_id for replica in chosen], router
+
+
+def test_the_replica_with_fewer_requests_is_chosen_and_nobody_is_asked(loads):
+    loads.told("idle", 3)
+    loads.told("busy", 40)
+    for _ in range(5):  # whichever of the two is drawn first
+        loads.told("idle", 3)
+        chosen, router = choose(["busy", "idle"])
+        assert (chosen, router.told, router.forgotten) == (["idle"], [("idle", 3)], [])
+
+
+def test_what_was_sent_since_counts(loads):
+    loads.told("first", 0)
+    loads.told("second", 20)
+    assert [choose(["first", "second"])[0] for _ in range(3)] == [["first"], ["first"], ["second"]]
+
+
+def test_a_replica_of_which_nothing_fresh_is_known_is_asked(loads, monkeypatch):
+    loads.told("known", 0)
+    chosen, router = choose(["known", "new"])
+    assert sorted(chosen) == sorted(router.forgotten) == ["known", "new"]
+    loads.told("new", 0)
+    assert len(choose(["known", "new"])[0]) == 1
+    monkeypatch.setattr(routing, "_FRESH_S", 0.0)
+    assert len(choose(["known", "new"])[0]) == 2
+
+
+def test_a_call_that_brings_no_list_of_requests_counts_as_one(loads):
+    loads.told("only", 5)
+    router = Heard()
+    replica = SimpleNamespace(replica_id=SimpleNamespace(unique_id="only"))
+    asyncio.run(FewestRequestsOfTwo.choose_replicas(router, [replica], None))
+    assert loads.fresh("only") == 6
