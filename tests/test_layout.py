@@ -17,6 +17,7 @@ THROUGH_ANOTHER = {
     "audit/stored_cosines": "audit/test_regate.py",
     "audit/stored_round": "audit/test_verify.py",
     "audit/verify_rounds": "audit/test_verify.py",
+    "build/answering": "build/test_stages.py",
     "build/bootstrap": "build/test_builder.py",
     "build/classify": "build/test_builder.py",
     "build/instances": "build/test_builder.py",

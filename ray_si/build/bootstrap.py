@@ -8,26 +8,31 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import pyarrow as pa
 
+from ray_si.build.answering import Ask, Task
 from ray_si.build.instances import InstancePhase
-from ray_si.build.stages import Ask, Task, write_blocks
+from ray_si.build.stages import write_blocks
 from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.engines.base import Completion
 from ray_si.errors import BudgetError, NoProgressError
 from ray_si.pipeline.decisions import (
     are_openings_used_up,
+    Usable,
     completion_row,
     decide_round,
     is_plateau,
+    read_candidates,
     texts_of,
     unread_note,
+    with_candidates,
 )
 from ray_si.pipeline.openings import rounds_of_openings
 from ray_si.pipeline.progress import Progress, Reporter
-from ray_si.pipeline.prompting import Prompting, PromptRow, instruction_request
+from ray_si.pipeline.prompting import DRAWN, Prompting, PromptRow, instruction_request, rendered
 from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import SeedTask
 from ray_si.run.checkpoint import CommittedRounds
@@ -44,17 +49,26 @@ from ray_si.storage.tables import ShardInfo
 _CUT_OFF = 0.9
 """Share of completions beyond which reaching the token limit is worth a word."""
 
-CompleteRound = tuple[list[RawRow], list[ShardInfo]]
-"""The rows of a round in request order, and the blocks that they are stored in."""
+
+class CompleteRound(NamedTuple):
+    """The rows of a round in request order, their candidates, and the blocks that hold the rows."""
+
+    rows: list[RawRow]
+    candidates: list[Usable]
+    blocks: list[ShardInfo]
 
 
 @dataclass(frozen=True)
 class CompleteRequests:
-    """Instruction prompts to completions: the work of a round's tasks, see `Work`."""
+    """Drawn demonstrations to candidates: the work of a round's tasks, see `StagedWork`."""
 
     folder: str
     config: RunConfig
     row_id: str = "request_id"
+
+    def render(self, drawn: pa.Table) -> pa.Table:
+        """The prompts of a block."""
+        return pa.Table.from_pylist(rendered(self.config, drawn.to_pylist()))
 
     async def answer(self, row: PromptRow, ask: Ask) -> Completion:
         """Ask one prompt."""
@@ -76,6 +90,10 @@ class CompleteRequests:
     def summary(self, stored: pa.Table, info: ShardInfo) -> pa.Table:
         """All of it: the driver decides on it."""
         return stored
+
+    def parse(self, summary: pa.Table) -> pa.Table:
+        """The block with the candidates of its completions, in one more column."""
+        return with_candidates(self.config, summary)
 
 
 class BootstrapPhase:
@@ -131,7 +149,7 @@ class BootstrapPhase:
                         in_flight[round_] = in_thread(self._complete_round, round_, abandon)
                 if self._may_fill(current, len(in_flight)):
                     self._instances.begin()
-                self._commit(current, *self._alarm.result_of(in_flight.pop(current)))
+                self._commit(current, self._alarm.result_of(in_flight.pop(current)))
         except BudgetError:
             self._alarm.wait_for(*in_flight.values())  # what it has asked for will be paid for
             self._instances.wait()
@@ -165,10 +183,13 @@ class BootstrapPhase:
     def _complete_round(self, round_: int, abandon: threading.Event) -> CompleteRound:
         """Answer what a round still lacks; all its rows in request order, and their blocks."""
         folder = round_folder(round_)
-        requests = pa.Table.from_pylist(self._prompting.rows(round_))
+        requests = pa.Table.from_pylist(self._prompting.drawn(round_), DRAWN)
         keys = self._run.finished_blocks(folder)
         sound = zip(keys, read_ahead(self._run.sound_block, keys.values()), strict=True)
-        stored = {number: block for number, block in sound if block}
+        stored = {
+            number: (with_candidates(self._config, table), info)
+            for number, (table, info) in ((number, block) for number, block in sound if block)
+        }
         size = self._config.bootstrap.block_size
         missing = {
             start // size: requests.slice(start, size)
@@ -196,27 +217,37 @@ class BootstrapPhase:
                     del missing[number]
                     claim.settle(table.num_rows, tokens_of(table))
                     stored[number] = table, info
-        in_order = [stored[number] for number in sorted(stored)]
-        rows = [row for table, _ in in_order for row in table.to_pylist()]
-        return rows, [info for _, info in in_order]
+        rows: list[RawRow] = []
+        candidates: list[Usable] = []
+        for number in sorted(stored):
+            block_rows, block_candidates = read_candidates(stored[number][0])
+            rows += block_rows
+            candidates += block_candidates
+        return CompleteRound(rows, candidates, [stored[number][1] for number in sorted(stored)])
 
     # Deciding ----------------------------------------------------------------------------------
 
-    def _commit(self, round_: int, rows: list[RawRow], blocks: list[ShardInfo]) -> None:
+    def _commit(self, round_: int, complete: CompleteRound) -> None:
+        rows, candidates, blocks = complete
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
         room = self._config.target_instructions - self._prompting.accepted
         accepted, rejected, manifest = decide_round(
-            self._config, round_, rows, room, lambda usable: self._gate.filter(texts_of(usable))
+            self._config,
+            round_,
+            rows,
+            room,
+            lambda usable: self._gate.filter(texts_of(usable)),
+            candidates,
         )
         manifest["pool"] = self._seeds + self._prompting.accepted + accepted.num_rows
         manifest = self._run.commit_round(round_, blocks, accepted, rejected, manifest)
         self._prompting.extend(accepted)
         self._rounds.append(manifest, accepted)
         self._rounds.write()
-        candidates = manifest["candidates"]
-        share = 100 * accepted.num_rows / max(1, candidates)
+        count = manifest["candidates"]
+        share = 100 * accepted.num_rows / max(1, count)
         self._report(
-            f"round {round_}: {candidates} candidates, {accepted.num_rows} accepted "
+            f"round {round_}: {count} candidates, {accepted.num_rows} accepted "
             f"({share:.0f} %){_cut_off(rows)}{self._unread(accepted, rejected)}"
         )
 

@@ -83,6 +83,15 @@ def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
     return None
 
 
+def leaves_cores(config: RunConfig, cores: float) -> bool:
+    """Whether the cluster has so many besides what the models may take at most."""
+    taken = sum(
+        part.cpus * (part.max_replicas or part.replicas) for part in config.generators.values()
+    )
+    taken += config.embedder.cpus
+    return sum(node.get("CPU", 0.0) for node in _nodes()) >= taken + cores
+
+
 def wait_for_room(
     config: RunConfig,
     *,

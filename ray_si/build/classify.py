@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_si.build.stages import Ask
+from ray_si.build.answering import Ask
 from ray_si.config import RunConfig
 from ray_si.pipeline.instances import (
     AcceptedInstruction,

@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_si.build.answering import Ask, Task
 from ray_si.build.classify import classify
-from ray_si.build.stages import Ask, Task, write_blocks
+from ray_si.build.stages import write_blocks
 from ray_si.config import RunConfig
 from ray_si.engines.base import Completion
 from ray_si.pipeline.contamination import excluded_texts_of_run
@@ -33,7 +34,7 @@ from ray_si.serving.replicas import AFTER_ROUNDS, BEFORE_ROUNDS
 from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import ShardInfo
 
-_WRITERS = 2
+WRITERS = 2
 """Threads that write blocks: one goes on while the other's last rows are awaited."""
 
 _ROWS_AT_ONCE = 1 << 16
@@ -176,7 +177,7 @@ class InstancePhase:
         if stored:
             self._working.append(in_thread(self._guarded, self._read, stored))
         self._is_denied = False
-        for _ in range(min(_WRITERS - self._writers, -(-len(self._missing) // self._most_at_once))):
+        for _ in range(min(WRITERS - self._writers, -(-len(self._missing) // self._most_at_once))):
             self._begun += 1
             with self._lock:
                 self._writers += 1

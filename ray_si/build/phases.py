@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ray_si.build import checks, stages
 from ray_si.build.bootstrap import BootstrapPhase
 from ray_si.build.gate import open_gate
-from ray_si.build.instances import InstancePhase
+from ray_si.build.instances import WRITERS, InstancePhase
 from ray_si.build.probe import check_engines
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
@@ -24,7 +24,12 @@ from ray_si.records import SeedTask
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.run import Run
-from ray_si.serving.applications import Serving, remove_predecessors, shared_name
+from ray_si.serving.applications import (
+    Generators,
+    Serving,
+    remove_predecessors,
+    shared_name,
+)
 from ray_si.serving.background import Alarm, in_thread
 from ray_si.serving.connect import connect
 
@@ -64,6 +69,7 @@ class Phases:
             embedder = is_bootstrapping and self.config.dedup.cosine is not None
             self._connect(stack, address, embedder=embedder)
             serving = self._deploy(stack, embedder=embedder)
+            generators = self._with_cores(serving.generators)
             # what the models refuse leaves no run behind
             self.run.create(self.seeds, self.sets)
             rounds.write()
@@ -71,7 +77,7 @@ class Phases:
                 self.config,
                 self.run,
                 rounds,
-                serving.generators,
+                generators,
                 self.reporter,
                 token_budget,
                 self.alarm,
@@ -83,7 +89,7 @@ class Phases:
             stack.callback(instances.abandon)
             if is_bootstrapping:
                 with self.clock("bootstrap"):
-                    self._bootstrap(stack, rounds, serving, token_budget, instances)
+                    self._bootstrap(stack, rounds, serving, generators, token_budget, instances)
             with self.clock("instances"):
                 instances.run()
 
@@ -130,11 +136,18 @@ class Phases:
         with self.clock("models"):
             return stack.enter_context(serving)
 
+    def _with_cores(self, generators: Generators) -> Generators:
+        """The generators, with whether they leave cores for what is around them."""
+        executions = self.config.bootstrap.lookahead + 1 + WRITERS
+        cores = stages.cores_for(generators, executions)
+        return replace(generators, leave_cores=checks.leaves_cores(self.config, cores))
+
     def _bootstrap(
         self,
         stack: ExitStack,
         rounds: CommittedRounds,
         serving: Serving,
+        generators: Generators,
         token_budget: TokenBudget,
         instances: InstancePhase,
     ) -> None:
@@ -149,7 +162,7 @@ class Phases:
             rounds,
             self.seeds,
             gate,
-            serving.generators,
+            generators,
             self.reporter,
             token_budget,
             instances,

@@ -1,37 +1,30 @@
-"""Ray Data adapters: a row is a durable block, many to a task, and rows in = rows out.
+"""The operators that Ray Data carries: render, generate, parse; a durable block is a row of theirs.
 
-Ray Data cuts what a task returns into parts of some size, between rows; so a block, whatever its
-size, is never cut, and what becomes of it stands in columns of its own row.
+A task of ``generate`` gets a row with many durable blocks, since a block of Ray Data is a barrier:
+its last answer holds up its worker. It gives a row for each, as soon as that is stored and the ones
+before it are. What became of every block stands in its own row, and is counted.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import ray
 import ray.data
 
 from ray_si import errors
-from ray_si.engines.base import Completion, Request
+from ray_si.build.answering import Task, Work, answered, event_loop
 from ray_si.errors import GenerationError, RaySIError
-from ray_si.run.layout import block_key
 from ray_si.serving.applications import Generators
-from ray_si.serving.client import Client
-from ray_si.serving.replicas import Order
-from ray_si.storage.objects import open_objects
-from ray_si.storage.tables import ShardInfo, claim_table, read_stored
+from ray_si.storage.tables import ShardInfo
 
-_DEALT = pa.schema([("block", pa.int64()), ("rows", pa.large_binary())])
-"""A block as a task gets it: its number, and its rows as an Arrow stream."""
+_DEALT = pa.schema([("block", pa.list_(pa.int64())), ("rows", pa.list_(pa.large_binary()))])
+"""Blocks as a task gets them, in one row: their numbers, and the rows of each as Arrow streams."""
 
 _DONE = pa.schema(
     [
@@ -50,56 +43,25 @@ was over before it began the block."""
 _WINDOWS = 8
 """Rows of a task, in windows, where there is a choice: enough that its end hardly counts."""
 
-Ask = Callable[[Request], Awaitable[Completion]]
-
-T = TypeVar("T")
-
-
-class Work(Protocol):
-    """What becomes of durable blocks, row by row; it travels to the task that does it."""
-
-    @property
-    def folder(self) -> str:
-        """Of the run, in which the blocks are stored."""
-
-    @property
-    def row_id(self) -> str:
-        """Column that tells rows apart, in a block as it is asked and as it is stored."""
-
-    async def answer(self, row: Any, ask: Ask) -> Any:
-        """What the model says to one row. Called concurrently."""
-
-    def failed(self, error: Completion) -> Any:
-        """What stands for the answer to a row in which something raised."""
-
-    def complete(self, block: pa.Table, answers: list[Any]) -> pa.Table:
-        """The block as it is stored, with as many rows; not called on the event loop."""
-
-    def summary(self, stored: pa.Table, info: ShardInfo) -> pa.Table:
-        """What the driver needs of a stored block."""
+_CORES = {"render": 0.5, "generate": 0.25, "parse": 0.5}
+"""What a task of an operator reserves, where the models leave enough: ``generate`` mostly waits."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A `Work` with where it asks and stores.
+@runtime_checkable
+class StagedWork(Work, Protocol):
+    """Work with operators of its own before and after the one that asks."""
 
-    ``fencing`` is the number of the driver's lease: blocks in ``again`` are stored under it, since
-    what stands in their place does not do. ``until``, in seconds since the epoch, is when it begins
-    no further block.
-    """
+    def render(self, drawn: pa.Table) -> pa.Table:
+        """A block as it is asked, from what the driver knows of it."""
 
-    work: Work
-    generators: Generators
-    location: str
-    order: Order
-    fencing: int
-    again: frozenset[int] = frozenset()
-    until: float | None = None
+    def parse(self, summary: pa.Table) -> pa.Table:
+        """What the driver needs, from what `Work.summary` says of a stored block."""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether that time has come."""
-        return self.until is not None and time.time() >= self.until
+
+def cores_for(generators: Generators, executions: int) -> float:
+    """Cores that the operators reserve at most, with so many calls of `write_blocks` at a time."""
+    generating = executions * (generators.tasks + 1) * _CORES["generate"]
+    return generating + _CORES["render"] + _CORES["parse"]
 
 
 def write_blocks(
@@ -112,10 +74,11 @@ def write_blocks(
     """Answer and store every block; yields each one's number, summary, and how it is stored.
 
     The blocks go to Ray tasks, several to each, whose rows are answered with no barrier between
-    blocks; each block is stored as soon as its rows are there, by whoever comes first. Their order
-    is not kept. With ``parallel_phases`` other calls of this function fill the slots that the last
-    rows of a task leave idle, so the blocks are dealt to as few tasks as keep the slots busy.
-    Setting ``stop`` ends the iteration after the next task; what is running by then is dropped.
+    blocks; each block is stored as soon as its rows are there, by whoever comes first, and comes
+    back when those before it in its task have. With ``parallel_phases`` other calls of this
+    function fill the slots that the last rows of a task leave idle, so the blocks are dealt to as
+    few tasks as keep the slots busy. Setting ``stop`` ends the iteration after the next block; what
+    is running by then is dropped.
 
     Raises GenerationError when a block doesn't come back, or not written though the task has no
     end, and whatever error of ours the work raises.
@@ -126,6 +89,8 @@ def write_blocks(
     missing = set(blocks)
     for table in _map_parts(parts, task, concurrency):
         for row in table.to_pylist():
+            if row["block"] not in missing:
+                continue  # a task that was done again
             missing.remove(row["block"])
             if row["error"]:
                 raise getattr(errors, row["error"])(row["message"])
@@ -141,17 +106,29 @@ def write_blocks(
 
 
 def _map_parts(parts: list[pa.Table], task: Task, concurrency: int) -> Iterator[pa.Table]:
-    """What the tasks make of their parts, as they end."""
+    """What becomes of the blocks of these parts, as it is known."""
     # from_arrow would start a task that wants a whole CPU, which the replicas may have taken
     dataset: Any = ray.data.from_blocks(parts)
-    dataset = dataset.map_batches(
-        _guarded,
-        fn_kwargs={"task": task},
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=0,  # they only wait for replicas, which may have taken every core
-        compute=ray.data.TaskPoolStrategy(concurrency),
-    )
+    dataset.context.target_max_block_size = 1  # a row goes on as soon as it is there
+    is_staged = isinstance(task.work, StagedWork)
+    reserves = task.generators.leave_cores
+
+    def mapped(dataset: Any, operator: Any, **arguments: Any) -> Any:
+        """Alike where nothing is reserved: then Ray Data makes one operator of all."""
+        return dataset.map_batches(
+            operator,
+            fn_kwargs=arguments,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=_CORES[operator.__name__] if reserves else 0,
+            compute=ray.data.TaskPoolStrategy(concurrency),
+        )
+
+    if is_staged:
+        dataset = mapped(dataset, render, work=task.work)
+    dataset = mapped(dataset, generate, task=task)
+    if is_staged:
+        dataset = mapped(dataset, parse, work=task.work)
     return iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 
 
@@ -167,9 +144,10 @@ def _deal(
         count = max(concurrency, round(rows / (_WINDOWS * window)))
     count = min(count, len(blocks))
     bounds = [i * len(blocks) // count for i in range(count + 1)]
-    dealt = [{"block": number, "rows": _packed(block)} for number, block in blocks.items()]
+    numbers, rows = list(blocks), [_packed(block) for block in blocks.values()]
     parts = [
-        pa.Table.from_pylist(dealt[start:end], _DEALT) for start, end in itertools.pairwise(bounds)
+        pa.Table.from_pylist([{"block": numbers[start:end], "rows": rows[start:end]}], _DEALT)
+        for start, end in itertools.pairwise(bounds)
     ]
     return parts, min(concurrency, count)
 
@@ -207,156 +185,46 @@ def warm_up(count: int) -> None:
 
 def _be_there(table: pa.Table) -> pa.Table:
     """What a worker needs is imported by now; the sleep lets each of several get its own."""
-    _loop()
+    event_loop()
     time.sleep(1)
     return table
 
 
-# In the task ---------------------------------------------------------------------------------
+# Operators ---------------------------------------------------------------------------------
 
 
-def _guarded(table: pa.Table, *, task: Task) -> pa.Table:
-    """A row of `_DONE` for each block.
+def render(table: pa.Table, *, work: StagedWork) -> pa.Table:
+    """The dealt blocks as they are asked."""
+    rows = [
+        {"block": row["block"], "rows": [_packed(work.render(_unpacked(b))) for b in row["rows"]]}
+        for row in table.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, _DEALT)
+
+
+def generate(table: pa.Table, *, task: Task) -> Iterator[pa.Table]:
+    """A row of `_DONE` for each dealt block, in order.
 
     An error raised in a task would reach the driver as its traceback in an error of Ray Data's.
     """
-    try:
-        done = asyncio.run_coroutine_threadsafe(_run(table, task), _loop()).result()
-    except RaySIError as error:
-        failed = {"error": type(error).__name__, "message": str(error)}
-        done = [{"block": block, **failed} for block in table["block"].to_pylist()]
-    return pa.Table.from_pylist(done, _DONE)
-
-
-@functools.cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """The one event loop of this worker process, in a thread of its own, as Serve wants it."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
-    return loop
-
-
-async def _run(table: pa.Table, task: Task) -> list[dict[str, Any]]:
-    """Answer and store the blocks of a table of `_DEALT`; a row of `_DONE` for each."""
-    blocks = {row["block"]: _unpacked(row["rows"]) for row in table.to_pylist()}
-    windows = task.generators.windows()
-    clients = {app: Client(app, window, task.order) for app, window in windows.items()}
-    answering = _Answering(task, clients, room=2 * sum(windows.values()))
-    async with AsyncExitStack() as stack:
-        for client in clients.values():
-            await stack.enter_async_context(client.watched())
+    for dealt in table.to_pylist():
+        blocks = dict(zip(dealt["block"], map(_unpacked, dealt["rows"]), strict=True))
+        left = list(blocks)
         try:
-            done = await answering.run(blocks)
-        finally:
-            answering.cancel()
-    written = {row["block"]: row for row in done}
-    return [written.get(number, {"block": number}) for number in blocks]
+            for done in answered(blocks, task):
+                left.remove(done["block"])
+                packed = {"summary": _packed(done["summary"])} if "summary" in done else {}
+                yield pa.Table.from_pylist([done | packed], _DONE)
+        except RaySIError as error:
+            failed = {"error": type(error).__name__, "message": str(error)}
+            for block in left:
+                yield pa.Table.from_pylist([{"block": block, **failed}], _DONE)
 
 
-class _Answering:
-    """The blocks of one task on their way: rows are asked in order, ``room`` of them at a time."""
-
-    def __init__(self, task: Task, clients: dict[str, Client], room: int) -> None:
-        self._task, self._clients = task, clients
-        self._room = asyncio.Semaphore(room)
-        self._started: list[asyncio.Task[Any]] = []
-
-    async def run(self, blocks: Mapping[int, pa.Table]) -> list[dict[str, Any]]:
-        """Rows of `_DONE` of the blocks, but for those that the task is over for.
-
-        Blocks that stand already are those of this very task, if its first worker died.
-        """
-        stored = [
-            self._start(asyncio.to_thread(_stored, self._task, number, block))
-            for number, block in blocks.items()
-        ]
-        done: list[dict[str, Any]] = []
-        finishing: list[asyncio.Task[dict[str, Any]]] = []
-        for (number, block), standing in zip(blocks.items(), stored, strict=True):
-            if self._task.is_over or any(f.done() and f.exception() for f in finishing):
-                break  # what failed is raised below, with no more asked for
-            if (row := await standing) is not None:
-                done.append(row)
-                continue
-            answers = []
-            for asked in block.to_pylist():
-                await self._room.acquire()
-                answers.append(self._start(self._answer(asked)))
-            finishing.append(self._start(self._finish(number, block, answers)))
-        return done + await asyncio.gather(*finishing)
-
-    def cancel(self) -> None:
-        """End whatever is still on its way."""
-        for each in self._started:
-            each.cancel()
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        self._started.append(asyncio.create_task(work))
-        return self._started[-1]
-
-    async def _answer(self, row: dict[str, Any]) -> Any:
-        try:
-            return await self._task.work.answer(row, self._ask)
-        except RaySIError:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is that row's
-            return self._task.work.failed(_as_completion(error))
-        finally:
-            self._room.release()
-
-    def _ask(self, request: Request) -> Awaitable[Completion]:
-        return self._clients[self._task.generators.apps[request.purpose]].ask(request)
-
-    async def _finish(
-        self, number: int, block: pa.Table, answers: list[asyncio.Task[Any]]
-    ) -> dict[str, Any]:
-        answered = await asyncio.gather(*answers)
-        return await asyncio.to_thread(_store, self._task, number, block, answered)
-
-
-def _stored(task: Task, number: int, block: pa.Table) -> dict[str, Any] | None:
-    """The row of `_DONE` of a block that stands already; None where it is one of other rows."""
-    try:
-        stored, info = read_stored(open_objects(task.location), _key(task, number))
-    except KeyError:
-        return None
-    ids = task.work.row_id
-    return _done(task, number, stored, info) if stored[ids].equals(block[ids]) else None
-
-
-def _store(task: Task, number: int, block: pa.Table, answers: list[Any]) -> dict[str, Any]:
-    """Store a block, unless somebody was first; the row of `_DONE` of what stands then."""
-    complete, ids = _complete(task.work, block, answers), task.work.row_id
-    objects = open_objects(task.location)
-    stored, info = claim_table(objects, _key(task, number), complete)
-    if not stored[ids].equals(complete[ids]):  # a superseded driver's, cut short where it stopped
-        key = block_key(task.work.folder, number, task.fencing)
-        stored, info = claim_table(objects, key, complete)
-    return _done(task, number, stored, info)
-
-
-def _complete(work: Work, block: pa.Table, answers: list[Any]) -> pa.Table:
-    """The block as it is stored; what cannot be made of a row's answer is that row's error."""
-    try:
-        return work.complete(block, answers)
-    except RaySIError:
-        raise
-    except Exception as error:  # noqa: BLE001 - some row's: each is tried by itself
-        if block.num_rows == 1:
-            return work.complete(block, [work.failed(_as_completion(error))])
-    rows = range(block.num_rows)
-    return pa.concat_tables(_complete(work, block.slice(i, 1), answers[i : i + 1]) for i in rows)
-
-
-def _as_completion(error: Exception) -> Completion:
-    return Completion("", "error", error=f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-def _key(task: Task, number: int) -> str:
-    fencing = task.fencing if number in task.again else None
-    return block_key(task.work.folder, number, fencing)
-
-
-def _done(task: Task, number: int, stored: pa.Table, info: ShardInfo) -> dict[str, Any]:
-    summary = _packed(task.work.summary(stored, info))
-    return {"block": number, "summary": summary, **asdict(info)}
+def parse(table: pa.Table, *, work: StagedWork) -> pa.Table:
+    """The rows with what the driver needs of their blocks."""
+    rows = table.to_pylist()
+    for row in rows:
+        if row["summary"] is not None:
+            row["summary"] = _packed(work.parse(_unpacked(row["summary"])))
+    return pa.Table.from_pylist(rows, _DONE)

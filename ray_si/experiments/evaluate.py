@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si._version import __version__
+from ray_si.build.answering import Ask, Task
 from ray_si.build.checks import wait_for_room
-from ray_si.build.stages import Ask, Task, write_blocks
+from ray_si.build.stages import write_blocks
 from ray_si.config import Generator, RunConfig
 from ray_si.engines import bundled, registry
 from ray_si.engines.base import Completion, Request, SamplingParams

@@ -17,10 +17,12 @@ from ray_si.dedup import CONTAMINATED, DedupResult, Neighbours
 from ray_si.dedup.tokens import unread
 from ray_si.engines.base import Completion
 from ray_si.pipeline.openings import opening_of, rounds_of_openings
+from ray_si.records import Instance
 from ray_si.run.ids import instruction_id
 from ray_si.run.manifests import RoundManifest
 from ray_si.run.schemas import (
     ACCEPTED,
+    INSTANCE,
     REJECTED,
     AcceptedRow,
     CompletionRow,
@@ -37,8 +39,18 @@ FAILURES = {"error": "engine_error", "refused": "refused"}
 """Finish reasons of requests that have no text -> reason code of their rejection."""
 
 
+_CANDIDATE = pa.struct(
+    [
+        ("position", pa.int64()),
+        ("text", pa.string()),
+        ("reason", pa.string()),
+        ("instance", INSTANCE),
+    ]
+)
+
+
 class Usable(NamedTuple):
-    """A candidate that the filters let pass, and the raw row that it came from."""
+    """A candidate, one that the filters let pass usually, and the raw row that it came from."""
 
     row: RawRow
     candidate: Candidate
@@ -149,15 +161,50 @@ def are_openings_used_up(manifests: Sequence[RoundManifest], options: Bootstrap)
     return rounds is not None and len(manifests) >= rounds
 
 
+def with_candidates(config: RunConfig, raw: pa.Table) -> pa.Table:
+    """A raw block and the candidates of each row, those that the filters refuse included."""
+    rows = cast("list[RawRow]", raw.to_pylist())
+    found = [[asdict(item) for item in candidates_of(row, config)] for row in rows]
+    return raw.append_column("candidates", pa.array(found, pa.list_(_CANDIDATE)))
+
+
+def read_candidates(block: pa.Table) -> tuple[list[RawRow], list[Usable]]:
+    """The rows of a block `with_candidates`, and what they hold, in order."""
+    rows = cast("list[RawRow]", block.drop_columns("candidates").to_pylist())
+    candidates = [
+        Usable(row, _candidate(item))
+        for row, found in zip(rows, block["candidates"].to_pylist(), strict=True)
+        for item in found
+    ]
+    return rows, candidates
+
+
+def _candidate(item: dict[str, Any]) -> Candidate:
+    given = item["instance"]
+    return Candidate(item["position"], item["text"], item["reason"], given and Instance(**given))
+
+
+def passed(candidates: Sequence[Usable]) -> list[Usable]:
+    """Those that the filters let pass, which the gate is asked about."""
+    return [item for item in candidates if item.candidate.reason is None]
+
+
 def decide_round(
-    config: RunConfig, round_: int, rows: Sequence[RawRow], room: int, decide: Decide
+    config: RunConfig,
+    round_: int,
+    rows: Sequence[RawRow],
+    room: int,
+    decide: Decide,
+    candidates: Sequence[Usable] | None = None,
 ) -> RoundDecisions:
     """What a round comes to, from its raw rows by request id.
 
-    What the gate accepts beyond ``room`` is rejected as "target_reached".
+    ``candidates`` are those of the rows, where they are known already. What the gate accepts beyond
+    ``room`` is rejected as "target_reached".
     """
-    candidates = [Usable(row, item) for row in rows for item in candidates_of(row, config)]
-    usable = [item for item in candidates if item.candidate.reason is None]
+    if candidates is None:
+        candidates = [Usable(row, item) for row in rows for item in candidates_of(row, config)]
+    usable = passed(candidates)
     result = decide(usable)
     # every candidate is rejected by a filter, by the gate, for want of room, or accepted
     rejected = [

@@ -23,7 +23,7 @@ from ray_si.pipeline.openings import opening_at
 from ray_si.records import Instance, SeedTask
 from ray_si.run.checkpoint import POOL_COLUMNS
 from ray_si.run.ids import regions_seed, request_id, request_seed
-from ray_si.run.schemas import embeddings_of
+from ray_si.run.schemas import INSTANCE, RAW_BLOCK, InstanceText, embeddings_of
 from ray_si.self_instruct.filters import count_words, refers_to_text
 from ray_si.self_instruct.prompts import (
     Example,
@@ -67,17 +67,43 @@ class PromptRequest:
     opening: str = ""
 
 
-class PromptRow(TypedDict):
-    """A request as the task gets it that answers it: what its raw block keeps, and what it asks.
-
-    ``prompt`` is JSON of a `Prompt`.
-    """
+class _AskedRow(TypedDict):
+    """What the raw block keeps of a request."""
 
     block: int
     request_id: str
     seed: int
     classification_prompt: bool
     demonstrations: list[str]
+
+
+class ExampleText(TypedDict):
+    """A demonstration as it stands in a prompt, with its instance in joint mode."""
+
+    instruction: str
+    instance: InstanceText | None
+
+
+class DrawnRow(_AskedRow):
+    """A request before its prompt is rendered: ``examples`` are its demonstrations, in order."""
+
+    opening: str
+    examples: list[ExampleText]
+
+
+DRAWN = pa.schema(
+    [
+        *(RAW_BLOCK.field(name) for name in _AskedRow.__annotations__),
+        ("opening", pa.string()),
+        ("examples", pa.list_(pa.struct([("instruction", pa.string()), ("instance", INSTANCE)]))),
+    ]
+)
+"""`DrawnRow` in Arrow."""
+
+
+class PromptRow(_AskedRow):
+    """A request as it is asked; ``prompt`` is JSON of a `Prompt`."""
+
     prompt: str
     stop: list[str]
 
@@ -185,17 +211,8 @@ class Prompting:
 
     def render(self, request: PromptRequest) -> RenderedPrompt:
         """The prompt of a request."""
-        config, examples = self._config, [source.example for source in request.demonstrations]
-        options: dict[str, Any] = {
-            "style": config.generator.prompt_style,
-            "classification_only": request.classification_only,
-            "new": config.bootstrap.new_instructions,
-            "templates": config.prompts,
-        }
-        if self._joint:
-            return joint_prompt(examples, **options, headings=config.language.as_headings())
-        texts = [example.instruction for example in examples]
-        return instruction_prompt(texts, **options, opening=request.opening)
+        examples = [source.example for source in request.demonstrations]
+        return render(self._config, examples, request.classification_only, request.opening)
 
     def longest_prompt(self) -> RenderedPrompt:
         """About as long a prompt as a round may have.
@@ -217,23 +234,24 @@ class Prompting:
         opening = max(options.openings, key=len, default="")
         return self.render(PromptRequest(0, "", 0, only, sources, opening))
 
+    def drawn(self, round_: int) -> list[DrawnRow]:
+        """Every request of a round, in order, for `rendered`."""
+        return [
+            {
+                "block": request.index // self._config.bootstrap.block_size,
+                "request_id": request.request_id,
+                "seed": request.seed,
+                "classification_prompt": request.classification_only,
+                "demonstrations": [source.id for source in request.demonstrations],
+                "opening": request.opening,
+                "examples": [_example_text(source.example) for source in request.demonstrations],
+            }
+            for request in self.requests(round_)
+        ]
+
     def rows(self, round_: int) -> list[PromptRow]:
         """Every request of a round, rendered."""
-        rows: list[PromptRow] = []
-        for request in self.requests(round_):
-            prompt = self.render(request)
-            rows.append(
-                {
-                    "block": request.index // self._config.bootstrap.block_size,
-                    "request_id": request.request_id,
-                    "seed": request.seed,
-                    "classification_prompt": request.classification_only,
-                    "demonstrations": [source.id for source in request.demonstrations],
-                    "prompt": json.dumps(prompt.prompt),
-                    "stop": list(prompt.stop),
-                }
-            )
-        return rows
+        return rendered(self._config, self.drawn(round_))
 
     def _at(self, place: int) -> Source:
         """The machine-written task at a place in the pool."""
@@ -274,6 +292,56 @@ class Prompting:
         """Those that may stand in prompts; all of them where the short ones are few."""
         short = [source for source in sources if self._may_stand(source)]
         return short if len(short) >= self._config.bootstrap.demonstrations else sources
+
+
+def rendered(config: RunConfig, drawn: Sequence[DrawnRow]) -> list[PromptRow]:
+    """The requests with their prompts."""
+    rows: list[PromptRow] = []
+    for request in drawn:
+        examples = [_as_example(item) for item in request["examples"]]
+        prompt = render(
+            config, examples, request["classification_prompt"], request["opening"]
+        )
+        rows.append(
+            {
+                "block": request["block"],
+                "request_id": request["request_id"],
+                "seed": request["seed"],
+                "classification_prompt": request["classification_prompt"],
+                "demonstrations": request["demonstrations"],
+                "prompt": json.dumps(prompt.prompt),
+                "stop": list(prompt.stop),
+            }
+        )
+    return rows
+
+
+def render(
+    config: RunConfig, examples: Sequence[Example], classification_only: bool, opening: str
+) -> RenderedPrompt:
+    """Phase 1's prompt with these demonstrations, and an opening or none ("")."""
+    options: dict[str, Any] = {
+        "style": config.generator.prompt_style,
+        "classification_only": classification_only,
+        "new": config.bootstrap.new_instructions,
+        "templates": config.prompts,
+    }
+    if config.bootstrap.mode == "joint":
+        return joint_prompt(examples, **options, headings=config.language.as_headings())
+    texts = [example.instruction for example in examples]
+    return instruction_prompt(texts, **options, opening=opening)
+
+
+def _example_text(example: Example) -> ExampleText:
+    given = example.instance
+    instance: InstanceText | None = None
+    if given:
+        instance = {"input": given.input, "output": given.output}
+    return {"instruction": example.instruction, "instance": instance}
+
+
+def _as_example(text: ExampleText) -> Example:
+    return Example(text["instruction"], text["instance"] and Instance(**text["instance"]))
 
 
 def _of_row(row: PoolRow) -> Source:

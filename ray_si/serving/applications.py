@@ -60,10 +60,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Generators:
-    """The applications of a run: which one answers a purpose, and how many slots each has."""
+    """The applications of a run: which one answers a purpose, and how many slots each has.
+
+    ``leave_cores`` says whether they leave cores of the cluster to those who ask.
+    """
 
     apps: dict[Purpose, str]
     slots: dict[str, int]
+    leave_cores: bool = False
 
     @property
     def tasks(self) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
 
-from ray_si.build import stages
-from ray_si.build.stages import _DEALT, Task, _guarded, _packed, _unpacked, write_blocks
+from ray_si.build import answering
+from ray_si.build.answering import Task
+from ray_si.build.stages import _DEALT, _packed, _unpacked, generate, write_blocks
 from ray_si.engines.base import Completion
 from ray_si.errors import GenerationError
 from ray_si.serving.applications import Generators
@@ -52,13 +55,23 @@ class Troubled:
         return stored
 
 
+@dataclass(frozen=True)
+class Late(Troubled):
+    """Whose last row takes its time."""
+
+    async def answer(self, row, ask):
+        if row["id"].startswith(f"{99_998 + 39} 1"):
+            await asyncio.sleep(3)
+        return Completion(row["id"], "stop")
+
+
 def write(location, ids, **options):
     """What a task makes of one block, here in this process, and how that is stored."""
     block = pa.table({"block": [0] * len(ids), "id": ids})
     generators = Generators({}, {"app": 4})
     task = Task(Troubled(), generators, str(location), (0,), fencing=7, **options)
-    dealt = pa.Table.from_pylist([{"block": 0, "rows": _packed(block)}], _DEALT)
-    (row,) = _guarded(dealt, task=task).to_pylist()
+    dealt = pa.Table.from_pylist([{"block": [0], "rows": [_packed(block)]}], _DEALT)
+    (row,) = (row for done in generate(dealt, task=task) for row in done.to_pylist())
     if row["error"]:
         return row["error"], row["message"]
     info = ShardInfo(row["key"], row["rows"], row["size"], row["sha256"])
@@ -95,7 +108,7 @@ def test_a_block_that_is_asked_again_leaves_the_earlier_one(tmp_path):
 @pytest.mark.parametrize("moment", ["before", "meanwhile"])
 def test_what_another_driver_stored_of_other_rows_does_not_count(tmp_path, monkeypatch, moment):
     if moment == "meanwhile":
-        monkeypatch.setattr(stages, "_stored", lambda task, number, block: None)
+        monkeypatch.setattr(answering, "_stored", lambda task, number, block: None)
     objects = open_objects(str(tmp_path))
     block = pa.table({"block": [0], "id": ["cut short"]})
     late = stored(block, [Completion("", "stop")])
@@ -113,7 +126,7 @@ def test_a_task_lists_nothing_and_looks_for_each_of_its_blocks_once(tmp_path, mo
         stores.append(Counting(open_objects(location)))
         return stores[-1]
 
-    monkeypatch.setattr(stages, "open_objects", counting)
+    monkeypatch.setattr(answering, "open_objects", counting)
     write(tmp_path, ["one", "two"])
     calls = sum((store.calls for store in stores), Counter())
     assert calls == {"get": 1, "put_if_absent": 1}
@@ -150,6 +163,64 @@ def test_a_block_larger_than_the_parts_that_ray_data_makes_comes_back_whole(
     for number, (table, info) in found.items():
         assert table["id"].equals(blocks[number]["id"])
         assert (info.key, info.rows) == (f"troubled/block-{number:05d}.parquet", 8)
+
+
+def test_a_task_gives_its_blocks_in_order_each_as_soon_as_it_can(tmp_path, monkeypatch):
+    """So that one that is done again, from what is stored by then, goes on where it left off."""
+    begun = []
+
+    def store(task, number, block, answers):
+        begun.append(number)
+        while number == 99_998 and len(begun) < 3:  # the first is stored last
+            time.sleep(0.01)
+        return original(task, number, block, answers)
+
+    original = answering._store
+    monkeypatch.setattr(answering, "_store", store)
+    blocks = blocks_of(3, 2)
+    generators = Generators({}, {"app": 4})
+    task = Task(Troubled(), generators, str(tmp_path), (0,), fencing=7)
+    numbers = [done["block"] for done in answering.answered(blocks, task)]
+    assert numbers == list(blocks)
+    assert sorted(begun) == list(blocks)
+    begun.clear()
+    assert [done["block"] for done in answering.answered(blocks, task)] == numbers
+    assert begun == []
+
+
+@dataclass(frozen=True)
+class Staged(Troubled):
+    """With something to do before and after."""
+
+    def render(self, drawn):
+        return pa.table(
+            {"block": drawn["block"], "id": [f"{id_}!" for id_ in drawn["id"].to_pylist()]}
+        )
+
+    def parse(self, summary):
+        return summary.append_column("length", pa.array([len(t.as_py()) for t in summary["text"]]))
+
+
+@pytest.mark.parametrize("leave_cores", [True, False])
+def test_staged_work_is_rendered_before_and_parsed_after(ray_session, tmp_path, leave_cores):
+    blocks = blocks_of(5, 3)
+    generators = Generators({}, {"app": 4}, leave_cores=leave_cores)
+    task = Task(Staged(), generators, str(tmp_path), (0,), fencing=7)
+    found = {number: t for number, t, _ in write_blocks(blocks, task, parallel_phases=False)}
+    assert sorted(found) == sorted(blocks)
+    for number, table in found.items():
+        expected = [f"{id_}!" for id_ in blocks[number]["id"].to_pylist()]
+        assert table["text"].to_pylist() == expected
+        assert table["length"].to_pylist() == [len(text) for text in expected]
+
+
+def test_blocks_come_back_while_their_task_goes_on(ray_session, tmp_path):
+    blocks, seen = blocks_of(40, 2), []
+    task = Task(Late(), Generators({}, {"app": 4}), str(tmp_path), (0,), fencing=7)
+    for _ in write_blocks(blocks, task, parallel_phases=True):
+        seen.append(time.monotonic())
+    assert len(seen) == 40
+    assert seen[-1] - seen[0] > 2  # all are of one task, whose last row takes three seconds
 
 
 def test_blocks_that_a_task_has_no_time_for_come_back_unwritten(ray_session, tmp_path):

@@ -22,6 +22,7 @@ from ray_si.engines.replay.engine import ReplayEngine
 from ray_si.serving import client
 from ray_si.serving.applications import Serving
 from ray_si.serving.background import in_thread
+from ray_si.serving.replicas import Replies
 
 
 class Handle:
@@ -43,7 +44,7 @@ class Handle:
             if self._rng.random() < self._share:
                 match self._rng.choice(["fail", "die", "serve", "end"]):
                     case "fail":
-                        yield [(index, "RuntimeError: out of memory")]
+                        yield Replies("replica", 0, [(index, "RuntimeError: out of memory")])
                         continue
                     case "die":
                         raise RayActorError()
@@ -51,7 +52,7 @@ class Handle:
                         raise RayServeException("the controller is away")
                     case "end":
                         return
-            yield [(index, await self._engine.generate(request))]
+            yield Replies("replica", 0, [(index, await self._engine.generate(request))])
 
 
 class LoopbackServing(Serving):
@@ -74,11 +75,18 @@ def _nothing(*_, **__):
     yield True
 
 
+def _map_part(part, task):
+    """What the operators make of a part."""
+    if isinstance(task.work, stages.StagedWork):
+        asked = stages.generate(stages.render(part, work=task.work), task=task)
+        return [stages.parse(done, work=task.work) for done in asked]
+    return list(stages.generate(part, task=task))
+
+
 def _map_parts(parts, task, concurrency):
     """Each part in a thread, whose results come as they end."""
-    running = [in_thread(lambda part=part: stages._guarded(part, task=task)) for part in parts]
-    for future in as_completed(running):
-        yield future.result()
+    for future in as_completed([in_thread(_map_part, part, task) for part in parts]):
+        yield from future.result()
 
 
 def install(patch, seed: int = 0, *, latency_s: float = 0.0, share: float = 0.0) -> None:
@@ -88,6 +96,7 @@ def install(patch, seed: int = 0, *, latency_s: float = 0.0, share: float = 0.0)
     patch(phases, "Serving", LoopbackServing)
     patch(phases, "Watcher", _nothing)
     patch(checks, "wait_for_room", lambda *_, **__: None)
+    patch(checks, "leaves_cores", lambda *_: False)
     patch(stages, "warm_up", lambda count: None)
     patch(stages, "_map_parts", _map_parts)
     patch(serve, "get_app_handle", lambda app: handle)
