@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -13,10 +14,13 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ray_si.build.answering import Ask, Task
+from ray_si.build.gate import can_screen
 from ray_si.build.instances import InstancePhase
+from ray_si.build.screening import Screening
 from ray_si.build.stages import write_blocks
 from ray_si.config import RunConfig
 from ray_si.dedup import Deduplicator, GuardedGate
+from ray_si.dedup.layers import Screened, joined
 from ray_si.engines.base import Completion
 from ray_si.errors import BudgetError, NoProgressError
 from ray_si.pipeline.decisions import (
@@ -25,6 +29,7 @@ from ray_si.pipeline.decisions import (
     completion_row,
     decide_round,
     is_plateau,
+    passed,
     read_candidates,
     texts_of,
     unread_note,
@@ -50,12 +55,17 @@ _CUT_OFF = 0.9
 """Share of completions beyond which reaching the token limit is worth a word."""
 
 
-class CompleteRound(NamedTuple):
-    """The rows of a round in request order, their candidates, and the blocks that hold the rows."""
+class CompleteBlock(NamedTuple):
+    """The rows of a block, what they hold, how it is stored, and what the gate says beforehand."""
 
     rows: list[RawRow]
     candidates: list[Usable]
-    blocks: list[ShardInfo]
+    info: ShardInfo
+    screened: Future[Screened] | None
+
+
+CompleteRound = list[CompleteBlock]
+"""In request order."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,7 @@ class BootstrapPhase:
         self._fencing = run.lease.number
         self._seeds = len(seeds)
         self._told_unread = False
+        self._screening: Screening | None = None
         self._prompting = Prompting(config, seeds)
         is_diverse = self._prompting.needs_embeddings
         for table in rounds.with_embeddings() if is_diverse else rounds.tables:
@@ -135,10 +146,19 @@ class BootstrapPhase:
         Raises NoProgressError at a plateau otherwise, BudgetError where the budget has no room for
         another block, once all that was asked for is stored, and at once what the alarm rings for.
         """
-        width = self._config.bootstrap.lookahead + 1
-        in_flight: dict[int, Future[CompleteRound]] = {}
         abandon = threading.Event()
         self._report()
+        with ExitStack() as stack:
+            if can_screen(self._config.dedup):
+                at_once = 2 * self._config.embedder.replicas + 1
+                self._screening = stack.enter_context(Screening(self._gate, at_once))
+            stack.callback(abandon.set)
+            self._commit_rounds(abandon)
+
+    def _commit_rounds(self, abandon: threading.Event) -> None:
+        """The rounds one after another, those ahead under way meanwhile."""
+        width = self._config.bootstrap.lookahead + 1
+        in_flight: dict[int, Future[CompleteRound]] = {}
         try:
             while self._prompting.accepted < self._config.target_instructions:
                 if self._is_plateau():
@@ -146,16 +166,16 @@ class BootstrapPhase:
                 current = len(self._rounds.manifests)
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
-                        in_flight[round_] = in_thread(self._complete_round, round_, abandon)
+                        seen = self._seeds + self._prompting.seen(round_)
+                        in_flight[round_] = in_thread(self._complete_round, round_, seen, abandon)
                 if self._may_fill(current, len(in_flight)):
                     self._instances.begin()
+                self._gate.settle()
                 self._commit(current, self._alarm.result_of(in_flight.pop(current)))
         except BudgetError:
             self._alarm.wait_for(*in_flight.values())  # what it has asked for will be paid for
             self._instances.wait()
             raise
-        finally:
-            abandon.set()
 
     def _is_wanted(self, round_: int, current: int) -> bool:
         """Whether there is such a round, and those before it are likely to fall short."""
@@ -180,15 +200,16 @@ class BootstrapPhase:
 
     # Asking ------------------------------------------------------------------------------------
 
-    def _complete_round(self, round_: int, abandon: threading.Event) -> CompleteRound:
-        """Answer what a round still lacks; all its rows in request order, and their blocks."""
+    def _complete_round(self, round_: int, seen: int, abandon: threading.Event) -> CompleteRound:
+        """Answer what a round still lacks; its blocks, screened against the pool ``seen`` by it."""
         folder = round_folder(round_)
         requests = pa.Table.from_pylist(self._prompting.drawn(round_), DRAWN)
         keys = self._run.finished_blocks(folder)
         sound = zip(keys, read_ahead(self._run.sound_block, keys.values()), strict=True)
         stored = {
-            number: (with_candidates(self._config, table), info)
-            for number, (table, info) in ((number, block) for number, block in sound if block)
+            number: self._complete_block(with_candidates(self._config, block[0]), block[1], seen)
+            for number, block in sound
+            if block
         }
         size = self._config.bootstrap.block_size
         missing = {
@@ -216,19 +237,25 @@ class BootstrapPhase:
                 for number, table, info in written:
                     del missing[number]
                     claim.settle(table.num_rows, tokens_of(table))
-                    stored[number] = table, info
-        rows: list[RawRow] = []
-        candidates: list[Usable] = []
-        for number in sorted(stored):
-            block_rows, block_candidates = read_candidates(stored[number][0])
-            rows += block_rows
-            candidates += block_candidates
-        return CompleteRound(rows, candidates, [stored[number][1] for number in sorted(stored)])
+                    stored[number] = self._complete_block(table, info, seen)
+        return [stored[number] for number in sorted(stored)]
+
+    def _complete_block(self, block: pa.Table, info: ShardInfo, seen: int) -> CompleteBlock:
+        """Of a block `with_candidates`, which go to be screened."""
+        rows, candidates = read_candidates(block)
+        screened = None
+        if self._screening:
+            screened = self._screening.submit(texts_of(passed(candidates)), seen)
+        return CompleteBlock(rows, candidates, info, screened)
 
     # Deciding ----------------------------------------------------------------------------------
 
     def _commit(self, round_: int, complete: CompleteRound) -> None:
-        rows, candidates, blocks = complete
+        rows = [row for block in complete for row in block.rows]
+        candidates = [candidate for block in complete for candidate in block.candidates]
+        known = [self._alarm.result_of(block.screened) for block in complete if block.screened]
+        screened = joined(known) if known else None
+        infos = [block.info for block in complete]
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
         room = self._config.target_instructions - self._prompting.accepted
         accepted, rejected, manifest = decide_round(
@@ -236,11 +263,11 @@ class BootstrapPhase:
             round_,
             rows,
             room,
-            lambda usable: self._gate.filter(texts_of(usable)),
+            lambda usable: self._gate.filter(texts_of(usable), screened=screened),
             candidates,
         )
         manifest["pool"] = self._seeds + self._prompting.accepted + accepted.num_rows
-        manifest = self._run.commit_round(round_, blocks, accepted, rejected, manifest)
+        manifest = self._run.commit_round(round_, infos, accepted, rejected, manifest)
         self._prompting.extend(accepted)
         self._rounds.append(manifest, accepted)
         self._rounds.write()

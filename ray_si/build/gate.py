@@ -15,13 +15,15 @@ from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si.config import RunConfig
+from ray_si.config.schema import Dedup
 from ray_si.dedup import Deduplicator, DedupResult, EmbeddingIndex, GuardedGate, RougeIndex, Similar
 from ray_si.dedup.deduplicator import Encoder
-from ray_si.dedup.pool import EXACT, LocalPool
+from ray_si.dedup.layers import Screened, nearer_by_cosine, nearer_by_rouge
+from ray_si.dedup.pool import EXACT, EXACT_KINDS, LocalPool
 from ray_si.dedup.rouge_index import no_match
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
-from ray_si.errors import GateError
+from ray_si.errors import EngineError, GateError
 from ray_si.pipeline.gate import gate_options, guarded
 from ray_si.records import SeedTask
 from ray_si.run.checkpoint import CommittedRounds
@@ -145,21 +147,17 @@ class ShardedPool:
         """See `ray_si.dedup.pool.Pool`."""
         best = no_match(len(texts))
         for found in self._ask("nearest_by_rouge", ray.put(list(texts))):
-            (ids, lcs, totals), (best_ids, best_lcs, best_totals) = found, best
-            mine, his = lcs * best_totals, best_lcs * totals
-            nearer = (mine > his) | ((mine == his) & (ids >= 0) & (ids < best_ids))
-            best = Best(*(np.where(nearer, a, b) for a, b in zip(found, best, strict=True)))
+            best = nearer_by_rouge(best, found)
         return best
 
     def nearest_by_cosine(
         self, normalized: np.ndarray, threshold: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `ray_si.dedup.pool.Pool`."""
-        best_ids, best = np.full(len(normalized), -1), np.full(len(normalized), -1.0)
-        for ids, cosines in self._ask("nearest_by_cosine", ray.put(normalized), threshold):
-            nearer = (cosines > best) | ((cosines == best) & (ids >= 0) & (ids < best_ids))
-            best_ids, best = np.where(nearer, ids, best_ids), np.where(nearer, cosines, best)
-        return best_ids, best
+        best = np.full(len(normalized), -1), np.full(len(normalized), -1.0)
+        for found in self._ask("nearest_by_cosine", ray.put(normalized), threshold):
+            best = nearer_by_cosine(best, found)
+        return best
 
     def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
         """See `ray_si.dedup.pool.Pool`."""
@@ -254,6 +252,7 @@ class ShardedDeduplicator(Deduplicator):
         tokenizer: Tokenizer = "auto",
         embedding_index: str = EXACT,
         most_similar: int = 0,
+        layers: int | None = None,
         restore: Restore | None = None,
     ) -> None:
         RougeIndex(rouge, tokenizer)  # refuses what the shards would refuse, before they start
@@ -268,12 +267,18 @@ class ShardedDeduplicator(Deduplicator):
             embedding_index=embedding_index,
             most_similar=most_similar,
             pool=self._shards,
+            layers=layers,
         )
 
-    def filter(self, texts: Sequence[str], embeddings: np.ndarray | None = None) -> DedupResult:
+    def filter(
+        self,
+        texts: Sequence[str],
+        embeddings: np.ndarray | None = None,
+        screened: Screened | None = None,
+    ) -> DedupResult:
         """See `Deduplicator`."""
         self._shards.rely_on_restore()
-        return super().filter(texts, embeddings)
+        return super().filter(texts, embeddings, screened)
 
     def __enter__(self) -> ShardedDeduplicator:
         return self
@@ -298,6 +303,8 @@ def open_gate(
     texts = [seed.instruction for seed in seeds]
     human: EmbeddedTexts = (texts, None if options.cosine is None else encode(texts))
     settings = gate_options(options, encode)
+    if can_screen(options):
+        settings["layers"] = config.bootstrap.lookahead
     restore = partial(_committed, human, run.location)
     with ExitStack() as stack:
         gate = (
@@ -308,8 +315,25 @@ def open_gate(
             )
         )
         for batch in _pool(human, rounds):
+            _check_dimension(config, human, batch)
             gate.add(*batch)
+        gate.settle()
         yield guarded(gate, config, run.evaluation_sets(), encode)
+
+
+def can_screen(options: Dedup) -> bool:
+    """Whether candidates may be screened before their round is complete; see `Deduplicator`."""
+    return options.cosine is None or options.embedding_index in EXACT_KINDS
+
+
+def _check_dimension(config: RunConfig, human: EmbeddedTexts, batch: EmbeddedTexts) -> None:
+    """Raise EngineError where the embedder is another than that of the run so far."""
+    new, stored = human[1], batch[1]
+    if new is not None and stored is not None and new.shape[1] != stored.shape[1]:
+        raise EngineError(
+            f"the embedder {config.embedder.model} gives {new.shape[1]} numbers for a text, and "
+            f"the run's instructions have {stored.shape[1]}: restore the model it was begun with"
+        )
 
 
 def _committed(human: EmbeddedTexts, location: str) -> Iterator[EmbeddedTexts]:

@@ -26,10 +26,12 @@ class EmbedderSection(_Section):
 
     model: str = "all-minilm-l6-v2"
     """A bundled name, a folder, or a sentence-transformers name on the hub."""
+    replicas: int = Field(1, ge=1)
+    """Serve replicas; candidates are dealt to them block by block, as these are answered."""
     cpus: float = Field(0.5, ge=0)
-    """Processor cores reserved for its replica."""
-    gpus: float = Field(0.0, ge=0)
-    """GPUs reserved for its replica."""
+    """Processor cores reserved for a replica."""
+    gpus: float = Field(0.0, ge=0, le=1)
+    """GPUs reserved for a replica; a share of one, which others may use too, or one."""
 
 
 class Bootstrap(_Section):
@@ -468,7 +470,7 @@ _HOSTING = (
 _PLACEMENT = {
     "generator": _HOSTING,
     "instance_generator": _HOSTING,
-    "embedder": ("cpus", "gpus"),
+    "embedder": ("replicas", "cpus", "gpus"),
     "dedup": ("shards",),
 }
 

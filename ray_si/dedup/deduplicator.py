@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import bisect
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from ray_si.dedup.batch import Batch, Match
 from ray_si.dedup.cosine.scalar import normalized
-from ray_si.dedup.pool import EXACT, LocalPool, Pool
+from ray_si.dedup.layers import (
+    Cosines,
+    LayeredPool,
+    Screened,
+    nearer_by_cosine,
+    nearer_by_rouge,
+)
+from ray_si.dedup.pool import EXACT, EXACT_KINDS, LocalPool, Pool
 from ray_si.dedup.rouge_index import Similar
+from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
 
 _BATCH = 16_384
@@ -85,6 +95,11 @@ class Deduplicator:
     the cost of comparing it with the whole pool. ``pool`` is where the texts live, in this process
     by default.
 
+    With ``layers``, what needs no order can be found out before a batch is complete, by several
+    threads: `screen` asks the pool as it was some batches ago, and `filter` then only what came
+    since. Each batch is a layer; `settle` keeps the last ``layers`` of them apart. Not for an
+    index that finds approximately, whose answers depend on where it is cut.
+
     Raises ValueError for thresholds outside (0, 1], an unknown tokenizer or factory string.
     """
 
@@ -98,12 +113,20 @@ class Deduplicator:
         embedding_index: str = EXACT,
         most_similar: int = 0,
         pool: Pool | None = None,
+        layers: int | None = None,
     ) -> None:
         _check_cosine(cosine)
         self._rouge, self._cosine, self._tokenizer = rouge, cosine, tokenizer
         self._encoder, self._embedding_index = encoder, embedding_index
         self._most_similar = most_similar
         self._pool = LocalPool(rouge, tokenizer, embedding_index) if pool is None else pool
+        self._layers: LayeredPool | None = None
+        if layers is not None:
+            if cosine is not None and embedding_index not in EXACT_KINDS:
+                raise ValueError(f"embedding_index {embedding_index} cannot be searched in layers")
+            make = partial(LocalPool, rouge, tokenizer, embedding_index)
+            self._pool = self._layers = LayeredPool(self._pool, layers, make)
+        self._lock = threading.Lock()  # the pool is for one thread at a time
         self._source_starts: list[int] = []  # ascending; parallel to the sources from there on
         self._sources: list[str | None] = []
 
@@ -124,25 +147,64 @@ class Deduplicator:
         vectors = None
         if self._cosine is not None and texts:
             vectors = self._encode(texts) if embeddings is None else _fitting(embeddings, texts)
-        self._note_source(source)
-        for start in range(0, len(texts), _BATCH):
-            part = slice(start, start + _BATCH)
-            self._pool.add(texts[part], None if vectors is None else vectors[part])
+        with self._lock:
+            self._begin(source)
+            for start in range(0, len(texts), _BATCH):
+                part = slice(start, start + _BATCH)
+                self._pool.add(texts[part], None if vectors is None else vectors[part])
 
-    def filter(self, texts: Sequence[str], embeddings: np.ndarray | None = None) -> DedupResult:
+    def filter(
+        self,
+        texts: Sequence[str],
+        embeddings: np.ndarray | None = None,
+        screened: Screened | None = None,
+    ) -> DedupResult:
         """Decide on a batch in order and add what is accepted to the pool.
 
-        ``embeddings`` has a row for every text; without it the encoder is asked for those that
-        pass the ROUGE-L gate against the pool. Raises TypeError where a text is no string,
-        ValueError where embeddings do not fit; nothing is added then.
+        ``embeddings`` has a row for every text; without it, and without what `screen` found of
+        these texts, the encoder is asked for those that pass the ROUGE-L gate against the pool.
+        Raises TypeError where a text is no string, ValueError where embeddings do not fit; nothing
+        is added then.
         """
         vectors = None if embeddings is None else _fitting(embeddings, texts)
-        self._note_source(None)
-        parts = [
-            self._filter(texts[start : start + _BATCH], vectors, start)
-            for start in range(0, len(texts), _BATCH)
-        ]
+        with self._lock:
+            self._begin(None)
+            parts = []
+            for start in range(0, len(texts), _BATCH):
+                part = texts[start : start + _BATCH]
+                known = screened and screened.part(start, start + len(part))
+                parts.append(self._filter(part, vectors, start, known))
         return _joined(parts)
+
+    def screen(
+        self, texts: Sequence[str], size: int, embeddings: np.ndarray | None = None
+    ) -> Screened:
+        """What the first ``size`` of the pool say of some texts; their order does not matter.
+
+        Of those that pass the ROUGE-L gate against them, the encoder is asked for embeddings, where
+        ``embeddings`` has none for every text. Safe to call from several threads, beside `filter`
+        too. Needs ``layers``; ``size`` is where one of those begins that are kept apart, or the
+        length of the pool.
+        """
+        assert self._layers is not None, "a pool without layers is not screened"
+        with self._lock:
+            by_rouge = self._layers.nearest_by_rouge(texts, end=size)
+        vectors, by_cosine = None, None
+        survivors = np.flatnonzero(by_rouge.ids < 0).tolist()
+        if self._cosine is not None and survivors:
+            if embeddings is None:
+                vectors = self._encode([texts[i] for i in survivors])
+            else:
+                vectors = _fitting(embeddings, texts)[survivors]
+            with self._lock:
+                by_cosine = self._layers.nearest_by_cosine(vectors, self._cosine, end=size)
+        return Screened(len(texts), size, by_rouge, vectors, by_cosine)
+
+    def settle(self) -> None:
+        """Merge layers that are no longer asked apart; decisions do not depend on it."""
+        if self._layers is not None:
+            with self._lock:
+                self._layers.settle()
 
     def rethreshold(self, *, rouge: float | None = None, cosine: float | None = None) -> None:
         """Use higher thresholds from the next batch on.
@@ -162,20 +224,27 @@ class Deduplicator:
         self._cosine = self._cosine if cosine is None else cosine
 
     def _filter(
-        self, texts: Sequence[str], embeddings: np.ndarray | None, offset: int
+        self,
+        texts: Sequence[str],
+        embeddings: np.ndarray | None,
+        offset: int,
+        screened: Screened | None,
     ) -> DedupResult:
         batch = Batch(texts, self._rouge, self._tokenizer, self._embedding_index)
-        by_rouge = self._pool.nearest_by_rouge(texts)
+        by_rouge = self._nearest_by_rouge(texts, screened)
         survivors = np.flatnonzero(by_rouge[0] < 0)
         vectors = None
         by_cosine = None
         if self._cosine is not None and len(survivors):
-            vectors = (
-                self._encode([texts[i] for i in survivors.tolist()])
-                if embeddings is None
-                else embeddings[offset + survivors]
-            )
-            by_cosine = self._pool.nearest_by_cosine(vectors, self._cosine)
+            if screened is not None:
+                vectors, by_cosine = self._nearest_by_cosine(survivors, screened)
+            else:
+                vectors = (
+                    self._encode([texts[i] for i in survivors.tolist()])
+                    if embeddings is None
+                    else embeddings[offset + survivors]
+                )
+                by_cosine = self._pool.nearest_by_cosine(vectors, self._cosine)
         size = len(self._pool)
         accepted, matches = batch.decide(size, by_rouge, self._cosine, vectors, by_cosine)
         kept = [texts[i] for i in accepted]
@@ -190,6 +259,27 @@ class Deduplicator:
         )
         self._pool.add(kept, result.embeddings)
         return result
+
+    def _nearest_by_rouge(self, texts: Sequence[str], screened: Screened | None) -> Best:
+        if screened is None:
+            return self._pool.nearest_by_rouge(texts)
+        assert self._layers is not None
+        since = self._layers.nearest_by_rouge(texts, start=screened.size)
+        return nearer_by_rouge(screened.by_rouge, since)
+
+    def _nearest_by_cosine(
+        self, survivors: np.ndarray, screened: Screened
+    ) -> tuple[np.ndarray, Cosines]:
+        """Embeddings and nearest texts of those that pass the ROUGE-L gate."""
+        assert self._layers is not None
+        assert self._cosine is not None
+        assert screened.vectors is not None
+        assert screened.by_cosine is not None
+        rows = np.searchsorted(np.flatnonzero(screened.by_rouge.ids < 0), survivors)
+        vectors = screened.vectors[rows]
+        ids, cosines = screened.by_cosine
+        since = self._layers.nearest_by_cosine(vectors, self._cosine, start=screened.size)
+        return vectors, nearer_by_cosine((ids[rows], cosines[rows]), since)
 
     def _explain(
         self, matches: list[Match], size: int, kept: list[str], offset: int
@@ -225,7 +315,10 @@ class Deduplicator:
             raise ValueError("the cosine gate needs an encoder or embeddings")
         return _fitting(self._encoder(list(texts)), texts)
 
-    def _note_source(self, source: str | None) -> None:
+    def _begin(self, source: str | None) -> None:
+        """A batch follows."""
+        if self._layers is not None:
+            self._layers.begin()
         if not self._sources or self._sources[-1] != source:
             self._source_starts.append(len(self))
             self._sources.append(source)

@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from ray_si.dedup.cosine.scalar import normalized
-from ray_si.dedup.deduplicator import DedupResult, Duplicate, Encoder
+from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Encoder
+from ray_si.dedup.layers import Screened
 from ray_si.dedup.pool import LocalPool
 from ray_si.dedup.tokens import Tokenizer
 
@@ -110,28 +111,60 @@ class GuardedGate:
     """A gate whose candidates are held against excluded texts before anything else.
 
     What is too close to those is refused as `CONTAMINATED` and refuses nothing itself; the rest is
-    decided by ``filter_rest``, a `Deduplicator`'s ``filter``. ``encode`` is needed where either
-    compares cosines: then each candidate is embedded once, for both.
+    decided by the ``gate`` behind it. ``encode`` is needed where either compares cosines: then each
+    candidate is embedded once, for both.
     """
 
     def __init__(
-        self,
-        excluded: ExcludedTexts,
-        filter_rest: Callable[[Sequence[str], np.ndarray | None], DedupResult],
-        encode: Encoder | None = None,
+        self, excluded: ExcludedTexts, gate: Deduplicator, encode: Encoder | None = None
     ) -> None:
-        self._excluded, self._filter_rest, self._encode = excluded, filter_rest, encode
+        self._excluded, self._gate, self._encode = excluded, gate, encode
 
-    def filter(self, texts: Sequence[str]) -> DedupResult:
+    def __len__(self) -> int:
+        return len(self._gate)
+
+    def filter(
+        self,
+        texts: Sequence[str],
+        embeddings: np.ndarray | None = None,
+        screened: Screened | None = None,
+    ) -> DedupResult:
         """Decide on a batch in order; see `Deduplicator.filter`."""
-        vectors = self._encode(list(texts)) if self._encode and len(texts) else None
-        found = self._excluded.find(texts, vectors)
+        vectors = embeddings
+        if screened is not None:
+            found: Sequence[Duplicate] = screened.refused
+        else:
+            vectors, found = self._find(texts, embeddings)
 
         def decide(rest: list[int]) -> DedupResult:
             part = None if vectors is None else vectors[rest]
-            return self._filter_rest([texts[i] for i in rest], part)
+            return self._gate.filter([texts[i] for i in rest], part, screened)
 
         return decide_rest(len(texts), found, decide)
+
+    def screen(
+        self, texts: Sequence[str], size: int, embeddings: np.ndarray | None = None
+    ) -> Screened:
+        """See `Deduplicator.screen`; what is too close to an excluded text is refused already."""
+        vectors, found = self._find(texts, embeddings)
+        refused = {duplicate.index for duplicate in found}
+        rest = [i for i in range(len(texts)) if i not in refused]
+        part = None if vectors is None else vectors[rest]
+        screened = self._gate.screen([texts[i] for i in rest], size, part)
+        return replace(screened, count=len(texts), refused=tuple(found))
+
+    def settle(self) -> None:
+        """See `Deduplicator.settle`."""
+        self._gate.settle()
+
+    def _find(
+        self, texts: Sequence[str], embeddings: np.ndarray | None
+    ) -> tuple[np.ndarray | None, list[Duplicate]]:
+        """The texts' embeddings, where they are needed, and those that are too close."""
+        vectors = embeddings
+        if vectors is None and self._encode and len(texts):
+            vectors = self._encode(list(texts))
+        return vectors, self._excluded.find(texts, vectors)
 
 
 def decide_rest(

@@ -6,6 +6,9 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
+_BATCH = {"cpu": 64, "cuda": 512}
+"""Texts at a time, by kind of device: what its caches hold, what fills a card."""
+
 
 class Embedder:
     """Encodes texts with the model in ``path``, in float32.
@@ -20,6 +23,9 @@ class Embedder:
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings of length 1, float32, shape (n, dimension)."""
         vectors: np.ndarray = self._model.encode(
-            texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False
+            texts,
+            batch_size=_BATCH.get(self._model.device.type, _BATCH["cuda"]),
+            normalize_embeddings=True,
+            show_progress_bar=False,
         )
         return vectors

@@ -34,4 +34,4 @@ def guarded(
     if not sets:
         return gate
     encoder = None if config.dedup.cosine is None else encode
-    return GuardedGate(excluded_texts(config, sets, encoder), gate.filter, encoder)
+    return GuardedGate(excluded_texts(config, sets, encoder), gate, encoder)

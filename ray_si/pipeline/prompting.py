@@ -168,7 +168,7 @@ class Prompting:
     def requests(self, round_: int) -> list[PromptRequest]:
         """Every request of a round, in order."""
         options = self._config.bootstrap
-        size = self._seen(round_)
+        size = self.seen(round_)
         counts = {kind: bisect_left(pool, size) for kind, pool in self._usable.items()}
         regions: dict[Kind, list[list[int]]] = {}
         if (clusters := self._clusters(round_, size)) is not None:
@@ -260,8 +260,8 @@ class Prompting:
         (row,) = self._machine[round_].slice(place - start, 1).to_pylist()
         return _of_row(row)
 
-    def _seen(self, round_: int) -> int:
-        """How many machine-written tasks there are to a round."""
+    def seen(self, round_: int) -> int:
+        """How many machine-written tasks there are to a round: those before its lookahead."""
         seen = round_ - 1 - self._config.bootstrap.lookahead
         return self._sizes[seen] if seen >= 0 else 0
 

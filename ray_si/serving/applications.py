@@ -28,10 +28,16 @@ from ray_si.serving.routing import FewestRequestsOfTwo
 from ray_si.serving.usage import Meter, Usage
 
 _EMBED_SIZE = 1024
-"""Texts in one embedder call."""
+"""Most texts in one embedder call."""
+
+_EMBEDDING = 2
+"""Calls that an embedder has: one under way, and the next."""
 
 _ATTEMPTS = 4
-"""Tries of an embedder call."""
+"""Tries of an embedder call that fails."""
+
+_EMBED_S = 300.0
+"""An embedder that takes longer over a call hangs."""
 
 _LOOK_S = 0.25
 """Seconds between looks at replicas that start or go."""
@@ -138,6 +144,8 @@ class Serving:
         self._notify, self._check = notify, check
         self._batches: dict[str, int] = {}
         self._with_embedder = embedder
+        self._embedder: Any = None  # its handle
+        self._dimension: int | None = None  # of what it gives
         self._meter: Any = None
         self._embedder_app = f"{name}-{fencing:05d}-embedder"
         self._apps = {section: f"{name}-{fencing:05d}-{section}" for section in config.generators}
@@ -178,6 +186,8 @@ class Serving:
             deployments[self._embedder_app] = (
                 serve.deployment(EmbedderReplica)
                 .options(
+                    num_replicas=embedder.replicas,
+                    max_ongoing_requests=_EMBEDDING,
                     max_constructor_retry_count=2,
                     ray_actor_options={"num_cpus": embedder.cpus, "num_gpus": embedder.gpus},
                 )
@@ -268,19 +278,42 @@ class Serving:
         ray.kill(self._meter)
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """Embeddings of the texts, by the embedder's replica."""
-        handle = serve.get_app_handle(self._embedder_app)
+        """Embeddings of the texts, float32, shape (n, dimension); for several threads at a time.
+
+        Raises GenerationError where the embedders fail or hang, EngineError where they give now
+        this many numbers for a text and now that.
+        """
+        if self._embedder is None:
+            self._embedder = serve.get_app_handle(self._embedder_app)
         parts = [texts[i : i + _EMBED_SIZE] for i in range(0, len(texts), _EMBED_SIZE)]
-        return np.concatenate([_encode(handle, part) for part in parts])
+        vectors = [_encode(self._embedder, part) for part in parts]
+        widths = {self._dimension or vectors[0].shape[1], *(part.shape[1] for part in vectors)}
+        if len(widths) > 1:
+            raise EngineError(
+                f"the embedder {self._config.embedder.model} gives {min(widths)} numbers for one "
+                f"text and {max(widths)} for another: its replicas run different models"
+            )
+        (self._dimension,) = widths
+        return np.concatenate(vectors)
 
 
 def _encode(handle: Any, texts: list[str]) -> np.ndarray:
     for attempt in range(_ATTEMPTS):
         try:
-            vectors: np.ndarray = handle.encode.remote(texts).result()
+            vectors: np.ndarray = handle.encode.remote(texts).result(timeout_s=_EMBED_S)
+        except TimeoutError as error:
+            raise GenerationError(
+                f"the embedder has not answered for {_EMBED_S:g} s: it hangs, or needs more of "
+                "embedder.replicas, .cpus or .gpus"
+            ) from error
         except (RayActorError, RayTaskError) as error:
             logger.warning("the embedder failed (%s); trying again", short(error))
+            reason = short(error)
             time.sleep(2**attempt)
         else:
+            if len(vectors) != len(texts):
+                raise GenerationError(
+                    f"the embedder gave {len(vectors)} embeddings for {len(texts)} texts"
+                )
             return vectors
-    raise GenerationError(f"the embedder failed {_ATTEMPTS} times in a row")
+    raise GenerationError(f"the embedder failed {_ATTEMPTS} times in a row: {reason}")

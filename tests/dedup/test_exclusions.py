@@ -39,7 +39,7 @@ def test_a_guarded_gate_is_the_gate_on_what_remains_whatever_the_batches(
     rest = [i for i in range(len(texts)) if i not in close]
     accepted, refused = one_by_one([], [texts[i] for i in rest], threshold)
 
-    gate = GuardedGate(excluded, Deduplicator(threshold, None).filter)
+    gate = GuardedGate(excluded, Deduplicator(threshold, None))
     found, reasons = [], {}
     for start in range(0, len(texts), size):
         result = gate.filter(texts[start : start + size])
@@ -75,7 +75,7 @@ def test_the_threshold_itself_is_not_too_close():
 def test_excluded_texts_are_neighbours_of_nothing():
     excluded = ExcludedTexts(0.9)
     excluded.add(["red green blue"], source="set")
-    gate = GuardedGate(excluded, Deduplicator(0.9, None, most_similar=3).filter)
+    gate = GuardedGate(excluded, Deduplicator(0.9, None, most_similar=3))
     (neighbours,) = gate.filter(["red green one two"]).neighbours
     assert neighbours.texts == []
 

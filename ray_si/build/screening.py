@@ -1,0 +1,55 @@
+"""What the gate can say of candidates before their round is complete: nearly all."""
+
+from __future__ import annotations
+
+import queue
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import NamedTuple
+
+from ray_si.dedup import Deduplicator, GuardedGate
+from ray_si.dedup.layers import Screened
+from ray_si.serving.background import in_thread
+
+
+class _Asked(NamedTuple):
+    texts: list[str]
+    size: int
+    screened: Future[Screened]
+
+
+class Screening:
+    """Has blocks of candidates screened in the background; see `Deduplicator.screen`.
+
+    ``at_once`` are under way at a time, since each waits for an embedder. What they raise their
+    futures raise. ``with`` ends the work; what is not begun by then is left.
+    """
+
+    def __init__(self, gate: Deduplicator | GuardedGate, at_once: int) -> None:
+        self._gate, self._at_once = gate, at_once
+        self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+
+    def __enter__(self) -> Screening:
+        for _ in range(self._at_once):
+            in_thread(self._work)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._asked.get_nowait()
+        for _ in range(self._at_once):
+            self._asked.put(None)
+
+    def submit(self, texts: list[str], size: int) -> Future[Screened]:
+        """What the first ``size`` of the pool say of these texts, once it is known."""
+        future: Future[Screened] = Future()
+        self._asked.put(_Asked(texts, size, future))
+        return future
+
+    def _work(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            try:
+                asked.screened.set_result(self._gate.screen(asked.texts, asked.size))
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the round raises it
+                asked.screened.set_exception(error)
