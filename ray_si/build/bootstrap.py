@@ -19,6 +19,7 @@ from ray_si.build.instances import InstancePhase
 from ray_si.build.screening import Screening
 from ray_si.build.stages import write_blocks
 from ray_si.config import RunConfig
+from ray_si.config.rounds import BUSY
 from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.dedup.layers import Screened, joined
 from ray_si.engines.base import Completion
@@ -53,6 +54,10 @@ from ray_si.storage.tables import ShardInfo
 
 _CUT_OFF = 0.9
 """Share of completions beyond which reaching the token limit is worth a word."""
+
+
+_ALL = 1e12
+"""Rows that no budget has room for."""
 
 
 class CompleteBlock(NamedTuple):
@@ -110,8 +115,9 @@ class BootstrapPhase:
     """Runs rounds from where the run stands until its target is reached, or a plateau.
 
     Commits happen in round order; what a round asks depends on committed ones only: see
-    `Prompting`. Replicas that would idle write ``instances`` meanwhile: all of them once the rounds
-    in flight are likely to be the last, and from the start those that the bootstrap has no use for.
+    `Prompting`. Slots that would idle write ``instances`` meanwhile: all once the rounds in flight
+    are likely to be the last; from the start where rounds leave some, or cannot use them at all.
+    Their requests come after those of every round, and leave a budget what this phase needs yet.
     """
 
     def __init__(
@@ -133,6 +139,7 @@ class BootstrapPhase:
         self._instances, self._alarm = instances, alarm
         self._fencing = run.lease.number
         self._seeds = len(seeds)
+        self._leaves_slots = config.busy_share < BUSY
         self._told_unread = False
         self._screening: Screening | None = None
         self._prompting = Prompting(config, seeds)
@@ -169,13 +176,17 @@ class BootstrapPhase:
                         seen = self._seeds + self._prompting.seen(round_)
                         in_flight[round_] = in_thread(self._complete_round, round_, seen, abandon)
                 if self._may_fill(current, len(in_flight)):
+                    self._keep_for_rounds()
                     self._instances.begin()
                 self._gate.settle()
                 self._commit(current, self._alarm.result_of(in_flight.pop(current)))
         except BudgetError:
+            self._token_budget.keep(_ALL)
             self._alarm.wait_for(*in_flight.values())  # what it has asked for will be paid for
             self._instances.wait()
             raise
+        finally:
+            self._token_budget.keep(0)
 
     def _is_wanted(self, round_: int, current: int) -> bool:
         """Whether there is such a round, and those before it are likely to fall short."""
@@ -188,15 +199,17 @@ class BootstrapPhase:
         return self._prompting.accepted + expected < self._config.target_instructions
 
     def _may_fill(self, current: int, in_flight: int) -> bool:
-        """Whether instances may be written by now: replicas will have too little to do otherwise.
-
-        Not on a budget, which is for this phase first.
-        """
-        if self._config.budget.tokens or self._config.budget.dollars:
-            return False
+        """Whether instances are written by now, as replicas have too little to do otherwise."""
         apps = self._generators.apps
         own = apps["input_first"] != apps[self._config.bootstrap_purpose]
-        return own or not self._is_wanted(current + in_flight, current)
+        return own or self._leaves_slots or not self._is_wanted(current + in_flight, current)
+
+    def _keep_for_rounds(self) -> None:
+        """Have instances leave the budget what this phase is likely to need yet."""
+        prompts, accepted = self._config.bootstrap.prompts_per_round, self._prompting.accepted
+        asked = prompts * len(self._rounds.manifests)
+        missing = self._config.target_instructions - accepted
+        self._token_budget.keep(asked / accepted * missing if accepted else _ALL)
 
     # Asking ------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from ray_si.config.answers import Language, Reasoning
 from ray_si.config.engine_options import PACING, lasting
 from ray_si.config.generator import Generator
 from ray_si.config.instances import Instances
+from ray_si.config.rounds import Spread, busy_share, fitted
 from ray_si.config.scores import scores_of
 from ray_si.config.section import Section as _Section
 from ray_si.engines.base import Purpose
@@ -66,6 +67,10 @@ class Bootstrap(_Section):
     """Most prompts with the same opening; when that is reached, phase 1 ends as at a plateau."""
     lookahead: int = Field(1, ge=0)
     """Rounds generated while an earlier one is still being gated."""
+    fit_to_slots: bool = False
+    """Choose prompts_per_round and lookahead, where they are not set, so that rounds keep every
+    slot busy: from generator's slots, how latencies spread, and the target. What they come to is
+    part of the run, so a run goes on with them on other hardware; a new one there has others."""
     block_size: int = Field(32, ge=1)
     """Requests in a block, the unit of durable work."""
     drop_unfinished: Literal["last", "all"] = "last"
@@ -309,6 +314,47 @@ class RunConfig(_Section):
                     "instances.inputs user_turn: an endpoint leaves no user turn open; use asked"
                 )
 
+    @model_validator(mode="after")
+    def _fit_rounds(self) -> RunConfig:
+        options = self.bootstrap
+        if options.fit_to_slots:
+            names = "prompts_per_round", "lookahead"
+            numbers = fitted(
+                self.generator.slots,
+                self.latencies,
+                self.target_instructions,
+                options.new_instructions,
+            )
+            self._with_rounds(dict(zip(names, numbers, strict=True)))
+        return self
+
+    def _with_rounds(self, numbers: Mapping[str, int]) -> None:
+        """Take these for what ``bootstrap`` leaves open, which does not count as set then."""
+        options = self.bootstrap.model_copy()
+        open_ = {name: n for name, n in numbers.items() if name not in options.model_fields_set}
+        options.__dict__.update(open_)
+        self.__dict__["bootstrap"] = options
+
+    @property
+    def latencies(self) -> Spread:
+        """How long phase 1's answers take, as far as the configuration says."""
+        if self.generator.engine == "replay":
+            return Spread(self.generator.replay.latency_sigma)
+        most = getattr(self.generator.sampling, self.bootstrap_purpose).max_tokens
+        usual = _USUAL_TOKENS[self.bootstrap_purpose] * self.bootstrap.new_instructions
+        return Spread(_USUAL_SIGMA, max(1.5, most / usual))
+
+    @property
+    def busy_share(self) -> float:
+        """Share of the generator's slots that phase 1 can keep busy, by simulation.
+
+        1 where they are few: one small replica's are soon full, and hardly worth a word.
+        """
+        slots, options = self.generator.slots, self.bootstrap
+        if slots < _MANY_SLOTS:
+            return 1.0
+        return busy_share(slots, self.latencies, options.prompts_per_round, options.lookahead)
+
     @field_validator("prompts")
     @classmethod
     def _all_in_use(cls, given: dict[str, str], info: ValidationInfo) -> dict[str, str]:
@@ -400,6 +446,7 @@ class RunConfig(_Section):
         values = self.model_dump(mode="json")
         for name in ("seeds", "decontaminate", "budget", "card", "scores"):
             del values[name]
+        del values["bootstrap"]["fit_to_slots"]  # what it comes to stands there
         values["prompts"] = {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
         }
@@ -429,9 +476,10 @@ class RunConfig(_Section):
     def as_begun(self, stored: Mapping[str, Any]) -> RunConfig:
         """With former defaults where the run of this ``stored`` configuration began under them.
 
-        Only for keys that are not set here: a default that changes is one for new runs.
+        Only for keys that are not set here: a default that changes is one for new runs. So with
+        rounds that were fitted to slots, which may be others by now.
         """
-        changed = {}
+        changed: dict[str, Any] = {}
         for name, former in _FORMER_DEFAULTS.items():
             section = getattr(self, name)
             begun = stored.get(name, {})
@@ -442,7 +490,11 @@ class RunConfig(_Section):
                     if key not in section.model_fields_set and begun.get(key) == value
                 }
             )
-        return self.model_copy(update=changed)
+        begun = self.model_copy(update=changed)
+        if self.bootstrap.fit_to_slots and "bootstrap" in stored:
+            names = "prompts_per_round", "lookahead"
+            begun._with_rounds({name: stored["bootstrap"][name] for name in names})
+        return begun
 
     def fingerprint(self, seeds_sha256: str, sets_sha256: Sequence[str] = ()) -> str:
         """SHA-256, hex, over `identity` and the content of seed tasks and evaluation sets."""
@@ -459,6 +511,15 @@ def fingerprint_of(
 
 _FORMER_DEFAULTS = {"dedup": {"tokenizer": "reference", "embedding_index": "Flat"}}
 """By section, what keys had for a default in earlier versions."""
+
+_USUAL_TOKENS = {"instructions": 30, "joint": 120}
+"""Of an item of a completion, by purpose, for how much longer the longest completion may be."""
+
+_MANY_SLOTS = 128
+"""From so many on it counts how many are busy."""
+
+_USUAL_SIGMA = 0.5
+"""Of the logarithm of latencies, where answers end as unevenly as a model's."""
 
 _A_THOUGHT = 64
 """Tokens that the shortest takes, with the answer."""

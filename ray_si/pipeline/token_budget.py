@@ -120,6 +120,7 @@ class TokenBudget:
         for name, tokens in already.items():
             self._spent += self._phases[name].amount(tokens)
         self._claims: list[Claim] = []
+        self._kept = 0.0
         self._changed = threading.Condition()
 
     @classmethod
@@ -173,6 +174,15 @@ class TokenBudget:
             shares.append(1 - (self.until - time.time()) / (3600 * limits.hours))
         return max(shares, default=None)
 
+    def keep(self, rows: float) -> None:
+        """Leave room for so many rows of the bootstrap, those under way included.
+
+        Nothing of another phase is granted that would take it; 0 lifts that.
+        """
+        with self._changed:
+            self._kept = rows
+            self._changed.notify_all()
+
     def error(self, standing: str) -> BudgetError:
         """That the budget is spent, with what stands finished and how to go on."""
         if self._is_over():
@@ -219,6 +229,12 @@ class TokenBudget:
         expected = self._spent
         for other in running:
             expected += self._phases[other.phase].mean * other.reserved
+        if claim.phase != "bootstrap" and self._kept:
+            asked = sum(other.reserved for other in running if other.phase == "bootstrap")
+            mean = self._phases["bootstrap"].mean
+            expected += mean * max(0.0, self._kept - asked)
+            if not self._fits(expected):
+                return 0
         phase = self._phases[claim.phase]
         is_first = not phase.rows and all(other.phase != claim.phase for other in running)
         granted = 0

@@ -376,10 +376,10 @@ def test_instances_are_begun_before_the_last_round_is_committed(
         return begun.copy()
 
     monkeypatch.setattr(InstancePhase, "begin", noted)
-    assert accepted_when_begun("on_a_budget", budget={"tokens": 10**9}) == []  # rounds come first
+    on_a_budget = accepted_when_begun("on_a_budget", budget={"tokens": 10**9})
     rounds = [manifest["accepted"] for manifest in Run.open(str(tmp_path / "on_a_budget")).rounds()]
     assert len(rounds) > 2
-    assert accepted_when_begun("shared") == [TARGET - rounds[-1]]
+    assert on_a_budget == accepted_when_begun("shared") == [TARGET - rounds[-1]]
     own = {"instance_generator": replay_config["generator"] | {"replicas": 1}}
     assert accepted_when_begun("own", **own)[0] == rounds[0]
     expected = digests(tmp_path / "on_a_budget")

@@ -51,6 +51,20 @@ def test_what_still_runs_counts_and_each_phase_for_itself():
     assert budget.claim("instances").grant([10] * 50) == 4  # of 1,200 a row
 
 
+def test_what_rounds_need_yet_is_left_to_them():
+    budget = token_budget(tokens=100_000)
+    rounds, instances = budget.claim("bootstrap"), budget.claim("instances", order=1 << 40)
+    budget.keep(80)  # of 1,000 a row
+    assert instances.grant([1] * 50) == 16  # of 1,200
+    assert rounds.grant([10] * 5) == 5
+    assert budget._reserve(instances, [1]) == 0
+    budget.keep(50)  # all of which is under way, and not counted twice
+    assert instances.grant([1] * 50) == 25
+    budget.keep(0)
+    rounds.settle(50, Tokens(10_000, 10_000))
+    assert instances.grant([1] * 50) == 25
+
+
 def test_nothing_is_granted_once_the_hours_are_over_whatever_still_runs(monkeypatch):
     budget = token_budget(hours=2)
     assert budget.claim("bootstrap").grant([10] * 50) == 50

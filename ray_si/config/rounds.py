@@ -1,0 +1,92 @@
+"""Rounds that keep slots busy: how large, how many under way, as slots and latencies have it."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from dataclasses import dataclass
+
+ROUND = 2
+"""Requests of a fitted round, for each slot: few, since its demonstrations come from rounds before;
+enough that what a round costs by itself hardly counts."""
+
+BUSY = 0.9
+"""Share of the slots below which rounds leave some idle."""
+
+_FRESH = 8
+"""Stretches in which a fitted bootstrap draws on the pool at the least, so that what the model
+wrote first is shown to it at all."""
+
+_YIELD = 0.5
+"""Accepted instructions for each that is asked for, where nothing is known yet."""
+
+_LONGEST = 3.8
+"""Deviations from the mean of the longest of some thousand latencies' logarithms."""
+
+_SIMULATED = 512
+"""Slots that `busy_share` simulates at most; more behave alike."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How latencies differ: log-normal, with ``sigma``, and at most ``most`` times their mean."""
+
+    sigma: float
+    most: float = math.inf
+
+    @property
+    def longest(self) -> float:
+        """The longest of some thousand, in means."""
+        if not self.sigma:
+            return 1.0
+        return min(self.most, math.exp(self.sigma * _LONGEST - self.sigma**2 / 2))
+
+    def draw(self, rng: random.Random) -> float:
+        """A latency, in means."""
+        if not self.sigma:
+            return 1.0
+        return min(self.most, math.exp(rng.gauss(-(self.sigma**2) / 2, self.sigma)))
+
+
+def fitted(slots: int, spread: Spread, target: int, asked: int) -> tuple[int, int]:
+    """``prompts_per_round`` and ``lookahead`` with which rounds keep slots busy.
+
+    While the last answer of a round is awaited, the rounds ahead of it have to fill every slot:
+    they hold as many requests for each as the longest answer takes means. No more than a part of
+    what the ``target`` needs is under way, ``asked`` instructions a prompt.
+    """
+    prompts = max(1, ROUND * slots)
+    lookahead = max(1, math.ceil(spread.longest / ROUND))
+    room = target / (asked * _YIELD) / _FRESH
+    if prompts * (lookahead + 1) > room:
+        prompts = max(16, int(room / (lookahead + 1)))
+    return min(prompts, 100_000), lookahead
+
+
+def busy_share(
+    slots: int, spread: Spread, prompts: int, lookahead: int, decide: float = 0.0
+) -> float:
+    """Share of the slots that work while rounds follow one another, by simulation.
+
+    First come, first served, with nothing lost between requests; a round takes ``decide`` means to
+    be decided on after its last answer.
+    """
+    scale = max(1.0, slots / _SIMULATED)
+    slots, prompts = max(1, round(slots / scale)), max(1, round(prompts / scale))
+    rounds = 3 * (lookahead + 1) + math.ceil(10 * slots / prompts)
+    rng, free = random.Random(0), [0.0] * slots
+    commits = [0.0] * (lookahead + 1)  # of the round that each one waits for
+    runs: list[tuple[float, float]] = []
+    for round_ in range(rounds):
+        ends = []
+        for _ in range(prompts):
+            start = max(free[0], commits[round_])
+            ends.append(start + spread.draw(rng))
+            heapq.heapreplace(free, ends[-1])
+            runs.append((start, ends[-1]))
+        commits.append(max(commits[-1], *ends) + decide)
+    # from the first commit until the last round is begun
+    since, until = commits[lookahead + 1], commits[rounds - 1]
+    busy = sum(max(0.0, min(end, until) - max(start, since)) for start, end in runs)
+    return busy / (slots * (until - since))

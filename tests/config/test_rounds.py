@@ -1,0 +1,61 @@
+"""Rounds that keep slots busy."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_si.config.file import parse_config
+from ray_si.config.rounds import Spread, busy_share, fitted
+
+MANY = 10**9
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("slots", [1, 64, 1024, 8192])
+def test_fitted_rounds_keep_every_slot_busy(slots, sigma):
+    spread = Spread(sigma)
+    assert busy_share(slots, spread, *fitted(slots, spread, MANY, 8)) > 0.95
+
+
+def test_rounds_that_are_too_few_or_too_small_leave_slots_idle():
+    spread = Spread(0.8)
+    assert busy_share(256, spread, 64, 1) < 0.2  # two rounds, half of the slots between them
+    assert busy_share(256, spread, 1024, 0) < 0.7
+    assert busy_share(256, spread, 512, 1, decide=2.0) < busy_share(256, spread, 512, 1)
+
+
+def test_an_answer_is_never_longer_than_its_limit():
+    assert Spread(0.8, 2.0).longest == 2.0
+    assert Spread(0.8).longest > 10
+    assert fitted(64, Spread(0.8, 2.0), MANY, 8)[1] < fitted(64, Spread(0.8), MANY, 8)[1]
+
+
+def test_a_small_target_is_not_asked_for_all_at_once():
+    prompts, lookahead = fitted(1024, Spread(0.8), 4000, 8)
+    assert prompts * (lookahead + 1) * 4 <= 4000 / 4
+
+
+def config(**bootstrap):
+    generator = {"engine": "replay", "model": None, "replicas": 4, "max_batch": 64}
+    generator["replay"] = {"latency_s": 1.0, "latency_sigma": 0.8}
+    return {"generator": generator, "bootstrap": bootstrap, "target_instructions": 10**6}
+
+
+def test_fitted_numbers_stand_in_the_run_and_a_resume_keeps_them_on_other_hardware():
+    fresh = parse_config(config(fit_to_slots=True))
+    assert (fresh.bootstrap.prompts_per_round, fresh.bootstrap.lookahead) == (512, 8)
+    stored = fresh.model_dump(mode="json")
+    assert parse_config(stored) == fresh
+    larger = config(fit_to_slots=True)
+    larger["generator"]["replicas"] = 8
+    other = parse_config(larger)
+    assert other.bootstrap.prompts_per_round == 1024
+    assert other.as_begun(stored).identity() == fresh.identity()
+    assert other.as_begun({}).identity() != fresh.identity()
+
+
+def test_what_is_set_is_not_fitted():
+    fitted_to = parse_config(config(fit_to_slots=True, lookahead=2)).bootstrap
+    assert (fitted_to.prompts_per_round, fitted_to.lookahead) == (512, 2)
+    by_hand = parse_config(config(prompts_per_round=512, lookahead=8))
+    assert by_hand.identity() == parse_config(config(fit_to_slots=True)).identity()
