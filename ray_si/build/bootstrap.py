@@ -159,6 +159,7 @@ class BootstrapPhase:
             if can_screen(self._config.dedup):
                 at_once = 2 * self._config.embedder.replicas + 1
                 self._screening = stack.enter_context(Screening(self._gate, at_once))
+                self._reporter.stages.watch("gate", lambda: self._gate.screening_s)
             stack.callback(abandon.set)
             self._commit_rounds(abandon)
 
@@ -264,10 +265,13 @@ class BootstrapPhase:
     # Deciding ----------------------------------------------------------------------------------
 
     def _commit(self, round_: int, complete: CompleteRound) -> None:
+        known = [self._alarm.result_of(block.screened) for block in complete if block.screened]
+        with self._reporter.stages.deciding():
+            self._decide(round_, complete, joined(known) if known else None)
+
+    def _decide(self, round_: int, complete: CompleteRound, screened: Screened | None) -> None:
         rows = [row for block in complete for row in block.rows]
         candidates = [candidate for block in complete for candidate in block.candidates]
-        known = [self._alarm.result_of(block.screened) for block in complete if block.screened]
-        screened = joined(known) if known else None
         infos = [block.info for block in complete]
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
         room = self._config.target_instructions - self._prompting.accepted

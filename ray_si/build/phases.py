@@ -14,11 +14,11 @@ from ray_si.build.instances import WRITERS, InstancePhase
 from ray_si.build.probe import check_engines
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
-from ray_si.config.rounds import BUSY, fitted
 from ray_si.dedup import warm_up
 from ray_si.pipeline.contamination import seeds_alike
 from ray_si.pipeline.decisions import is_plateau, unread_note
 from ray_si.pipeline.longest_requests import longest_requests
+from ray_si.pipeline.occupancy import idle_notes
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import SeedTask
@@ -154,6 +154,8 @@ class Phases:
     ) -> None:
         """Phase 1; its gate goes when the stack ends."""
         self._announce()
+        if self.config.dedup.cosine is not None:
+            self.reporter.stages.watch("embed", lambda: serving.embedding_s)
         gate = stack.enter_context(
             open_gate(self.config, self.run, rounds, self.seeds, serving.encode)
         )
@@ -177,26 +179,9 @@ class Phases:
             notes.append(seeds_alike(self.config, self.seeds, self.sets))
             count = sum(len(evaluation.texts) for evaluation in self.sets)
             notes.append(f"reading {count} evaluation texts")
-        notes.append(self._idle_note())
+        notes += idle_notes(self.config)
         for note in filter(None, notes):
             self._say(note)
-
-    def _idle_note(self) -> str:
-        """What to say where rounds leave slots without work."""
-        share, options = self.config.busy_share, self.config.bootstrap
-        if share >= BUSY:
-            return ""
-        prompts, lookahead = fitted(
-            self.config.generator.slots,
-            self.config.latencies,
-            self.config.target_instructions,
-            options.new_instructions,
-        )
-        return (
-            f"rounds of {options.prompts_per_round} prompts with lookahead {options.lookahead} can "
-            f"keep {100 * share:.0f} % of {self.config.generator.slots} slots busy; for new runs, "
-            f"bootstrap.fit_to_slots would take rounds of {prompts} with lookahead {lookahead}"
-        )
 
     def _say(self, note: str) -> None:
         self.reporter.report(Progress("start", note=note))

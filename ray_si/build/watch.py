@@ -16,6 +16,7 @@ from ray.util.metrics import Gauge
 from ray_si.config import RunConfig
 from ray_si.errors import RaySIError
 from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.pipeline.stage_clock import bound_by
 from ray_si.run.instance_parts import Counts
 from ray_si.run.run import LIVE, Run
 from ray_si.serving.applications import Serving
@@ -116,9 +117,14 @@ class Watcher:
         """Numbers of this build so far, as ``ray-si status`` shows them.
 
         Seconds count from its start, also those for each instruction that it accepted; dollars are
-        of what its replicas answered; ``written`` is of the whole run.
+        of what its replicas answered; ``written`` is of the whole run. ``stages`` are busy for that
+        share of the last half minute (generate, embed, gate and decide); ``bound_by`` is the one
+        that is full, null where none is: then the last answers of a round are awaited.
         """
         last, usage = self._reporter.last, self._reporter.last.usage
+        stages = self._reporter.stages.shares() if last.phase == "bootstrap" else {}
+        if last.utilisation is not None:
+            stages = {"generate": last.utilisation, **stages}
         seconds, accepted = time.monotonic() - self._reporter.began, self._reporter.accepted
         return {
             "at": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -136,6 +142,8 @@ class Watcher:
             **({"trouble": usage.trouble} if usage.trouble else {}),
             "utilisation": _rounded(last.utilisation),
             "utilisation_overall": _rounded(usage.busy_s / usage.open_s if usage.open_s else None),
+            "stages": {stage: round(share, 3) for stage, share in stages.items()},
+            "bound_by": bound_by(stages),
             "tokens_per_second": round(self._reporter.tokens_per_second(), 1),
             "seconds_per_accepted": _rounded(seconds / accepted if accepted else None),
             **({} if last.dollars is None else {"dollars": round(last.dollars, 4)}),

@@ -226,6 +226,7 @@ class ExportDisplay(Display):
 def print_check(config: RunConfig, inputs: Inputs) -> None:
     """What `ray-si check` found."""
     from ray_si.pipeline.decisions import unread_note
+    from ray_si.pipeline.occupancy import idle_notes
 
     out = console()
     classification = sum(seed.is_classification for seed in inputs.seeds)
@@ -242,7 +243,8 @@ def print_check(config: RunConfig, inputs: Inputs) -> None:
         markup=False,
         highlight=False,
     )
-    if note := unread_note(config, [seed.instruction for seed in inputs.seeds], "seed tasks"):
+    unread = unread_note(config, [seed.instruction for seed in inputs.seeds], "seed tasks")
+    for note in (*filter(None, [unread]), *idle_notes(config)):
         out.print(f"note: {note}", markup=False, highlight=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -127,6 +128,8 @@ class Deduplicator:
             make = partial(LocalPool, rouge, tokenizer, embedding_index)
             self._pool = self._layers = LayeredPool(self._pool, layers, make)
         self._lock = threading.Lock()  # the pool is for one thread at a time
+        self.screening_s = 0.0
+        """Seconds that `screen` has searched the pool so far, without what it waited for."""
         self._source_starts: list[int] = []  # ascending; parallel to the sources from there on
         self._sources: list[str | None] = []
 
@@ -188,7 +191,9 @@ class Deduplicator:
         """
         assert self._layers is not None, "a pool without layers is not screened"
         with self._lock:
+            began = time.monotonic()
             by_rouge = self._layers.nearest_by_rouge(texts, end=size)
+            self.screening_s += time.monotonic() - began
         vectors, by_cosine = None, None
         survivors = np.flatnonzero(by_rouge.ids < 0).tolist()
         if self._cosine is not None and survivors:
@@ -197,7 +202,9 @@ class Deduplicator:
             else:
                 vectors = _fitting(embeddings, texts)[survivors]
             with self._lock:
+                began = time.monotonic()
                 by_cosine = self._layers.nearest_by_cosine(vectors, self._cosine, end=size)
+                self.screening_s += time.monotonic() - began
         return Screened(len(texts), size, by_rouge, vectors, by_cosine)
 
     def settle(self) -> None:

@@ -153,6 +153,11 @@ class GuardedGate:
         screened = self._gate.screen([texts[i] for i in rest], size, part)
         return replace(screened, count=len(texts), refused=tuple(found))
 
+    @property
+    def screening_s(self) -> float:
+        """Seconds that `Deduplicator.screen` has searched."""
+        return self._gate.screening_s
+
     def settle(self) -> None:
         """See `Deduplicator.settle`."""
         self._gate.settle()

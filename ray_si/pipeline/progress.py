@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ray_si.pipeline.stage_clock import StageClock
 from ray_si.serving.usage import Usage
 
 RECENT_S = 10.0
@@ -63,7 +64,8 @@ class DedupProgress:
 class Reporter:
     """Keeps the current `Progress` and hands each change on; safe to use from several threads.
 
-    ``accepted`` counts the instructions that this build accepted, without those it found.
+    ``accepted`` counts the instructions that this build accepted, without those it found;
+    ``stages`` are timed by who works in them.
     """
 
     def __init__(self, listen: Callable[[Progress], None]) -> None:
@@ -72,6 +74,7 @@ class Reporter:
         self.began = time.monotonic()
         self.last = Progress("start")
         self.accepted = 0
+        self.stages = StageClock()
         self._found: int | None = None  # accepted before this build
         self._recent = deque([(self.began, Usage())])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -146,6 +147,9 @@ class Serving:
         self._with_embedder = embedder
         self._embedder: Any = None  # its handle
         self._dimension: int | None = None  # of what it gives
+        self._lock = threading.Lock()
+        self.embedding_s = 0.0
+        """Seconds that the embedders have worked so far, divided by their number."""
         self._meter: Any = None
         self._embedder_app = f"{name}-{fencing:05d}-embedder"
         self._apps = {section: f"{name}-{fencing:05d}-{section}" for section in config.generators}
@@ -286,7 +290,12 @@ class Serving:
         if self._embedder is None:
             self._embedder = serve.get_app_handle(self._embedder_app)
         parts = [texts[i : i + _EMBED_SIZE] for i in range(0, len(texts), _EMBED_SIZE)]
-        vectors = [_encode(self._embedder, part) for part in parts]
+        vectors = []
+        for part in parts:
+            part_vectors, seconds = _encode(self._embedder, part)
+            vectors.append(part_vectors)
+            with self._lock:
+                self.embedding_s += seconds / self._config.embedder.replicas
         widths = {self._dimension or vectors[0].shape[1], *(part.shape[1] for part in vectors)}
         if len(widths) > 1:
             raise EngineError(
@@ -297,10 +306,10 @@ class Serving:
         return np.concatenate(vectors)
 
 
-def _encode(handle: Any, texts: list[str]) -> np.ndarray:
+def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float]:
     for attempt in range(_ATTEMPTS):
         try:
-            vectors: np.ndarray = handle.encode.remote(texts).result(timeout_s=_EMBED_S)
+            vectors, seconds = handle.encode.remote(texts).result(timeout_s=_EMBED_S)
         except TimeoutError as error:
             raise GenerationError(
                 f"the embedder has not answered for {_EMBED_S:g} s: it hangs, or needs more of "
@@ -315,5 +324,5 @@ def _encode(handle: Any, texts: list[str]) -> np.ndarray:
                 raise GenerationError(
                     f"the embedder gave {len(vectors)} embeddings for {len(texts)} texts"
                 )
-            return vectors
+            return vectors, seconds
     raise GenerationError(f"the embedder failed {_ATTEMPTS} times in a row: {reason}")

@@ -315,6 +315,8 @@ class EmbedderReplica:
     def __init__(self, model: str) -> None:
         self._embedder = registry.embedder(model)
 
-    def encode(self, texts: list[str]) -> np.ndarray:
-        """Embeddings, float32, shape (len(texts), dimension)."""
-        return self._embedder.encode(texts)
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, float]:
+        """Embeddings, float32, shape (len(texts), dimension), and the seconds that they took."""
+        began = time.monotonic()
+        vectors = self._embedder.encode(texts)
+        return vectors, time.monotonic() - began

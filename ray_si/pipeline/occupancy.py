@@ -1,0 +1,61 @@
+"""What a configuration will leave idle, said before a run begins."""
+
+from __future__ import annotations
+
+from ray_si.config import RunConfig
+from ray_si.config.rounds import BUSY, fitted
+
+EMBEDDED_BY_CORE = 150.0
+"""Texts a second that a core embeds with all-MiniLM-L6-v2; a little is left to spare."""
+
+EMBEDDED_BY_GPU = 5000.0
+"""... and a GPU, with batches that fill it: assumed, not measured here."""
+
+WRITTEN_BY_GPU = 2500.0
+"""Tokens a second of an 8B model on one GPU with its slots full: assumed, too."""
+
+_TOKENS = 43.0
+"""Of a candidate: 300 in a completion of seven."""
+
+
+def idle_notes(config: RunConfig) -> list[str]:
+    """One for what rounds leave idle, one for an embedder that GPUs would wait for."""
+    return [note for note in (_idle_slots(config), _slow_embedder(config)) if note]
+
+
+def _idle_slots(config: RunConfig) -> str:
+    share, options, slots = config.busy_share, config.bootstrap, config.generator.slots
+    if share >= BUSY:
+        return ""
+    prompts, lookahead = fitted(
+        slots, config.latencies, config.target_instructions, options.new_instructions
+    )
+    return (
+        f"rounds of {options.prompts_per_round} prompts with lookahead {options.lookahead} can "
+        f"keep {100 * share:.0f} % of {slots} slots busy; for a new run, bootstrap.fit_to_slots "
+        f"would take rounds of {prompts} with lookahead {lookahead}"
+    )
+
+
+def _slow_embedder(config: RunConfig) -> str:
+    generator, embedder = config.generator, config.embedder
+    if config.dedup.cosine is None or not generator.gpus:
+        return ""
+    gpus = generator.gpus * (generator.max_replicas or generator.replicas)
+    written = gpus * WRITTEN_BY_GPU / _TOKENS
+    embedded = embeddings_a_second(config)
+    if embedded >= written:
+        return ""
+    has = f"{embedder.gpus:g} GPU" if embedder.gpus else f"{embedder.cpus:g} cores"
+    return (
+        f"{embedder.replicas} embedder(s) of {has} embed about {embedded:,.0f} texts a second, and "
+        f"{gpus:g} GPUs write about {written:,.0f} candidates (of an 8B model): they will wait; "
+        "raise embedder.replicas or .cpus, or give embedder.gpus a share of one"
+    )
+
+
+def embeddings_a_second(config: RunConfig) -> float:
+    """Texts that all embedders embed."""
+    embedder = config.embedder
+    each = EMBEDDED_BY_GPU * embedder.gpus if embedder.gpus else EMBEDDED_BY_CORE * embedder.cpus
+    return embedder.replicas * each

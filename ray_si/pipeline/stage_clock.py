@@ -1,0 +1,63 @@
+"""How busy the stages of a build are, and which of them it waits for."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+FULL = 0.9
+"""Share of its time from which a stage bounds the build."""
+
+_RECENT_S = 30.0
+"""Seconds over which shares are taken: rounds end in jerks."""
+
+
+class StageClock:
+    """Seconds that each stage has worked, of as many as have passed; 1 is all the time.
+
+    Stages are told of as ``sources``, by name: what they have worked so far, a stage of several
+    workers divided by their number.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[str, Callable[[], float]] = {}
+        self._decided = 0.0
+        self._recent: deque[tuple[float, dict[str, float]]] = deque([(time.monotonic(), {})])
+        self.watch("decide", lambda: self._decided)
+
+    def watch(self, stage: str, worked: Callable[[], float]) -> None:
+        """Take what a stage has worked from there, from now on."""
+        self._sources[stage] = worked
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """The driver decides on a round and commits it."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._decided += time.monotonic() - began
+
+    def shares(self) -> dict[str, float]:
+        """Of each stage, in the last half minute."""
+        now = time.monotonic()
+        worked = {stage: source() for stage, source in self._sources.items()}
+        self._recent.append((now, worked))
+        while len(self._recent) > 2 and self._recent[1][0] <= now - _RECENT_S:
+            self._recent.popleft()
+        since, before = self._recent[0]
+        passed = max(now - since, 1e-6)
+        return {
+            stage: min(1.0, max(0.0, seconds - before.get(stage, 0.0)) / passed)
+            for stage, seconds in worked.items()
+        }
+
+
+def bound_by(shares: dict[str, float]) -> str | None:
+    """The stage that is full, if one is; the busiest of several."""
+    if not shares:
+        return None
+    busiest = max(shares, key=lambda stage: shares[stage])
+    return busiest if shares[busiest] >= FULL else None

@@ -1,0 +1,44 @@
+"""Busy shares of stages."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_si.pipeline import stage_clock
+from ray_si.pipeline.stage_clock import StageClock, bound_by
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock, and the time it goes by."""
+    now = [100.0]
+    monkeypatch.setattr(stage_clock.time, "monotonic", lambda: now[0])
+    return StageClock(), now
+
+
+def test_a_share_is_of_the_time_that_passed_lately(clock):
+    stages, now = clock
+    worked = [0.0]
+    stages.watch("embed", lambda: worked[0])
+    for _ in range(40):  # idle for long, then busy for the last half minute
+        now[0] += 1
+        assert stages.shares()["embed"] == 0.0
+    for _ in range(40):
+        now[0] += 1
+        worked[0] += 0.5
+        shares = stages.shares()
+    assert shares["embed"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_decisions_count_for_as_long_as_they_take(clock):
+    stages, now = clock
+    with stages.deciding():
+        now[0] += 3
+    now[0] += 1
+    assert stages.shares() == {"decide": 0.75}
+
+
+def test_the_stage_that_is_full_bounds_a_build():
+    assert bound_by({"generate": 0.97, "embed": 0.99, "decide": 0.1}) == "embed"
+    assert bound_by({"generate": 0.5, "embed": 0.6}) is None
+    assert bound_by({}) is None
