@@ -25,8 +25,8 @@ from ray_si.dedup.layers import Screened, joined
 from ray_si.engines.base import Completion
 from ray_si.errors import BudgetError, NoProgressError
 from ray_si.pipeline.decisions import (
-    are_openings_used_up,
     Usable,
+    are_openings_used_up,
     completion_row,
     decide_round,
     is_plateau,

@@ -58,7 +58,8 @@ def demands(config: RunConfig, *, embedder: bool, least: bool = False) -> list[D
         wanted += [Demand(section, replicas, node) for node in placement(part).on_nodes()]
     if embedder:
         (resources,) = Placement(config.embedder.cpus, config.embedder.gpus).on_nodes()
-        wanted.append(Demand("embedder", 1, resources))
+        replicas = 1 if least else config.embedder.replicas
+        wanted.append(Demand("embedder", replicas, resources))
     return wanted
 
 
@@ -88,7 +89,7 @@ def leaves_cores(config: RunConfig, cores: float) -> bool:
     taken = sum(
         part.cpus * (part.max_replicas or part.replicas) for part in config.generators.values()
     )
-    taken += config.embedder.cpus
+    taken += config.embedder.cpus * config.embedder.replicas
     return sum(node.get("CPU", 0.0) for node in _nodes()) >= taken + cores
 
 

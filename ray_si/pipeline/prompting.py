@@ -299,9 +299,7 @@ def rendered(config: RunConfig, drawn: Sequence[DrawnRow]) -> list[PromptRow]:
     rows: list[PromptRow] = []
     for request in drawn:
         examples = [_as_example(item) for item in request["examples"]]
-        prompt = render(
-            config, examples, request["classification_prompt"], request["opening"]
-        )
+        prompt = render(config, examples, request["classification_prompt"], request["opening"])
         rows.append(
             {
                 "block": request["block"],

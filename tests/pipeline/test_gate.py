@@ -19,7 +19,7 @@ def test_every_option_of_the_gate_is_the_configurations():
     }  # fmt: skip
     options = gate_options(parse_config(values).dedup, len)
     assert options == values["dedup"] | {"encoder": len}
-    assert options.keys() == inspect.signature(Deduplicator).parameters.keys() - {"pool"}
+    assert options.keys() == inspect.signature(Deduplicator).parameters.keys() - {"pool", "layers"}
 
 
 def test_evaluation_sets_stand_before_the_gate_where_there_are_any():
