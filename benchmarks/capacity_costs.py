@@ -160,6 +160,8 @@ def main() -> None:
         "pool": POOL,
         "costs": {name: float(f"{value:.3g}") for name, value in costs.items()},
     }
+    if RESULT.exists():
+        report = json.loads(RESULT.read_text()) | report
     text = json.dumps(report, indent=1) + "\n"
     print(text)
     if options.write:

@@ -96,7 +96,7 @@ class Measured:
         from ray_si.build.builder import build
         from ray_si.engines.replay.engine import latency
         from ray_si.errors import NoProgressError
-        from ray_si.pipeline.prompting import Prompting
+        from ray_si.pipeline.prompting import Prompting, rendered
         from ray_si.run.run import Run
 
         settings = parse_config(config)
@@ -105,7 +105,7 @@ class Measured:
         self.commits: list[float] = []
         self.load: list[tuple[float, int]] = []
         self.began = self.ended = 0.0
-        original = Prompting.rows
+        original = Prompting.drawn
 
         def took(prompt: Any, seed: int) -> float:
             return latency(prompt, seed, replay.latency_s, replay.latency_sigma)
@@ -113,7 +113,9 @@ class Measured:
         def noted(prompting: Any, round_: int) -> Any:
             self.began = self.began or time.monotonic()
             rows = original(prompting, round_)
-            asked[round_] = [took(json.loads(row["prompt"]), row["seed"]) for row in rows]
+            asked[round_] = [
+                took(json.loads(row["prompt"]), row["seed"]) for row in rendered(settings, rows)
+            ]
             return rows
 
         def listen(progress: Any) -> None:
@@ -125,7 +127,7 @@ class Measured:
             if progress.phase == "instances" and progress.done == progress.total:
                 self.ended = self.ended or now
 
-        Prompting.rows = noted  # type: ignore[method-assign]
+        Prompting.drawn = noted  # type: ignore[method-assign]
         try:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 with contextlib.suppress(NoProgressError):
@@ -133,7 +135,7 @@ class Measured:
                 run = Run.open(f"{folder}/run")
                 self.later = [took(*each) for each in later_requests(settings, run)]
         finally:
-            Prompting.rows = original  # type: ignore[method-assign]
+            Prompting.drawn = original  # type: ignore[method-assign]
         self.latencies = [each for round_ in range(len(self.commits)) for each in asked[round_]]
 
 
