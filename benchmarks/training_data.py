@@ -2,10 +2,12 @@
 
     python benchmarks/training_data.py [--write] [--rows 100000]
 
-``shards``: rows as text out of the Parquet shards. ``tokens``: the same, encoded with the bundled
-model's tokenizer, which happens once for a fine-tuning, before it starts; its result is Parquet
-again. ``batches``: padded tensors out of that, shuffled, as the trainer's own data loader hands
-them out, reading the Parquet included; ``trl_collator``: the same through TRL's collator.
+``shards``: rows as text out of the Parquet shards. ``tokens_text``, ``tokens_chat``: the same,
+encoded with the bundled model's tokenizer, which happens once for a fine-tuning, before it starts;
+its result is Parquet again. ``tokens_apart_text``, ``tokens_apart_chat``: as it was until prompt
+and answer were tokenized as one text, through the tokenizer's own call and Python lists.
+``batches``: padded tensors out of that, shuffled, as the trainer's own data loader hands them out,
+reading the Parquet included; ``trl_collator``: the same through TRL's collator.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.training.base import inspect
 from ray_si.training.batches import Batches, row_numbers
-from ray_si.training.encode import Encoder
+from ray_si.training.encode import IGNORED, TOKENS, Encoder
 from ray_si.training.job import Job, encode_rows
 
 ROWS_PER_SHARD = 10_000
@@ -70,6 +72,35 @@ def rows(run: Run) -> Iterator[tuple[list[str], list[str], list[str]]]:
         yield columns[0], columns[1], columns[2]
 
 
+def tokens_apart(
+    tokenizer: Any, encoding: str, ids: list[str], prompts: list[str], completions: list[str]
+) -> pa.Table:
+    """Rows of `TOKENS`, the answer tokenized by itself and found in its turn by its own text."""
+    if encoding == "text":
+        before = tokenizer([f"{prompt}\n\n" for prompt in prompts])["input_ids"]
+        end = tokenizer.eos_token_id
+        answers = tokenizer(completions, add_special_tokens=False)["input_ids"]
+        after = [[*answer, end] for answer in answers]
+    else:
+        opened, endings = [], []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            turns = [{"role": "user", "content": prompt}]
+            answered = [*turns, {"role": "assistant", "content": completion}]
+            opened.append(
+                tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            )
+            whole = tokenizer.apply_chat_template(answered, tokenize=False)
+            endings.append(whole[len(opened[-1]) :])
+        before, after = (
+            tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (opened, endings)
+        )
+    columns = {"id": ids, "input_ids": [], "labels": []}
+    for prompt, answer in zip(before, after, strict=True):
+        columns["input_ids"].append(list(prompt) + list(answer))
+        columns["labels"].append([IGNORED] * len(prompt) + list(answer))
+    return pa.table(columns, TOKENS)
+
+
 def measure(count: int) -> dict[str, Any]:
     tokenizer = inspect(bundled.resolve("smollm2-135m-instruct")).tokenizer
     found: dict[str, Any] = {"rows": count}
@@ -78,13 +109,18 @@ def measure(count: int) -> dict[str, Any]:
         started = time.perf_counter()
         assert sum(len(part[0]) for part in rows(run)) == count
         found["shards"] = round(count / (time.perf_counter() - started))
-        encoder = Encoder(tokenizer, "text", max_length=1024, too_long="drop")
-        job = Job(str(Path(scratch) / "training"))
-        started = time.perf_counter()
-        parts = encode_rows(rows(run), encoder, run.location)
-        job.write_tokens(parts, dict(encoder.counts))
-        found["tokens"] = round(count / (time.perf_counter() - started))
-        found["tokens_per_row"] = round(encoder.counts["tokens"] / count, 1)
+        for encoding in ("chat", "text"):
+            job = Job(str(Path(scratch) / f"apart-{encoding}"))
+            started = time.perf_counter()
+            job.write_tokens((tokens_apart(tokenizer, encoding, *part) for part in rows(run)), {})
+            found[f"tokens_apart_{encoding}"] = round(count / (time.perf_counter() - started))
+            encoder = Encoder(tokenizer, encoding, max_length=1024, too_long="drop")
+            job = Job(str(Path(scratch) / encoding))
+            started = time.perf_counter()
+            parts = encode_rows(rows(run), encoder, run.location)
+            job.write_tokens(parts, dict(encoder.counts))
+            found[f"tokens_{encoding}"] = round(count / (time.perf_counter() - started))
+            found[f"tokens_per_row_{encoding}"] = round(encoder.counts["tokens"] / count, 1)
         for size in BATCHES:
             found[f"batches_of_{size}"] = _loaded(job, size, tokenizer.pad_token_id, ours=True)
             found[f"trl_collator_{size}"] = _loaded(job, size, tokenizer.pad_token_id, ours=False)

@@ -107,10 +107,15 @@ class LoopDisplay:
 
 def print_training(done: Finetuned) -> None:
     """What a fine-tuning came to, and where the model is."""
+    from ray_si.training.encode import REFUSALS
+
     result, rows = done.result, done.result["rows"]
     table = Table(title="Summary", show_header=False, title_justify="left")
     table.add_row("rows", f"{rows['kept']} of {rows['rows']}")
     table.add_row("too long", f"{rows['dropped']} dropped, {rows['truncated']} truncated")
+    for name, reason in REFUSALS.items():
+        if rows.get(name):  # older fine-tunings did not count them
+            table.add_row("refused", f"{rows[name]}: {reason}")
     table.add_row("tokens", f"{rows['tokens']}, of them {rows['completion_tokens']} with loss")
     table.add_row("steps", f"{result['steps']} ({result['epochs']:g} epochs)")
     table.add_row("loss", f"{result['first_loss']:.3f} at first, {result['last_loss']:.3f} at last")

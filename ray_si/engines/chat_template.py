@@ -90,6 +90,12 @@ def check_labels(folder: Path, requests: Sequence[Request], arguments: Mapping[s
             encode(tokenizer, request, arguments)
 
 
+def closing_of_open_thought(rendered: str) -> str:
+    """The tag that would close the thought which a rendered prompt leaves open; "" for others."""
+    opening = _OPEN_THOUGHT.search(rendered)
+    return re.sub(r"^([<\[◁]+)", r"\1/", opening[0].strip()) if opening else ""
+
+
 def _thinks_first(
     tokenizer: Any, turns: list[Message], arguments: Mapping[str, Any], rendered: str
 ) -> bool:
@@ -97,7 +103,7 @@ def _thinks_first(
     if "think" not in str(tokenizer.chat_template):
         return False
     at_once = _render(tokenizer, turns, {**arguments, **_SWITCHES})
-    return rendered != at_once or _OPEN_THOUGHT.search(rendered) is not None
+    return rendered != at_once or bool(closing_of_open_thought(rendered))
 
 
 def _render_open(tokenizer: Any, turns: list[Message], arguments: Mapping[str, Any]) -> str:

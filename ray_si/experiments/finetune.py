@@ -97,7 +97,11 @@ def finetune(
             listen(TrainingProgress(note="encoding the rows"))
             length = min(settings.max_length, base.context)
             encoder = Encoder(
-                base.tokenizer, encoding, max_length=length, too_long=settings.too_long
+                base.tokenizer,
+                encoding,
+                max_length=length,
+                too_long=settings.too_long,
+                stops=base.stops,
             )
             parts = encode_rows(training_rows(run, encoding, settings.seed), encoder, run.location)
         # from the header on the place is this fine-tuning's, and one process writes

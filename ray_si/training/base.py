@@ -23,7 +23,8 @@ _UNBOUNDED = 1 << 20
 class Base:
     """A model's tokenizer and limits. ``digest`` tells it from other models.
 
-    ``context`` is in tokens, ``dtype`` the name of the type its weights are stored in.
+    ``context`` is in tokens, ``dtype`` the name of the type its weights are stored in, and
+    ``stops`` are the tokens at which engines stop it.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Base:
     context: int
     dtype: str
     digest: str
+    stops: frozenset[int]
 
 
 def inspect(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Base:
@@ -51,7 +53,20 @@ def inspect(path: str, *, revision: str | None = None, trust_remote_code: bool =
         getattr(config, "max_position_embeddings", None) or _UNBOUNDED,
         str(config.dtype or "float32").removeprefix("torch."),
         weights_digest(path, getattr(config, "_commit_hash", None)),
+        _stops(path, config, source) | {tokenizer.eos_token_id},
     )
+
+
+def _stops(path: str, config: Any, source: dict[str, Any]) -> frozenset[int]:
+    """Ends of sequence of a model's generation configuration, or of its configuration."""
+    from transformers import GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(path, revision=source["revision"])
+    except OSError:  # there is none
+        generation = GenerationConfig.from_model_config(config)
+    ends = generation.eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [ends]) - {None}
 
 
 def weights_digest(path: str, commit: str | None) -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
-from ray_si.records import Prompt
+from ray_si.errors import EngineError
+from ray_si.records import Message, Prompt
 from ray_si.training.config import Encoding, TrainingEncoding
+from ray_si.training.joint_tokens import JointTokenizer
+from ray_si.training.turns import Turn, assistant_turn, render
 
 TOKENS = pa.schema(
     [
@@ -22,22 +27,41 @@ TOKENS = pa.schema(
 
 IGNORED = -100
 
+REFUSALS = {
+    "control_token": "the answer spells a control token of the model",
+    "inside_token": "the answer begins inside a token of its prompt",
+    "no_end_token": "no token that stops the model ends the answer",
+}
+"""Why a row is not trained on, besides its length."""
+
 _TEXT_END = "\n\n"
+
+_BATCH = 1024
+"""Rows that the tokenizer is given at once; its threads share them."""
 
 
 def as_prompt(text: str, encoding: Encoding) -> Prompt:
     """An instruction with its input, as it is put to a model."""
-    return [{"role": "user", "content": text}] if encoding == "chat" else text + _TEXT_END
+    return [_question(text)] if encoding == "chat" else text + _TEXT_END
+
+
+def _question(text: str) -> Message:
+    return {"role": "user", "content": text}
 
 
 class Encoder:
     """Encodes rows for one tokenizer and counts what became of them.
 
-    ``encoding`` is "chat", "text" or "varied". The prompt's tokens are exactly those that an engine
-    makes of `as_prompt`, or of the prompt itself where that is varied already; the completion's
-    follow, with the template's end of turn or the tokenizer's end of sequence. ``counts``: rows,
-    kept, truncated, dropped (too long, or no room for any completion), tokens and completion_tokens
-    (both of kept rows).
+    ``encoding`` is "chat", "text" or "varied". A row is the tokens that an engine makes of its
+    prompt (`as_prompt`, or the prompt itself where that is varied already), masked, and then the
+    tokens of what the model is to write: its answer within the assistant's `Turn`, up to and with a
+    token that stops the model. ``stops`` are those besides the tokenizer's end of sequence. Prompt
+    and answer are tokenized as one text, since the tokens of an answer by itself may be others.
+
+    ``counts``: rows, kept, truncated, dropped (too long, or no room for any answer), each of
+    `REFUSALS`, tokens and completion_tokens (both of kept rows). A truncated row has no end.
+
+    Raises EngineError for a tokenizer without an end of sequence, and what `assistant_turn` raises.
     """
 
     def __init__(
@@ -47,12 +71,26 @@ class Encoder:
         *,
         max_length: int,
         too_long: Literal["drop", "truncate"],
+        stops: Collection[int] = (),
     ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise EngineError("the tokenizer has no end-of-sequence token, so no answer could end")
         self._tokenizer, self._encoding = tokenizer, encoding
         self._max_length, self._too_long = max_length, too_long
+        self._stops = frozenset(stops) | {tokenizer.eos_token_id}
+        self._turn = Turn("", "", False)
+        if encoding == "chat":
+            self._turn = assistant_turn(tokenizer, self._stops)
+        self._joint = JointTokenizer(tokenizer, begin=encoding != "chat")
+        self._control = _control_tokens(tokenizer)
+        self._turn_control = {
+            lead: self._controls(self._joint.tokenize([""], [f"{lead}x{self._turn.end}"])[0])
+            for lead in {self._turn.lead, ""}
+        }
         self.counts: Counter[str] = Counter(
             dict.fromkeys(
-                ("rows", "kept", "truncated", "dropped", "tokens", "completion_tokens"), 0
+                ("rows", "kept", "truncated", "dropped", *REFUSALS, "tokens", "completion_tokens"),
+                0,
             )
         )
 
@@ -60,64 +98,92 @@ class Encoder:
         self, ids: Sequence[str], prompts: Sequence[str], completions: Sequence[str]
     ) -> pa.Table:
         """The kept rows, of schema `TOKENS`."""
-        rows: dict[str, list[Any]] = {name: [] for name in TOKENS.names}
-        pairs = zip(ids, *self._tokens(prompts, completions), strict=True)
-        for id_, prompt, completion in pairs:
-            self.counts["rows"] += 1
-            excess = len(prompt) + len(completion) - self._max_length
+        kept: list[str] = []
+        parts: list[list[int]] = []  # prompt and learned tokens of each kept row, in turn
+        for start in range(0, len(ids), _BATCH):
+            part = slice(start, start + _BATCH)
+            for id_, tokens in zip(
+                ids[part], self._encode(prompts[part], completions[part]), strict=True
+            ):
+                if isinstance(tokens, str):
+                    self.counts[tokens] += 1
+                else:
+                    kept.append(id_)
+                    parts += tokens
+        self.counts["rows"] += len(ids)
+        self.counts["kept"] += len(kept)
+        table = _table(kept, parts)
+        self.counts["tokens"] += len(table["input_ids"].combine_chunks().flatten())
+        self.counts["completion_tokens"] += sum(map(len, parts[1::2]))
+        return table
+
+    def _encode(
+        self, prompts: Sequence[str], completions: Sequence[str]
+    ) -> Iterator[tuple[list[int], list[int]] | str]:
+        """Prompt and learned tokens of each row, or what counts why it is not kept."""
+        opened = self._opened(prompts)
+        turns = [self._turn.around(completion) for completion in completions]
+        learned = [f"{lead}{answer}{self._turn.end}" for lead, answer in turns]
+        pairs = zip(turns, self._joint.tokenize(opened, learned), strict=True)
+        for (lead, _), tokens in pairs:
+            if tokens is None:
+                yield "inside_token"
+                continue
+            prompt, answer = tokens
+            if self._controls(tokens) > self._turn_control[lead]:
+                yield "control_token"
+                continue
+            if not self._turn.stops:
+                answer.append(self._tokenizer.eos_token_id)
+            elif not answer or answer[-1] not in self._stops:
+                yield "no_end_token"
+                continue
+            excess = len(prompt) + len(answer) - self._max_length
             if excess > 0:
-                if self._too_long == "drop" or excess >= len(completion):
-                    self.counts["dropped"] += 1
+                if self._too_long == "drop" or excess >= len(answer):
+                    yield "dropped"
                     continue
                 self.counts["truncated"] += 1
-                completion = completion[:-excess]
-            self.counts["kept"] += 1
-            self.counts["tokens"] += len(prompt) + len(completion)
-            self.counts["completion_tokens"] += len(completion)
-            rows["id"].append(id_)
-            rows["input_ids"].append(prompt + completion)
-            rows["labels"].append([IGNORED] * len(prompt) + completion)
-        return pa.table(rows, TOKENS)
+                answer = answer[:-excess]
+            yield prompt, answer
 
-    def _tokens(
-        self, prompts: Sequence[str], completions: Sequence[str]
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of prompts and of completions."""
-        if self._encoding != "chat":
-            texts = list(prompts)
-            if self._encoding == "text":
-                texts = [str(as_prompt(prompt, "text")) for prompt in prompts]
-            end = self._tokenizer.eos_token_id
-            return self._ids(texts, special=True), [
-                [*ids, end] for ids in self._ids(completions, special=False)
-            ]
-        opened, answers = [], []
-        for prompt, completion in zip(prompts, completions, strict=True):
-            turns = as_prompt(prompt, "chat")
-            assert isinstance(turns, list)
-            opened.append(self._render(turns, add_generation_prompt=True))
-            whole = self._render([*turns, {"role": "assistant", "content": completion}])
-            answers.append(_after(opened[-1], whole, completion))
-        return self._ids(opened, special=False), self._ids(answers, special=False)
+    def _opened(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts as text, up to where the model goes on."""
+        if self._encoding == "varied":
+            return list(prompts)
+        if self._encoding == "text":
+            return [prompt + _TEXT_END for prompt in prompts]
+        conversations = [[_question(prompt)] for prompt in prompts]
+        return render(self._tokenizer, conversations, add_generation_prompt=True)
 
-    def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
-        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
-        return text
-
-    def _ids(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-        if not texts:
-            return []
-        token_ids = self._tokenizer(list(texts), add_special_tokens=special)["input_ids"]
-        return [list(ids) for ids in token_ids]
+    def _controls(self, tokens: tuple[list[int], list[int]] | None) -> int:
+        """Control tokens among those that are learned."""
+        assert tokens is not None
+        return sum(token in self._control for token in tokens[1])
 
 
-def _after(opened: str, whole: str, completion: str) -> str:
-    """What follows the opened prompt in the whole conversation: the completion, and its end.
+def _control_tokens(tokenizer: Any) -> frozenset[int]:
+    """Tokens that no answer may spell, since they steer the model: the special ones.
 
-    Some templates open the assistant's turn with more than they write in a finished one (an empty
-    thought, say), or strip what they are given: then the completion's own place is looked for.
+    Without the unknown token, which stands for text, and those around thoughts.
     """
-    if whole.startswith(opened):
-        return whole[len(opened) :]
-    text = completion.strip()
-    return whole[whole.rindex(text) :] if text and text in whole else completion
+    added = tokenizer.added_tokens_decoder
+    special = {id_ for id_, token in added.items() if token.special} | {*tokenizer.all_special_ids}
+    return frozenset(
+        id_
+        for id_ in special - {tokenizer.unk_token_id}
+        if "think" not in str(tokenizer.convert_ids_to_tokens(id_)).lower()
+    )
+
+
+def _table(ids: list[str], parts: list[list[int]]) -> pa.Table:
+    """Rows of `TOKENS`: ``parts`` has the prompt's and the learned tokens of each id in turn."""
+    lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+    tokens = np.fromiter(chain.from_iterable(parts), np.int32, lengths.sum())
+    learned = np.repeat(np.arange(len(parts)) % 2 == 1, lengths)
+    starts = np.concatenate([[0], np.cumsum(lengths[::2] + lengths[1::2])]).astype(np.int32)
+    columns = [
+        pa.ListArray.from_arrays(starts, values)
+        for values in (tokens, np.where(learned, tokens, np.int32(IGNORED)))
+    ]
+    return pa.table([pa.array(ids, pa.string()), *columns], schema=TOKENS)

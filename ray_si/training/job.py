@@ -23,7 +23,7 @@ from ray_si.errors import RunError
 from ray_si.run.folder import Folder
 from ray_si.storage.tables import read_table, write_table
 from ray_si.training.base import RECORD
-from ray_si.training.encode import Encoder
+from ray_si.training.encode import REFUSALS, Encoder
 
 METRICS, RESULT = "metrics.jsonl", "result.json"
 _MANIFEST = "tokens/manifest.json"
@@ -105,8 +105,9 @@ def encode_rows(rows: Rows, encoder: Encoder, location: str) -> list[pa.Table]:
     if not counts["rows"]:
         raise RunError(f"{location} has no rows to train on")
     if not counts["kept"]:
-        raise RunError(
-            f"none of the {counts['rows']} rows of {location} fits max_length: raise it, or set "
-            "too_long to truncate"
-        )
+        reasons = [f"{REFUSALS[name]} ({counts[name]})" for name in REFUSALS if counts[name]]
+        fault = f"can be trained on: {', '.join(reasons)}"
+        if not reasons:
+            fault = "fits max_length: raise it, or set too_long to truncate"
+        raise RunError(f"none of the {counts['rows']} rows of {location} {fault}")
     return [part for part in parts if part.num_rows]
