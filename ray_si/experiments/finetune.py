@@ -9,10 +9,10 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from ray_si.errors import ConfigError, RunError, StorageLostError, TrainingError
 from ray_si.experiments.extras import need
 from ray_si.export.training_shards import shard_tables
 from ray_si.run.run import Run
+from ray_si.run.seeds import seeds_of
 from ray_si.self_instruct import formats
 from ray_si.serving.connect import connect
 from ray_si.storage.base import absolute
@@ -103,7 +104,8 @@ def finetune(
                 too_long=settings.too_long,
                 stops=base.stops,
             )
-            parts = encode_rows(training_rows(run, encoding, settings.seed), encoder, run.location)
+            rows = training_rows(run, encoding, settings.seed, seed_tasks=settings.seed_tasks)
+            parts = encode_rows(rows, encoder, run.location)
         # from the header on the place is this fine-tuning's, and one process writes
         record = _record(run, base, settings, encoding)
         job.folder.claim(identity, record)
@@ -148,17 +150,34 @@ def _record(run: Run, base: Base, settings: Training, encoding: str) -> dict[str
     }
 
 
-def training_rows(run: Run, encoding: TrainingEncoding, seed: int) -> Rows:
-    """Ids, prompts and completions of the run's shards; varied ones by the seed."""
+def training_rows(
+    run: Run, encoding: TrainingEncoding, seed: int, *, seed_tasks: bool = False
+) -> Rows:
+    """Ids, prompts and completions of the run's shards; varied ones by the seed.
+
+    With ``seed_tasks`` the instances of its seed tasks come last, ``ID#NUMBER`` each.
+    """
     layout = formats.layout(
         "prompt-completion-varied" if encoding == "varied" else "prompt-completion"
     )
     draw = random.Random(seed)
-    for table in shard_tables(run, ["id", *layout.columns]):
-        columns = table.to_pydict()
-        numbers = [draw.randrange(formats.ENCODINGS) for _ in range(table.num_rows)]
+    for columns in _columns(run, layout.columns, seed_tasks):
+        numbers = [draw.randrange(formats.ENCODINGS) for _ in columns["id"]]
         rows = list(layout.rows(columns, numbers))
         yield columns["id"], [row["prompt"] for row in rows], [row["completion"] for row in rows]
+
+
+def _columns(run: Run, names: Sequence[str], seed_tasks: bool) -> Iterator[dict[str, list[str]]]:
+    """The columns of each shard, and of the seed tasks."""
+    for table in shard_tables(run, ["id", *names]):
+        yield table.to_pydict()
+    if seed_tasks:
+        instances = [
+            {"id": f"{seed.id}#{i}", "instruction": seed.instruction} | asdict(instance)
+            for seed in seeds_of(run.read("seeds.parquet"))
+            for i, instance in enumerate(seed.instances)
+        ]
+        yield {name: [row[name] for row in instances] for name in ("id", *names)}
 
 
 def _check_resources(settings: Training, is_ours: bool) -> None:

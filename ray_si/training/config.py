@@ -53,6 +53,11 @@ class Training(Section):
     too_long: Literal["drop", "truncate"] = "drop"
     """What happens to longer rows; they are counted either way. A row whose prompt alone fills the
     length is dropped always, since nothing would be left to learn."""
+    seed_tasks: bool = False
+    """Train on the instances of the run's seed tasks too, as the paper's code can."""
+    packing: bool = False
+    """Put short rows one after another up to `max_length`, which wastes less on padding; they do
+    not attend to each other. A row of `batch_size` and `rows_at_once` is such a pack then."""
     epochs: float = Field(2.0, gt=0)
     """Passes over the rows (the paper: 2)."""
     max_steps: int | None = Field(None, ge=1)

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
 from ray_si.errors import TrainingError
-from ray_si.training.batches import Batches, row_numbers
+from ray_si.training.batches import Batches, PackedBatches, packs, row_numbers
 from ray_si.training.config import Training
 
 History = list[dict[str, float]]
@@ -115,12 +115,16 @@ def train(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    collate, data = Batches, row_numbers(tokens)
+    if settings.packing:
+        check_rows_are_apart(model)
+        collate, data = PackedBatches, packs(tokens, settings.max_length)
     watch = _Watch(hooks or Hooks())
     trainer = SFTTrainer(
         model=model,
         args=options,
-        train_dataset=row_numbers(tokens),
-        data_collator=Batches(tokens, tokenizer.pad_token_id),
+        train_dataset=data,
+        data_collator=collate(tokens, tokenizer.pad_token_id),
         processing_class=tokenizer,
         peft_config=_adapters(settings) if frozen else None,
         callbacks=[watch],
@@ -132,6 +136,24 @@ def train(
             "dtype float32 may help"
         )
     return trainer
+
+
+def check_rows_are_apart(model: Any) -> None:
+    """Raise TrainingError where a row of a pack sees the one before it.
+
+    Whatever the first row is, what the model says of the second has to be the same.
+    """
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
+    second = []
+    model.eval()
+    with torch.inference_mode():
+        for first in ([3, 4, 5, 6], [9, 8, 7, 6]):
+            tokens = torch.tensor([[*first, 3, 5, 7, 9]])
+            answer = model(input_ids=tokens, position_ids=positions, use_cache=False)
+            second.append(answer.logits[0, 4:].float())
+    model.train()
+    if not torch.allclose(*second, rtol=1e-3, atol=1e-3):
+        raise TrainingError("rows packed together see each other in this model: turn off packing")
 
 
 def finish(trainer: SFTTrainer, settings: Training, base: str, dtype: str, folder: Path) -> None:

@@ -91,6 +91,18 @@ class TestOnTheSessionsRay:
             next(training_rows(run, "varied", 0)) == part != next(training_rows(run, "varied", 1))
         )
 
+    def test_the_seed_tasks_may_be_trained_on_too(self, finished):
+        run = Run.open(str(finished[0]))
+        alone, with_seeds = (
+            list(training_rows(run, "text", 0, seed_tasks=wanted)) for wanted in (False, True)
+        )
+        *rows, seeds = with_seeds
+        assert rows == alone
+        first = load_seeds("bundled")[0][0]
+        assert seeds[0][0] == f"{first.id}#0"
+        assert seeds[1][0].startswith(first.instruction)
+        assert seeds[2][0] == first.instances[0].output
+
     def test_called_again_it_has_nothing_to_do(self, finished, tuned, models):
         location, _ = finished
         to, done = tuned

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from ray_si.errors import TrainingError
 from ray_si.training import trainer
@@ -124,3 +124,33 @@ def test_sharding_is_passed_on_to_the_trainer(tmp_path):
     assert options.fsdp
     assert options.fsdp_plugin_args["cpu_offload"]
     assert options.gradient_accumulation_steps == 1
+
+
+def test_packed_rows_are_learned_as_if_each_were_alone(tiny_model, tokens, tmp_path):
+    """One step over all rows has the same mean loss, and makes the same weights."""
+    results = []
+    for packing in (False, True):
+        settings = Training(
+            model=tiny_model,
+            method="full",
+            max_steps=2,
+            learning_rate=0.01,
+            max_length=100,
+            packing=packing,
+            **COMMON | {"batch_size": 24, "rows_at_once": 24},
+        )
+        trained, history, _ = run(settings, tiny_model, tokens, tmp_path / str(packing))
+        weights = torch.cat([values.flatten() for values in trained.model.parameters()])
+        results.append((len(trained.train_dataset), list(history.values()), weights))
+    (rows, losses, weights), (packs, packed_losses, packed_weights) = results
+    assert packs < rows == 24
+    assert packed_losses == pytest.approx(losses, rel=1e-5)
+    assert torch.allclose(packed_weights, weights, atol=1e-3)
+
+
+def test_a_model_whose_packed_rows_would_see_each_other_is_refused(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    trainer.check_rows_are_apart(model)
+    recurrent = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=8, num_hidden_layers=1))
+    with pytest.raises(TrainingError, match="see each other in this model: turn off packing"):
+        trainer.check_rows_are_apart(recurrent)
