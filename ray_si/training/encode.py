@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 from ray_si.errors import EngineError
 from ray_si.records import Message, Prompt
 from ray_si.training.config import Encoding, TrainingEncoding
-from ray_si.training.joint_tokens import JointTokenizer
+from ray_si.training.joint_tokens import JointTokenizer, Tokens
 from ray_si.training.turns import Turn, assistant_turn, render
 
 TOKENS = pa.schema(
@@ -100,16 +101,23 @@ class Encoder:
         """The kept rows, of schema `TOKENS`."""
         kept: list[str] = []
         parts: list[list[int]] = []  # prompt and learned tokens of each kept row, in turn
-        for start in range(0, len(ids), _BATCH):
-            part = slice(start, start + _BATCH)
-            for id_, tokens in zip(
-                ids[part], self._encode(prompts[part], completions[part]), strict=True
+        batches = [slice(start, start + _BATCH) for start in range(0, len(ids), _BATCH)]
+        opened = self._opened(prompts)
+        turns = [self._turn.around(completion) for completion in completions]
+        learned = [f"{lead}{answer}{self._turn.end}" for lead, answer in turns]
+        with ThreadPoolExecutor(1) as tokenizing:  # the next batch, outside of Python's lock
+            tokenized = tokenizing.map(
+                lambda part: self._joint.tokenize(opened[part], learned[part]), batches
+            )
+            for id_, (lead, _), tokens in zip(
+                ids, turns, chain.from_iterable(tokenized), strict=True
             ):
-                if isinstance(tokens, str):
-                    self.counts[tokens] += 1
+                result = self._judged(lead, tokens)
+                if isinstance(result, str):
+                    self.counts[result] += 1
                 else:
                     kept.append(id_)
-                    parts += tokens
+                    parts += result
         self.counts["rows"] += len(ids)
         self.counts["kept"] += len(kept)
         table = _table(kept, parts)
@@ -117,35 +125,24 @@ class Encoder:
         self.counts["completion_tokens"] += sum(map(len, parts[1::2]))
         return table
 
-    def _encode(
-        self, prompts: Sequence[str], completions: Sequence[str]
-    ) -> Iterator[tuple[list[int], list[int]] | str]:
-        """Prompt and learned tokens of each row, or what counts why it is not kept."""
-        opened = self._opened(prompts)
-        turns = [self._turn.around(completion) for completion in completions]
-        learned = [f"{lead}{answer}{self._turn.end}" for lead, answer in turns]
-        pairs = zip(turns, self._joint.tokenize(opened, learned), strict=True)
-        for (lead, _), tokens in pairs:
-            if tokens is None:
-                yield "inside_token"
-                continue
-            prompt, answer = tokens
-            if self._controls(tokens) > self._turn_control[lead]:
-                yield "control_token"
-                continue
-            if not self._turn.stops:
-                answer.append(self._tokenizer.eos_token_id)
-            elif not answer or answer[-1] not in self._stops:
-                yield "no_end_token"
-                continue
-            excess = len(prompt) + len(answer) - self._max_length
-            if excess > 0:
-                if self._too_long == "drop" or excess >= len(answer):
-                    yield "dropped"
-                    continue
-                self.counts["truncated"] += 1
-                answer = answer[:-excess]
-            yield prompt, answer
+    def _judged(self, lead: str, tokens: Tokens | None) -> Tokens | str:
+        """Prompt and learned tokens of a row, or what counts why it is not kept."""
+        if tokens is None:
+            return "inside_token"
+        if self._controls(tokens) > self._turn_control[lead]:
+            return "control_token"
+        prompt, learned = tokens
+        if not self._turn.stops:
+            learned.append(self._tokenizer.eos_token_id)
+        elif not learned or learned[-1] not in self._stops:
+            return "no_end_token"
+        excess = len(prompt) + len(learned) - self._max_length
+        if excess <= 0:
+            return prompt, learned
+        if self._too_long == "drop" or excess >= len(learned):
+            return "dropped"
+        self.counts["truncated"] += 1
+        return prompt, learned[:-excess]
 
     def _opened(self, prompts: Sequence[str]) -> list[str]:
         """The prompts as text, up to where the model goes on."""
@@ -156,10 +153,10 @@ class Encoder:
         conversations = [[_question(prompt)] for prompt in prompts]
         return render(self._tokenizer, conversations, add_generation_prompt=True)
 
-    def _controls(self, tokens: tuple[list[int], list[int]] | None) -> int:
+    def _controls(self, tokens: Tokens | None) -> int:
         """Control tokens among those that are learned."""
         assert tokens is not None
-        return sum(token in self._control for token in tokens[1])
+        return sum(map(self._control.__contains__, tokens[1]))
 
 
 def _control_tokens(tokenizer: Any) -> frozenset[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from tokenizers import Encoding, processors
@@ -31,49 +32,81 @@ class JointTokenizer:
             # whose offsets leave out leading spaces, and whose special tokens only a prompt has
             self._bare = deepcopy(self._backend)
             self._bare.post_processor = processors.Sequence([])
+        added = tokenizer.added_tokens_decoder.items()
+        self._fixed = {id_ for id_, token in added if token.special and not token.normalized}
+        self._fixed -= {tokenizer.unk_token_id}  # which any text may become
+        self._after = cache(self._tokens_after)
 
     def tokenize(self, prompts: Sequence[str], following: Sequence[str]) -> list[Tokens | None]:
         """Both parts of each text; None where the second begins inside a token of the first."""
         joint = [before + after for before, after in zip(prompts, following, strict=True)]
         if self._backend is None:
             return [self._by_prefix(*texts) for texts in zip(prompts, joint, strict=True)]
-        before = self._backend.encode_batch_fast(prompts, add_special_tokens=self._begin)
         whole = self._bare.encode_batch(joint, add_special_tokens=False)
-        rows: list[Tokens | None] = []
-        for prompt, text, opened, encoded in zip(prompts, joint, before, whole, strict=True):
-            rest = self._from(encoded, text, len(prompt), opened.ids)
-            rows.append(None if rest is None else (opened.ids, rest))
-        return rows
+        opened: list[list[int] | None] = [None] * len(prompts)
+        if self._begin:
+            batch = self._backend.encode_batch(prompts, add_special_tokens=True)
+            opened = [encoded.ids for encoded in batch]
+        rows = zip(prompts, joint, opened, whole, strict=True)
+        return [self._split(prompt, text, ids, encoded) for prompt, text, ids, encoded in rows]
 
-    def _from(
-        self, encoded: Encoding, text: str, start: int, prompt: list[int]
-    ) -> list[int] | None:
-        """The tokens of the text from a character on, None where none begins there.
+    def _split(
+        self, prompt: str, text: str, opened: list[int] | None, encoded: Encoding
+    ) -> Tokens | None:
+        """A joint text's tokens, parted at the end of its prompt, whose tokens may be known.
 
-        A token may reach over the start, as where line breaks end a prompt and begin an answer:
-        then its part of the answer is tokenized by itself, if that reads right after the prompt.
+        A token may reach over the end, as where line breaks end a prompt and begin an answer: then
+        its part of the answer is tokenized by itself, if that reads right after the prompt.
         """
-        first = None
-        for place in range(start, len(text)):
+        first = span = None
+        for place in range(len(prompt), len(text)):
             if (first := encoded.char_to_token(place)) is not None:
+                span = encoded.token_to_chars(first)
                 break  # others are dropped by the tokenizer
-        span = None if first is None else encoded.token_to_chars(first)
-        if span is None:
-            return []
-        left, right = span
-        rest: list[int] = encoded.ids[first:]
-        if left >= start:
-            return rest
-        piece, wanted = text[start:right], self._text(prompt) + text[start:right]
+        if first is None or span is None or span[0] < len(prompt):
+            if opened is None:
+                opened = self._backend_ids(prompt)
+            if first is None or span is None:
+                return opened, []
+            piece = self._piece(opened, text[len(prompt) : span[1]])
+            return None if piece is None else (opened, piece + encoded.ids[first + 1 :])
+        ids = encoded.ids
+        return opened or self._opened(prompt, encoded, ids[:first]), ids[first:]
+
+    def _opened(self, prompt: str, encoded: Encoding, joint: list[int]) -> list[int]:
+        """The prompt's own tokens, given the joint text's up to there.
+
+        They may differ after the last special token only: texts are cut at those first.
+        """
+        for last in range(len(joint) - 1, -1, -1):
+            if joint[last] in self._fixed:
+                span = encoded.token_to_chars(last)
+                assert span is not None
+                return joint[: last + 1] + self._after(joint[last], prompt[span[1] :])
+        return self._backend_ids(prompt)
+
+    def _tokens_after(self, special: int, text: str) -> list[int]:
+        whole = self._bare.id_to_token(special) + text
+        ids: list[int] = self._bare.encode(whole, add_special_tokens=False).ids
+        return ids[1:]
+
+    def _backend_ids(self, prompt: str) -> list[int]:
+        assert self._backend is not None
+        ids: list[int] = self._backend.encode(prompt, add_special_tokens=self._begin).ids
+        return ids
+
+    def _piece(self, prompt: list[int], text: str) -> list[int] | None:
+        """Tokens by which the text follows the prompt's, None where it would not read the same."""
+        wanted = self._text(prompt) + text
         for anchor in ("", "\n"):  # with one before it, no space is put before a first word
-            alone = self._bare.encode(anchor + piece, add_special_tokens=False)
+            alone = self._bare.encode(anchor + text, add_special_tokens=False)
             ids = [
                 token
                 for token, (begin, _) in zip(alone.ids, alone.offsets, strict=True)
                 if begin >= len(anchor)
             ]
             if self._text(prompt + ids) == wanted:
-                return ids + rest[1:]
+                return ids
         return None
 
     def _text(self, tokens: list[int]) -> str:

@@ -61,39 +61,6 @@ def test_what_is_learned_is_the_answer_in_its_turn_and_a_token_that_ends_it(fami
             assert whole.replace(" ", "") == (before + wanted).replace(" ", "")
 
 
-@pytest.mark.parametrize("family", ["llama2", "phi", "none", "chatml"])
-def test_an_answer_goes_on_from_its_prompt_as_the_joint_text_does(family):
-    """Alone, "Nile" would be "▁Nile", which after a line break reads as a space and the word."""
-    made, tokenizer, _ = encoder("sentencepiece", family)
-    (row,) = made.encode(["a"], [PROMPT], ["Nile"]).to_pylist()
-    _, learned = split(row)
-    joint = tokenizer(written(tokenizer, row["input_ids"]), add_special_tokens=False)["input_ids"]
-    assert joint[-len(learned) :] == learned
-    begins_with_space = tokenizer.convert_ids_to_tokens(learned[0]).startswith("▁")
-    assert begins_with_space == (family == "llama2")
-
-
-def test_line_breaks_that_join_with_those_of_the_prompt_are_learned_and_the_prompt_stays():
-    made, tokenizer, asked = encoder("gpt4", "none")
-    answer = "\n\n    return x"
-    (row,) = made.encode(["a"], [PROMPT], [answer]).to_pylist()
-    prompt, learned = split(row)
-    assert prompt == tokenizer(asked)["input_ids"]
-    assert written(tokenizer, learned) == answer + zoo.EOS
-
-
-@pytest.mark.parametrize("family", ["qwen3", "qwen3-thinking", "deepseek-r1"])
-@pytest.mark.parametrize("opening", ["", "<think>\n"])
-def test_an_answer_with_a_thought_keeps_it_and_gets_no_empty_one(family, opening):
-    made, tokenizer, _ = encoder("gpt2", family)
-    answer = f"{opening}Egypt, so\n</think>\n\nThe Nile."
-    (row,) = made.encode(["a"], [PROMPT], [answer]).to_pylist()
-    whole = written(tokenizer, row["input_ids"])
-    assert whole.count("</think>") == 1
-    assert "so\n</think>\n\nThe Nile." in whole
-    assert whole.count("<think>") == (1 if opening or family != "qwen3" else 0)
-
-
 @pytest.mark.parametrize("kind", zoo.KINDS)
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 def test_an_answer_that_spells_a_control_token_is_counted_and_not_trained_on(family, kind):
@@ -118,19 +85,6 @@ def test_an_answer_whose_end_the_tokenizer_does_not_see_is_counted_and_not_train
     table = made.encode(["a", "b"], ["Ask"] * 2, ["word", "word."])
     assert table["id"].to_pylist() == ["b"]
     assert made.counts["no_end_token"] == 1
-
-
-@pytest.mark.parametrize(("template", "fault"), zoo.BAD_TEMPLATES.items())
-def test_a_template_that_loses_or_alters_what_it_is_given_is_refused_in_one_line(template, fault):
-    tokenizer = zoo.tokenizer("gpt2", "none")
-    broken = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, eos_token=zoo.EOS
-    )
-    broken.chat_template = template
-    with pytest.raises(EngineError, match=fault) as caught:
-        Encoder(broken, "chat", max_length=99, too_long="drop")
-    assert "set encoding to text" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_without_an_end_is_refused():
