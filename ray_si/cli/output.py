@@ -294,7 +294,10 @@ def print_summary(location: str, stats: Stats, seconds: dict[str, float]) -> Non
     for row in islice(training_rows(Run.open(location)), 5):
         samples.add_row(*map(_cell, (row["instruction"], row["input"], row["output"])))
     out.print(samples)
-    out.print(f"training shards: {location}/data", markup=False, highlight=False)
+    if stats["rows"]:
+        out.print(f"training shards: {location}/data", markup=False, highlight=False)
+    else:
+        out.print("no training rows: the reasons are beside rejected and instances rejected above")
     out.print(f"dataset card:    {location}/README.md", markup=False, highlight=False)
     out.print(f"report:          {location}/report.html", markup=False, highlight=False)
     out.print(f"counts:          {location}/stats.json", markup=False, highlight=False)

@@ -55,6 +55,9 @@ _POLICY = "ray_si.serving.autoscaling:replicas_for_requests"
 _NO_BOUND = 1 << 14
 """Calls that a replica takes at a time: clients bound what is on its way, and replicas queue it."""
 
+_declaring = threading.Lock()
+"""Several builds may run in a process, and Ray's declarations are not made for threads."""
+
 _IN_FLIGHT = 1.5
 """Requests on their way for each slot: a replica should find its next one waiting. Not many more,
 since what waits on a replica is lost with it."""
@@ -181,6 +184,21 @@ class Serving:
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
         self._meter = ray.remote(num_cpus=0, max_restarts=-1)(Meter).remote()
+        try:
+            # meanwhile Ray notes, for the whole process, which modules are pickled by value
+            with _declaring:
+                serve.run_many(self._targets(quiet), wait_for_applications_running=False)
+            self._wait_for_the_first()
+            for app in self._apps.values():
+                with suppress(RayError, TimeoutError):  # it died just now; what is usual will do
+                    told = serve.get_app_handle(app).slots.remote()
+                    self._batches[app] = told.result(timeout_s=_SLOTS_S)
+        except BaseException:
+            self._delete()
+            raise
+        return self
+
+    def _targets(self, quiet: LoggingConfig) -> list[serve.RunTarget]:
         deployments = {
             app: self._generator(self._config.generators[section])
             for section, app in self._apps.items()
@@ -197,21 +215,10 @@ class Serving:
                 )
                 .bind(for_workers(embedder.model))
             )
-        targets = [
+        return [
             serve.RunTarget(deployment, name=app, route_prefix=None, logging_config=quiet)
             for app, deployment in deployments.items()
         ]
-        try:
-            serve.run_many(targets, wait_for_applications_running=False)
-            self._wait_for_the_first()
-            for app in self._apps.values():
-                with suppress(RayError, TimeoutError):  # it died just now; what is usual will do
-                    told = serve.get_app_handle(app).slots.remote()
-                    self._batches[app] = told.result(timeout_s=_SLOTS_S)
-        except BaseException:
-            self._delete()
-            raise
-        return self
 
     def _wait_for_the_first(self) -> None:
         """Return once every application has the replicas with which work begins."""
