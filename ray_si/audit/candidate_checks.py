@@ -9,13 +9,13 @@ from typing import Any
 
 from ray_si.audit.stored_round import BY_THE_GATE, StoredCandidate, StoredRound
 from ray_si.config import RunConfig
-from ray_si.pipeline.decisions import candidates_of, contaminated_by, instance_text
+from ray_si.pipeline.decisions import candidates_of, instance_text
 from ray_si.pipeline.prompting import Prompting
 from ray_si.records import SeedTask
 from ray_si.run.audit import Audit, Check
 from ray_si.run.ids import instruction_id, request_id, request_seed
 from ray_si.run.layout import block_key, round_folder
-from ray_si.run.manifests import named_blocks
+from ray_si.run.manifests import by_set, count_contaminated, from_by_set, named_blocks
 from ray_si.run.schemas import RAW_BLOCK, RawRow, embeddings_of
 from ray_si.self_instruct.parsing import Candidate
 
@@ -70,8 +70,9 @@ def check_counts(check: Check, stored: StoredRound) -> None:
     count = len(stored.accepted) + len(stored.rejected)
     check.expect(key, "accepted", len(stored.accepted), manifest["accepted"])
     check.expect(key, "rejected", reasons, manifest["rejected"])
-    contaminated = contaminated_by(stored.rejected)
-    check.expect(key, "contaminated", contaminated, manifest["contaminated"])
+    contaminated = by_set(count_contaminated(stored.rejected, "instructions"))
+    told = by_set(from_by_set(manifest["contaminated"], "instructions"))
+    check.expect(key, "contaminated", contaminated, told)
     check.expect(key, "candidates", count, manifest["candidates"])
 
 

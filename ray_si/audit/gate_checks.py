@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_si.audit.stored_round import BY_THE_GATE, StoredCandidate, StoredRound
 from ray_si.config import RunConfig
-from ray_si.dedup import CONTAMINATED, Deduplicator
+from ray_si.dedup import CONTAMINATED, EMBEDDED, Deduplicator
 from ray_si.dedup.pool import EXACT_KINDS
 from ray_si.dedup.rouge import rouge_l
 from ray_si.pipeline.contamination import excluded_texts
@@ -47,17 +47,21 @@ class EvaluationSetCheck:
         nearest = {match.index: match for match in matches}
         for i, candidate in enumerate(candidates):
             match = nearest.get(i)
-            if candidate.reason != CONTAMINATED:
+            if candidate.reason not in (CONTAMINATED, EMBEDDED):
                 if match:
-                    near = f'ROUGE-L {match.score:.4f} with "{match.match}"'
+                    how = "share" if match.reason == EMBEDDED else "ROUGE-L"
+                    near = f'{how} {match.score:.4f} with "{match.match}"'
                     message = f"{candidate.id} is too close to {match.source}: {near}"
                     self.check.find(candidate.key, message)
             elif match:
                 row = _rejected(candidate)
-                stored_match = (row["match"], row["score"], row["source"])
-                if stored_match != (match.match, match.score, match.source):
+                told = (row["reason"], row["match"], row["score"], row["source"])
+                if told != (match.reason, match.match, match.score, match.source):
                     message = f"{candidate.id} matches {match.source} otherwise than it says"
                     self.check.find(candidate.key, message)
+            elif candidate.reason == EMBEDDED:
+                message = f"{candidate.id} holds nothing of {_rejected(candidate)['source']}"
+                self.check.find(candidate.key, message)
             else:
                 self._look_at_cosine(candidate)
 

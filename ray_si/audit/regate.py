@@ -14,7 +14,7 @@ import pyarrow as pa
 from ray_si._version import READING, __version__
 from ray_si.audit.stored_cosines import StoredCosines, StoredDecisions
 from ray_si.config import RunConfig
-from ray_si.config.file import parse_config
+from ray_si.config.file import stored_config
 from ray_si.dedup import (
     CONTAMINATED,
     Deduplicator,
@@ -98,7 +98,7 @@ def regate(
     values = values | {"dedup": values["dedup"] | dedup}
     if target is not None:
         values |= {"target_instructions": target}
-    old, config = parse_config(run.header["config"]), parse_config(values)
+    old, config = stored_config(run.header["config"]), stored_config(values)
     _check_cosine(location, old, config)
     digest = run.header["seeds_sha256"]
     header = {

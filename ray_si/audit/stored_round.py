@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from ray_si.dedup import CONTAMINATED, EMBEDDED
 from ray_si.run.audit import Audit, Check
 from ray_si.run.ids import instruction_id
 from ray_si.run.layout import round_folder
@@ -14,7 +15,7 @@ from ray_si.run.manifests import RoundManifest
 from ray_si.run.run import part_key
 from ray_si.run.schemas import ACCEPTED, REJECTED, AcceptedRow, RejectedRow
 
-BY_THE_GATE = ("contaminated", "rouge", "cosine", "target_reached")
+BY_THE_GATE = (CONTAMINATED, EMBEDDED, "rouge", "cosine", "target_reached")
 """Reasons of candidates that the filters had let pass."""
 
 

@@ -14,7 +14,7 @@ from ray_si.audit.score_checks import check_scores
 from ray_si.audit.selection_checks import check_selection
 from ray_si.audit.verify_rounds import RoundAudit
 from ray_si.config import RunConfig, fingerprint_of
-from ray_si.config.file import parse_config
+from ray_si.config.file import stored_config
 from ray_si.errors import ConfigError, DamageError, RunError
 from ray_si.export.kept import kept_rows
 from ray_si.export.rows import recount, shard_tables, suffixes
@@ -114,7 +114,7 @@ class Verification:
         check.count += 1
         header = self._run.header
         try:
-            config = parse_config(header["config"])
+            config = stored_config(header["config"])
         except ConfigError as error:
             check.find("run.json", f"holds a configuration that cannot be used: {error}")
             return None

@@ -18,6 +18,7 @@ from ray_si.errors import RaySIError
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.stage_clock import bound_by
 from ray_si.run.instance_parts import Counts
+from ray_si.run.manifests import by_set
 from ray_si.run.run import LIVE, Run
 from ray_si.serving.applications import Serving
 
@@ -156,7 +157,7 @@ class Watcher:
                 "instances": self._written.instances,
                 "prompt_tokens": self._written.tokens.prompt,
                 "completion_tokens": self._written.tokens.completion,
-                "contaminated": dict(self._written.contaminated),
+                "contaminated": by_set(self._written.contaminated),
             },
         }
 

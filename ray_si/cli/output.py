@@ -313,7 +313,7 @@ def print_summary(location: str, stats: Stats, seconds: dict[str, float]) -> Non
 def _by_set(contaminated: dict[str, dict[str, int]]) -> str:
     """As `Run.contaminated` counts."""
     parts = (
-        f"{name}: {counts['instructions']} instructions, {counts['instances']} instances"
+        f"{name}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}"
         for name, counts in contaminated.items()
     )
     return "; ".join(parts) or "-"

@@ -103,6 +103,11 @@ def parse_config(values: dict[str, Any], source: str = "configuration") -> RunCo
     return parse_section(RunConfig, values, source)
 
 
+def stored_config(values: dict[str, Any]) -> RunConfig:
+    """The configuration in the header of a run, whatever the version that began it."""
+    return parse_config({"decontaminate_ngram": None} | values)
+
+
 def parse_section(section: type[SectionT], values: dict[str, Any], source: str) -> SectionT:
     """Check the nested values of any section; ConfigError lists every wrong key in one line."""
     try:

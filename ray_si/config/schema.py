@@ -236,6 +236,9 @@ class RunConfig(_Section):
     decontaminate: tuple[str, ...] = ()
     """Evaluation sets that nothing accepted may resemble, by the measures of ``dedup``: paths, or
     s3:// addresses; what they may hold, see `ray_si.run.evaluation`."""
+    decontaminate_ngram: int | None = Field(13, ge=8, le=100)
+    """Words in a row that nothing generated may share with a text of these sets, wherever they
+    stand; texts of fewer, down to 8, are looked for whole. Off compares texts as wholes only."""
     generator: Generator = Generator()
     instance_generator: Generator | None = None
     """Another model for classification and instances, hosted beside; none: the same one."""
@@ -386,6 +389,11 @@ class RunConfig(_Section):
     def _one_path(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("decontaminate_ngram", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return None if value is False else value
+
     @property
     def instances_by(self) -> Generator:
         """The generator that classifies instructions and writes their instances."""
@@ -450,6 +458,8 @@ class RunConfig(_Section):
         values["prompts"] = {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.prompts.items()
         }
+        if not self.decontaminate:
+            values["decontaminate_ngram"] = None
         for name, default in _LATER.items():
             if values[name] == default:
                 del values[name]
@@ -490,6 +500,9 @@ class RunConfig(_Section):
                     if key not in section.model_fields_set and begun.get(key) == value
                 }
             )
+        ngram = "decontaminate_ngram"
+        if stored and ngram not in stored and ngram not in self.model_fields_set:
+            changed[ngram] = None
         begun = self.model_copy(update=changed)
         if self.bootstrap.fit_to_slots and "bootstrap" in stored:
             names = "prompts_per_round", "lookahead"
@@ -545,6 +558,10 @@ _LATER_IN = {
 }
 """By section, keys that came later still, which at their defaults mean the same."""
 
-_LATER = {"rules": "lines", "reasoning": Reasoning().model_dump(mode="json")}
+_LATER = {
+    "rules": "lines",
+    "reasoning": Reasoning().model_dump(mode="json"),
+    "decontaminate_ngram": None,
+}
 """Keys that came after the first runs, and the value that means what was done before there were
 any: at that value they are no part of the identity, so that earlier runs can be resumed."""

@@ -46,6 +46,13 @@ def separated(texts: Sequence[str]) -> list[str]:
     return _text(words).split("\0")
 
 
+@cache
+def letters_without_spaces() -> np.ndarray:
+    """Of each code point, whether it is a letter of a script whose words no space parts, bool."""
+    alone: np.ndarray = _tables().classes == _ALONE
+    return alone
+
+
 @dataclass(frozen=True)
 class _Tables:
     """By code point: ``classes``, and ``starts``, where its usual form stands in ``forms``.

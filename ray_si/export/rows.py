@@ -13,7 +13,13 @@ from ray_si.errors import RunError
 from ray_si.export.kept import kept_rows
 from ray_si.run.ids import answer_seed, training_row_id
 from ray_si.run.instance_parts import read_blocks
-from ray_si.run.manifests import Stats, StoredObject, stored_object
+from ray_si.run.manifests import (
+    BySetAndKind,
+    Stats,
+    StoredObject,
+    count_contaminated,
+    stored_object,
+)
 from ray_si.run.run import Run
 from ray_si.run.schemas import (
     ANSWERED,
@@ -173,7 +179,7 @@ def recount(run: Run, rows: int) -> Stats:
     for manifest in manifests:
         rejected.update(manifest["rejected"])
     instances_rejected: Counter[str] = Counter()
-    of_sets: Counter[str] = Counter()
+    of_sets: BySetAndKind = Counter()
     spent = Tokens()
     kept = kept_rows(run)
     ids = {id_ for id_, _ in kept.rows} if kept else None
@@ -187,9 +193,7 @@ def recount(run: Run, rows: int) -> Stats:
             with_instance += bool(row["instances"]) if ids is None else row["id"] in ids
             tokens += row["completion_tokens"]
             instances_rejected.update(item["reason"] for item in row["rejected"])
-            of_sets.update(
-                str(i["source"]) for i in row["rejected"] if i["reason"] == "contaminated"
-            )
+            of_sets.update(count_contaminated(row["rejected"], "instances"))
     stats: Stats = {
         "rounds": len(manifests),
         "requests": sum(manifest["requests"] for manifest in manifests),

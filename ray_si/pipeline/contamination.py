@@ -36,10 +36,13 @@ def checked_sets(config: RunConfig) -> list[EvaluationSet]:
 def excluded_texts(
     config: RunConfig, sets: Sequence[EvaluationSet], encode: Encoder | None = None
 ) -> ExcludedTexts:
-    """The sets' texts under the thresholds of ``dedup``; without ``encode`` by ROUGE-L alone."""
+    """The sets' texts under the thresholds of ``dedup``; no cosines without ``encode``."""
     dedup = config.dedup
     excluded = ExcludedTexts(
-        dedup.rouge, dedup.cosine if encode else None, tokenizer=dedup.tokenizer
+        dedup.rouge,
+        dedup.cosine if encode else None,
+        words=config.decontaminate_ngram,
+        tokenizer=dedup.tokenizer,
     )
     for item in sets:
         embeddings = encode(item.texts) if encode and dedup.cosine is not None else None
@@ -48,19 +51,20 @@ def excluded_texts(
 
 
 def excluded_texts_of_run(config: RunConfig, location: str) -> ExcludedTexts | None:
-    """What instances of the run there are held against, by ROUGE-L; None where there are no sets.
+    """What instances of the run there are held against, without cosines; None where there are no
+    sets.
 
     Read once in a process, since Ray's workers ask for every block.
     """
     if not config.decontaminate:
         return None
-    return _of_run(location, config.dedup.rouge, config.dedup.tokenizer)
+    return _of_run(location, config.dedup.rouge, config.decontaminate_ngram, config.dedup.tokenizer)
 
 
 @lru_cache(maxsize=1)
-def _of_run(location: str, rouge: float, tokenizer: Tokenizer) -> ExcludedTexts:
+def _of_run(location: str, rouge: float, words: int | None, tokenizer: Tokenizer) -> ExcludedTexts:
     # one thread, since a worker has other workers beside it
-    excluded = ExcludedTexts(rouge, tokenizer=tokenizer, threads=1)
+    excluded = ExcludedTexts(rouge, words=words, tokenizer=tokenizer, threads=1)
     for item in Run.open(location).evaluation_sets():
         excluded.add(item.texts, source=item.name)
     return excluded

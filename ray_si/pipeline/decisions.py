@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, cast
 import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
-from ray_si.dedup import CONTAMINATED, DedupResult, Neighbours
+from ray_si.dedup import DedupResult, Neighbours
 from ray_si.dedup.tokens import unread
 from ray_si.engines.base import Completion
 from ray_si.pipeline.openings import opening_of, rounds_of_openings
 from ray_si.records import Instance
 from ray_si.run.ids import instruction_id
-from ray_si.run.manifests import RoundManifest
+from ray_si.run.manifests import RoundManifest, by_set, count_contaminated
 from ray_si.run.schemas import (
     ACCEPTED,
     INSTANCE,
@@ -228,7 +228,7 @@ def decide_round(
         "candidates": len(candidates),
         "accepted": len(accepted),
         "rejected": dict(sorted(Counter(row["reason"] for row in rejected).items())),
-        "contaminated": contaminated_by(rejected),
+        "contaminated": by_set(count_contaminated(rejected, "instructions")),
     }
     return RoundDecisions(
         pa.Table.from_pylist(accepted, ACCEPTED), pa.Table.from_pylist(rejected, REJECTED), manifest
@@ -291,9 +291,3 @@ def _rejection(
         "score": score,
         "source": source,
     }
-
-
-def contaminated_by(rejected: Sequence[RejectedRow]) -> dict[str, int]:
-    """How many of the rejected rows resemble something in which evaluation set."""
-    counts = Counter(str(row["source"]) for row in rejected if row["reason"] == CONTAMINATED)
-    return dict(sorted(counts.items()))

@@ -5,6 +5,7 @@ A build calls them as completions arrive; `verify` and `regate` call them again 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, TypedDict, cast
 
@@ -24,6 +25,9 @@ from ray_si.self_instruct.parsing import parse_classification, read_instances
 CAME_ALONG = "given"
 """Stands for the finish reason of an instruction whose instance came with it in joint mode: no
 request was made about it."""
+
+OF_OUTPUT = "contaminated_output"
+"""The reason of an instance whose output comes too close to a text of an evaluation set."""
 
 NOT_ASKED = "not_asked"
 """Stands for the finish reason of an instruction that `regate` accepted: no request was made about
@@ -137,7 +141,7 @@ def decide_instances(
     """The instances of one instruction: kept, and rejected with reasons.
 
     They are those of the ``completion`` or, where no request was made, the one that came along.
-    What resembles an ``excluded`` text, by ROUGE-L, is left out before the filters see it.
+    What comes too close to an ``excluded`` text is left out before the filters see it.
     """
     if completion:
         read = read_instances(
@@ -153,11 +157,12 @@ def decide_instances(
     else:
         return DecidedInstances([], [rejected_instance("", "", NOT_ASKED)])
     parsed = [item for item, reason in read if reason is None]
-    instances, contaminated = uncontaminated(instruction.instruction, parsed, excluded)
+    refused = contaminated(instruction.instruction, parsed, excluded)
+    instances = [instance for i, instance in enumerate(parsed) if i not in refused]
     rejected = [
         rejected_instance(item.input, item.output, reason) for item, reason in read if reason
     ]
-    rejected += contaminated
+    rejected += refused.values()
     filtered = filter_instances(
         instruction.instruction,
         instances,
@@ -176,24 +181,42 @@ def decide_instances(
     return DecidedInstances([cast(InstanceText, asdict(item)) for item in filtered.kept], rejected)
 
 
-def uncontaminated(
-    instruction: str, parsed: list[Instance], excluded: ExcludedTexts | None
-) -> tuple[list[Instance], list[RejectedInstance]]:
-    """The instances that resemble no excluded text, and rows for the others."""
+def contaminated(
+    instruction: str, instances: Sequence[Instance], excluded: ExcludedTexts | None
+) -> dict[int, RejectedInstance]:
+    """Place -> what to say of the instances that come too close to an excluded text.
+
+    Its input is held against the texts first, by itself and below its instruction; then its output,
+    which is `OF_OUTPUT` then, whether it is alike or holds a text.
+    """
     if excluded is None:
-        return parsed, []
-    texts = [texts_of_instance(instruction, instance.input) for instance in parsed]
+        return {}
+    texts = [texts_of_instance(instruction, instance.input) for instance in instances]
+    matches = _nearest(excluded, texts)
+    outputs = [[] if i in matches else [item.output] for i, item in enumerate(instances)]
+    of_outputs = _nearest(excluded, outputs)
+    return {
+        i: rejected_instance(
+            instances[i].input,
+            instances[i].output,
+            OF_OUTPUT if i in of_outputs else match.reason,
+            match.match,
+            match.score,
+            match.source,
+        )
+        for i, match in sorted((matches | of_outputs).items())
+    }
+
+
+def _nearest(excluded: ExcludedTexts, texts: Sequence[Sequence[str]]) -> dict[int, Duplicate]:
+    """Place -> the match of one of the texts there, the one with the highest score."""
     owner = [i for i, part in enumerate(texts) for _ in part]
     nearest: dict[int, Duplicate] = {}
     for match in excluded.find([text for part in texts for text in part]):
         i = owner[match.index]
         if i not in nearest or match.score > nearest[i].score:
             nearest[i] = match
-    rejected = [
-        rejected_instance(parsed[i].input, parsed[i].output, m.reason, m.match, m.score, m.source)
-        for i, m in nearest.items()
-    ]
-    return [instance for i, instance in enumerate(parsed) if i not in nearest], rejected
+    return nearest
 
 
 def rejected_instance(

@@ -16,7 +16,7 @@ from ray_si.config import RunConfig
 from ray_si.dedup import ExcludedTexts
 from ray_si.engines.base import Completion, Request
 from ray_si.pipeline.decisions import FAILURES, completion_row
-from ray_si.pipeline.instances import AcceptedInstruction, rejected_instance, uncontaminated
+from ray_si.pipeline.instances import AcceptedInstruction, contaminated, rejected_instance
 from ray_si.pipeline.prompting import AnswerDemonstrations, answer_request, input_request
 from ray_si.records import Instance, SeedTask
 from ray_si.run.ids import answer_seed, input_seed
@@ -171,17 +171,18 @@ def decide_steps(
     text = instruction.instruction
     inputs = read_inputs(config, text, steps.inputs)
     by_place = _inputs_of(config, inputs)
-    _, contaminated = uncontaminated(
-        text, [Instance(by_place[item.place], "") for item in steps.answers], excluded
-    )
-    matches = {item["input"]: item for item in contaminated}
+    read = [_read_answer(config, item.completion) for item in steps.answers]
+    instances = [
+        Instance(by_place[item.place], output)
+        for item, (output, _) in zip(steps.answers, read, strict=True)
+    ]
+    refused = contaminated(text, instances, excluded)
     answers: list[AnswerRow] = []
-    for place, number, row in steps.answers:
-        input_ = by_place[place]
-        output, reason = _read_answer(config, row)
-        if reason is None and input_ in matches:
-            reason = matches[input_]["reason"]
-        instance = Instance(input_, output)
+    for i, (place, number, row) in enumerate(steps.answers):
+        instance = instances[i]
+        input_, (output, reason) = instance.input, read[i]
+        if reason is None and i in refused:
+            reason = refused[i]["reason"]
         reason = reason or _reason(config, text, instance, is_classification)
         if reason is None and any(
             (one["place"], one["output"], one["rejected_for"]) == (place, output, None)
@@ -211,7 +212,11 @@ def decide_steps(
                 for item in inputs
                 if item["rejected_for"]
             ),
-            *(_rejection(a, matches.get(a["input"])) for a in answers if not a["is_chosen"]),
+            *(
+                _rejection(answer, refused.get(i))
+                for i, answer in enumerate(answers)
+                if not answer["is_chosen"]
+            ),
         ],
         inputs,
         answers,

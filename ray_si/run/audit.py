@@ -172,7 +172,7 @@ class Audit:
         key = f"{folder}/manifest.json"
         check.expect(key, "round", round_, manifest["round"])
         for name in ("rejected", "contaminated"):
-            if not all(isinstance(count, int) for count in manifest[name].values()):
+            if not all(map(_is_counted, manifest[name].values())):
                 self._lost(check, key, f"says {name}, but not in numbers")
                 return
         named = manifest["objects"]
@@ -324,6 +324,12 @@ class Audit:
         if block is not None and block < round_blocks:
             return key == block_key(folder, block)
         return key == f"{folder}/manifest.json"
+
+
+def _is_counted(value: object) -> bool:
+    """Whether a value is a number, or numbers by name."""
+    numbers = value.values() if isinstance(value, dict) else [value]
+    return all(isinstance(number, int) for number in numbers)
 
 
 def _key_of(entry: Any) -> str:

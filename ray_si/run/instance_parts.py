@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from ray_si.errors import RunError
 from ray_si.run.layout import INSTANCES, block_keys
+from ray_si.run.manifests import BySetAndKind, by_set, count_contaminated, from_by_set
 from ray_si.run.run import Manifest, Run
 from ray_si.run.tokens import Tokens, tokens_of
 from ray_si.storage.reading import read_ahead
@@ -52,7 +53,7 @@ PART = pa.schema(
     ]
 )
 """Blocks in order: ``failed`` are requests that failed for good; ``contaminated`` is JSON,
-evaluation set -> instances that were left out for resembling it."""
+as `by_set` has it, of instances that came too close to an evaluation set."""
 
 _PART = re.compile(r"instances/part-(\d{5,})-(\d{5,})\.parquet")
 
@@ -66,20 +67,19 @@ class BlockRecord:
     instances: int
     tokens: Tokens
     failed: int = 0
-    contaminated: dict[str, int] = field(default_factory=dict)
+    contaminated: BySetAndKind = field(default_factory=Counter)
 
     @classmethod
     def of(cls, table: pa.Table, info: ShardInfo) -> BlockRecord:
         """Of a stored block."""
         left_out = [item for row in table["rejected"].to_pylist() for item in row]
-        sets = Counter(i["source"] for i in left_out if i["reason"] == "contaminated")
         return cls(
             table["block"][0].as_py(),
             info,
             pc.sum(pc.list_value_length(table["instances"])).as_py(),
             tokens_of(table),
             table["finish_reason"].to_pylist().count("error"),
-            dict(sets),
+            count_contaminated(left_out, "instances"),
         )
 
 
@@ -91,7 +91,7 @@ class Counts:
     instructions: int = 0
     instances: int = 0
     tokens: Tokens = field(default_factory=Tokens)
-    contaminated: Counter[str] = field(default_factory=Counter)
+    contaminated: BySetAndKind = field(default_factory=Counter)
 
     def add(self, record: BlockRecord) -> None:
         """Count a block."""
@@ -223,7 +223,7 @@ def part_table(records: Iterable[BlockRecord]) -> pa.Table:
             "prompt_tokens": int(record.tokens.prompt),
             "completion_tokens": int(record.tokens.completion),
             "failed": record.failed,
-            "contaminated": json.dumps(record.contaminated, sort_keys=True),
+            "contaminated": json.dumps(by_set(record.contaminated)),
         }
         for record in records
     ]
@@ -239,7 +239,7 @@ def records_of(part: pa.Table) -> list[BlockRecord]:
             row["instances"],
             Tokens(row["prompt_tokens"], row["completion_tokens"]),
             row["failed"],
-            json.loads(row["contaminated"]),
+            from_by_set(json.loads(row["contaminated"]), "instances"),
         )
         for row in part.to_pylist()
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, TypedDict, cast
 
@@ -29,6 +30,46 @@ def named_blocks(objects: Iterable[StoredObject]) -> dict[int, str]:
     return block_keys(entry["key"] for entry in objects)
 
 
+BySet = dict[str, dict[str, int]]
+"""Evaluation set -> kind -> how many came too close to it. Kinds: "instructions" and "instances",
+whose input does, for those alike as a whole; "embedded" for those that hold a text of the set in an
+instruction or input; "outputs" for those whose output does either."""
+
+BySetAndKind = Counter[tuple[str, str]]
+
+_KINDS = {"contaminated_within": "embedded", "contaminated_output": "outputs"}
+"""Reason of a rejection -> kind, where it is not one of the whole."""
+
+CONTAMINATED_FOR = ("contaminated", *_KINDS)
+"""Reasons of what came too close to an evaluation set."""
+
+
+def count_contaminated(rejected: Iterable[Any], whole: str) -> BySetAndKind:
+    """Of rejected rows those that came too close to a set, whose kind as a ``whole`` is given."""
+    return Counter(
+        (str(row["source"]), _KINDS.get(row["reason"], whole))
+        for row in rejected
+        if row["reason"] in CONTAMINATED_FOR
+    )
+
+
+def by_set(counts: BySetAndKind) -> BySet:
+    """As JSON has it."""
+    nested: BySet = {}
+    for (source, kind), count in sorted(counts.items()):
+        nested.setdefault(source, {})[kind] = count
+    return nested
+
+
+def from_by_set(stored: Mapping[str, Any], whole: str) -> BySetAndKind:
+    """The inverse of `by_set`; where an earlier version stored a number, it is of the ``whole``."""
+    counts: BySetAndKind = Counter()
+    for source, kinds in stored.items():
+        for kind, count in (kinds if isinstance(kinds, dict) else {whole: kinds}).items():
+            counts[source, kind] += count
+    return counts
+
+
 class _Signature(TypedDict, total=False):
     """What every manifest has besides its own content, once it is stored.
 
@@ -49,9 +90,9 @@ class _RoundExtras(_Signature, total=False):
 class RoundManifest(_RoundExtras):
     """A round of the bootstrap.
 
-    ``rejected`` counts by reason, ``contaminated`` by evaluation set; ``pool`` is how many seeds
-    and accepted instructions there are after it. ``objects`` are its raw blocks, in order, then its
-    accepted and its rejected rows.
+    ``rejected`` counts by reason, ``contaminated`` by evaluation set and kind; ``pool`` is how many
+    seeds and accepted instructions there are after it. ``objects`` are its raw blocks, in order,
+    then its accepted and its rejected rows.
     """
 
     round: int
@@ -61,7 +102,7 @@ class RoundManifest(_RoundExtras):
     candidates: int
     accepted: int
     rejected: dict[str, int]
-    contaminated: dict[str, int]
+    contaminated: BySet
 
 
 class _StatsExtras(_Signature, total=False):
@@ -89,6 +130,6 @@ class Stats(_StatsExtras):
     with_instance: int
     rows: int
     instances_rejected: dict[str, int]
-    contaminated: dict[str, dict[str, int]]
+    contaminated: BySet
     bootstrap_tokens: int
     instance_tokens: int

@@ -20,7 +20,7 @@ from ray_si.run.instance_parts import (
     read_parts,
 )
 from ray_si.run.layout import round_folder
-from ray_si.run.manifests import RoundManifest
+from ray_si.run.manifests import BySet, BySetAndKind, RoundManifest, by_set, from_by_set
 from ray_si.run.run import Run
 from ray_si.run.tokens import TOKEN_COLUMNS, Phase, Tokens, tokens_of
 from ray_si.storage.reading import read_ahead
@@ -91,20 +91,19 @@ def status(run: Run) -> dict[str, Any]:
     return found | _signed(run, by_phase, accepted)
 
 
-def contaminated(
-    run: Run, rounds: Sequence[RoundManifest], instances: Mapping[str, int]
-) -> dict[str, dict[str, int]]:
-    """Evaluation set -> how many instructions and instances were left out for resembling it.
+def contaminated(run: Run, rounds: Sequence[RoundManifest], instances: BySetAndKind) -> BySet:
+    """How many instructions and ``instances`` came too close to each evaluation set.
 
-    ``instances`` are those, by set.
+    Kinds of which there are none are left out, but for the first two.
     """
-    instructions: Counter[str] = Counter()
+    counts = Counter(instances)
     for manifest in rounds:
-        instructions.update(manifest.get("contaminated", {}))
+        counts.update(from_by_set(manifest.get("contaminated", {}), "instructions"))
+    found = by_set(counts)
     named = [one["name"] for one in run.header.get("decontaminate", [])]
     return {
-        name: {"instructions": instructions[name], "instances": instances.get(name, 0)}
-        for name in dict.fromkeys([*named, *instructions, *instances])
+        name: {"instructions": 0, "instances": 0} | found.get(name, {})
+        for name in dict.fromkeys([*named, *found])
     }
 
 
@@ -154,7 +153,7 @@ def written_so_far(run: Run, live: Mapping[str, Any] | None = None) -> Counts:
             instructions=written["instructions"],
             instances=written["instances"],
             tokens=tokens,
-            contaminated=Counter(written["contaminated"]),
+            contaminated=from_by_set(written["contaminated"], "instances"),
         )
     counts = Counts()
     keys: Iterable[str] = ()

@@ -43,7 +43,7 @@ def rounds_of_exact_index(tmp_path_factory):
 
 
 def _rounds(tmp_path_factory, index):
-    values = replay_values() | {"target_instructions": 60}
+    values = replay_values() | {"target_instructions": 57}
     values["dedup"] = {"rouge": 0.6, "cosine": 0.9, "most_similar": 2, "embedding_index": index}
     run = bootstrapped(tmp_path_factory.mktemp("rounds") / "run", values, encode)
     config, audit, check = parse_config(values), Audit(run), Check("reading")

@@ -60,6 +60,7 @@ def test_decisions_as_they_were_taken_have_no_finding(rounds):
         (on_first("cosine", match="x"), "cosine", "matches what was not in the pool by then"),
         (on_first("rouge", reason="cosine", score=0.95), "cosine", "refused by ROUGE-L"),
         (on_first("rouge", reason="contaminated"), "sets", "matches what is in no evaluation set"),
+        (on_first("rouge", reason="contaminated_within"), "sets", "holds nothing of"),
     ],
 )
 def test_a_changed_rejection_is_found_by_its_gate(rounds, change, gate, words):
@@ -123,6 +124,20 @@ def test_an_evaluation_text_that_an_instruction_resembles_is_found(rounds):
     text = rounds[2][0][0].accepted[0]["instruction"]
     found = findings(rounds, sets=[EvaluationSet("held out", [text])])
     assert "is too close to held out: ROUGE-L 1.0000" in found["sets"][0]
+
+
+def test_an_evaluation_text_inside_an_instruction_is_found(rounds):
+    config = rounds[0]
+    row = max(rounds[2][0][0].accepted, key=lambda row: len(row["instruction"].split()))
+    inside = " ".join(row["instruction"].split()[-9:])  # rather long to be alike as a whole
+    sets = [EvaluationSet("held out", [f"{inside} {'and something else ' * 9}"])]
+    values = config.model_copy(update={"decontaminate_ngram": 8})
+    assert (
+        "is too close to held out: share 0."
+        in findings((values, *rounds[1:]), sets=sets)["sets"][0]
+    )
+    off = config.model_copy(update={"decontaminate_ngram": None})
+    assert "sets" not in findings((off, *rounds[1:]), sets=sets)
 
 
 def test_a_rejection_for_an_evaluation_text_has_the_match_that_is_found_again(rounds):

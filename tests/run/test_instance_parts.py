@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tracemalloc
+from collections import Counter
 
 import pyarrow as pa
 import pytest
@@ -46,7 +47,9 @@ def tens(monkeypatch):
 
 def record(block, rows=2, failed=0):
     info = ShardInfo(block_key("instances", block), rows, 100 + block, f"{block:064x}")
-    return BlockRecord(block, info, rows + 1, Tokens(10, 20), failed, {"set": 1})
+    return BlockRecord(
+        block, info, rows + 1, Tokens(10, 20), failed, Counter({("set", "outputs"): 1})
+    )
 
 
 def stored(run, block, rows=2, reason="stop", kept=1):

@@ -11,24 +11,29 @@ import numpy as np
 
 from ray_si.dedup.cosine.scalar import normalized
 from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Encoder
+from ray_si.dedup.exclusions.ngrams import NgramIndex
 from ray_si.dedup.layers import Screened
 from ray_si.dedup.pool import LocalPool
 from ray_si.dedup.tokens import Tokenizer
 
 CONTAMINATED = "contaminated"
-"""The reason of what resembles an excluded text, by whichever measure."""
+"""The reason of what resembles an excluded text as a whole, by whichever measure."""
+
+EMBEDDED = "contaminated_within"
+"""The reason of what holds an excluded text, or so many words of it in a row."""
 
 
 class ExcludedTexts:
     """Evaluation texts, say, that a `Deduplicator`'s candidates must not come too close to.
 
-    A text is too close when its ROUGE-L F with one of them is above ``rouge``, or its cosine
-    similarity above ``cosine`` (None: ROUGE-L alone). Unlike texts given to `Deduplicator.add`,
+    A text is too close when its ROUGE-L F with one of them is above ``rouge``, when it shares a run
+    of ``words`` with one (None: not asked; see `NgramIndex`), or when its cosine similarity is
+    above ``cosine`` (None: not asked). Unlike texts given to `Deduplicator.add`,
     these are nobody's neighbours: they show in no score but that of a match. What is found depends
     on nothing but the texts asked about, so it may be asked in any order and any number of parts,
     by several threads too.
 
-    Raises ValueError for thresholds outside (0, 1] or an unknown tokenizer.
+    Raises ValueError for thresholds outside (0, 1], too few ``words`` or an unknown tokenizer.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class ExcludedTexts:
         rouge: float = 0.7,
         cosine: float | None = None,
         *,
+        words: int | None = None,
         tokenizer: Tokenizer = "auto",
         threads: int | None = None,
     ) -> None:
@@ -43,6 +49,7 @@ class ExcludedTexts:
             raise ValueError(f"cosine must lie in (0, 1], not {cosine}")
         self._cosine = cosine
         self._pool = LocalPool(rouge, tokenizer, threads=threads)
+        self._runs = None if words is None else NgramIndex(words, tokenizer)
         self._starts: list[int] = []  # ascending; parallel to the sources from there on
         self._sources: list[str] = []
         self._lock = threading.Lock()  # the index is for one thread at a time
@@ -61,20 +68,24 @@ class ExcludedTexts:
         self._starts.append(len(self))
         self._sources.append(source)
         self._pool.add(texts, vectors)
+        if self._runs is not None:
+            self._runs.add(texts)
 
     def find(self, texts: Sequence[str], embeddings: np.ndarray | None = None) -> list[Duplicate]:
         """Those of the texts that are too close, in order, each with the text it is nearest to.
 
-        Of equally near ones that is the earliest; ROUGE-L is asked first, and the cosine only of
-        what it lets pass. ``embeddings`` has a row for every text.
+        Of equally near ones that is the earliest. ROUGE-L is asked first, then for shared runs, and
+        the cosine only of what both let pass. The score of an `EMBEDDED` one is the share of the
+        excluded text's words that stand in it in one piece. ``embeddings`` has a row for every
+        text.
         """
         vectors = self._vectors(texts, embeddings)
         with self._lock:
-            ids, scores = self._nearest(texts, vectors)
+            ids, scores, is_embedded = self._nearest(texts, vectors)
         return [
             Duplicate(
                 int(i),
-                CONTAMINATED,
+                EMBEDDED if is_embedded[i] else CONTAMINATED,
                 int(ids[i]),
                 self._pool.texts([int(ids[i])])[0],
                 float(scores[i]),
@@ -85,16 +96,22 @@ class ExcludedTexts:
 
     def _nearest(
         self, texts: Sequence[str], vectors: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (-1 where nothing is too close) and scores, by whichever measure."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids (-1 where nothing is too close), scores, and which are by a shared run."""
         ids, lcs, totals = self._pool.nearest_by_rouge(texts)
         scores = 2 * lcs / totals
+        is_embedded = np.zeros(len(texts), bool)
+        if self._runs is not None:
+            rest = np.flatnonzero(ids < 0)
+            for run in self._runs.find([texts[i] for i in rest.tolist()]):
+                place = rest[run.index]
+                ids[place], scores[place], is_embedded[place] = run.text_id, run.share, True
         if vectors is not None and self._cosine is not None:
             rest = np.flatnonzero(ids < 0)
             near, cosines = self._pool.nearest_by_cosine(vectors[rest], self._cosine)
             above = cosines > self._cosine
             ids[rest[above]], scores[rest[above]] = near[above], cosines[above]
-        return ids, scores
+        return ids, scores, is_embedded
 
     def _vectors(self, texts: Sequence[str], embeddings: np.ndarray | None) -> np.ndarray | None:
         if self._cosine is None or not len(texts):
@@ -110,9 +127,9 @@ class ExcludedTexts:
 class GuardedGate:
     """A gate whose candidates are held against excluded texts before anything else.
 
-    What is too close to those is refused as `CONTAMINATED` and refuses nothing itself; the rest is
-    decided by the ``gate`` behind it. ``encode`` is needed where either compares cosines: then each
-    candidate is embedded once, for both.
+    What is too close to those is refused, as `CONTAMINATED` or `EMBEDDED`, and refuses nothing
+    itself; the rest is decided by the ``gate`` behind it. ``encode`` is needed where either
+    compares cosines: then each candidate is embedded once, for both.
     """
 
     def __init__(
