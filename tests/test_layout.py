@@ -43,7 +43,6 @@ THROUGH_ANOTHER = {
     "export/dataset_files": "export/test_hub.py",
     "export/hub_errors": "export/test_hub.py",
     "export/training_shards": "experiments/test_finetune.py",
-    "pipeline/contamination": "integration/test_decontaminate.py",
     "report/charts": "report/test_page.py",
     "report/files": "report/test_card.py",
     "report/rows": "report/test_statistics.py",

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from ray_si.config.file import parse_config, stored_config
-from ray_si.dedup import GuardedGate
+from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.gate import guarded
 from ray_si.pipeline.instances import contaminated
@@ -61,21 +61,12 @@ def test_without_ngrams_only_whole_texts_are_compared():
 @pytest.mark.parametrize(("words", "is_found"), [(8, True), (24, False), (None, False)])
 def test_an_instruction_that_holds_a_question_is_refused_by_the_gate(words, is_found):
     settings = config(decontaminate_ngram=words, dedup={"cosine": None})
-    gate = guarded(_Nothing(), settings, SETS)
+    gate = guarded(Deduplicator(0.9, None), settings, SETS)
     assert isinstance(gate, GuardedGate)
     text = PREAMBLE + " ".join(QUESTION.split()[2:20])
     result = gate.filter([text, "Name a river."])
     told = [(d.index, d.reason, d.source, d.match) for d in result.rejected]
     assert told == ([(0, "contaminated_within", "school", QUESTION)] if is_found else [])
-
-
-class _Nothing:
-    """A gate that lets everything pass."""
-
-    def filter(self, texts, embeddings=None):
-        from ray_si.dedup import DedupResult
-
-        return DedupResult(list(range(len(texts))), [], None, None, None)
 
 
 def test_rejections_are_counted_by_set_and_kind():
