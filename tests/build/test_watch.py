@@ -46,3 +46,15 @@ def test_dollars_are_told_where_they_are_known(run):
 def test_queued_are_those_on_replicas_without_a_slot_and_those_before_them():
     assert Usage(slots=8, running=11, waiting=4).queued == 7
     assert Usage(slots=8, running=3, waiting=4).queued == 4
+
+
+def test_the_stage_that_is_full_is_told_while_instructions_are_written(run):
+    reporter = Reporter(lambda progress: None)
+    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=run, written=Counts())
+    reporter.stages.watch("embed", lambda: 3600.0)  # all of the time since the build began
+    reporter.report(Progress("bootstrap", 0, 10))
+    live = watcher.live(ended=False)
+    assert live["stages"] == {"decide": 0.0, "embed": 1.0}
+    assert live["bound_by"] == "embed"
+    reporter.report(Progress("instances", 0, 10))
+    assert watcher.live(ended=False)["bound_by"] is None

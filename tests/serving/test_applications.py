@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
 
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
-from ray_si.errors import EngineError
+from ray_si.errors import EngineError, GenerationError
+from ray_si.serving import applications
 from ray_si.serving.applications import Serving, remove_predecessors
 from tests.builds import digests, replay_values
 
@@ -74,3 +77,67 @@ def test_replicas_of_an_earlier_driver_are_gone_before_room_is_looked_for(ray_se
         assert f"{name}-00001-generator" not in serve.status().applications
         task = ray.remote(num_cpus=4)(lambda: "there is room")
         assert ray.get(task.remote(), timeout=20) == "there is room"
+
+
+class Embedders:
+    """A handle of embedders that do what is on the ``script``, one call after another."""
+
+    def __init__(self, *script) -> None:
+        self._script = list(script)
+
+    @property
+    def encode(self):
+        return self
+
+    def remote(self, texts):
+        self._texts = texts
+        return self
+
+    def result(self, timeout_s):
+        match self._script.pop(0) if len(self._script) > 1 else self._script[0]:
+            case "hangs":
+                raise TimeoutError
+            case "dies":
+                raise RayActorError
+            case "loses one":
+                return np.ones((len(self._texts) - 1, 3), np.float32), 0.5
+            case width:
+                return np.ones((len(self._texts), width), np.float32), 0.5
+
+
+@pytest.fixture
+def embedders(monkeypatch):
+    """Applications whose embedders are those of a script; waits between tries take no time."""
+    monkeypatch.setattr(applications.time, "sleep", lambda seconds: None)
+
+    def scripted(*script):
+        config = parse_config(replay_values() | {"embedder": {"replicas": 2}})
+        serving = Serving(config, "test", 1, embedder=True)
+        serving._embedder = Embedders(*script)
+        return serving
+
+    return scripted
+
+
+def test_an_embedder_that_dies_is_asked_again_and_its_time_is_counted(embedders):
+    serving = embedders("dies", "dies", 3)
+    assert serving.encode(["text"] * 2000).shape == (2000, 3)
+    assert serving.embedding_s == 0.5  # of two calls, over two replicas
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "words"),
+    [
+        (("dies",), GenerationError, "the embedder failed 4 times in a row"),
+        (("hangs",), GenerationError, "the embedder has not answered for 300 s"),
+        (("loses one",), GenerationError, "the embedder gave 1 embeddings for 2 texts"),
+        ((3, 5), EngineError, "gives 3 numbers for one text and 5 for another"),
+    ],
+)
+def test_embedders_that_fail_hang_or_differ_are_one_named_error(embedders, script, error, words):
+    serving = embedders(*script)
+    if len(script) > 1:
+        serving.encode(["one", "two"])
+    with pytest.raises(error, match=words) as raised:
+        serving.encode(["one", "two"])
+    assert "\n" not in str(raised.value)
