@@ -7,12 +7,24 @@ import math
 import random
 from dataclasses import dataclass
 
+from ray_si.config.generator import Generator
+from ray_si.engines.base import Purpose
+
 ROUND = 2
 """Requests of a fitted round, for each slot: few, since its demonstrations come from rounds before;
 enough that what a round costs by itself hardly counts."""
 
 BUSY = 0.9
 """Share of the slots below which rounds leave some idle."""
+
+MANY_SLOTS = 128
+"""From so many on it counts how many are busy."""
+
+_USUAL_TOKENS = {"instructions": 30, "joint": 120}
+"""Of an item of a completion, by purpose, for how much longer the longest completion may be."""
+
+_USUAL_SIGMA = 0.5
+"""Of the logarithm of latencies, where answers end as unevenly as a model's."""
 
 _FRESH = 8
 """Stretches in which a fitted bootstrap draws on the pool at the least, so that what the model
@@ -47,6 +59,18 @@ class Spread:
         if not self.sigma:
             return 1.0
         return min(self.most, math.exp(rng.gauss(-(self.sigma**2) / 2, self.sigma)))
+
+
+def latencies(generator: Generator, purpose: Purpose, asked: int) -> Spread:
+    """How a generator's answers to prompts that ask for so many items differ.
+
+    A replay says so itself; a model's answers are at most as much longer than usual as
+    ``max_tokens`` lets them.
+    """
+    if generator.engine == "replay":
+        return Spread(generator.replay.latency_sigma)
+    most = getattr(generator.sampling, purpose).max_tokens
+    return Spread(_USUAL_SIGMA, max(1.5, most / (_USUAL_TOKENS[purpose] * asked)))
 
 
 def fitted(slots: int, spread: Spread, target: int, asked: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from ray_si.config.answers import Language, Reasoning
 from ray_si.config.engine_options import PACING, lasting
 from ray_si.config.generator import Generator
 from ray_si.config.instances import Instances
-from ray_si.config.rounds import Spread, busy_share, fitted
+from ray_si.config.rounds import MANY_SLOTS, Spread, busy_share, fitted, latencies
 from ray_si.config.scores import scores_of
 from ray_si.config.section import Section as _Section
 from ray_si.engines.base import Purpose
@@ -341,11 +341,8 @@ class RunConfig(_Section):
     @property
     def latencies(self) -> Spread:
         """How long phase 1's answers take, as far as the configuration says."""
-        if self.generator.engine == "replay":
-            return Spread(self.generator.replay.latency_sigma)
-        most = getattr(self.generator.sampling, self.bootstrap_purpose).max_tokens
-        usual = _USUAL_TOKENS[self.bootstrap_purpose] * self.bootstrap.new_instructions
-        return Spread(_USUAL_SIGMA, max(1.5, most / usual))
+        purpose, asked = self.bootstrap_purpose, self.bootstrap.new_instructions
+        return latencies(self.generator, purpose, asked)
 
     @property
     def busy_share(self) -> float:
@@ -354,7 +351,7 @@ class RunConfig(_Section):
         1 where they are few: one small replica's are soon full, and hardly worth a word.
         """
         slots, options = self.generator.slots, self.bootstrap
-        if slots < _MANY_SLOTS:
+        if slots < MANY_SLOTS:
             return 1.0
         return busy_share(slots, self.latencies, options.prompts_per_round, options.lookahead)
 
@@ -524,15 +521,6 @@ def fingerprint_of(
 
 _FORMER_DEFAULTS = {"dedup": {"tokenizer": "reference", "embedding_index": "Flat"}}
 """By section, what keys had for a default in earlier versions."""
-
-_USUAL_TOKENS = {"instructions": 30, "joint": 120}
-"""Of an item of a completion, by purpose, for how much longer the longest completion may be."""
-
-_MANY_SLOTS = 128
-"""From so many on it counts how many are busy."""
-
-_USUAL_SIGMA = 0.5
-"""Of the logarithm of latencies, where answers end as unevenly as a model's."""
 
 _A_THOUGHT = 64
 """Tokens that the shortest takes, with the answer."""
