@@ -160,6 +160,7 @@ class _CosineGate:
         self._pool_size = pool_size
         kind = EXACT if embedding_index == EXACT else "Flat"
         self._earlier = make_index(vectors.shape[1], kind, threads=1)  # accepted in earlier chunks
+        self._all_matter = embedding_index != EXACT  # cosines below the threshold, too
         self._taken: list[int] = []  # rows accepted of this chunk
 
     def begin_chunk(self, start: int, end: int) -> None:
@@ -170,6 +171,8 @@ class _CosineGate:
         self._start = start
         part = self._vectors[start:end]
         self._rough = part @ part.T
+        before = np.tril(self._rough, -1).max(axis=1, initial=0.0)
+        self._is_near = self._all_matter | (before > self._threshold - 2 * ROUNDING)
         ids, cosines = nearest(self._earlier, part, self._threshold)
         nearer = np.flatnonzero(cosines > self.cosines[start:end])
         self._ids[start + nearer] = ids[nearer] + self._pool_size
@@ -177,7 +180,7 @@ class _CosineGate:
 
     def match(self, row: int) -> tuple[int, float] | None:
         """Id and cosine of the nearest earlier text where that is above the threshold."""
-        if self._taken:
+        if self._taken and self._is_near[row - self._start]:
             taken = np.array(self._taken)
             rough = self._rough[row - self._start, taken - self._start]
             near = np.flatnonzero(rough >= rough.max() - 2 * ROUNDING)

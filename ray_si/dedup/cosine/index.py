@@ -76,7 +76,7 @@ class CosineIndex:
                 self._begin_chunk()
             part = rows[: CAPACITY - len(self._chunks[-1])]
             if self._rotation is None:
-                self._rotation = fit(part)
+                self._rotation, self._fitted = fit(part), len(part)
             self._chunks[-1].add(part, self._rotation)
             rows = rows[len(part) :]
         if len(self) >= _GROWTH * self._fitted:
