@@ -40,7 +40,7 @@ ROOMS = {
     "audit": BASE | BYTES | {"config", "self_instruct", "dedup", "report", "pipeline", "scores"},
     "planning": BUILD,
     "corpora": BUILD,
-    "training": BASE | {"config", "engines", "storage", "run"},
+    "training": BASE | {"config", "dedup", "engines", "storage", "run"},
     "experiments": BUILD | {"training"},
     "submission": BASE | {"config", "engines", "run", "serving", "storage"},
     "provision": BASE | {"config"},

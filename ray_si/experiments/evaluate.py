@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray_si.engines import bundled, registry
 from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.errors import ConfigError, GenerationError, RunError, TaskError
 from ray_si.experiments.extras import need
+from ray_si.experiments.unseen import unseen
 from ray_si.pipeline.decisions import completion_row
 from ray_si.run.folder import Folder
 from ray_si.run.layout import block_key
@@ -30,22 +31,19 @@ from ray_si.serving.applications import Serving, remove_predecessors, shared_nam
 from ray_si.serving.connect import connect
 from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
-from ray_si.training.base import choose_encoding, inspect, training_record
+from ray_si.training.base import choose_encoding, inspect
 from ray_si.training.comparison import compare, to_markdown
 from ray_si.training.config import Encoding, Evaluation
 from ray_si.training.encode import as_prompt
+from ray_si.training.hold_out import split_seeds
+from ray_si.training.provenance import LOADING, ModelName, seed_texts
 from ray_si.training.tasks import (
     BUNDLED,
     Example,
     digest,
     examples_of,
     load_examples,
-    split_seeds,
-    without_seeds,
 )
-
-_LOADING = {"transformers", "vllm"}
-"""Engines that load the model themselves, so that its tokenizer says whether it takes chat."""
 
 _HEADER, _REPORT, _KEY = "evaluation.json", "report.json", "rating_key.json"
 
@@ -80,14 +78,15 @@ def evaluate(
     """Ask every model (name -> model) every task, and write the comparison to ``location``.
 
     ``tasks`` are paths (see `load_examples`); "bundled" stands for the held-out part of ``seeds``.
-    Tasks that a model's training had as seed tasks are left out, for all models. ``location`` is a
+    Tasks near a seed task behind a model's training (`unseen`) are left out, for all models, with
+    their count. ``location`` is a
     folder or ``s3://bucket/prefix``; answers that stand there are not asked again. Returns what
     report.json says. Raises UserError before anything is written, GenerationError where a model
     answers nothing at all.
     """
     need("rouge_score", "scipy")
     examples = _examples(tasks, config.instances_per_task, seeds)
-    asked = without_seeds(examples, _seeds_of(models.values()))
+    asked = unseen(examples, _trained_on(models.values(), config.generator), config)
     left_out = len(examples) - len(asked)
     if not asked:
         raise TaskError(
@@ -140,10 +139,12 @@ def _examples(tasks: Sequence[str], limit: int, seeds: str) -> list[Example]:
     return examples + load_examples([path for path in tasks if path != BUNDLED], limit)
 
 
-def _seeds_of(models: Any) -> set[str]:
-    """Instructions of the seed tasks behind what these models were trained on."""
-    records = [training_record(model) for model in models]
-    return {text for record in records if record for text in record["seed_instructions"]}
+def _trained_on(models: Iterable[str], generator: Generator) -> list[str]:
+    """Texts of the seed tasks behind what these models were trained on."""
+    loads = generator.engine in LOADING
+    named = [ModelName(model, generator.revision, loads) for model in models]
+    adapter = generator.vllm.lora
+    return seed_texts([*named, *([ModelName(adapter)] if adapter else [])])
 
 
 class _Member:
@@ -157,7 +158,7 @@ class _Member:
         self.slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
         self.encoding = config.encoding
         weights = None
-        if generator.engine not in _LOADING:
+        if generator.engine not in LOADING:
             served: Encoding = "text" if generator.engine == "replay" else "chat"
             self.encoding = served if config.encoding == "auto" else config.encoding
         else:

@@ -33,6 +33,7 @@ from ray_si.training.base import Base, choose_encoding, inspect
 from ray_si.training.config import Training, TrainingEncoding
 from ray_si.training.encode import Encoder
 from ray_si.training.job import Job, Rows, encode_rows
+from ray_si.training.provenance import ModelName, generators_of, seed_texts, texts_of_seeds
 
 T = TypeVar("T")
 
@@ -136,8 +137,13 @@ def _identity(run: Run, base: Base, settings: Training, encoding: str) -> dict[s
 
 
 def _record(run: Run, base: Base, settings: Training, encoding: str) -> dict[str, Any]:
-    """What lies in the model's folder; with the seed tasks' texts, so that none is evaluated on."""
-    seeds = run.read("seeds.parquet", ["instruction"])["instruction"].to_pylist()
+    """What lies in the model's folder, with all that must not be evaluated on.
+
+    Those are the seed tasks of the run, of what its generators were trained on, and the base.
+    """
+    models = [*generators_of(run.header["config"])]
+    models.append(ModelName(str(settings.model), settings.revision))
+    texts = texts_of_seeds(seeds_of(run.read("seeds.parquet"))) + seed_texts(models)
     return {
         "ray_si": __version__,
         "base_model": settings.model,
@@ -146,7 +152,7 @@ def _record(run: Run, base: Base, settings: Training, encoding: str) -> dict[str
         "run_fingerprint": run.header["fingerprint"],
         "encoding": encoding,
         "settings": settings.model_dump(mode="json"),
-        "seed_instructions": seeds,
+        "seed_texts": list(dict.fromkeys(texts)),
     }
 
 

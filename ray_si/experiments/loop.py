@@ -25,7 +25,8 @@ from ray_si.storage.base import absolute
 from ray_si.storage.objects import open_objects
 from ray_si.training.comparison import to_markdown
 from ray_si.training.config import Training
-from ray_si.training.tasks import BUNDLED, load_examples, split_seeds
+from ray_si.training.hold_out import split_seeds
+from ray_si.training.tasks import BUNDLED, load_examples
 
 LoopProgress = Progress | TrainingProgress | EvaluationProgress
 """Of the part of a loop that runs: "build", "training" or "evaluation"."""
@@ -86,8 +87,9 @@ def run_loop(
     """Build, fine-tune and evaluate into ``to``/build, /training and /evaluation; goes on if cut.
 
     ``tasks`` are as for `evaluate`. Where they are "bundled", the default, or it is among them, the
-    seed tasks are split by id: the build gets one part, the evaluation the other. Else the build
-    gets them all. None of the build's seed tasks is evaluated on.
+    seed tasks are split (`split_seeds`): the build gets one part, the evaluation the other. Else
+    the build gets them all. All that is evaluated on is an evaluation set of the build, so that no
+    row comes near it, and none of the build's seed tasks is evaluated on.
     Returns what ``to``/loop.json says; ``to``/README.md says it in words. Raises what its parts do;
     what can be known to be wrong with any part is raised before the first one starts.
     """
@@ -106,13 +108,17 @@ def run_loop(
     objects.check(write=True)
     root = absolute(to).rstrip("/")
 
-    # build, from the seed tasks that are not held out
+    # build, from the seed tasks that are not held out, away from all that is evaluated on
     with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "seeds.jsonl"
-        lines = [json.dumps(asdict(seed), ensure_ascii=False) + "\n" for seed in chosen]
-        path.write_text("".join(lines), encoding="utf-8")
+        files = {"seeds": chosen, "held-out": held_out}
+        paths = {name: Path(scratch) / f"{name}.jsonl" for name in files}
+        for name, seeds in files.items():
+            lines = [json.dumps(asdict(seed), ensure_ascii=False) + "\n" for seed in seeds]
+            paths[name].write_text("".join(lines), encoding="utf-8")
+        kept_out = [str(paths["held-out"]) if path == BUNDLED else path for path in tasks]
+        sets = tuple(dict.fromkeys([*config.build.decontaminate, *kept_out]))
         built = builder.build(
-            config.build.model_copy(update={"seeds": str(path)}),
+            config.build.model_copy(update={"seeds": str(paths["seeds"]), "decontaminate": sets}),
             f"{root}/build",
             address=address,
             listen=lambda progress: listen("build", progress),
@@ -155,9 +161,11 @@ def _markdown(card: dict[str, Any]) -> str:
     """The card: what was built, how it was trained on, both evaluations."""
     build, training, seeds = card["build"], card["training"], card["seeds"]
     rows = training["rows"]
-    split = "the evaluation's tasks are others"
+    split = "the evaluation's tasks are others, and no row is near them"
     if seeds["held_out"]:
-        split = f"{len(seeds['held_out'])} others, chosen by id, were kept for the evaluation"
+        split = (
+            f"{len(seeds['held_out'])} others were kept for the evaluation, and away from every row"
+        )
     return "\n".join(
         [
             f"# {card['model']}, tuned on what it was prompted with",

@@ -10,11 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from ray_si.errors import EngineError, one_line
 from ray_si.training.config import TrainingEncoding
+from ray_si.training.provenance import RECORD
 
 E = TypeVar("E", bound=TrainingEncoding)
-
-RECORD = "ray_si.json"
-"""Lies in the folder of a model that `ray-si finetune` made: what it was trained on."""
 
 _UNBOUNDED = 1 << 20
 
@@ -98,12 +96,3 @@ def choose_encoding(wanted: E, tokenizer: Any, model: str) -> E | Literal["chat"
     if wanted == "auto":
         return "chat" if tokenizer.chat_template else "text"
     return wanted
-
-
-def training_record(model: str) -> dict[str, Any] | None:
-    """What `ray-si finetune` left in a model's folder, None for other models."""
-    path = Path(model) / RECORD
-    if not path.is_file():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record

@@ -153,6 +153,13 @@ class Evaluation(Section):
     """Instances of a task that are asked, from its first on."""
     block_size: int = Field(32, ge=1)
     """Answers that are stored together, as soon as all of them are there."""
+    exclude_rouge: float = Field(0.7, gt=0, le=1)
+    """Tasks whose ROUGE-L F with a seed task behind a model's training is above this are left out,
+    for all models."""
+    exclude_cosine: float | None = Field(0.9, gt=0, le=1)
+    """The same by cosine similarity; none leaves it at ROUGE-L."""
+    embedder: str = "all-minilm-l6-v2"
+    """Model of that cosine: a bundled name, a folder, or a name on the hub."""
     resamples: int = Field(10_000, ge=100)
     """Resamples of the bootstrap."""
     confidence: float = Field(0.95, gt=0, lt=1)

@@ -22,8 +22,8 @@ import pyarrow as pa
 from ray_si.errors import RunError
 from ray_si.run.folder import Folder
 from ray_si.storage.tables import read_table, write_table
-from ray_si.training.base import RECORD
 from ray_si.training.encode import REFUSALS, Encoder
+from ray_si.training.provenance import RECORD
 
 METRICS, RESULT = "metrics.jsonl", "result.json"
 _MANIFEST = "tokens/manifest.json"

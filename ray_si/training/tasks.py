@@ -15,9 +15,7 @@ from ray_si.records import Instance, SeedTask
 from ray_si.storage.corpus import holds_rows
 
 BUNDLED = "bundled"
-"""Stands for the held-out part of the seed tasks that ship with ray_si."""
-
-_HELD_OUT_ONE_IN = 4
+"""Stands for the held-out part of the seed tasks that ship with ray_si, see `split_seeds`."""
 
 
 logger = logging.getLogger(__name__)
@@ -32,25 +30,6 @@ class Example:
     instruction: str
     instance: Instance
     references: tuple[str, ...]
-
-
-def is_held_out(seed_id: str) -> bool:
-    """Whether the seed task of this id is for evaluation only: one in four, for good.
-
-    It depends on nothing but the id, so that no build, version or order of the file moves a task to
-    the other side.
-    """
-    digest = hashlib.sha256(seed_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % _HELD_OUT_ONE_IN == 0
-
-
-def split_seeds(seeds: Iterable[SeedTask]) -> tuple[list[SeedTask], list[SeedTask]]:
-    """Seed tasks to build with, and those held out; see `is_held_out`."""
-    build: list[SeedTask] = []
-    held_out: list[SeedTask] = []
-    for seed in seeds:
-        (held_out if is_held_out(seed.id) else build).append(seed)
-    return build, held_out
 
 
 def examples_of(seeds: Iterable[SeedTask], limit: int) -> list[Example]:
@@ -80,20 +59,10 @@ def load_examples(paths: Sequence[str], limit: int) -> list[Example]:
     return examples
 
 
-def without_seeds(examples: Sequence[Example], instructions: Iterable[str]) -> list[Example]:
-    """The examples whose instruction is none of these, whatever its spacing and case."""
-    seen = set(map(_plain, instructions))
-    return [example for example in examples if _plain(example.instruction) not in seen]
-
-
 def digest(examples: Sequence[Example]) -> str:
     """SHA-256, hex, of everything that answers and scores depend on."""
     rows = [[e.id, e.task, e.instruction, e.instance.input, list(e.references)] for e in examples]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
 
 
 def _files(paths: Sequence[str]) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from ray_si.config.file import load_config
 from ray_si.errors import ConfigError, SeedError
 from ray_si.experiments.loop import load_loop, run_loop
 from ray_si.run.seeds import load_seeds
-from ray_si.training.tasks import is_held_out
+from ray_si.training.hold_out import split_seeds
 from tests.command import assert_one_line_error, invoke
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_a_loop_that_cannot_end_does_not_begin(tmp_path):
     with pytest.raises(ConfigError, match="a loop needs a folder"):
         run_loop(config, "s3://bucket/loop")
     seeds = tmp_path / "seeds.jsonl"
-    all_seeds = [seed for seed in load_seeds("bundled")[0] if not is_held_out(seed.id)]
+    all_seeds, _ = split_seeds(load_seeds("bundled")[0])
     rows = [
         {
             "id": seed.id,

@@ -11,7 +11,7 @@ import pytest
 from ray_si.errors import EngineError, GenerationError, RunError, TaskError
 from ray_si.experiments.evaluate import EvaluateConfig, evaluate, rate
 from ray_si.run.seeds import load_seeds
-from ray_si.training.tasks import split_seeds
+from ray_si.training.hold_out import split_seeds
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -46,7 +46,8 @@ def config(tmp_path):
         recording.write_text("\n".join(lines))
         replay = {"recording": str(recording)}
         generator = {"engine": "replay", "model": None, "cpus": 0.5, "replay": replay}
-        values = {"generator": generator, "block_size": 4, "resamples": 200} | options
+        values = {"generator": generator, "block_size": 4, "resamples": 200, "exclude_cosine": None}
+        values |= options
         return EvaluateConfig.model_validate(values)
 
     return make
@@ -134,7 +135,7 @@ def test_bundled_tasks_are_the_held_out_ones_and_seeds_of_the_training_are_left_
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    record = {"seed_instructions": [seed.instruction for seed in held_out[2:]]}
+    record = {"seed_texts": [seed.instruction.rstrip(".") for seed in held_out[2:]]}
     (model / "ray_si.json").write_text(json.dumps(record))
     recording = tmp_path / "held_out.jsonl"
     lines = []
@@ -153,7 +154,7 @@ def test_bundled_tasks_are_the_held_out_ones_and_seeds_of_the_training_are_left_
     assert report["left_out"] == {
         "seed tasks of the data that a model was trained on": len(held_out) - 2
     }
-    record["seed_instructions"] += [seed.instruction for seed in held_out[:2]]
+    record["seed_texts"] += [seed.instruction for seed in held_out[:2]]
     (model / "ray_si.json").write_text(json.dumps(record))
     with pytest.raises(TaskError, match="every task was a seed task"):
         evaluate({"one": str(model)}, ["bundled"], str(tmp_path / "other"), made)

@@ -12,7 +12,7 @@ from ray_si.build.builder import build
 from ray_si.experiments.loop import load_loop, run_loop
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
-from ray_si.training.tasks import split_seeds
+from ray_si.training.hold_out import split_seeds
 
 CONFIG = Path(__file__).parents[2] / "configs" / "loop.yaml"
 SMALL = [
@@ -38,6 +38,8 @@ def test_a_loop_builds_trains_and_evaluates_and_its_model_builds_again(ray_sessi
     run = Run.open(str(to / "build"))
     assert run.read("seeds.parquet")["id"].to_pylist() == [seed.id for seed in given]
     assert card["seeds"]["held_out"] == [seed.id for seed in held_out]
+    (kept_out,) = run.evaluation_sets()
+    assert {seed.instruction for seed in held_out} <= set(kept_out.texts)
     assert all(check.ok for check in verify(str(to / "build")))
     assert card["build"]["accepted"] == 12
     assert card["training"]["steps"] == 2

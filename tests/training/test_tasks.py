@@ -5,19 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, strategies as st
 
 from ray_si.errors import TaskError
 from ray_si.records import Instance, SeedTask
-from ray_si.run.seeds import load_seeds
-from ray_si.training.tasks import (
-    digest,
-    examples_of,
-    is_held_out,
-    load_examples,
-    split_seeds,
-    without_seeds,
-)
+from ray_si.training.tasks import digest, examples_of, load_examples
 
 NATURAL = {
     "Definition": ["Say what the animal", "says."],
@@ -104,40 +95,8 @@ def test_a_folder_without_tasks_and_a_task_given_twice_are_refused(tmp_path):
         load_examples([path, path], 100)
 
 
-def test_the_split_of_the_built_in_seeds_is_the_one_it_has_always_been():
-    build, held_out = split_seeds(load_seeds("bundled")[0])
-    assert len(build) + len(held_out) == 224
-    assert not {seed.id for seed in build} & {seed.id for seed in held_out}
-    assert [seed.id for seed in held_out[:5]] == HELD_OUT_FIRST
-    assert len(held_out) == HELD_OUT_COUNT
-
-
-HELD_OUT_FIRST = ["seed_002", "seed_007", "seed_013", "seed_015", "seed_022"]
-HELD_OUT_COUNT = 51
-
-
 def _seed(id_):
     return SeedTask(id_, "n", "Do it.", (Instance("", "x"),), False)
-
-
-@given(st.lists(st.text(), unique=True), st.randoms())
-def test_a_seeds_side_depends_on_its_id_alone(ids, random):
-    build, held_out = split_seeds(map(_seed, ids))
-    shuffled = list(ids)
-    random.shuffle(shuffled)
-    again = split_seeds(map(_seed, shuffled[: len(shuffled) // 2]))
-    assert {seed.id for seed in again[0]} <= {seed.id for seed in build}
-    assert {seed.id for seed in again[1]} <= {seed.id for seed in held_out}
-
-
-def test_one_seed_in_four_is_held_out():
-    assert 2300 < sum(is_held_out(f"task {i}") for i in range(10_000)) < 2700
-
-
-def test_what_was_a_seed_of_the_training_data_is_left_out_whatever_its_spacing():
-    examples = examples_of([_seed("a")], 1)
-    assert without_seeds(examples, ["Another."]) == examples
-    assert without_seeds(examples, [" do  IT. "]) == []
 
 
 def test_the_digest_changes_with_what_answers_and_scores_depend_on():
