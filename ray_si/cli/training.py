@@ -183,7 +183,7 @@ def loop(
     """Build a dataset, tune a model on it, and evaluate it before and after, in one job.
 
     CONFIG is a run's configuration that may have the sections `training` and `evaluation` too. A
-    quarter of the seed tasks, chosen by id, is kept from the build and evaluated on. DIR/README.md
+    quarter of the seed tasks of each kind is kept from the build and evaluated on. DIR/README.md
     says what it came to; the same command goes on after any crash.
     """
     kept = f"what is finished is kept in {to}. The same command goes on from there."
