@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
 from ray_si.cli.output import BuildDisplay, Display, console, duration
-from ray_si.training.comparison import METRICS, interval, verdict
+from ray_si.training.comparison import METRICS, differences, how_sure, interval
 from ray_si.training.ratings import GRADES
 
 if TYPE_CHECKING:
@@ -129,17 +129,16 @@ def print_evaluation(location: str, report: dict[str, Any]) -> None:
     out = console()
     title = f"{report['instances']} instances of {report['tasks']} tasks"
     table = Table(title=title, title_justify="left")
-    for column in ("model", *METRICS.values(), "cut off", "failed"):
+    for column in ("model", *METRICS.values(), "words", "cut off", "failed"):
         table.add_column(column)
     for name, model in report["models"].items():
         scores = [escape(interval(model["overall"][metric])) for metric in METRICS]
-        table.add_row(escape(name), *scores, str(model["cut_off"]), str(model["failed"]))
+        counts = (str(model["words"]), str(model["cut_off"]), str(model["failed"]))
+        table.add_row(escape(name), *scores, *counts)
     out.print(table)
-    for name, difference in report["differences"].items():
-        for metric, label in METRICS.items():
-            value = difference[metric]
-            line = f"{label}, {name} less {difference['from']}: {interval(value, '+')}"
-            out.print(f"{line} ({verdict(value)})", markup=False, highlight=False)
+    for name in report["differences"]:
+        for line in (*differences(report, name), f"How sure: {how_sure(report, name)}"):
+            out.print(line, markup=False, highlight=False)
     for reason, count in report["left_out"].items():
         out.print(f"{count} instances left out: {reason}", markup=False, highlight=False)
     for what, name in (("report", "report.json"), ("rate blind", "rate.html")):

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist, fmean
 from typing import Any
 
 from ray_si.training.config import Evaluation
-from ray_si.training.scores import Estimate, estimate, exact_match, resampled, rouge_l
+from ray_si.training.scores import (
+    Estimate,
+    estimate,
+    exact_match,
+    paired_p,
+    resampled,
+    rouge_l,
+    rouge_l_same_stop,
+)
 from ray_si.training.tasks import Example, digest
 
-METRICS = {"rouge_l": "ROUGE-L", "exact_match": "exact match"}
+METRICS = {
+    "rouge_l": "ROUGE-L",
+    "rouge_l_same_stop": "ROUGE-L, same stop",
+    "exact_match": "exact match",
+}
 
 Answer = Mapping[str, Any]
 """A stored answer: text, finish_reason, error."""
@@ -19,12 +32,18 @@ Scores = dict[str, list[float]]
 """Metric -> one score for each example, in [0, 1]."""
 
 
-def score_answers(examples: Sequence[Example], answers: Sequence[Answer]) -> Scores:
-    """Scores of one model's answers, in the order of the examples."""
-    pairs = list(zip(examples, answers, strict=True))
+def score_answers(
+    examples: Sequence[Example], answers: Sequence[Answer], tokenizer: Any = None
+) -> Scores:
+    """Scores of one model's answers, in the order of the examples.
+
+    ``tokenizer`` is for texts in other scripts, see `rouge_l`.
+    """
+    pairs = [(a["text"], e.references) for e, a in zip(examples, answers, strict=True)]
     return {
-        "rouge_l": [rouge_l(a["text"], e.references) for e, a in pairs],
-        "exact_match": [exact_match(a["text"], e.references) for e, a in pairs],
+        "rouge_l": [rouge_l(*pair, tokenizer) for pair in pairs],
+        "rouge_l_same_stop": [rouge_l_same_stop(*pair, tokenizer) for pair in pairs],
+        "exact_match": [exact_match(*pair) for pair in pairs],
     }
 
 
@@ -33,48 +52,68 @@ def compare(
     examples: Sequence[Example],
     answers: Mapping[str, Sequence[Answer]],
     left_out: Mapping[str, int],
+    tokenizer: Any = None,
 ) -> dict[str, Any]:
     """What report.json says (docs/finetuning.md). ``answers`` are by model, the first is the base.
 
-    ``left_out`` says how many examples were not asked, and why.
+    ``left_out`` says how many examples were not asked, and why; ``tokenizer`` as for
+    `score_answers`.
     """
     tasks = [example.task for example in examples]
-    scores = {name: score_answers(examples, given) for name, given in answers.items()}
+    scores = {name: score_answers(examples, given, tokenizer) for name, given in answers.items()}
     base = next(iter(scores))
 
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, task in enumerate(tasks):
-        rows_of[task].append(row)
+    def estimated(
+        values: Sequence[float], of: Sequence[str], *, paired: bool = False
+    ) -> dict[str, float | None]:
+        return _estimate(values, of, options, paired=paired).as_dict()
 
-    def estimated(values: Sequence[float], of: Sequence[str]) -> dict[str, float | None]:
-        return _estimate(values, of, options).as_dict()
+    def grouped(name: str, groups: Sequence[str]) -> dict[str, Any]:
+        """Scores of the examples of each task, or category."""
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, group in enumerate(groups):
+            rows_of[group].append(row)
+        return {
+            group: {"instances": len(rows)}
+            | {
+                m: estimated([scores[name][m][i] for i in rows], [tasks[i] for i in rows])
+                for m in METRICS
+            }
+            for group, rows in rows_of.items()
+        }
 
     def of_model(name: str) -> dict[str, Any]:
-        by_metric, given = scores[name], answers[name]
-        by_task = {
-            task: {"instances": len(rows)}
-            | {m: estimated([by_metric[m][i] for i in rows], [task] * len(rows)) for m in METRICS}
-            for task, rows in rows_of.items()
-        }
+        given = answers[name]
+        is_cut = [float(answer["finish_reason"] == "length") for answer in given]
+        categories = [example.category for example in examples]
+        by_category = {"by_category": grouped(name, categories)} if any(categories) else {}
         return {
-            "overall": {m: estimated(values, tasks) for m, values in by_metric.items()},
+            "overall": {m: estimated(values, tasks) for m, values in scores[name].items()},
             "failed": sum(answer["finish_reason"] == "error" for answer in given),
-            "cut_off": sum(answer["finish_reason"] == "length" for answer in given),
-            "by_task": by_task,
+            "cut_off": int(sum(is_cut)),
+            "cut_off_share": estimated(is_cut, tasks),
+            "words": round(fmean(len(answer["text"].split()) for answer in given), 1),
+            **by_category,
+            "by_task": grouped(name, tasks),
         }
 
     def difference(name: str, metric: str) -> dict[str, float | None]:
         pairs = zip(scores[base][metric], scores[name][metric], strict=True)
-        return estimated([after - before for before, after in pairs], tasks)
+        changes = [after - before for before, after in pairs]
+        p = paired_p(changes, tasks, resamples=options.resamples, seed=options.seed)
+        return estimated(changes, tasks, paired=True) | {"p": None if p is None else round(p, 4)}
 
     return {
-        "tasks": len(rows_of),
+        "tasks": len(set(tasks)),
         "instances": len(examples),
         "left_out": dict(left_out),
         "examples_sha256": digest(examples),
+        "reference_words": round(fmean(len(e.references[0].split()) for e in examples), 1),
         "intervals": {
             "confidence": options.confidence,
             "method": "percentile bootstrap",
+            "exact": "Clopper-Pearson, for shares of independent instances and at 0 and 100 %",
+            "test": "permutation of signs",
             "resampled": resampled(tasks),
             "resamples": options.resamples,
             "seed": options.seed,
@@ -88,10 +127,13 @@ def compare(
     }
 
 
-def _estimate(values: Sequence[float], tasks: Sequence[str], options: Evaluation) -> Estimate:
+def _estimate(
+    values: Sequence[float], tasks: Sequence[str], options: Evaluation, *, paired: bool
+) -> Estimate:
     return estimate(
         values,
         tasks,
+        paired=paired,
         resamples=options.resamples,
         confidence=options.confidence,
         seed=options.seed,
@@ -99,7 +141,7 @@ def _estimate(values: Sequence[float], tasks: Sequence[str], options: Evaluation
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """A section with the overall scores, the differences, and how they were reckoned."""
+    """A section with the overall scores, the differences, and how sure they are."""
     intervals = report["intervals"]
     percent = f"{100 * intervals['confidence']:g} %"
     lines = [
@@ -107,24 +149,74 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         "",
         f"{report['instances']} instances of {report['tasks']} tasks, greedy answers. Means over "
         f"instances in percent, with {percent} intervals ({intervals['method']}, "
-        f"{intervals['resamples']} resamples of {intervals['resampled']}).",
+        f"{intervals['resamples']} resamples of {intervals['resampled']}; {intervals['exact']}). "
+        "At the same stop means that each answer is cut to as many words as its reference has "
+        f"({report['reference_words']} in the mean).",
         "",
-        "| model | ROUGE-L | exact match | cut off at the limit | failed |",
-        "| --- | --- | --- | --- | --- |",
+        f"| model | {' | '.join(METRICS.values())} | words | cut off at the limit | failed |",
+        "| --- |" + " --- |" * (len(METRICS) + 3),
     ]
     for name, model in report["models"].items():
         cells = [interval(model["overall"][metric]) for metric in METRICS]
-        lines.append(
-            f"| {_cell(name)} | {cells[0]} | {cells[1]} | {model['cut_off']} | {model['failed']} |"
-        )
-    for name, difference in report["differences"].items():
-        for metric, title in METRICS.items():
-            value = difference[metric]
-            lines += ["", f"{title}, {name} less {difference['from']}: {interval(value, '+')} "]
-            lines[-1] += f"(paired; {verdict(value)})."
+        cells += [f"{model['words']}", f"{interval(model['cut_off_share'])} %"]
+        lines.append(f"| {_cell(name)} | {' | '.join(cells)} | {model['failed']} |")
+    for name in report["differences"]:
+        lines += ["", *differences(report, name), "", f"**How sure:** {how_sure(report, name)}"]
+    lines += _categories(report)
     for reason, count in report["left_out"].items():
         lines += ["", f"{count} instances were left out: {reason}."]
     return "\n".join(lines) + "\n"
+
+
+def differences(report: Mapping[str, Any], name: str) -> list[str]:
+    """A line for each metric: what a model's score is less the first model's."""
+    difference = report["differences"][name]
+    return [
+        f"{title}, {name} less {difference['from']}: {interval(difference[metric], '+')} "
+        f"(paired, p = {_p(difference[metric]['p'])}; {verdict(report, name, metric)})."
+        for metric, title in METRICS.items()
+    ]
+
+
+def how_sure(report: Mapping[str, Any], name: str) -> str:
+    """In plain words, whether a model is better than the first one, by ROUGE-L."""
+    difference, tasks = report["differences"][name], report["tasks"]
+    base, value = difference["from"], difference["rouge_l"]
+    if value["p"] is None:
+        return f"one task does not tell whether {name} or {base} is better."
+    shown = verdict(report, name, "rouge_l")
+    if shown in ("higher", "lower"):
+        text = (
+            f"{name} is {'better' if value['mean'] > 0 else 'worse'} than {base} on tasks like "
+            f"these: were both equally good, so large a difference would come up in "
+            f"{_share(value['p'])} of such evaluations."
+        )
+    else:
+        text = (
+            f"these {tasks} tasks do not tell whether {name} or {base} is better: were both "
+            f"equally good, so large a difference would come up in {_share(value['p'])} of such "
+            f"evaluations. So few tasks show differences from about "
+            f"{detectable(value, report['intervals']['confidence']):.0f} points on."
+        )
+    same_stop = difference["rouge_l_same_stop"]
+    if verdict(report, name, "rouge_l_same_stop") != shown:
+        text += (
+            f" With both at the same stop it is {interval(same_stop, '+')}: how long answers are "
+            "is part of the difference."
+        )
+    return text
+
+
+def detectable(difference: Mapping[str, float | None], confidence: float) -> float:
+    """The least difference, in points, that such an evaluation shows four times out of five.
+
+    From the standard error that the interval's width stands for: (1.96 + 0.84) of them at 95 %.
+    """
+    low, high = difference["low"], difference["high"]
+    assert low is not None
+    assert high is not None
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return (high - low) / (2 * z) * (z + NormalDist().inv_cdf(0.8))
 
 
 def interval(value: Mapping[str, float | None], sign: str = "") -> str:
@@ -135,14 +227,38 @@ def interval(value: Mapping[str, float | None], sign: str = "") -> str:
     return f"{text} [{format(value['low'], f'{sign}.1f')}, {format(value['high'], f'{sign}.1f')}]"
 
 
-def verdict(difference: Mapping[str, float | None]) -> str:
-    """What the interval of a paired difference says, in words."""
-    low, high = difference["low"], difference["high"]
-    if low is None or high is None:
+def verdict(report: Mapping[str, Any], name: str, metric: str) -> str:
+    """What interval and test of a paired difference say, in words; they have to agree."""
+    value, confidence = report["differences"][name][metric], report["intervals"]["confidence"]
+    low, high, p = value["low"], value["high"], value["p"]
+    if p is None:
         return "too few instances to tell"
-    if low > 0:
-        return "higher"
-    return "lower" if high < 0 else "no difference that these instances show"
+    if p < 1 - confidence and not low <= 0 <= high:
+        return "higher" if low > 0 else "lower"
+    return "no difference that these instances show"
+
+
+def _categories(report: Mapping[str, Any]) -> list[str]:
+    """A table of ROUGE-L and exact match by category, where examples have one."""
+    models = report["models"]
+    first = next(iter(models.values())).get("by_category", {})
+    lines = []
+    if first:
+        lines = ["", f"| category | metric | {' | '.join(map(_cell, models))} |"]
+        lines.append("| --- | --- |" + " --- |" * len(models))
+    for category in first:
+        for metric in ("rouge_l", "exact_match"):
+            cells = [interval(model["by_category"][category][metric]) for model in models.values()]
+            lines.append(f"| {category} | {METRICS[metric]} | {' | '.join(cells)} |")
+    return lines
+
+
+def _p(p: float | None) -> str:
+    return "unknown" if p is None else "under 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _share(p: float) -> str:
+    return "less than one in a hundred" if p < 0.01 else f"{round(100 * p)} of a hundred"
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How right answers are: ROUGE-L and exact match, with bootstrap confidence intervals."""
+"""How right answers are: ROUGE-L and exact match, with intervals and tests."""
 
 from __future__ import annotations
 
@@ -27,13 +27,42 @@ class Estimate:
         return {name: None if v is None else round(v, 2) for name, v in values.items()}
 
 
-def rouge_l(answer: str, references: Sequence[str]) -> float:
+def rouge_l(answer: str, references: Sequence[str], tokenizer: Any = None) -> float:
     """The best ROUGE-L F with any reference, by `rouge_score` with its stemmer.
 
     As in Super-NaturalInstructions' own evaluation. Its tokens are runs of a-z and 0-9, so answers
-    in other scripts score 0.
+    in other scripts score 0 but for a ``tokenizer`` of `subword_tokens`, which is not stemmed.
     """
-    return float(_scorer().score_multi(list(references), answer)["rougeL"].fmeasure)
+    scorer = _scorer(tokenizer)
+    return max(float(scorer.score(text, answer)["rougeL"].fmeasure) for text in references)
+
+
+def rouge_l_same_stop(answer: str, references: Sequence[str], tokenizer: Any = None) -> float:
+    """`rouge_l` of an answer that stops after as many words as the reference has.
+
+    All models stop at the same place then, so that none is better for having learned to stop.
+    """
+    return max(
+        rouge_l(" ".join(answer.split()[: len(text.split())]), [text], tokenizer)
+        for text in references
+    )
+
+
+def subword_tokens(tokenizer: Any) -> Any:
+    """What `rouge_l` takes to score any script: a tokenizer's tokens, without byte-level spaces.
+
+    With GPT-2's, that is the cross-lingual track of Super-NaturalInstructions.
+    """
+    return _Subwords(tokenizer)
+
+
+@dataclass(frozen=True)
+class _Subwords:
+    tokenizer: Any
+
+    def tokenize(self, text: str) -> list[str]:
+        """As `rouge_score` calls it."""
+        return [token.lstrip("Ġ") for token in self.tokenizer.tokenize(text)]
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
@@ -42,14 +71,24 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
 
 
 def estimate(
-    scores: Sequence[float], tasks: Sequence[str], *, resamples: int, confidence: float, seed: int
+    scores: Sequence[float],
+    tasks: Sequence[str],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    paired: bool = False,
 ) -> Estimate:
-    """The mean over instances, in percent, with a percentile bootstrap interval.
+    """The mean over instances, in percent, with an interval.
 
-    Whole tasks are resampled with replacement (a cluster bootstrap: instances of one task go
-    together), or the instances where all are of one task. ``scores`` and ``tasks`` have the same
-    length, at least 1. Differences of two models on the same instances go in as ``scores`` for a
-    paired comparison.
+    ``scores`` and ``tasks`` have the same length, at least 1; scores lie in [0, 1], or with
+    ``paired`` are differences of two models' on the same instances, in [-1, 1].
+
+    Where each task has one instance and all scores are 0 or 1, the interval is that of Clopper and
+    Pearson (1934). Else whole tasks are resampled with replacement (a percentile bootstrap of
+    clusters: instances of one task go together), or the instances where all are of one task. A
+    bootstrap of equal scores says nothing: where all are 0, 1 or without difference, the interval
+    is again the exact one, over tasks, which bounds the mean of any such scores.
     """
     from scipy.stats import bootstrap
 
@@ -58,6 +97,13 @@ def estimate(
     mean = 100 * float(values.mean())
     if len(sums) < 2:
         return Estimate(mean, None, None)
+    if paired and not values.any():
+        _, high = _exact(0, len(sums), confidence)
+        return Estimate(0.0, -high, high)
+    is_binary = not paired and bool(np.isin(values, (0.0, 1.0)).all())
+    if is_binary and (counts.max() == 1 or values.min() == values.max()):
+        right = round(float(values.mean()) * len(sums))
+        return Estimate(mean, *_exact(right, len(sums), confidence))
 
     def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
         means: np.ndarray = total.sum(axis=axis) / count.sum(axis=axis)
@@ -78,6 +124,42 @@ def estimate(
     return Estimate(mean, 100 * float(low), 100 * float(high))
 
 
+def paired_p(
+    differences: Sequence[float], tasks: Sequence[str], *, resamples: int, seed: int
+) -> float | None:
+    """Two-sided p-value of two models being equally good, None for a single task.
+
+    A permutation test: signs of whole tasks' differences (of instances, where all are of one task)
+    are flipped, all combinations where they are no more than ``resamples``, else that many drawn.
+    """
+    from scipy.stats import permutation_test
+
+    sums, _ = _clusters(np.asarray(differences, dtype=float), tasks)
+    if len(sums) < 2:
+        return None
+    sums = sums[sums != 0]  # others are the same either way
+    if not len(sums):
+        return 1.0
+    result = permutation_test(
+        (sums,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, 4_000_000 // len(sums)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def _exact(right: int, of: int, confidence: float) -> tuple[float, float]:
+    """The interval of Clopper and Pearson for a share, in percent."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, of).proportion_ci(confidence, method="exact")
+    return 100 * float(interval.low), 100 * float(interval.high)
+
+
 def resampled(tasks: Sequence[str]) -> str:
     """What `estimate` resamples: "tasks" or "instances"."""
     return "tasks" if len(set(tasks)) > 1 else "instances"
@@ -96,7 +178,7 @@ def _normal(text: str) -> str:
 
 
 @cache
-def _scorer() -> Any:
+def _scorer(tokenizer: Any) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer(["rougeL"], use_stemmer=tokenizer is None, tokenizer=tokenizer)

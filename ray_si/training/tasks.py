@@ -23,13 +23,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to answer: an instance of a task, with every output that counts as right."""
+    """One thing to answer: an instance of a task, with every output that counts as right.
+
+    ``prompt`` is asked as it is, where a benchmark words it; ``category`` may be "".
+    """
 
     id: str
     task: str
     instruction: str
     instance: Instance
     references: tuple[str, ...]
+    prompt: str | None = None
+    category: str = ""
 
 
 def examples_of(seeds: Iterable[SeedTask], limit: int) -> list[Example]:
@@ -61,7 +66,11 @@ def load_examples(paths: Sequence[str], limit: int) -> list[Example]:
 
 def digest(examples: Sequence[Example]) -> str:
     """SHA-256, hex, of everything that answers and scores depend on."""
-    rows = [[e.id, e.task, e.instruction, e.instance.input, list(e.references)] for e in examples]
+    rows: list[list[Any]] = [
+        [e.id, e.task, e.instruction, e.instance.input, list(e.references)]
+        + ([] if e.prompt is None else [e.prompt])
+        for e in examples
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
