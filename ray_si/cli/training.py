@@ -85,7 +85,8 @@ def finetune(
     epilog="[b]Examples[/b]\n\n"
     "ray-si evaluate --model before=smollm2-135m-instruct --model after=models/small/model "
     "--tasks tasks/ --to evaluation\n\n"
-    "ray-si evaluate --model models/mine/model --tasks user_oriented.jsonl --to evaluation "
+    "ray-si evaluate --model models/mine/model --benchmark super-ni "
+    "--tasks natural-instructions --to evaluation "
     "--set generator.replicas=8 --set generator.gpus=1 --address auto",
 )
 def evaluate(
@@ -101,6 +102,15 @@ def evaluate(
             metavar="FILE",
             help="Super-NaturalInstructions task (.json), a folder of them, or JSONL in the seed "
             "schema; repeat for more \\[default: the built-in seed tasks that are held out].",
+        ),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            metavar="NAME",
+            help="super-ni or super-ni-crosslingual (--tasks: the published folder), user-oriented "
+            "(--tasks: the paper's 252); asked and scored as published.",
         ),
     ] = None,
     config: ConfigFile = None,
@@ -127,6 +137,7 @@ def evaluate(
                 tasks or [BUNDLED],
                 to,
                 settings,
+                benchmark=benchmark,
                 address=address,
                 listen=display.listen,
             )

@@ -22,6 +22,7 @@ from ray_si.errors import ConfigError, GenerationError, RunError, TaskError
 from ray_si.experiments.extras import need
 from ray_si.experiments.unseen import unseen
 from ray_si.pipeline.decisions import completion_row
+from ray_si.records import Prompt
 from ray_si.run.folder import Folder
 from ray_si.run.layout import block_key
 from ray_si.run.schemas import COMPLETION
@@ -32,6 +33,7 @@ from ray_si.serving.connect import connect
 from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
 from ray_si.training.base import choose_encoding, inspect
+from ray_si.training.benchmarks import BENCHMARKS, rouge_tokenizer
 from ray_si.training.comparison import compare, to_markdown
 from ray_si.training.config import Encoding, Evaluation
 from ray_si.training.encode import as_prompt
@@ -71,6 +73,7 @@ def evaluate(
     location: str,
     config: EvaluateConfig,
     *,
+    benchmark: str | None = None,
     seeds: str = BUNDLED,
     address: str | None = None,
     listen: Callable[[EvaluationProgress], None] = lambda progress: None,
@@ -78,6 +81,8 @@ def evaluate(
     """Ask every model (name -> model) every task, and write the comparison to ``location``.
 
     ``tasks`` are paths (see `load_examples`); "bundled" stands for the held-out part of ``seeds``.
+    With ``benchmark``, one of `BENCHMARKS`, they are the one path of its tasks, and its settings
+    are taken where ``config`` has none of its own.
     Tasks near a seed task behind a model's training (`unseen`) are left out, for all models, with
     their count. ``location`` is a
     folder or ``s3://bucket/prefix``; answers that stand there are not asked again. Returns what
@@ -85,7 +90,12 @@ def evaluate(
     answers nothing at all.
     """
     need("rouge_score", "scipy")
-    examples = _examples(tasks, config.instances_per_task, seeds)
+    if benchmark is None:
+        examples = _examples(tasks, config.instances_per_task, seeds)
+    else:
+        config = _as_benchmark(benchmark, tasks, config)
+        examples = BENCHMARKS[benchmark].load(tasks[0], config)
+    tokenizer = rouge_tokenizer(benchmark, config)
     asked = unseen(examples, _trained_on(models.values(), config.generator), config)
     left_out = len(examples) - len(asked)
     if not asked:
@@ -104,11 +114,32 @@ def evaluate(
     with folder.held(lambda message: listen(EvaluationProgress("", 0, 0, message))):
         answers = _answer_all(folder, list(members.values()), asked, config, address, listen)
         reasons = {"seed tasks of the data that a model was trained on": left_out}
-        report = compare(config, asked, answers, {k: v for k, v in reasons.items() if v})
+        reasons = {reason: count for reason, count in reasons.items() if count}
+        report = compare(config, asked, answers, reasons, tokenizer)
+        if benchmark is not None:
+            report = {"benchmark": _benchmark(benchmark, config, left_out)} | report
         for name, member in members.items():
             report["models"][name] = member.identity | report["models"][name]
         _publish(folder, report, asked, answers, config)
     return report
+
+
+def _as_benchmark(name: str, tasks: Sequence[str], config: EvaluateConfig) -> EvaluateConfig:
+    """The configuration with the benchmark's settings where it has none of its own."""
+    if name not in BENCHMARKS:
+        raise ConfigError(f"there is no benchmark {name}; there are {', '.join(BENCHMARKS)}")
+    if len(tasks) != 1 or BUNDLED in tasks:
+        raise ConfigError(f"--benchmark {name} needs one --tasks: where its tasks are")
+    settings = BENCHMARKS[name].settings
+    return config.model_copy(
+        update={key: settings[key] for key in settings.keys() - config.model_fields_set}
+    )
+
+
+def _benchmark(name: str, config: EvaluateConfig, left_out: int) -> dict[str, Any]:
+    """What the report says of a benchmark."""
+    shown = {"positive_examples": config.positive_examples} if name.startswith("super-ni") else {}
+    return {"name": name, "about": BENCHMARKS[name].about, "complete": not left_out, **shown}
 
 
 def rate(location: str, paths: Sequence[str]) -> dict[str, Any]:
@@ -265,7 +296,9 @@ class AnswerExamples:
 
     async def answer(self, row: dict[str, Any], ask: Ask) -> Completion:
         """Ask one example."""
-        prompt = as_prompt(row["prompt"], self.encoding)
+        prompt: Prompt = row["prompt"]  # a benchmark's as it is, for a base model to go on from
+        if self.encoding == "chat" or not row["verbatim"]:
+            prompt = as_prompt(row["prompt"], self.encoding)
         return await ask(Request(prompt, self.sampling, 0, "input_first"))
 
     def failed(self, error: Completion) -> Completion:
@@ -287,7 +320,12 @@ class AnswerExamples:
 
 def _blocks(examples: Sequence[Example], size: int) -> list[pa.Table]:
     """The examples in order, cut into blocks."""
-    prompts = [to_row(e.instruction, e.instance, "prompt-completion")["prompt"] for e in examples]
+    prompts = [
+        to_row(e.instruction, e.instance, "prompt-completion")["prompt"]
+        if e.prompt is None
+        else e.prompt
+        for e in examples
+    ]
     blocks = []
     for start in range(0, len(examples), size):
         part = slice(start, min(start + size, len(examples)))
@@ -297,6 +335,7 @@ def _blocks(examples: Sequence[Example], size: int) -> list[pa.Table]:
                     "block": pa.array([start // size] * (part.stop - start), pa.int64()),
                     "id": [example.id for example in examples[part]],
                     "prompt": prompts[part],
+                    "verbatim": [example.prompt is not None for example in examples[part]],
                 }
             )
         )

@@ -147,6 +147,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     lines = [
         "## Evaluation",
         "",
+        *_benchmark(report),
         f"{report['instances']} instances of {report['tasks']} tasks, greedy answers. Means over "
         f"instances in percent, with {percent} intervals ({intervals['method']}, "
         f"{intervals['resamples']} resamples of {intervals['resampled']}; {intervals['exact']}). "
@@ -166,6 +167,17 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     for reason, count in report["left_out"].items():
         lines += ["", f"{count} instances were left out: {reason}."]
     return "\n".join(lines) + "\n"
+
+
+def _benchmark(report: Mapping[str, Any]) -> list[str]:
+    """Which benchmark it is, and whether scores may be held against published ones."""
+    if "benchmark" not in report:
+        return []
+    benchmark = report["benchmark"]
+    shown = benchmark.get("positive_examples")
+    how = "" if shown is None else f", with {shown or 'no'} positive examples"
+    not_all = "" if benchmark["complete"] else "; not all of it, so no number for the benchmark"
+    return [f"Benchmark: {benchmark['about']}{how}{not_all}.", ""]
 
 
 def differences(report: Mapping[str, Any], name: str) -> list[str]:

@@ -153,6 +153,12 @@ class Evaluation(Section):
     """Instances of a task that are asked, from its first on."""
     block_size: int = Field(32, ge=1)
     """Answers that are stored together, as soon as all of them are there."""
+    positive_examples: Literal[0, 2] = 0
+    """Examples that the prompts of Super-NaturalInstructions show, as benchmarks: none, as in the
+    Self-Instruct paper, or the first two, as most published scores have it."""
+    rouge_tokenizer: str = "gpt2"
+    """Folder, or name on the hub, of the tokenizer by which ROUGE-L of other languages is reckoned
+    where a benchmark asks for it."""
     exclude_rouge: float = Field(0.7, gt=0, le=1)
     """Tasks whose ROUGE-L F with a seed task behind a model's training is above this are left out,
     for all models."""

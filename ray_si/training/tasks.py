@@ -37,6 +37,12 @@ class Example:
     category: str = ""
 
 
+def natural_task(path: Path) -> tuple[dict[str, Any], list[Example]]:
+    """A Super-NaturalInstructions file and its examples. Raises TaskError as `load_examples`."""
+    task = _json(_read(path), str(path))
+    return task, _natural(task, path)
+
+
 def examples_of(seeds: Iterable[SeedTask], limit: int) -> list[Example]:
     """The first ``limit`` instances of each seed task."""
     return [

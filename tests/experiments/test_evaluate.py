@@ -8,9 +8,10 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
-from ray_si.errors import EngineError, GenerationError, RunError, TaskError
+from ray_si.errors import ConfigError, EngineError, GenerationError, RunError, TaskError
 from ray_si.experiments.evaluate import EvaluateConfig, evaluate, rate
 from ray_si.run.seeds import load_seeds
+from ray_si.training.benchmarks import super_ni
 from ray_si.training.hold_out import split_seeds
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -161,6 +162,38 @@ def test_bundled_tasks_are_the_held_out_ones_and_seeds_of_the_training_are_left_
     assert not (tmp_path / "other").exists()
 
 
+def test_a_benchmark_is_asked_in_its_own_words_and_scored_by_category(
+    tmp_path, config, monkeypatch
+):
+    name = "task199_mnli_classification"
+    monkeypatch.setattr(super_ni, "test_tasks", lambda track: [name])
+    task = {
+        "Categories": ["Textual Entailment"],
+        "Definition": ["Say the number"],
+        "Positive Examples": [],
+        "Instances": [{"id": f"i{i}", "input": f"{i}", "output": [f"{i}"]} for i in range(5)],
+    }
+    (tmp_path / f"{name}.json").write_text(json.dumps(task))
+    recording = tmp_path / "prompts.jsonl"
+    prompts = [super_ni.wrapped("Say the number", [], f"{i}") for i in range(5)]
+    answers = [{"prompt": prompt, "completion": f"{i % 2}"} for i, prompt in enumerate(prompts)]
+    recording.write_text("\n".join(map(json.dumps, answers)))
+    made = config({}).model_copy(deep=True)
+    made.generator.replay.__dict__["recording"] = str(recording)
+    to = tmp_path / "to"
+    report = evaluate({"one": "any"}, [str(tmp_path)], str(to), made, benchmark="super-ni")
+    assert report["benchmark"] == {
+        "name": "super-ni",
+        "about": "Super-NaturalInstructions, the 119 English test tasks",
+        "complete": True,
+        "positive_examples": 0,
+    }
+    by_category = report["models"]["one"]["by_category"]
+    assert by_category["Textual Entailment"]["exact_match"]["mean"] == 40
+    assert "with no positive examples." in (to / "README.md").read_text()
+    assert json.loads((to / "evaluation.json").read_text())["identity"]["max_tokens"] == 128
+
+
 def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
     to = tmp_path / "to"
     with pytest.raises(EngineError, match="there is no model folder"):
@@ -168,5 +201,11 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
     with pytest.raises(TaskError, match="there are no tasks"):
         evaluate({"one": "smollm2-135m-instruct"}, ["absent.jsonl"], str(to), EvaluateConfig())
     assert not to.exists()
+    for benchmark, given, fault in (
+        ("sni", [tasks], "there is no benchmark sni; there are super-ni, "),
+        ("super-ni", ["bundled"], "needs one --tasks"),
+    ):
+        with pytest.raises(ConfigError, match=fault):
+            evaluate({"one": "any"}, given, str(to), EvaluateConfig(), benchmark=benchmark)
     with pytest.raises(RunError, match="holds no finished evaluation"):
         rate(str(to), [])

@@ -1,0 +1,5 @@
+"""Published benchmarks, asked and scored as published."""
+
+from ray_si.training.benchmarks.registry import BENCHMARKS, Benchmark, rouge_tokenizer
+
+__all__ = ["BENCHMARKS", "Benchmark", "rouge_tokenizer"]
