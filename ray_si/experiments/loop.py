@@ -20,6 +20,7 @@ from ray_si.experiments.evaluate import EvaluateConfig, EvaluationProgress, eval
 from ray_si.experiments.extras import need
 from ray_si.experiments.finetune import TrainingProgress, finetune
 from ray_si.pipeline.progress import Progress
+from ray_si.records import SeedTask
 from ray_si.run.seeds import load_seeds
 from ray_si.storage.base import absolute
 from ray_si.storage.objects import open_objects
@@ -96,10 +97,7 @@ def run_loop(
     # what can be known to be wrong with any part
     need("trl", "peft", "datasets", "rouge_score", "scipy")
     tasks = tasks or [BUNDLED]
-    seeds, _ = load_seeds(config.build.seeds)
-    chosen, held_out = split_seeds(seeds) if BUNDLED in tasks else (seeds, [])
-    if BUNDLED in tasks and not (chosen and held_out):
-        raise SeedError("too few seed tasks to hold some out for the evaluation: give --tasks")
+    chosen, held_out = split_for(config, tasks)
     load_examples([path for path in tasks if path != BUNDLED], 1)
     registry.check_model(config.training.model)
     if "://" in to:
@@ -108,21 +106,14 @@ def run_loop(
     objects.check(write=True)
     root = absolute(to).rstrip("/")
 
-    # build, from the seed tasks that are not held out, away from all that is evaluated on
-    with TemporaryDirectory() as scratch:
-        files = {"seeds": chosen, "held-out": held_out}
-        paths = {name: Path(scratch) / f"{name}.jsonl" for name in files}
-        for name, seeds in files.items():
-            lines = [json.dumps(asdict(seed), ensure_ascii=False) + "\n" for seed in seeds]
-            paths[name].write_text("".join(lines), encoding="utf-8")
-        kept_out = [str(paths["held-out"]) if path == BUNDLED else path for path in tasks]
-        sets = tuple(dict.fromkeys([*config.build.decontaminate, *kept_out]))
-        built = builder.build(
-            config.build.model_copy(update={"seeds": str(paths["seeds"]), "decontaminate": sets}),
-            f"{root}/build",
-            address=address,
-            listen=lambda progress: listen("build", progress),
-        )
+    # build
+    built = build_apart(
+        config,
+        f"{root}/build",
+        tasks,
+        address=address,
+        listen=lambda progress: listen("build", progress),
+    )
 
     # tune on its rows
     tuned = finetune(
@@ -155,6 +146,44 @@ def run_loop(
     objects.put("README.md", _markdown(card).encode())
     objects.put("loop.json", (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     return card
+
+
+def split_for(config: LoopConfig, tasks: list[str]) -> tuple[list[SeedTask], list[SeedTask]]:
+    """Seed tasks to build with, and those held out, none where "bundled" is not among the tasks.
+
+    Raises SeedError where they are too few for both.
+    """
+    seeds, _ = load_seeds(config.build.seeds)
+    if BUNDLED not in tasks:
+        return seeds, []
+    chosen, held_out = split_seeds(seeds)
+    if not (chosen and held_out):
+        raise SeedError("too few seed tasks to hold some out for the evaluation: give --tasks")
+    return chosen, held_out
+
+
+def build_apart(
+    config: LoopConfig,
+    location: str,
+    tasks: list[str],
+    *,
+    address: str | None = None,
+    listen: Callable[[Progress], None] = lambda progress: None,
+) -> builder.BuildResult:
+    """Build from the seed tasks that are not held out, away from all that is evaluated on."""
+    chosen, held_out = split_for(config, tasks)
+    with TemporaryDirectory() as scratch:
+        files = {"seeds": chosen, "held-out": held_out}
+        paths = {name: Path(scratch) / f"{name}.jsonl" for name in files}
+        for name, seeds in files.items():
+            lines = [json.dumps(asdict(seed), ensure_ascii=False) + "\n" for seed in seeds]
+            paths[name].write_text("".join(lines), encoding="utf-8")
+        kept_out = [str(paths["held-out"]) if path == BUNDLED else path for path in tasks]
+        sets = tuple(dict.fromkeys([*config.build.decontaminate, *kept_out]))
+        apart = {"seeds": str(paths["seeds"]), "decontaminate": sets}
+        return builder.build(
+            config.build.model_copy(update=apart), location, address=address, listen=listen
+        )
 
 
 def _markdown(card: dict[str, Any]) -> str:
