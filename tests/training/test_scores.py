@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import string
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from ray_si.training.scores import (
     estimate,
@@ -23,6 +26,31 @@ def test_rouge_l_is_that_of_the_best_reference_with_stems():
     assert rouge_l("the cats sat", ["a dog", "the cat sat"]) == 1
     assert rouge_l("the cat", ["the cat sat down"]) == pytest.approx(2 * 1 * 0.5 / 1.5)
     assert rouge_l("", ["the cat"]) == 0
+
+
+def official(prediction, references):
+    """ROUGE-L and exact match in the steps of Super-NaturalInstructions' evaluation.py."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+
+    def normalized(text):
+        kept = "".join(ch for ch in text.lower() if ch not in set(string.punctuation))
+        return " ".join(kept.split())
+
+    scores = [scorer.score(target=text, prediction=prediction)["rougeL"] for text in references]
+    matches = [normalized(prediction) == normalized(text) for text in references]
+    return max(score.fmeasure for score in scores), float(max(matches))
+
+
+words = st.sampled_from(
+    ["Yes", "no.", "the", "running", "runs", "cats", "Cat!", "7", "é", "a-b", ""]
+)
+texts = st.lists(words, max_size=6).map(" ".join)
+
+
+@given(texts, st.lists(texts, min_size=1, max_size=3))
+def test_scores_are_those_of_the_official_steps(prediction, references):
+    found = rouge_l(prediction, references), exact_match(prediction, references)
+    assert found == official(prediction, references)
 
 
 def test_exact_match_overlooks_case_punctuation_and_spacing_and_nothing_else():
