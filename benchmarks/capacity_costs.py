@@ -114,7 +114,7 @@ def decide_s(count: int = 8000) -> float:
             }
         )
     began = time.perf_counter()
-    _, _, manifest = decide_round(
+    _, _, manifest, _ = decide_round(
         parse_config(REPLAY),
         0,
         rows,

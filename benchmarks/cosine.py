@@ -32,6 +32,7 @@ bit, with an oracle that sums products in double precision in NumPy.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import itertools
 import json
 import os
@@ -87,7 +88,8 @@ def threads() -> int:
 
 
 def anonymous() -> int:
-    """Bytes that this process holds apart from files."""
+    """Bytes that this process holds apart from files, without what it could give back."""
+    ctypes.CDLL(None).malloc_trim(0)
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
     return 1024 * int(line.split()[1])
@@ -144,6 +146,7 @@ def exact(pool: int, seconds: float) -> tuple[dict[str, Any], np.ndarray, np.nda
     before, build = anonymous(), 0.0
     for rows in pool_of(pool):
         build += timed(index.add, rows)[1]
+    del rows
     grown = anonymous() - before
     numbers, answers = measured(index.search, queries_of(pool), seconds)
     cosines, ids = (np.concatenate(part) for part in zip(*answers, strict=True))

@@ -28,7 +28,7 @@ import pyarrow as pa
 from ray_si import load_config
 from ray_si.config import RunConfig
 from ray_si.dedup.tokens import tokenize
-from ray_si.pipeline.decisions import decide_round, texts_of
+from ray_si.pipeline.decisions import all_candidates, decide_round, passed, texts_of
 from ray_si.pipeline.prompting import Prompting, instruction_request
 from ray_si.planning.preview import DryRun, raw_row
 from ray_si.run.schemas import embeddings_of
@@ -66,8 +66,14 @@ def measure(dry_run: DryRun, config: RunConfig) -> dict[str, Any]:
         requests = [instruction_request(config, prompting.render(a), a.seed) for a in drawn]
         rows = [raw_row(a, done) for a, done in zip(drawn, dry_run.answer(requests), strict=True)]
         room = TARGET - prompting.accepted
-        accepted, _, manifest = decide_round(
-            config, round_, rows, room, lambda usable: gate.filter(texts_of(usable))
+        embeddings = gate.embed(texts_of(passed(all_candidates(config, rows))))
+        accepted, _, manifest, _ = decide_round(
+            config,
+            round_,
+            rows,
+            room,
+            lambda usable, vectors=embeddings: gate.filter(texts_of(usable), vectors),
+            embeddings=embeddings,
         )
         prompting.extend(accepted)
         tables.append(accepted)

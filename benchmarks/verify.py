@@ -87,7 +87,7 @@ def write_run(folder: str, target: int) -> int:
                 key = block_key(round_folder(number), start // size)
                 table = pa.Table.from_pylist(rows[start : start + size], RAW_BLOCK)
                 infos.append(write_table(run.objects, key, table))
-            accepted, rejected, manifest = decided
+            accepted, rejected, manifest, _ = decided
             manifest["pool"] = len(seeds) + rounds.accepted + accepted.num_rows
             stored = run.commit_round(number, infos, accepted, rejected, manifest)
             prompting.extend(accepted)

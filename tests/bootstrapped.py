@@ -10,8 +10,9 @@ import pyarrow as pa
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator
 from ray_si.engines import registry
-from ray_si.pipeline.decisions import completion_row, decide_round, texts_of
-from ray_si.pipeline.gate import gate_options
+from ray_si.pipeline.decisions import all_candidates, completion_row, decide_round, passed, texts_of
+from ray_si.pipeline.embeddings import embed_inputs, inputs_table
+from ray_si.pipeline.gate import OpenGate, gate_options
 from ray_si.pipeline.prompting import Prompting, instruction_request
 from ray_si.run.layout import block_key, round_folder
 from ray_si.run.run import Run
@@ -50,8 +51,11 @@ def bootstrapped(location, values, encode=None):
         "seeds_sha256": digest,
     }
     run = Run.prepare(str(location), header, config.fingerprint(digest))
-    gate = Deduplicator(**gate_options(config.dedup, encode))
-    gate.add([seed.instruction for seed in seeds])
+    gate = Deduplicator(**gate_options(config.dedup))
+    texts = [seed.instruction for seed in seeds]
+    inputs = embed_inputs(seeds, [], encode) if encode else None
+    gate.add(texts, inputs and inputs.seeds)
+    embed = OpenGate(gate, encode, None).embed
     prompting = Prompting(config, seeds)
     size, round_ = config.bootstrap.block_size, 0
     with run.held():
@@ -67,8 +71,17 @@ def bootstrapped(location, values, encode=None):
                 for start in range(0, len(raw), size)
             ]
             room = config.target_instructions - prompting.accepted
-            decided = decide_round(config, round_, raw, room, lambda u: gate.filter(texts_of(u)))
-            run.commit_round(round_, blocks, *decided)
+            embeddings = embed(texts_of(passed(all_candidates(config, raw)))) if encode else None
+            decided = decide_round(
+                config,
+                round_,
+                raw,
+                room,
+                lambda usable, vectors=embeddings: gate.filter(texts_of(usable), vectors),
+                embeddings=embeddings,
+            )
+            of_inputs = inputs_table(seeds, [], inputs) if inputs and not round_ else None
+            run.commit_round(round_, blocks, *decided, inputs=of_inputs)
             prompting.extend(decided.accepted)
             round_ += 1
     return run

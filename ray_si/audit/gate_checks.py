@@ -13,6 +13,7 @@ from ray_si.dedup import CONTAMINATED, EMBEDDED, Deduplicator
 from ray_si.dedup.pool import EXACT_KINDS
 from ray_si.dedup.rouge import rouge_l
 from ray_si.pipeline.contamination import excluded_texts
+from ray_si.pipeline.embeddings import InputEmbeddings
 from ray_si.pipeline.gate import gate_options
 from ray_si.records import SeedTask
 from ray_si.run.audit import Check
@@ -26,13 +27,21 @@ _MOST = 1 + 1e-5
 class EvaluationSetCheck:
     """Nothing that came to the gate resembles an evaluation set, but what was refused for it."""
 
-    def __init__(self, config: RunConfig, sets: Sequence[EvaluationSet]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        sets: Sequence[EvaluationSet],
+        inputs: InputEmbeddings | None = None,
+    ) -> None:
         self.check = Check("evaluation sets")
         self._limit = config.dedup.cosine
-        self._excluded = excluded_texts(config, sets)
+        self._by_rouge = excluded_texts(config, sets)
+        self._excluded = self._by_rouge
         self._texts = {(item.name, text) for item in sets for text in item.texts}
         if not sets:
             self.check.notes.append("the run has none")
+        elif inputs is not None:
+            self._excluded = excluded_texts(config, sets, inputs.sets)
         elif self._limit is not None:
             self.check.notes.append(
                 "their embeddings are not stored: cosines with them are not computed again"
@@ -43,14 +52,16 @@ class EvaluationSetCheck:
         candidates = stored.gated(*BY_THE_GATE)
         if self._texts:
             self.check.count += len(candidates)
-        matches = self._excluded.find([candidate.text for candidate in candidates])
-        nearest = {match.index: match for match in matches}
+        texts, vectors = [candidate.text for candidate in candidates], stored.vectors(candidates)
+        excluded = self._by_rouge if vectors is None else self._excluded
+        is_complete = excluded is not self._by_rouge or self._limit is None
+        nearest = {match.index: match for match in excluded.find(texts, vectors)}
         for i, candidate in enumerate(candidates):
             match = nearest.get(i)
             if candidate.reason not in (CONTAMINATED, EMBEDDED):
                 if match:
-                    how = "share" if match.reason == EMBEDDED else "ROUGE-L"
-                    near = f'{how} {match.score:.4f} with "{match.match}"'
+                    how = "share " if match.reason == EMBEDDED else ""
+                    near = f'{how}{match.score:.4f} with "{match.match}"'
                     message = f"{candidate.id} is too close to {match.source}: {near}"
                     self.check.find(candidate.key, message)
             elif match:
@@ -62,6 +73,8 @@ class EvaluationSetCheck:
             elif candidate.reason == EMBEDDED:
                 message = f"{candidate.id} holds nothing of {_rejected(candidate)['source']}"
                 self.check.find(candidate.key, message)
+            elif is_complete:
+                self.check.find(candidate.key, f"{candidate.id} is close to no evaluation text")
             else:
                 self._look_at_cosine(candidate)
 
@@ -112,28 +125,39 @@ class RougeCheck:
 
 
 class CosineCheck:
-    """Cosines are at most the threshold among the accepted, and above it where they refused."""
+    """The cosine gate lets the accepted pass and refuses what it refused, with the same matches.
 
-    def __init__(self, config: RunConfig, seeds: Sequence[SeedTask], *, regated: bool) -> None:
+    Where only embeddings of what was accepted are stored, as in runs of earlier versions, cosines
+    are at most the threshold among the accepted, and above it where they refused.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        seeds: Sequence[SeedTask],
+        inputs: InputEmbeddings | None = None,
+        *,
+        regated: bool = False,
+    ) -> None:
         self.check = Check("cosine gate")
-        self._dedup, self._regated = config.dedup, regated
+        self._dedup, self._knows_all = config.dedup, inputs is not None
+        self._regated = regated
         self._pool = {seed.instruction for seed in seeds}
         self._gate: Deduplicator | None = None
         if self._dedup.cosine is None:
             self.check.notes.append("the run has no cosine gate")
-            return
-        self.check.notes.append(
-            "embeddings of seed tasks and of rejected candidates are not stored: cosines with "
-            "these are not computed again"
-        )
-        if self._dedup.embedding_index in EXACT_KINDS:
-            options = gate_options(self._dedup) | {"rouge": 1.0, "most_similar": 0}
-            self._gate = Deduplicator(**options)
-        else:
+        elif self._dedup.embedding_index not in EXACT_KINDS:
             self.check.notes.append(
                 f"the index {self._dedup.embedding_index} is approximate: no cosine is computed "
                 "again"
             )
+        else:
+            options = gate_options(self._dedup) | {"rouge": 1.0, "most_similar": 0}
+            self._gate = Deduplicator(**options)
+            if inputs is not None:
+                self._gate.add([seed.instruction for seed in seeds], inputs.seeds)
+            else:
+                self._doubt("of seed tasks and of rejected candidates")
 
     def look_at(self, stored: StoredRound) -> None:
         """Check a round, and take what it accepted into the pool."""
@@ -142,48 +166,80 @@ class CosineCheck:
                 if candidate.reason:
                     self.check.find(candidate.key, f"{candidate.id} needs a cosine gate")
             return
+        candidates = stored.gated("cosine", "target_reached")
+        vectors = stored.vectors(candidates)
+        if self._knows_all and vectors is None:
+            self._knows_all = False
+            self._doubt(f"of rejected candidates, from round {stored.number} on,")
+        if not self._knows_all:
+            candidates = stored.candidates(())
+            vectors = embeddings_of(stored.table)
         self.check.count += len(stored.accepted)
-        embeddings = embeddings_of(stored.table)
-        if embeddings is None and stored.accepted:
+        if vectors is None and candidates:
             self.check.find(stored.accepted_key, "has no sound embeddings")
             self._gate = None
-        elif self._gate is not None and embeddings is not None:
-            self._look_at_accepted(stored, self._gate, embeddings)
+        elif self._gate is not None and candidates:
+            assert vectors is not None
+            self._decide(stored, self._gate, candidates, vectors)
         self._look_at_rejected(stored)
         self._pool |= {row["instruction"] for row in stored.accepted}
 
-    def _look_at_accepted(
-        self, stored: StoredRound, gate: Deduplicator, embeddings: np.ndarray
+    def _doubt(self, whose: str) -> None:
+        self.check.notes.append(
+            f"embeddings {whose} are not stored: cosines with these are not computed again"
+        )
+
+    def _decide(
+        self,
+        stored: StoredRound,
+        gate: Deduplicator,
+        candidates: Sequence[StoredCandidate],
+        vectors: np.ndarray,
     ) -> None:
-        """Decide anew from the stored embeddings, which are shape (accepted, dimension)."""
-        limit, key = self._dedup.cosine, stored.accepted_key
-        assert limit is not None
-        rows = stored.accepted
-        ids = [candidate.id for candidate in stored.candidates(())]
+        """Decide anew on candidates, in order, from their stored embeddings."""
         try:
-            result = gate.filter([row["instruction"] for row in rows], embeddings)
+            result = gate.filter([candidate.text for candidate in candidates], vectors)
         except ValueError as error:  # of another width than those before
-            self.check.find(key, str(error))
+            self.check.find(stored.accepted_key, str(error))
             self._gate = None
             return
         for duplicate in result.rejected:
+            candidate = candidates[duplicate.index]
             near = f'cosine {duplicate.score:.4f} with "{duplicate.match}"'
-            self.check.find(key, f"{ids[duplicate.index]} is too close: {near}")
-        if result.cosines is None:
-            self._look_for_cosines(stored, ids)
-            return
-        for i, least in zip(result.accepted, result.cosines.tolist(), strict=True):
-            cosine = rows[i]["cosine"]
-            if cosine is None and self._regated:
+            if candidate.reason != "cosine":
+                self.check.find(candidate.key, f"{candidate.id} is too close: {near}")
                 continue
-            if cosine is None or not least <= cosine <= limit:  # a seed task may be nearer
-                self.check.find(key, f"{ids[i]} says cosine {cosine}, found {least}")
+            row = _rejected(candidate)
+            if (row["match"], row["score"]) != (duplicate.match, duplicate.score):
+                stored_near = f'{row["score"]} with "{row["match"]}"'
+                self.check.find(candidate.key, f"{candidate.id} has {near}, not {stored_near}")
+        for place, i in enumerate(result.accepted):
+            candidate = candidates[i]
+            highest = None if result.cosines is None else float(result.cosines[place])
+            if candidate.reason == "cosine":
+                self.check.find(candidate.key, f"{candidate.id} is close to nothing")
+            elif candidate.reason is None:
+                self._look_at_highest(candidate, highest)
 
-    def _look_for_cosines(self, stored: StoredRound, ids: Sequence[str]) -> None:
-        for id_, row in zip(ids, stored.accepted, strict=True):
-            if row["cosine"] is not None:
-                says = f"says cosine {row['cosine']}, which the exact index does not measure"
-                self.check.find(stored.accepted_key, f"{id_} {says}")
+    def _look_at_highest(self, candidate: StoredCandidate, highest: float | None) -> None:
+        """An accepted row says its highest cosine, as far as the index measures it."""
+        cosine, limit = cast(AcceptedRow, candidate.row)["cosine"], self._dedup.cosine
+        assert limit is not None
+        message = f"{candidate.id} says cosine {cosine}, found {highest}"
+        if highest is None:
+            if cosine is not None:
+                message = (
+                    f"{candidate.id} says cosine {cosine}, which the exact index does not measure"
+                )
+                self.check.find(candidate.key, message)
+        elif self._knows_all:
+            if cosine != highest:
+                self.check.find(candidate.key, message)
+        elif cosine is None:
+            if not self._regated:  # earlier versions could not know all
+                self.check.find(candidate.key, message)
+        elif not highest <= cosine <= limit:  # a seed task may be nearer
+            self.check.find(candidate.key, message)
 
     def _look_at_rejected(self, stored: StoredRound) -> None:
         """What the gate refused is close, as it says, to what was in the pool by then."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from ray_si.dedup import CONTAMINATED, EMBEDDED
+from ray_si.pipeline.embeddings import candidate_embeddings
 from ray_si.run.audit import Audit, Check
 from ray_si.run.ids import instruction_id
 from ray_si.run.layout import round_folder
 from ray_si.run.manifests import RoundManifest
-from ray_si.run.run import part_key
-from ray_si.run.schemas import ACCEPTED, REJECTED, AcceptedRow, RejectedRow
+from ray_si.run.run import optional_part_key, part_key
+from ray_si.run.schemas import ACCEPTED, REFUSED_EMBEDDINGS, REJECTED, AcceptedRow, RejectedRow
 
 BY_THE_GATE = (CONTAMINATED, EMBEDDED, "rouge", "cosine", "target_reached")
 """Reasons of candidates that the filters had let pass."""
@@ -45,7 +47,8 @@ class StoredCandidate:
 class StoredRound:
     """A round's manifest and decisions.
 
-    ``accepted`` has no embeddings; ``table`` is the accepted rows with these.
+    ``accepted`` has no embeddings; ``table`` is the accepted rows with these. ``embeddings`` are
+    those of everything that came to the gate, by candidate id; None in runs of earlier versions.
     """
 
     number: int
@@ -53,6 +56,7 @@ class StoredRound:
     table: pa.Table
     accepted: list[AcceptedRow]
     rejected: list[RejectedRow]
+    embeddings: dict[str, np.ndarray] | None = None
 
     @classmethod
     def read(cls, audit: Audit, number: int, check: Check) -> StoredRound | None:
@@ -63,7 +67,13 @@ class StoredRound:
         if accepted is None or rejected is None:
             return None
         rows = accepted.drop_columns(["embedding"]).to_pylist()
-        return cls(number, manifest, accepted, rows, rejected.to_pylist())
+        key, embeddings = optional_part_key(manifest, "embeddings"), None
+        if key is not None:
+            refused = audit.table(key, REFUSED_EMBEDDINGS, check)
+            if refused is None:
+                return None
+            embeddings = candidate_embeddings(accepted, refused)
+        return cls(number, manifest, accepted, rows, rejected.to_pylist(), embeddings)
 
     @property
     def folder(self) -> str:
@@ -101,6 +111,14 @@ class StoredRound:
             if reasons is None or row["reason"] in reasons
         ]
         return accepted + rejected
+
+    def vectors(self, candidates: Sequence[StoredCandidate]) -> np.ndarray | None:
+        """The embeddings of candidates, shape (n, dimension); None where one has none."""
+        stored = self.embeddings
+        if stored is None or not all(candidate.id in stored for candidate in candidates):
+            return None
+        vectors = [stored[candidate.id] for candidate in candidates]
+        return np.stack(vectors) if vectors else np.zeros((0, 0), np.float32)
 
     def gated(self, *reasons: str) -> list[StoredCandidate]:
         """What was accepted, or rejected for these reasons, in the order of the candidates."""

@@ -18,12 +18,14 @@ from ray_si.config.file import stored_config
 from ray_si.errors import ConfigError, DamageError, RunError
 from ray_si.export.kept import kept_rows
 from ray_si.export.rows import recount, shard_tables, suffixes
+from ray_si.pipeline.embeddings import InputEmbeddings, inputs_of
 from ray_si.pipeline.instances import AcceptedInstruction
+from ray_si.records import SeedTask
 from ray_si.run.audit import Audit, Check
 from ray_si.run.evaluation import EvaluationSet, from_table
 from ray_si.run.layout import block_keys, shard_key
-from ray_si.run.run import Run
-from ray_si.run.schemas import EVALUATION_TEXTS, SEEDS
+from ray_si.run.run import Run, optional_part_key
+from ray_si.run.schemas import EVALUATION_TEXTS, INPUT_EMBEDDINGS, SEEDS
 from ray_si.run.seeds import seeds_of
 from ray_si.storage.tables import read_table, to_bytes
 
@@ -72,7 +74,8 @@ class Verification:
         seeds = audit.table("seeds.parquet", SEEDS, header)
         tasks = [] if seeds is None else seeds_of(seeds)
         sets = self._sets(header, config)
-        rounds = RoundAudit(config, audit, tasks, sets or [], self._regated, self._listen)
+        inputs = self._inputs(header, config, tasks, sets or [])
+        rounds = RoundAudit(config, audit, tasks, sets or [], inputs, self._regated, self._listen)
         if seeds is None or sets is None:
             rounds.stopped = 0
         if seeds is not None:
@@ -144,6 +147,22 @@ class Verification:
             check.find(key, "holds other evaluation sets than run.json says")
             return None
         return sets
+
+    def _inputs(
+        self, check: Check, config: RunConfig, seeds: list[SeedTask], sets: list[EvaluationSet]
+    ) -> InputEmbeddings | None:
+        """The embeddings of what the run began with, where they are stored and of use."""
+        first = self._audit.rounds[0] if self._audit.rounds else None
+        key = first and optional_part_key(first, "inputs")
+        if key is None or config.dedup.cosine is None:
+            return None
+        table = self._audit.table(key, INPUT_EMBEDDINGS, check)
+        if table is None:
+            return None
+        inputs = inputs_of(table, seeds, sets)
+        if inputs is None:
+            check.find(key, "holds no sound embeddings of the seed tasks and evaluation sets")
+        return inputs
 
     def _unique(self, check: Check, ids: list[str]) -> None:
         check.count += len(ids)

@@ -15,6 +15,7 @@ from ray_si.audit.candidate_checks import (
 from ray_si.audit.gate_checks import CosineCheck, EvaluationSetCheck, RougeCheck
 from ray_si.audit.stored_round import StoredRound
 from ray_si.config import RunConfig
+from ray_si.pipeline.embeddings import InputEmbeddings
 from ray_si.pipeline.instances import AcceptedInstruction, pool_of
 from ray_si.records import SeedTask
 from ray_si.run.audit import Audit, Check
@@ -34,6 +35,7 @@ class RoundAudit:
         audit: Audit,
         seeds: list[SeedTask],
         sets: list[EvaluationSet],
+        inputs: InputEmbeddings | None,
         regated: bool,
         listen: Callable[[str, int, int], None] = lambda *step: None,
     ) -> None:
@@ -44,9 +46,9 @@ class RoundAudit:
         self._requests = Check("requests")
         self._candidates = Check("candidates")
         self._demonstrations = DemonstrationCheck(config, seeds, regated=regated)
-        self._sets = EvaluationSetCheck(config, sets)
+        self._sets = EvaluationSetCheck(config, sets, inputs)
         self._rouge = RougeCheck(config, seeds)
-        self._cosine = CosineCheck(config, seeds, regated=regated)
+        self._cosine = CosineCheck(config, seeds, inputs, regated=regated)
 
     def run(self) -> list[Check]:
         """Check every committed round."""

@@ -20,7 +20,6 @@ from ray_si.build.screening import Screening
 from ray_si.build.stages import write_blocks
 from ray_si.config import RunConfig
 from ray_si.config.rounds import BUSY
-from ray_si.dedup import Deduplicator, GuardedGate
 from ray_si.dedup.layers import Screened, joined
 from ray_si.engines.base import Completion
 from ray_si.errors import BudgetError, NoProgressError
@@ -36,6 +35,7 @@ from ray_si.pipeline.decisions import (
     unread_note,
     with_candidates,
 )
+from ray_si.pipeline.gate import OpenGate
 from ray_si.pipeline.openings import rounds_of_openings
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import DRAWN, Prompting, PromptRow, instruction_request, rendered
@@ -126,7 +126,7 @@ class BootstrapPhase:
         run: Run,
         rounds: CommittedRounds,
         seeds: list[SeedTask],
-        gate: Deduplicator | GuardedGate,
+        gate: OpenGate,
         generators: Generators,
         reporter: Reporter,
         token_budget: TokenBudget,
@@ -275,16 +275,23 @@ class BootstrapPhase:
         infos = [block.info for block in complete]
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
         room = self._config.target_instructions - self._prompting.accepted
-        accepted, rejected, manifest = decide_round(
+        if screened is None:
+            embeddings = given = self._gate.embed(texts_of(passed(candidates)))
+        else:
+            embeddings, given = screened.embeddings, None
+        decided = decide_round(
             self._config,
             round_,
             rows,
             room,
-            lambda usable: self._gate.filter(texts_of(usable), screened=screened),
+            lambda usable: self._gate.filter(texts_of(usable), given, screened),
             candidates,
+            embeddings,
         )
+        accepted, rejected, manifest, _ = decided
         manifest["pool"] = self._seeds + self._prompting.accepted + accepted.num_rows
-        manifest = self._run.commit_round(round_, infos, accepted, rejected, manifest)
+        inputs = self._gate.inputs if round_ == 0 else None
+        manifest = self._run.commit_round(round_, infos, *decided, inputs=inputs)
         self._prompting.extend(accepted)
         self._rounds.append(manifest, accepted)
         self._rounds.write()

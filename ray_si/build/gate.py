@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si.config import RunConfig
 from ray_si.config.schema import Dedup
-from ray_si.dedup import Deduplicator, DedupResult, EmbeddingIndex, GuardedGate, RougeIndex, Similar
+from ray_si.dedup import Deduplicator, DedupResult, EmbeddingIndex, RougeIndex, Similar
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.layers import Screened, nearer_by_cosine, nearer_by_rouge
 from ray_si.dedup.pool import EXACT, EXACT_KINDS, LocalPool
@@ -24,10 +24,12 @@ from ray_si.dedup.rouge_index import no_match
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.errors import EngineError, GateError
-from ray_si.pipeline.gate import gate_options, guarded
+from ray_si.pipeline.embeddings import embed_inputs, inputs_table, stored_inputs
+from ray_si.pipeline.gate import OpenGate, gate_options, guarded
 from ray_si.records import SeedTask
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
+from ray_si.run.schemas import embeddings_of
 
 EmbeddedTexts = tuple[Sequence[str], np.ndarray | None]
 """Texts and their normalized embeddings, shape (n, dimension), or None without a cosine gate."""
@@ -294,15 +296,23 @@ def open_gate(
     rounds: CommittedRounds,
     seeds: list[SeedTask],
     encode: Encoder,
-) -> Iterator[Deduplicator | GuardedGate]:
+) -> Iterator[OpenGate]:
     """The gate with the run's pool in it: the seeds, and what its ``rounds`` accepted so far.
 
-    Evaluation sets stand in front of it, in this process however many shards the pool has.
+    Evaluation sets stand in front of it, in this process however many shards the pool has. What the
+    run began with is embedded once: a resume reads the embeddings back.
     """
-    options = config.dedup
+    options, sets = config.dedup, run.evaluation_sets()
     texts = [seed.instruction for seed in seeds]
-    human: EmbeddedTexts = (texts, None if options.cosine is None else encode(texts))
-    settings = gate_options(options, encode)
+    inputs = None
+    if options.cosine is not None:
+        inputs = stored_inputs(run, seeds, sets)
+        if inputs is None:
+            inputs = embed_inputs(seeds, sets, encode)
+        else:
+            _check_dimension(config, encode(texts[:1]), inputs.seeds)
+    human: EmbeddedTexts = (texts, inputs and inputs.seeds)
+    settings = gate_options(options)
     if can_screen(options):
         settings["layers"] = config.bootstrap.lookahead
     restore = partial(_committed, human, run.location)
@@ -315,10 +325,14 @@ def open_gate(
             )
         )
         for batch in _pool(human, rounds):
-            _check_dimension(config, human, batch)
+            _check_dimension(config, human[1], batch[1])
             gate.add(*batch)
         gate.settle()
-        yield guarded(gate, config, run.evaluation_sets(), encode)
+        if inputs is None:
+            yield OpenGate(guarded(gate, config, sets), None, None)
+        else:
+            before = guarded(gate, config, sets, inputs.sets)
+            yield OpenGate(before, encode, inputs_table(seeds, sets, inputs))
 
 
 def can_screen(options: Dedup) -> bool:
@@ -326,9 +340,8 @@ def can_screen(options: Dedup) -> bool:
     return options.cosine is None or options.embedding_index in EXACT_KINDS
 
 
-def _check_dimension(config: RunConfig, human: EmbeddedTexts, batch: EmbeddedTexts) -> None:
+def _check_dimension(config: RunConfig, new: np.ndarray | None, stored: np.ndarray | None) -> None:
     """Raise EngineError where the embedder is another than that of the run so far."""
-    new, stored = human[1], batch[1]
     if new is not None and stored is not None and new.shape[1] != stored.shape[1]:
         raise EngineError(
             f"the embedder {config.embedder.model} gives {new.shape[1]} numbers for a text, and "
@@ -351,8 +364,7 @@ def _pool(human: EmbeddedTexts, rounds: CommittedRounds) -> Iterator[EmbeddedTex
         return
     yield texts, EmbeddingIndex.normalize(embeddings)
     for table in rounds.with_embeddings():
-        column = table["embedding"].combine_chunks()
-        vectors = None
-        if len(column) and not column.null_count:
-            vectors = column.flatten().to_numpy().reshape(len(column), -1)
+        vectors = embeddings_of(table)
+        if vectors is not None:
+            vectors = EmbeddingIndex.normalize(vectors)
         yield table["instruction"].to_pylist(), vectors

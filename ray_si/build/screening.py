@@ -7,8 +7,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple
 
-from ray_si.dedup import Deduplicator, GuardedGate
+from ray_si.dedup import Deduplicator
 from ray_si.dedup.layers import Screened
+from ray_si.pipeline.gate import OpenGate
 from ray_si.serving.background import in_thread
 
 
@@ -25,7 +26,7 @@ class Screening:
     futures raise. ``with`` ends the work; what is not begun by then is left.
     """
 
-    def __init__(self, gate: Deduplicator | GuardedGate, at_once: int) -> None:
+    def __init__(self, gate: Deduplicator | OpenGate, at_once: int) -> None:
         self._gate, self._at_once = gate, at_once
         self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
 

@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from ray_si.config import RunConfig
+from ray_si.errors import one_line
 from ray_si.export.rows import training_rows
 from ray_si.pipeline.progress import DedupProgress, Progress
 from ray_si.run.audit import Check
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ray_si.audit.regate import Regated
     from ray_si.build.builder import Inputs
     from ray_si.corpora.dedup import DedupReport
+    from ray_si.corpora.removals import RemovalReport
     from ray_si.export.dataset_files import DatasetFiles
     from ray_si.export.hub import Pushed
 
@@ -333,6 +335,8 @@ def print_dedup_summary(report: DedupReport) -> None:
     out.print(table)
     out.print(f"kept:     {report.out}", markup=False, highlight=False)
     out.print(f"rejected: {report.rejected_out}", markup=False, highlight=False)
+    if report.indexed is not None:
+        out.print(f"index:    {report.indexed} texts", markup=False, highlight=False)
     for names, what in ((report.empty, "no row in"), (report.passed_over, "not read")):
         if names:
             out.print(f"note: {what} {', '.join(names)}", markup=False, highlight=False)
@@ -343,6 +347,30 @@ def print_dedup_summary(report: DedupReport) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def print_removals(report: RemovalReport) -> None:
+    """What a tool's removals came to, and some that are no near-duplicates."""
+    out = console()
+    table = Table(title="Removals", show_header=False, title_justify="left")
+    rows = {
+        "removals": report.removals,
+        "near-duplicates by ROUGE-L": report.by_rouge,
+        "by the cosine alone": report.by_cosine,
+        "of another member of their cluster alone": report.chained,
+        "no near-duplicates": report.unfounded,
+        "kept, but not in the corpus": report.unknown,
+    }
+    for name, count in rows.items():
+        if count or name in ("removals", "no near-duplicates"):
+            share = f" ({count / report.removals:.1%})" if report.removals else ""
+            table.add_row(name, f"{count}{share if name != 'removals' else ''}")
+    out.print(table)
+    for item in report.samples:
+        scores = [] if item.rouge is None else [f"ROUGE-L {item.rouge:.2f}"]
+        scores += [] if item.cosine is None else [f"cosine {item.cosine:.2f}"]
+        near = f" ({', '.join(scores)}) {one_line(item.kept, 80)}" if item.kept is not None else ""
+        out.print(f"- {one_line(item.text, 80)}{near}", markup=False, highlight=False)
 
 
 def print_verification(checks: list[Check]) -> None:

@@ -172,9 +172,9 @@ def regate(
 
     The stored candidates are parsed, filtered and gated again, and RUN2 is a run like any other.
     What other thresholds would have prompted cannot be replayed: the candidates stay those of RUN.
-    Instances are kept with their instructions; instructions newly accepted have no rows. A cosine
-    gate needs embeddings, which a run stores for what it accepted only: where a decision lacks
-    one, nothing is written and --cosine off is the way.
+    Instances are kept with their instructions; instructions newly accepted have no rows. Cosines
+    are those of the stored embeddings; of a run that has none, or is of an earlier version, decide
+    with --cosine off.
     """
     with errors_as_exits():
         from ray_si.audit.regate import regate as regate_run

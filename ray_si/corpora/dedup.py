@@ -7,14 +7,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_si.dedup import Deduplicator, Duplicate
-from ray_si.dedup.tokens import TOKENIZERS, unread
+from ray_si.corpora.index import CorpusIndex, IndexOptions
+from ray_si.corpora.options import check_thresholds
+from ray_si.dedup import Deduplicator, DedupResult, Duplicate
+from ray_si.dedup.tokens import unread
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, CorpusError
 from ray_si.pipeline.progress import DedupProgress
@@ -41,13 +43,20 @@ REJECTED_TEXTS = pa.schema(
         ("match_source", pa.string()),
         ("file", pa.string()),
         ("row", pa.int64()),
+        ("error", pa.string()),
+        ("match_id", pa.int64()),
     ]
 )
 """A row that is left out: its text, why ("rouge" or "cosine"), how close it came to what.
 
 ``match_source`` is the --against file that the match is from, else null; ``row`` counts from 1 in
-``file`` (for JSONL it is the line).
+``file`` (for JSONL it is the line). ``match_id`` is the match's place among the texts of --index,
+where it is one of these. Of an "unreadable" row ``error`` says what is wrong, and there
+is no text.
 """
+
+UNREADABLE = "unreadable"
+"""The reason of rows that were passed over because they cannot be read."""
 
 _BATCH_ROWS = 10_000
 _BATCH_ROWS_EMBEDDED = 500
@@ -59,9 +68,11 @@ class DedupReport:
     """What a deduplication came to.
 
     ``rejected`` counts by reason, with the source where there is one, as in "rouge (eval.jsonl)".
+    "unreadable" are rows that were passed over, those of --against files with these as the source.
     ``empty`` are the files without a row, ``passed_over`` inputs that are hidden or a dataset's
     metadata; ``unread`` counts the texts of which the tokenizer "reference" read less than half.
-    ``peak_bytes`` is the most memory this process has held, other processes of Ray not included.
+    ``indexed`` is how many texts the index has by now, None where there is none. ``peak_bytes`` is
+    the most memory this process has held, other processes of Ray not included.
     """
 
     rows: int
@@ -74,6 +85,7 @@ class DedupReport:
     peak_bytes: int
     out: str
     rejected_out: str
+    indexed: int | None
 
 
 def dedup_files(
@@ -89,6 +101,9 @@ def dedup_files(
     embedder: str = "all-minilm-l6-v2",
     address: str | None = None,
     overwrite: bool = False,
+    skip_unreadable: bool = False,
+    index: str | None = None,
+    discard_unfinished: bool = False,
     listen: Callable[[DedupProgress], None] = lambda progress: None,
 ) -> DedupReport:
     """Copy the rows of ``inputs`` that resemble no earlier one, and nothing in ``against``.
@@ -97,43 +112,76 @@ def dedup_files(
     in order and unchanged (JSONL: byte for byte); the others go to ``<stem>.rejected.<ext>`` beside
     ``out`` as `REJECTED_TEXTS` says. Both files appear when all is done, or neither. Texts are in
     ``text_field``, in ``against`` files also in "instruction". ``cosine`` None switches that gate
-    off. More than one shard needs Ray, at ``address``, whose object store keeps the pool too, to
-    rebuild a shard that dies. Memory holds a batch and the gate's pool.
+    off. Rows that cannot be read are an error; with ``skip_unreadable`` they are passed over, and
+    counted and named in what is rejected. More than one shard needs Ray, at ``address``; its object
+    store keeps the pool too, to rebuild a shard that dies. Memory holds a batch and the gate's
+    pool.
+
+    Nothing may resemble what is in the ``index``, a folder or ``s3://`` prefix, either, which takes
+    what is kept: see `CorpusIndex`. A job with an index that was killed goes on where it was.
+    ``discard_unfinished`` gives up the job of other inputs that an index is in the middle of.
 
     Raises ConfigError, CorpusError or EngineError; then nothing is written.
     """
     started = time.perf_counter()
 
     # what is wrong with options, files or the model is said before anything is written
-    _check_options(rouge, cosine, tokenizer, shards)
+    check_thresholds(rouge, cosine, tokenizer)
+    if shards < 1:
+        raise ConfigError(f"--shards must be at least 1, not {shards}")
     targets = [locate(rejected_name(out)), locate(out)]
-    corpora = [open_corpus(locate(path), text_field) for path in inputs if holds_rows(path)]
-    unwanted = [open_corpus(locate(path), text_field, "instruction") for path in against]
-    _check_files(corpora, unwanted, targets, overwrite)
+    skip = skip_unreadable
+    corpora = [
+        open_corpus(locate(path), text_field, skip_unreadable=skip)
+        for path in inputs
+        if holds_rows(path)
+    ]
+    unwanted = [
+        open_corpus(locate(path), text_field, "instruction", skip_unreadable=skip)
+        for path in against
+    ]
     if cosine is not None:
         registry.check_model(embedder)
-    first = _first_with_columns(corpora)
 
     # nothing may resemble the unwanted texts; then every row is kept or rejected, in order
     tally = _Tally(listen, total=sum(corpus.size for corpus in corpora))
     rows = _BATCH_ROWS if cosine is None else _BATCH_ROWS_EMBEDDED
-    with staged(*targets) as paths:
-        tally.report(note="starting")
-        with _gate(rouge, cosine, tokenizer, shards, embedder, address) as gate:
-            for corpus in unwanted:
-                tally.report(note=f"reading {corpus.file.location}")
-                for batch in corpus.batches(rows):
-                    gate.add(batch.texts, source=corpus.file.location)
+    with ExitStack() as stack:
+        corpus_index = None
+        if index is not None:
+            options = IndexOptions(rouge, cosine, tokenizer, None if cosine is None else embedder)
+            job = _job(corpora, unwanted, text_field, out, skip_unreadable=skip)
+            opened = CorpusIndex.opened(index, options, job, discard=discard_unfinished)
+            corpus_index = stack.enter_context(opened)
+        is_resumed = corpus_index is not None and corpus_index.is_resumed
+        _check_files(corpora, unwanted, targets, overwrite or is_resumed)
+        with staged(*targets) as paths:
+            tally.report(note="starting")
             with (
+                _gate(rouge, cosine, tokenizer, shards, embedder, address, corpus_index) as gate,
                 closing(open_writer(paths[0], targets[0].location, REJECTED_TEXTS)) as rejected,
-                closing(open_writer(paths[1], out, first.schema)) as kept,
+                closing(open_writer(paths[1], out, _first_with_columns(corpora).schema)) as kept,
             ):
+                if corpus_index is not None:
+                    tally.report(note=f"reading {index}")
+                    corpus_index.fill(gate)
+                for corpus in unwanted:
+                    tally.report(note=f"reading {corpus.file.location}")
+                    for batch in corpus.batches(rows):
+                        gate.add(batch.texts, source=corpus.file.location)
+                        tally.count_unreadable(len(batch.unreadable), corpus.file.location)
+                if corpus_index is not None:
+                    corpus_index.begin(gate)
+                decide = gate.filter if corpus_index is None else corpus_index.filter
                 for corpus in corpora:
                     for batch in corpus.batches(rows):
-                        _filter(gate, batch, corpus, kept, rejected, tally)
+                        has_ids = corpus_index is not None
+                        _filter(decide, batch, corpus, kept, rejected, tally, has_ids=has_ids)
                         tally.unread += unread(batch.texts) if tokenizer == "reference" else 0
                     tally.finish(corpus)
-        tally.report(note="writing")
+            tally.report(note="writing")
+        if corpus_index is not None:
+            corpus_index.finish()
     return DedupReport(
         rows=tally.now.rows,
         kept=tally.now.accepted,
@@ -145,33 +193,33 @@ def dedup_files(
         peak_bytes=_peak_bytes(),
         out=out,
         rejected_out=targets[0].location,
+        indexed=None if corpus_index is None else len(corpus_index),
     )
 
 
-def parse_cosine(text: str) -> float | None:
-    """A threshold, or None for "off"; ConfigError for anything else."""
-    if text == "off":
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"--cosine is a number in (0, 1], or off, not {text!r}") from error
+def _job(
+    corpora: Sequence[Corpus],
+    unwanted: Sequence[Corpus],
+    text_field: str,
+    out: str,
+    *,
+    skip_unreadable: bool,
+) -> dict[str, Any]:
+    """What a job is known again by."""
+    return {
+        "inputs": [corpus.file.location for corpus in corpora],
+        "sizes": [corpus.size for corpus in corpora],
+        "against": [[corpus.file.location, corpus.size] for corpus in unwanted],
+        "text_field": text_field,
+        "out": out,
+        "skip_unreadable": skip_unreadable,
+    }
 
 
 def rejected_name(out: str) -> str:
     """Where what is rejected goes, beside ``out``."""
     suffix = format_of(out).suffix
     return f"{out[: -len(suffix)]}.rejected{out[-len(suffix) :]}"
-
-
-def _check_options(rouge: float, cosine: float | None, tokenizer: str, shards: int) -> None:
-    for name, threshold in (("--rouge", rouge), ("--cosine", cosine)):
-        if threshold is not None and not 0 < threshold <= 1:
-            raise ConfigError(f"{name} must lie in (0, 1], not {threshold}")
-    if tokenizer not in TOKENIZERS:
-        raise ConfigError(f"--tokenizer is one of {', '.join(TOKENIZERS)}, not {tokenizer!r}")
-    if shards < 1:
-        raise ConfigError(f"--shards must be at least 1, not {shards}")
 
 
 def _check_files(
@@ -234,9 +282,12 @@ def _gate(
     shards: int,
     embedder: str,
     address: str | None,
+    index: CorpusIndex | None,
 ) -> Iterator[Deduplicator | ShardedDeduplicator]:
     options: dict[str, Any] = {"rouge": rouge, "cosine": cosine, "tokenizer": tokenizer}
-    options["encoder"] = None if cosine is None else registry.embedder(embedder).encode
+    if cosine is not None:
+        encode = registry.embedder(embedder).encode
+        options["encoder"] = encode if index is None else index.encoder(encode)
     if shards == 1:
         yield Deduplicator(**options)
         return
@@ -248,31 +299,37 @@ def _gate(
 
 
 def _filter(
-    gate: Deduplicator | ShardedDeduplicator,
+    decide: Callable[[list[str]], DedupResult],
     batch: CorpusBatch,
     corpus: Corpus,
     kept: JsonlWriter | ParquetWriter,
     rejected: JsonlWriter | ParquetWriter,
     tally: _Tally,
+    *,
+    has_ids: bool,
 ) -> None:
-    result = gate.filter(batch.texts)
+    result = decide(batch.texts)
     assert len(result.accepted) + len(result.rejected) == len(batch.texts)
     kept.write(batch.take(result.accepted))
-    rejected.write_rows(
-        [
-            {
-                "text": batch.texts[duplicate.index],
-                "reason": duplicate.reason,
-                "score": duplicate.score,
-                "match": duplicate.match,
-                "match_source": duplicate.source,
-                "file": corpus.file.location,
-                "row": batch.numbers[duplicate.index],
-            }
-            for duplicate in result.rejected
-        ]
-    )
-    tally.count(len(result.accepted), result.rejected, batch.done)
+    rows: list[dict[str, Any]] = [
+        {
+            "text": batch.texts[duplicate.index],
+            "reason": duplicate.reason,
+            "score": duplicate.score,
+            "match": duplicate.match,
+            "match_source": duplicate.source,
+            "match_id": duplicate.match_id if has_ids and duplicate.match_id >= 0 else None,
+            "row": batch.numbers[duplicate.index],
+        }
+        for duplicate in result.rejected
+    ]
+    rows += [
+        {"reason": UNREADABLE, "row": number, "error": what} for number, what in batch.unreadable
+    ]
+    rows.sort(key=lambda row: row["row"])
+    blank = dict.fromkeys(REJECTED_TEXTS.names)
+    rejected.write_rows([blank | row | {"file": corpus.file.location} for row in rows])
+    tally.count(len(result.accepted), result.rejected, len(batch.unreadable), batch.done)
 
 
 class _Tally:
@@ -289,19 +346,27 @@ class _Tally:
         self.now = replace(self.now, note=note)
         self._listen(self.now)
 
-    def count(self, accepted: int, rejected: Sequence[Duplicate], done: int) -> None:
+    def count(
+        self, accepted: int, rejected: Sequence[Duplicate], unreadable: int, done: int
+    ) -> None:
         self.reasons.update(
             f"{duplicate.reason} ({duplicate.source})" if duplicate.source else duplicate.reason
             for duplicate in rejected
         )
+        self.count_unreadable(unreadable)
+        left_out = len(rejected) + unreadable
         self.now = replace(
             self.now,
-            rows=self.now.rows + accepted + len(rejected),
+            rows=self.now.rows + accepted + left_out,
             accepted=self.now.accepted + accepted,
-            rejected=self.now.rejected + len(rejected),
+            rejected=self.now.rejected + left_out,
             done=self._before + done,
         )
         self.report()
+
+    def count_unreadable(self, count: int, source: str | None = None) -> None:
+        if count:
+            self.reasons[f"{UNREADABLE} ({source})" if source else UNREADABLE] += count
 
     def finish(self, corpus: Corpus) -> None:
         self._before += corpus.size

@@ -25,7 +25,7 @@ class Screened:
 
     Of those that are not ``refused`` already, ``by_rouge`` is the nearest text; of those without
     one, ``vectors`` and ``by_cosine`` are normalized embedding and nearest text, None where no
-    cosine is asked for.
+    cosine is asked for. ``embeddings`` are those of all texts, where whoever asked kept them.
     """
 
     count: int
@@ -34,6 +34,7 @@ class Screened:
     vectors: np.ndarray | None
     by_cosine: Cosines | None
     refused: tuple[Duplicate, ...] = ()
+    embeddings: np.ndarray | None = None
 
     def part(self, start: int, end: int) -> Screened:
         """That of some of the texts, of which none is refused."""
@@ -54,6 +55,8 @@ def joined(parts: Sequence[Screened]) -> Screened:
     starts = np.cumsum([0, *(part.count for part in parts)]).tolist()
     vectors = [part.vectors for part in parts if part.vectors is not None]
     cosines = [part.by_cosine for part in parts if part.by_cosine is not None]
+    embeddings = [part.embeddings for part in parts if part.embeddings is not None]
+    of_some = [part for part in embeddings if len(part)] or embeddings[:1]
     return Screened(
         starts[-1],
         parts[0].size,
@@ -67,6 +70,7 @@ def joined(parts: Sequence[Screened]) -> Screened:
             for start, part in zip(starts, parts, strict=False)
             for duplicate in part.refused
         ),
+        np.concatenate(of_some) if of_some else None,
     )
 
 

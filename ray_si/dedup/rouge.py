@@ -6,6 +6,7 @@ ROUGE-L F = 2·LCS/(m+n) for texts of m and n tokens (Lin 2004, with beta = 1).
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -184,9 +185,19 @@ def lcs(text: Any, other: Any, loaded: Any, keys: Any, masks: Any) -> Any:
 
 def rouge_l(a: str, b: str, tokenizer: Tokenizer = "auto") -> float:
     """ROUGE-L F of two texts, 2·LCS/(m+n); 0 where either has no token."""
-    both = Vocabulary(tokenizer).encode([a, b], grow=True)
-    x, y = both.tokens[: both.offsets[1]], both.tokens[both.offsets[1] :]
-    if not (len(x) and len(y)):
-        return 0.0
-    common = lcs(x, y, False, np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64))
-    return float(2 * common / (len(x) + len(y)))
+    return float(rouge_l_of_pairs([a], [b], tokenizer)[0])
+
+
+def rouge_l_of_pairs(
+    left: Sequence[str], right: Sequence[str], tokenizer: Tokenizer = "auto"
+) -> np.ndarray:
+    """`rouge_l` of each text with the one at the same place, float64, shape (n,)."""
+    texts = Vocabulary(tokenizer).encode([*left, *right], grow=True)
+    table, bits = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
+    scores = np.zeros(len(left))
+    bounds = zip(texts.offsets[:-1], texts.offsets[1:], strict=True)
+    parts = [texts.tokens[start:end] for start, end in bounds]
+    for i, (x, y) in enumerate(zip(parts[: len(left)], parts[len(left) :], strict=True)):
+        if len(x) and len(y):
+            scores[i] = 2 * lcs(x, y, False, table, bits) / (len(x) + len(y))
+    return scores

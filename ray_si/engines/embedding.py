@@ -6,6 +6,8 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
+from ray_si.errors import EngineError, one_line
+
 _BATCH = {"cpu": 64, "cuda": 512}
 """Texts at a time, by kind of device: what its caches hold, what fills a card."""
 
@@ -18,14 +20,23 @@ class Embedder:
 
     def __init__(self, path: str) -> None:
         logging.disable_progress_bar()
+        self._path = path
         self._model = SentenceTransformer(path)
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """Embeddings of length 1, float32, shape (n, dimension)."""
+        """Embeddings of length 1, float32, shape (n, dimension).
+
+        Zeros where the model knows nothing of a text. EngineError where it gives NaN or infinity.
+        """
         vectors: np.ndarray = self._model.encode(
             texts,
             batch_size=_BATCH.get(self._model.device.type, _BATCH["cuda"]),
             normalize_embeddings=True,
             show_progress_bar=False,
         )
+        if len(unusable := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+            text = one_line(texts[unusable[0]], 60)
+            raise EngineError(
+                f'the embedder {self._path} gives NaN for "{text}"; use another model'
+            )
         return vectors

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+
 from ray_si.config import RunConfig
 from ray_si.dedup import ExcludedTexts
-from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.tokens import Tokenizer, tokenize
 from ray_si.errors import ConfigError
 from ray_si.records import SeedTask
@@ -34,19 +35,23 @@ def checked_sets(config: RunConfig) -> list[EvaluationSet]:
 
 
 def excluded_texts(
-    config: RunConfig, sets: Sequence[EvaluationSet], encode: Encoder | None = None
+    config: RunConfig, sets: Sequence[EvaluationSet], embeddings: np.ndarray | None = None
 ) -> ExcludedTexts:
-    """The sets' texts under the thresholds of ``dedup``; no cosines without ``encode``."""
+    """The sets' texts under the thresholds of ``dedup``.
+
+    ``embeddings`` are those of all texts in order; without them no cosines are compared.
+    """
     dedup = config.dedup
     excluded = ExcludedTexts(
         dedup.rouge,
-        dedup.cosine if encode else None,
+        None if embeddings is None else dedup.cosine,
         words=config.decontaminate_ngram,
         tokenizer=dedup.tokenizer,
     )
     for item in sets:
-        embeddings = encode(item.texts) if encode and dedup.cosine is not None else None
-        excluded.add(item.texts, embeddings, source=item.name)
+        start = len(excluded)
+        part = None if embeddings is None else embeddings[start : start + len(item.texts)]
+        excluded.add(item.texts, part, source=item.name)
     return excluded
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
@@ -23,6 +24,7 @@ from ray_si.run.manifests import RoundManifest, by_set, count_contaminated
 from ray_si.run.schemas import (
     ACCEPTED,
     INSTANCE,
+    REFUSED_EMBEDDINGS,
     REJECTED,
     AcceptedRow,
     CompletionRow,
@@ -30,6 +32,7 @@ from ray_si.run.schemas import (
     Neighbour,
     RawRow,
     RejectedRow,
+    embedding_column,
 )
 from ray_si.self_instruct.checks import failed_check
 from ray_si.self_instruct.filters import instruction_quality_reason, instruction_reason
@@ -66,11 +69,15 @@ Decide = Callable[[Sequence[Usable]], DedupResult]
 
 
 class RoundDecisions(NamedTuple):
-    """Tables of `ACCEPTED` and `REJECTED`, and the manifest without the objects it will name."""
+    """Tables of `ACCEPTED` and `REJECTED`, and the manifest without the objects it will name.
+
+    ``embeddings`` are the `REFUSED_EMBEDDINGS`; None where the gate had none.
+    """
 
     accepted: pa.Table
     rejected: pa.Table
     manifest: RoundManifest
+    embeddings: pa.Table | None
 
 
 def completion_row(completion: Completion) -> CompletionRow:
@@ -189,6 +196,11 @@ def passed(candidates: Sequence[Usable]) -> list[Usable]:
     return [item for item in candidates if item.candidate.reason is None]
 
 
+def all_candidates(config: RunConfig, rows: Sequence[RawRow]) -> list[Usable]:
+    """The candidates of a round's rows, those that the filters refuse included."""
+    return [Usable(row, item) for row in rows for item in candidates_of(row, config)]
+
+
 def decide_round(
     config: RunConfig,
     round_: int,
@@ -196,14 +208,16 @@ def decide_round(
     room: int,
     decide: Decide,
     candidates: Sequence[Usable] | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> RoundDecisions:
     """What a round comes to, from its raw rows by request id.
 
     ``candidates`` are those of the rows, where they are known already. What the gate accepts beyond
-    ``room`` is rejected as "target_reached".
+    ``room`` is rejected as "target_reached". ``embeddings``, float16, shape (n, dimension), are
+    those of the candidates that come to the gate, by which it decides.
     """
     if candidates is None:
-        candidates = [Usable(row, item) for row in rows for item in candidates_of(row, config)]
+        candidates = all_candidates(config, rows)
     usable = passed(candidates)
     result = decide(usable)
     # every candidate is rejected by a filter, by the gate, for want of room, or accepted
@@ -219,6 +233,12 @@ def decide_round(
         _acceptance(config, round_, usable[i], result, k)
         for k, i in enumerate(result.accepted[:room])
     ]
+    stored, refused = pa.Table.from_pylist(accepted, ACCEPTED), None
+    if embeddings is not None:
+        is_kept = np.zeros(len(usable), bool)
+        is_kept[result.accepted[:room]] = True
+        stored = _with_embeddings(stored, embeddings[is_kept])
+        refused = _refused([usable[i] for i in np.flatnonzero(~is_kept)], embeddings[~is_kept])
     assert len(accepted) + len(rejected) == len(candidates), "a round lost candidates"
     manifest: RoundManifest = {
         "round": round_,
@@ -230,9 +250,21 @@ def decide_round(
         "rejected": dict(sorted(Counter(row["reason"] for row in rejected).items())),
         "contaminated": by_set(count_contaminated(rejected, "instructions")),
     }
-    return RoundDecisions(
-        pa.Table.from_pylist(accepted, ACCEPTED), pa.Table.from_pylist(rejected, REJECTED), manifest
-    )
+    return RoundDecisions(stored, pa.Table.from_pylist(rejected, REJECTED), manifest, refused)
+
+
+def _with_embeddings(accepted: pa.Table, embeddings: np.ndarray) -> pa.Table:
+    place = ACCEPTED.get_field_index("embedding")
+    return accepted.set_column(place, ACCEPTED.field(place), embedding_column(embeddings))
+
+
+def _refused(candidates: Sequence[Usable], embeddings: np.ndarray) -> pa.Table:
+    columns = [
+        [item.row["request_id"] for item in candidates],
+        [item.candidate.position for item in candidates],
+        embedding_column(embeddings),
+    ]
+    return pa.table(columns, schema=REFUSED_EMBEDDINGS)
 
 
 def _acceptance(
@@ -257,7 +289,7 @@ def _acceptance(
         "most_similar": None if near is None else _similar(near),
         "mean_rouge": None if near is None else near.mean,
         "cosine": None if result.cosines is None else float(result.cosines[place]),
-        "embedding": None if result.embeddings is None else result.embeddings[place],
+        "embedding": None,
         "instance": instance_text(candidate),
     }
 

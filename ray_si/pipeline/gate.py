@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from ray_si.config.schema import Dedup, RunConfig
-from ray_si.dedup import Deduplicator, GuardedGate
+from ray_si.dedup import Deduplicator, DedupResult, GuardedGate
 from ray_si.dedup.deduplicator import Encoder
+from ray_si.dedup.layers import Screened
 from ray_si.pipeline.contamination import excluded_texts
+from ray_si.pipeline.embeddings import compact
 from ray_si.run.evaluation import EvaluationSet
 
 
@@ -28,10 +34,55 @@ def guarded(
     gate: Deduplicator,
     config: RunConfig,
     sets: Sequence[EvaluationSet],
-    encode: Encoder | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> Deduplicator | GuardedGate:
-    """The gate behind the evaluation sets, where there are any."""
-    if not sets:
-        return gate
-    encoder = None if config.dedup.cosine is None else encode
-    return GuardedGate(excluded_texts(config, sets, encoder), gate, encoder)
+    """The gate behind the evaluation sets, where there are any.
+
+    ``embeddings``, of all their texts in order, are needed where cosines are compared.
+    """
+    return GuardedGate(excluded_texts(config, sets, embeddings), gate) if sets else gate
+
+
+@dataclass(frozen=True)
+class OpenGate:
+    """A run's gate, and the embedder before it.
+
+    ``inputs`` are the `INPUT_EMBEDDINGS` that it began with; None where no cosines are compared.
+    """
+
+    gate: Deduplicator | GuardedGate
+    encode: Encoder | None
+    inputs: pa.Table | None
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray | None:
+        """The embeddings of candidates as the gate compares them; None where it compares none.
+
+        Several threads may ask at once. ROUGE-L's duplicates are embedded too, so that decisions
+        can be taken again with other thresholds.
+        """
+        if self.encode is None:
+            return None
+        return compact(self.encode(list(texts))) if texts else np.zeros((0, 0), np.float16)
+
+    def screen(self, texts: Sequence[str], size: int) -> Screened:
+        """See `Deduplicator.screen`; with the embeddings of all texts."""
+        embeddings = self.embed(texts)
+        return replace(self.gate.screen(texts, size, embeddings), embeddings=embeddings)
+
+    def filter(
+        self,
+        texts: Sequence[str],
+        embeddings: np.ndarray | None = None,
+        screened: Screened | None = None,
+    ) -> DedupResult:
+        """See `Deduplicator.filter`."""
+        return self.gate.filter(texts, embeddings, screened)
+
+    def settle(self) -> None:
+        """See `Deduplicator.settle`."""
+        self.gate.settle()
+
+    @property
+    def screening_s(self) -> float:
+        """Seconds that `Deduplicator.screen` has searched."""
+        return self.gate.screening_s

@@ -12,12 +12,13 @@ import pyarrow as pa
 
 from ray_si.build.builder import check
 from ray_si.config import RunConfig
-from ray_si.dedup import Deduplicator, DedupResult, GuardedGate
+from ray_si.dedup import Deduplicator, DedupResult
 from ray_si.engines import registry
 from ray_si.engines.base import Completion, Engine, Request
 from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.decisions import Usable, completion_row, decide_round, texts_of
-from ray_si.pipeline.gate import gate_options, guarded
+from ray_si.pipeline.embeddings import embed_inputs
+from ray_si.pipeline.gate import OpenGate, gate_options, guarded
 from ray_si.pipeline.instance_rows import Written as WrittenInstances, instance_row
 from ray_si.pipeline.instances import (
     AcceptedInstruction,
@@ -179,12 +180,14 @@ class DryRun:
         usable: list[tuple[int, str]] = []
         places = {item.request_id: place for place, item in enumerate(prompt_requests)}
 
-        def gate(candidates: Sequence[Usable]) -> DedupResult:
+        def decide(candidates: Sequence[Usable]) -> DedupResult:
             usable.extend((places[row["request_id"]], item.text) for row, item in candidates)
-            return self.gate().filter(texts_of(candidates))
+            gate = self.gate()
+            texts = texts_of(candidates)
+            return gate.filter(texts, gate.embed(texts))
 
-        accepted, rejected, _ = decide_round(self.config, 0, rows, len(rows) * 10_000, gate)
-        lines = _lines(accepted, rejected)
+        decided = decide_round(self.config, 0, rows, len(rows) * 10_000, decide)
+        lines = _lines(decided.accepted, decided.rejected)
         answered = [
             AnsweredPrompt(
                 item.request_id,
@@ -197,7 +200,7 @@ class DryRun:
             )
             for item, prompt, completion in zip(prompt_requests, prompts, completions, strict=True)
         ]
-        return Decided(answered, pool_of(accepted), usable)
+        return Decided(answered, pool_of(decided.accepted), usable)
 
     def write(self, instructions: Sequence[AcceptedInstruction]) -> list[Written]:
         """Phases 2 and 3 for accepted instructions."""
@@ -292,12 +295,16 @@ class DryRun:
         self.engine_seconds += time.perf_counter() - started
         return result
 
-    def gate(self) -> Deduplicator | GuardedGate:
+    def gate(self) -> OpenGate:
         """A gate with the seed tasks in it, behind the evaluation sets."""
-        options = gate_options(self.config.dedup, self.encode) | {"most_similar": 0}
-        gate = Deduplicator(**options)
-        gate.add([seed.instruction for seed in self.seeds])
-        return guarded(gate, self.config, self._sets, self.encode)
+        gate = Deduplicator(**gate_options(self.config.dedup) | {"most_similar": 0})
+        texts = [seed.instruction for seed in self.seeds]
+        if self.encode is None:
+            gate.add(texts)
+            return OpenGate(guarded(gate, self.config, self._sets), None, None)
+        inputs = embed_inputs(self.seeds, self._sets, self.encode)
+        gate.add(texts, inputs.seeds)
+        return OpenGate(guarded(gate, self.config, self._sets, inputs.sets), self.encode, None)
 
 
 def raw_row(request: PromptRequest, completion: Completion) -> RawRow:

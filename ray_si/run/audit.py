@@ -16,7 +16,7 @@ from ray_si.run.instance_parts import PART
 from ray_si.run.layout import INSTANCES, JOB, block_key, block_keys, block_number, round_folder
 from ray_si.run.manifests import RoundManifest, Stats
 from ray_si.run.run import Manifest, Run, seal
-from ray_si.run.schemas import NULLABLE
+from ray_si.run.schemas import EMBEDDING, NULLABLE
 from ray_si.storage.base import Objects
 from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import ShardInfo, read_table
@@ -338,7 +338,8 @@ def _key_of(entry: Any) -> str:
 
 
 _BEGUN = re.compile(
-    r"bootstrap/round-\d{5,}/(block-\d{5,}(-\d{5,})?|(accepted|rejected)-\d{5,}|manifest)\.(parquet|json)"
+    r"bootstrap/round-\d{5,}/(block-\d{5,}(-\d{5,})?|(accepted|rejected|embeddings|inputs)-\d{5,}|manifest)"
+    r"\.(parquet|json)"
     r"|checkpoint/(rounds|pool)-\d{5,}-\d{5,}-\d{5,}\.parquet|instances/part-\d{5,}-\d{5,}\.parquet"
     r"|instances/block-\d{5,}(-\d{5,})?\.parquet|data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)"
     r"|README\.md|report\.html|(.+/)?\.tmp-[^/]*|live\.json"
@@ -382,13 +383,17 @@ def read_whole(objects: Objects, key: str, schema: pa.Schema) -> pa.Table | str:
     return wrong_columns(table, schema) or table
 
 
+_FORMER = {EMBEDDING: pa.list_(pa.float32())}
+"""Types of columns -> what they were in runs begun by earlier versions."""
+
+
 def wrong_columns(table: pa.Table, schema: pa.Schema) -> str | None:
     """What keeps a table from having these columns, with nulls in `NULLABLE` ones only."""
     for column in schema:
         if column.name not in table.column_names:
             return f"has no column {column.name}"
         stored = table[column.name]
-        if stored.type != column.type:
+        if stored.type != column.type and stored.type != _FORMER.get(column.type):
             return f"has {column.name} of type {stored.type}, not {column.type}"
         if stored.null_count and column.name not in NULLABLE:
             return f"has no {column.name} in {stored.null_count} rows"

@@ -14,7 +14,7 @@ JOB = "job/"
 _BLOCK = re.compile(r"(.+)/block-(\d{5,})(?:-(\d{5,}))?\.parquet")
 _ROUND = re.compile(r"bootstrap/round-(\d{5,})")
 _IN_ROUND = re.compile(r"bootstrap/round-(\d{5,})/")
-_FENCED = re.compile(r"(/block-\d{5,}|/accepted|/rejected)-\d{5,}\.")
+_FENCED = re.compile(r"(/block-\d{5,}|/accepted|/rejected|/embeddings|/inputs)-\d{5,}\.")
 
 
 def round_folder(round_: int) -> str:

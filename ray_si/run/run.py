@@ -11,6 +11,8 @@
     bootstrap/round-00000/block-00000.parquet ...     raw completions, as they finish
     bootstrap/round-00000/block-00000-00002.parquet   one asked again, by fencing number
     bootstrap/round-00000/{accepted,rejected}-00001.parquet     decisions, by fencing number
+    bootstrap/round-00000/embeddings-00001.parquet    of what a cosine gate did not accept
+    bootstrap/round-00000/inputs-00001.parquet        of seeds and evaluation sets; first round only
     bootstrap/round-00000/manifest.json               last: the round exists from here on
     instances/block-00000.parquet ...                 instructions with their instances
     instances/part-00000-00001.parquet ...            of 1,000 blocks each, once these stand
@@ -323,16 +325,26 @@ class Run:
         accepted: pa.Table,
         rejected: pa.Table,
         manifest: RoundManifest,
+        embeddings: pa.Table | None = None,
+        inputs: pa.Table | None = None,
     ) -> RoundManifest:
         """Write a round's decisions, then its manifest; from then on the round exists.
 
-        ``blocks`` are the raw blocks they were taken from. The manifest as it is stored. Raises
-        LeaseLostError.
+        ``blocks`` are the raw blocks they were taken from. ``embeddings`` are those of what was
+        refused, ``inputs`` those of what the run began with. Returns the manifest as it is stored.
+        Raises LeaseLostError.
         """
         folder, fencing = round_folder(round_), self.lease.number
+        tables = {
+            "accepted": accepted,
+            "rejected": rejected,
+            "embeddings": embeddings,
+            "inputs": inputs,
+        }
         parts = [
             write_table(self.objects, f"{folder}/{name}-{fencing:05d}.parquet", table)
-            for name, table in (("accepted", accepted), ("rejected", rejected))
+            for name, table in tables.items()
+            if table is not None
         ]
         objects = [asdict(part) for part in (*blocks, *parts)]
         stored = self._commit(f"{folder}/manifest.json", {**manifest, "objects": objects})
@@ -409,8 +421,15 @@ def seal(manifest: Manifest) -> Manifest:
 
 def part_key(manifest: RoundManifest, name: str) -> str:
     """The key of a round's "accepted" or "rejected" rows."""
-    keys: list[str] = [part["key"] for part in manifest["objects"]]
-    return next(key for key in keys if key.rpartition("/")[2].startswith(f"{name}-"))
+    key = optional_part_key(manifest, name)
+    assert key is not None, f"a round has no {name}"
+    return key
+
+
+def optional_part_key(manifest: RoundManifest, name: str) -> str | None:
+    """The key of a round's "embeddings" or "inputs"; None where it has none."""
+    keys = (part["key"] for part in manifest["objects"])
+    return next((key for key in keys if key.rpartition("/")[2].startswith(f"{name}-")), None)
 
 
 def _versions() -> dict[str, str | int]:

@@ -52,6 +52,9 @@ _MATCH = [("match", pa.string()), ("score", pa.float64()), ("source", pa.string(
 
 INSTANCE = pa.struct([("input", pa.string()), ("output", pa.string())])
 
+EMBEDDING = pa.list_(pa.float16())
+"""An embedding, in the precision in which the gate compares it; runs begun earlier have 32 bits."""
+
 
 class InstanceText(TypedDict):
     """An instance that passed the filters."""
@@ -199,7 +202,7 @@ ACCEPTED = pa.schema(
         ("most_similar", pa.list_(NEIGHBOUR)),
         ("mean_rouge", pa.float64()),
         ("cosine", pa.float64()),
-        ("embedding", pa.list_(pa.float32())),
+        ("embedding", EMBEDDING),
         ("instance", INSTANCE),
     ]
 )
@@ -256,6 +259,15 @@ class RejectedRow(TypedDict):
     match: str | None
     score: float | None
     source: str | None
+
+
+REFUSED_EMBEDDINGS = pa.schema(
+    [("request_id", pa.string()), ("position", pa.int64()), ("embedding", EMBEDDING)]
+)
+"""Of the candidates that came to a round's gate and were not accepted, in order."""
+
+INPUT_EMBEDDINGS = pa.schema([("text", pa.string()), ("embedding", EMBEDDING)])
+"""Of the seed tasks, then of the texts of the evaluation sets, in order."""
 
 
 # Instances and training rows -----------------------------------------------------------------
@@ -379,16 +391,23 @@ def select(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
     return pa.schema([schema.field(name) for name in names])
 
 
-def embeddings_of(accepted: pa.Table) -> np.ndarray | None:
+def embeddings_of(table: pa.Table) -> np.ndarray | None:
     """The ``embedding`` column, float32, shape (n, dimension).
 
     None where there are no rows, one has none, or they are no finite vectors of one width.
     """
-    column = accepted["embedding"].combine_chunks()
+    column = table["embedding"].combine_chunks()
     if not len(column) or column.null_count:
         return None
-    numbers: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    numbers: np.ndarray = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     lengths = set(column.value_lengths().to_pylist())
     if len(lengths) != 1 or not numbers.size or not np.isfinite(numbers).all():
         return None
     return numbers.reshape(len(column), numbers.size // len(column))
+
+
+def embedding_column(embeddings: np.ndarray) -> pa.Array:
+    """The inverse of `embeddings_of`, of numbers of 16 bits, shape (n, dimension)."""
+    count, dimension = embeddings.shape
+    offsets = np.arange(count + 1, dtype=np.int32) * dimension
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ravel(embeddings)))

@@ -6,6 +6,7 @@ without rows is a corpus too, as are the empty shards that jobs leave behind.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,25 +75,31 @@ class CorpusBatch:
     """Consecutive rows of a corpus.
 
     ``texts`` and ``numbers`` (of the line or row in the file, from 1) are parallel to ``records``.
-    ``done`` says how much of the corpus is read, in the unit of its ``size``.
+    ``done`` says how much of the corpus is read, in the unit of its ``size``. ``unreadable`` are
+    the rows that were passed over on the way: their numbers, and what is wrong with each.
     """
 
     texts: list[str]
     numbers: list[int]
     records: Records
     done: int
+    unreadable: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
     def take(self, indices: Sequence[int]) -> Records:
         """The records at ``indices``, in that order."""
         if isinstance(self.records, list):
             return [self.records[i] for i in indices]
-        if not len(indices):
-            return self.records.slice(0, 0)
-        # slices, since Arrow cannot take string views
-        runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
-        slices = [self.records.slice(run[0], len(run)) for run in runs]
-        (taken,) = pa.Table.from_batches(slices).combine_chunks().to_batches()
-        return taken
+        return _taken(self.records, indices)
+
+
+def _taken(records: pa.RecordBatch, indices: Sequence[int]) -> pa.RecordBatch:
+    if not len(indices):
+        return records.slice(0, 0)
+    # slices, since Arrow cannot take string views
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    slices = [records.slice(run[0], len(run)) for run in runs]
+    (taken,) = pa.Table.from_batches(slices).combine_chunks().to_batches()
+    return taken
 
 
 class JsonlCorpus:
@@ -103,15 +110,26 @@ class JsonlCorpus:
 
     schema = None
 
-    def __init__(self, file: File, fields: Sequence[str], hint: str = _HINT) -> None:
+    def __init__(
+        self, file: File, fields: Sequence[str], hint: str = _HINT, *, skip: bool = False
+    ) -> None:
         self.file = file
         self.size = file.size()
-        self.field = fields[0]
-        number, line = self._first()
-        self.is_empty = not line
-        if line:
-            self.field = _choose(fields, list(self._row(line, number)), file.location, hint)
-            self._text(line, number)
+        self.field = fields[0] if fields else ""
+        self.is_empty = True
+        self._skip = skip
+        for number, line in self._all_lines():
+            self.is_empty = False
+            if not fields:
+                break
+            try:
+                self.field = _choose(fields, list(_row(line)), file.location, hint)
+                self._text(line)
+            except _UnreadableError as error:
+                if not skip:
+                    raise self._bad(number, error) from error
+            else:
+                break
 
     def batches(self, rows: int) -> Iterator[CorpusBatch]:
         """All rows in order, at most ``rows`` in a batch and fewer where they are long.
@@ -121,27 +139,41 @@ class JsonlCorpus:
         texts: list[str] = []
         numbers: list[int] = []
         lines: list[bytes] = []
+        unreadable: list[tuple[int, str]] = []
         size = 0
         if self.is_empty:
             return
         with self._open() as (stored, stream):
             for number, line in self._lines(stream):
-                texts.append(self._text(line, number))
-                numbers.append(number)
-                lines.append(line)
+                try:
+                    text = self._text(line)
+                except _UnreadableError as error:
+                    if not self._skip:
+                        raise self._bad(number, error) from error
+                    unreadable.append((number, str(error)))
+                else:
+                    texts.append(text)
+                    numbers.append(number)
+                    lines.append(line)
                 size += len(line)
-                if len(lines) == rows or size >= _BATCH_BYTES:
-                    yield CorpusBatch(texts, numbers, lines, stored.tell())
-                    texts, numbers, lines, size = [], [], [], 0
-        if lines:
-            yield CorpusBatch(texts, numbers, lines, self.size)
+                if len(lines) + len(unreadable) == rows or size >= _BATCH_BYTES:
+                    yield CorpusBatch(texts, numbers, lines, stored.tell(), unreadable)
+                    texts, numbers, lines, unreadable, size = [], [], [], [], 0
+        if lines or unreadable:
+            yield CorpusBatch(texts, numbers, lines, self.size, unreadable)
 
-    def _first(self) -> tuple[int, bytes]:
-        """The first line that is not blank, and its number; an empty one where there is none."""
-        if not self.size:  # nothing that could be decompressed
-            return 0, b""
-        with self._open() as (_, stream):
-            return next(self._lines(stream), (0, b""))
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All rows with the numbers of their lines, whatever they hold; CorpusError as above."""
+        for number, line in self._all_lines():
+            try:
+                yield number, _row(line)
+            except _UnreadableError as error:
+                raise self._bad(number, error) from error
+
+    def _all_lines(self) -> Iterator[tuple[int, bytes]]:
+        if self.size:  # else there is nothing that could be decompressed
+            with self._open() as (_, stream):
+                yield from self._lines(stream)
 
     @contextmanager
     def _open(self) -> Iterator[tuple[io.BufferedReader, io.BufferedReader]]:
@@ -163,34 +195,40 @@ class JsonlCorpus:
             if line.strip():
                 yield number, line if line.endswith(b"\n") else line + b"\n"
 
-    def _row(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            row = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise self._bad(number, f"not UTF-8 at byte {error.start + 1}") from error
-        except json.JSONDecodeError as error:
-            raise self._bad(number, f"not valid JSON at {error.colno} ({error.msg})") from error
-        except (ValueError, RecursionError) as error:
-            raise self._bad(number, f"not JSON that can be read ({error})") from error
-        if not isinstance(row, dict):
-            raise self._bad(number, "not a JSON object")
-        return row
-
-    def _text(self, line: bytes, number: int) -> str:
-        row = self._row(line, number)
+    def _text(self, line: bytes) -> str:
+        row = _row(line)
         if self.field not in row:
-            raise self._bad(number, f"no field {self.field!r}; there are: {_listed(row)}")
+            raise _UnreadableError(f"no field {self.field!r}; there are: {_listed(row)}")
         text = row[self.field]
         if not isinstance(text, str):
-            raise self._bad(number, f"field {self.field!r} {_JSON_NAMES[type(text)]}, not a string")
+            raise _UnreadableError(f"field {self.field!r} {_JSON_NAMES[type(text)]}, not a string")
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise self._bad(number, f"field {self.field!r} has half a surrogate pair") from error
+            raise _UnreadableError(f"field {self.field!r} has half a surrogate pair") from error
         return text
 
-    def _bad(self, number: int, what: str) -> CorpusError:
-        return CorpusError(f"{self.file.location}, line {number}: {what}; mend or remove the line")
+    def _bad(self, number: int, what: object) -> CorpusError:
+        where = f"{self.file.location}, line {number}"
+        return CorpusError(f"{where}: {what}; mend or remove the line")
+
+
+class _UnreadableError(ValueError):
+    """What is wrong with a line."""
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise _UnreadableError(f"not UTF-8 at byte {error.start + 1}") from error
+    except json.JSONDecodeError as error:
+        raise _UnreadableError(f"not valid JSON at {error.colno} ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise _UnreadableError(f"not JSON that can be read ({error})") from error
+    if not isinstance(row, dict):
+        raise _UnreadableError("not a JSON object")
+    return row
 
 
 class ParquetCorpus:
@@ -199,8 +237,11 @@ class ParquetCorpus:
     ``field`` is that column, ``size`` the number of rows. A file of no bytes has no columns.
     """
 
-    def __init__(self, file: File, fields: Sequence[str], hint: str = _HINT) -> None:
+    def __init__(
+        self, file: File, fields: Sequence[str], hint: str = _HINT, *, skip: bool = False
+    ) -> None:
         self.file = file
+        self._skip = skip
         self.schema: pa.Schema = pa.schema([])
         self.size, self._row_bytes = 0, 0.0
         if file.size():
@@ -209,9 +250,9 @@ class ParquetCorpus:
                 groups = [stored.metadata.row_group(i) for i in range(stored.num_row_groups)]
             sizes = (group.total_byte_size / max(group.num_rows, 1) for group in groups)
             self._row_bytes = max(sizes, default=0.0)
-        self.field = fields[0]
+        self.field = fields[0] if fields else ""
         self.is_empty = not self.size
-        if self.is_empty:  # whose columns often have no type
+        if self.is_empty or not fields:  # empty files' columns often have no type
             return
         self.field = _choose(fields, self.schema.names, file.location, hint)
         type_ = self.schema.field(self.field).type
@@ -232,10 +273,31 @@ class ParquetCorpus:
         with self._open() as stored:
             # on this thread alone: Arrow's pools can abort a process as it exits (arrow#34314)
             for records in stored.iter_batches(batch_size=rows, use_threads=False):
-                texts = self._texts(records.column(self.field), done)
-                numbers = list(range(done + 1, done + len(records) + 1))
+                column, first = records.column(self.field), done + 1
                 done += len(records)
-                yield CorpusBatch(texts, numbers, records, done)
+                texts, wrong = _texts_of(column)
+                for i, what in wrong.items():
+                    if not self._skip:
+                        raise self._bad(first + i, what)
+                sound = [i for i in range(len(records)) if i not in wrong]
+                yield CorpusBatch(
+                    texts,
+                    [first + i for i in sound],
+                    _taken(records, sound) if wrong else records,
+                    done,
+                    [(first + i, f"column {self.field!r} {what}") for i, what in wrong.items()],
+                )
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All rows with their numbers, whatever they hold; CorpusError where they are damaged."""
+        if self.is_empty:
+            return
+        number = 0
+        with self._open() as stored:
+            for records in stored.iter_batches(use_threads=False):
+                for row in records.to_pylist():
+                    number += 1
+                    yield number, row
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
@@ -246,21 +308,9 @@ class ParquetCorpus:
         ):
             yield stored
 
-    def _texts(self, column: pa.Array, done: int) -> list[str]:
-        try:
-            texts: list[str] = column.to_pylist()
-        except UnicodeDecodeError as error:
-            index = next(i for i, value in enumerate(column) if not _is_utf8(value))
-            raise self._bad(done + index, "is not UTF-8") from error
-        if column.null_count:
-            raise self._bad(done + column.is_null().index(True).as_py(), "is null, not a string")
-        return texts
-
-    def _bad(self, index: int, what: str) -> CorpusError:
-        return CorpusError(
-            f"{self.file.location}, row {index + 1}: column {self.field!r} {what}; "
-            "mend or remove the row"
-        )
+    def _bad(self, number: int, what: str) -> CorpusError:
+        where = f"{self.file.location}, row {number}"
+        return CorpusError(f"{where}: column {self.field!r} {what}; mend or remove the row")
 
 
 Corpus = JsonlCorpus | ParquetCorpus
@@ -277,15 +327,19 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
     )
 
 
-def open_corpus(file: File, *fields: str, hint: str = _HINT) -> Corpus:
-    """A corpus with its texts in the first of ``fields`` that it has.
+def open_corpus(
+    file: File, *fields: str, hint: str = _HINT, skip_unreadable: bool = False
+) -> Corpus:
+    """A corpus with its texts in the first of ``fields`` that it has; of none, rows alone.
 
-    ``hint`` says what to do where it has none. Looks at the first line or the schema alone. Raises
-    CorpusError where the file is missing, of an unknown extension or not what that says, or has
-    rows and none of the fields.
+    ``hint`` says what to do where it has none. Looks at the first line or the schema alone. With
+    ``skip_unreadable`` rows that cannot be read are passed over and told of, see `CorpusBatch`.
+    Raises CorpusError where the file is missing, of an unknown extension or not what that says, or
+    has rows and none of the fields.
     """
     kind = format_of(file.location).kind
-    return (ParquetCorpus if kind == "Parquet" else JsonlCorpus)(file, fields, hint)
+    corpus = ParquetCorpus if kind == "Parquet" else JsonlCorpus
+    return corpus(file, fields, hint, skip=skip_unreadable)
 
 
 _JSON_NAMES = {
@@ -309,9 +363,25 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _is_utf8(value: pa.Scalar) -> bool:
+def _texts_of(column: pa.Array) -> tuple[list[str], dict[int, str]]:
+    """The texts in a column of strings; places of what is none, in order, and what it is."""
     try:
-        value.as_py()
+        values = column.to_pylist()
+        if not column.null_count:
+            return values, {}
     except UnicodeDecodeError:
-        return False
-    return True
+        values = [_decoded(value) for value in column]
+    wrong = {
+        i: "is not UTF-8" if column[i].is_valid else "is null, not a string"
+        for i, value in enumerate(values)
+        if value is None
+    }
+    return [value for value in values if value is not None], wrong
+
+
+def _decoded(value: pa.Scalar) -> str | None:
+    try:
+        text: str | None = value.as_py()
+    except UnicodeDecodeError:
+        return None
+    return text

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from ray_si.audit.gate_checks import CosineCheck, EvaluationSetCheck, RougeCheck
+from ray_si.pipeline.embeddings import InputEmbeddings, stored_inputs
 from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.schemas import ACCEPTED
 from tests.audit.conftest import SEEDS
 
 
-def gates(config, sets=()):
-    return {
+def looked_at(rounds, change=lambda stored: stored, *, sets=(), inputs=None):
+    """The checks by gate, each round changed before it is looked at."""
+    config, _, stored = rounds
+    gates = {
         "sets": EvaluationSetCheck(config, sets),
         "rouge": RougeCheck(config, SEEDS),
-        "cosine": CosineCheck(config, SEEDS, regated=False),
+        "cosine": CosineCheck(config, SEEDS, inputs),
     }
+    for round_, _ in stored:
+        for gate in gates.values():
+            gate.look_at(change(round_))
+    return {name: gate.check for name, gate in gates.items()}
 
 
 def findings(rounds, change=lambda stored: stored, *, sets=()):
-    """Findings by gate, each round changed before it is looked at."""
-    config, _, stored = rounds
-    checks = gates(config, sets)
-    for round_, _ in stored:
-        for gate in checks.values():
-            gate.look_at(change(round_))
-    return {name: gate.check.findings for name, gate in checks.items() if gate.check.findings}
+    inputs = stored_inputs(rounds[1].run, SEEDS, [])
+    assert inputs is not None
+    checks = looked_at(rounds, change, sets=sets, inputs=inputs)
+    return {name: check.findings for name, check in checks.items() if check.findings}
+
+
+def of_an_earlier_version(stored):
+    """A round without the embeddings of what was refused."""
+    return replace(stored, embeddings=None)
 
 
 def on_first(reason, /, **values):
@@ -57,6 +67,13 @@ def test_decisions_as_they_were_taken_have_no_finding(rounds):
         (on_first("rouge", reason="target_reached"), "rouge", "is too close: ROUGE-L"),
         (on_first("cosine", score=0.5), "cosine", "has cosine 0.5, not above 0.9"),
         (on_first("cosine", score=1.2), "cosine", "has cosine 1.2, not above 0.9"),
+        (on_first("cosine", score=0.9001), "cosine", ", not 0.9001 with"),
+        (
+            on_first("cosine", match=SEEDS[0].instruction),
+            "cosine",
+            f'with "{SEEDS[0].instruction}"',
+        ),
+        (on_first("target_reached", reason="cosine"), "cosine", "is close to nothing"),
         (on_first("cosine", match="x"), "cosine", "matches what was not in the pool by then"),
         (on_first("rouge", reason="cosine", score=0.95), "cosine", "refused by ROUGE-L"),
         (on_first("rouge", reason="contaminated"), "sets", "matches what is in no evaluation set"),
@@ -102,7 +119,44 @@ def test_a_cosine_that_the_exact_index_cannot_know_is_found(rounds_of_exact_inde
     assert all("says cosine 0.3, which the exact index does not measure" in f for f in found)
 
 
-def test_embeddings_that_are_too_close_or_none_are_found(rounds):
+def test_without_embeddings_of_the_refused_decisions_have_no_finding_and_a_note(rounds):
+    checks = looked_at(rounds, of_an_earlier_version)
+    assert all(check.ok for check in checks.values())
+    assert "seed tasks and of rejected candidates are not stored" in checks["cosine"].notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (on_first("cosine", score=0.5), "has cosine 0.5, not above 0.9"),
+        (on_first("cosine", match="x"), "matches what was not in the pool by then"),
+    ],
+)
+def test_without_embeddings_of_the_refused_what_cannot_be_is_found(rounds, change, words):
+    checks = looked_at(rounds, lambda stored: of_an_earlier_version(change(stored)))
+    assert any(words in finding for finding in checks["cosine"].findings)
+
+
+@pytest.mark.parametrize(
+    ("reason", "vector", "words"),
+    [
+        ("cosine", np.zeros(16), "is close to nothing"),
+        ("target_reached", "first", "is too close: cosine 1.0000"),
+    ],
+)
+def test_an_embedding_that_does_not_explain_the_rejection_is_found(rounds, reason, vector, words):
+    first = rounds[2][0][0]
+    near = first.embeddings[first.accepted[0]["id"]]
+
+    def change(stored):
+        ids = [candidate.id for candidate in stored.gated(reason) if candidate.reason == reason]
+        changed = dict.fromkeys(ids, near if isinstance(vector, str) else vector)
+        return replace(stored, embeddings=stored.embeddings | changed)
+
+    assert any(words in finding for finding in findings(rounds, change)["cosine"])
+
+
+def test_embeddings_that_are_too_close_or_none_are_found_in_runs_of_earlier_versions(rounds):
     place = ACCEPTED.get_field_index("embedding")
     kind = ACCEPTED.field("embedding").type
 
@@ -110,9 +164,10 @@ def test_embeddings_that_are_too_close_or_none_are_found(rounds):
         def change(stored):
             rows = stored.table["embedding"].to_pylist()
             column = pa.array(make(rows), kind)
-            return replace(stored, table=stored.table.set_column(place, "embedding", column))
+            table = stored.table.set_column(place, "embedding", column)
+            return replace(stored, table=table, embeddings=None)
 
-        return findings(rounds, change)["cosine"]
+        return looked_at(rounds, change)["cosine"].findings
 
     assert any(
         "is too close: cosine 1.0000" in f for f in with_embeddings(lambda v: v[:1] * len(v))
@@ -123,7 +178,23 @@ def test_embeddings_that_are_too_close_or_none_are_found(rounds):
 def test_an_evaluation_text_that_an_instruction_resembles_is_found(rounds):
     text = rounds[2][0][0].accepted[0]["instruction"]
     found = findings(rounds, sets=[EvaluationSet("held out", [text])])
-    assert "is too close to held out: ROUGE-L 1.0000" in found["sets"][0]
+    assert "is too close to held out: 1.0000 with" in found["sets"][0]
+
+
+def test_a_cosine_with_an_evaluation_text_is_computed_again(rounds):
+    config, _, stored = rounds
+    first = stored[0][0]
+    inputs = InputEmbeddings(np.zeros((0, 16)), first.embeddings[first.accepted[0]["id"]][None])
+    check = EvaluationSetCheck(config, [EvaluationSet("held out", ["Quite another text."])], inputs)
+    check.look_at(first)
+    assert 'close to held out: 1.0000 with "Quite another text."' in check.check.findings[0]
+    check = EvaluationSetCheck(config, [EvaluationSet("held out", ["Quite another text."])], inputs)
+    match = {"match": "Quite another text.", "source": "held out", "score": 0.95}
+    row = next(row for row in first.rejected if row["reason"] == "rouge")
+    contaminated = row | match | {"reason": "contaminated"}
+    rejected = [contaminated if item is row else item for item in first.rejected]
+    check.look_at(replace(first, accepted=[], rejected=rejected))
+    assert "is close to no evaluation text" in check.check.findings[0]
 
 
 def test_an_evaluation_text_inside_an_instruction_is_found(rounds):

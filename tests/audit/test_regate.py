@@ -8,14 +8,17 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from ray_si.audit.finished_run import FinishedRun
 from ray_si.audit.regate import regate
 from ray_si.audit.verify import verify
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator
+from ray_si.engines import registry
 from ray_si.errors import ConfigError, RunError
-from ray_si.pipeline.decisions import candidates_of
-from ray_si.run.run import Run
+from ray_si.pipeline.decisions import all_candidates, candidates_of, passed
+from ray_si.pipeline.embeddings import compact
+from ray_si.run.run import Run, seal
 from ray_si.run.seeds import load_seeds
 from tests.builds import TARGET, digests
 
@@ -28,6 +31,14 @@ def findings(location):
 
 def accepted(location):
     return [row for table in Run.open(str(location)).accepted() for row in table.to_pylist()]
+
+
+def rejected(location):
+    return [
+        row
+        for path in sorted(location.glob("bootstrap/round-*/rejected-*"))
+        for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def training(location):
@@ -127,33 +138,89 @@ def test_a_build_goes_on_with_a_run_that_was_left_open(request, ray_session, tmp
     assert not findings(run)
 
 
-def test_without_a_cosine_gate_embeddings_stay_where_there_are_some(finished_with_cosine, tmp_path):
+@pytest.fixture(scope="session")
+def embedded(finished_with_cosine):
+    """The candidates that came to a gate, in order, and what the model says of them and the seeds.
+
+    Encoded anew, all at once.
+    """
     location, _ = finished_with_cosine
-    run = tmp_path / "run"
-    result = regate(str(location), str(run), OFF)
-    known = {row["id"]: row["embedding"] for row in accepted(location)}
-    assert result.not_asked > 0
-    for row in accepted(run):
-        assert row["embedding"] == known.get(row["id"])
-        assert row["cosine"] is None
-    assert not findings(run)
+    config = parse_config(Run.open(str(location)).header["config"])
+    texts = [
+        usable.candidate.text
+        for rows in map(FinishedRun(Run.open(str(location))).raw, range(rounds(location)))
+        for usable in passed(all_candidates(config, rows))
+    ]
+    encode = registry.embedder(config.embedder.model).encode
+    seeds = [seed.instruction for seed in load_seeds("bundled")[0]]
+    return seeds, compact(encode(seeds)), texts, compact(encode(texts))
+
+
+def rounds(location):
+    return len(Run.open(str(location)).rounds())
 
 
 @pytest.mark.parametrize(
-    ("fixture", "change", "message"),
-    [
-        ("finished", {"cosine": 0.9}, "has no embeddings"),
-        ("finished_with_cosine", {"cosine": 0.8}, "lacks embeddings"),
-        ("finished_with_cosine", {"cosine": 0.4}, "lacks embeddings"),
-        ("finished_with_cosine", {"rouge": 0.9}, "lacks embeddings"),
-    ],
+    ("rouge", "cosine"), [(0.7, 0.5), (0.7, 0.8), (0.5, 0.6), (0.9, 0.7), (0.7, None)]
 )
-def test_a_decision_without_its_embedding_is_refused(request, tmp_path, fixture, change, message):
-    location, _ = request.getfixturevalue(fixture)
-    with pytest.raises(RunError, match=message) as caught:
-        regate(str(location), str(tmp_path / "run"), change)
-    assert "--cosine off" in str(caught.value)
+def test_other_thresholds_decide_as_a_gate_that_asks_the_model(
+    finished_with_cosine, embedded, tmp_path, rouge, cosine
+):
+    location, _ = finished_with_cosine
+    run = tmp_path / "run"
+    result = regate(str(location), str(run), {"rouge": rouge, "cosine": cosine}, target=10_000)
+    seeds, of_seeds, texts, of_texts = embedded
+    gate = Deduplicator(rouge, cosine)
+    gate.add(seeds, of_seeds)
+    expected = gate.filter(texts, of_texts)
+    assert [row["instruction"] for row in accepted(run)] == [texts[i] for i in expected.accepted]
+    refused = [row for row in rejected(run) if row["reason"] in ("rouge", "cosine")]
+    assert [(row["text"], row["reason"], row["match"]) for row in refused] == [
+        (texts[d.index], d.reason, d.match) for d in expected.rejected
+    ]
+    scores = [d.score for d in expected.rejected]
+    assert [row["score"] for row in refused] == pytest.approx(scores, abs=1e-4)
+    assert result.accepted == len(expected.accepted)
+    assert not findings(run)
+
+
+def test_a_gate_that_was_taken_out_can_be_put_back(finished_with_cosine, tmp_path):
+    location, _ = finished_with_cosine
+    regate(str(location), str(tmp_path / "off"), OFF, target=10_000)
+    regate(str(tmp_path / "off"), str(tmp_path / "back"), {"cosine": 0.6}, target=TARGET)
+    assert digests(tmp_path / "back") == digests(location)
+    assert not findings(tmp_path / "back")
+
+
+def test_a_run_without_embeddings_takes_no_cosine_gate(finished, tmp_path):
+    location, _ = finished
+    with pytest.raises(RunError, match=r"has no embeddings of all .*: use --cosine off"):
+        regate(str(location), str(tmp_path / "run"), {"cosine": 0.9})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_an_earlier_version_is_verified_as_far_as_it_goes_and_regated_without_cosines(
+    finished_with_cosine, tmp_path
+):
+    shutil.copytree(finished_with_cosine[0], tmp_path / "early")
+    for manifest in tmp_path.glob("early/bootstrap/round-*/manifest.json"):
+        values = json.loads(manifest.read_text())
+        of_later_ones = [
+            item["key"] for item in values["objects"]
+            if item["key"].rpartition("/")[2].startswith(("embeddings-", "inputs-"))
+        ]  # fmt: skip
+        assert of_later_ones
+        for key in of_later_ones:
+            (tmp_path / "early" / key).unlink()
+        values["objects"] = [i for i in values["objects"] if i["key"] not in of_later_ones]
+        manifest.write_text(json.dumps(seal(values), indent=2))
+    checks = {check.name: check for check in verify(str(tmp_path / "early"))}
+    assert all(check.ok for check in checks.values())
+    assert "are not stored" in checks["cosine gate"].notes[0]
+    with pytest.raises(RunError, match="begun by an earlier version: use --cosine off"):
+        regate(str(tmp_path / "early"), str(tmp_path / "run"), {"cosine": 0.7})
+    assert regate(str(tmp_path / "early"), str(tmp_path / "run"), OFF).not_asked
+    assert not findings(tmp_path / "run")
 
 
 def test_what_cannot_be_regated_is_refused_and_nothing_written(finished, tmp_path):

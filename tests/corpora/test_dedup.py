@@ -61,6 +61,8 @@ def test_rows_are_copied_in_order_and_the_others_explained(tmp_path):
             "match_source": None,
             "file": "a.jsonl",
             "row": 3,
+            "error": None,
+            "match_id": None,
         },
         {
             "text": RIVER,
@@ -70,6 +72,8 @@ def test_rows_are_copied_in_order_and_the_others_explained(tmp_path):
             "match_source": None,
             "file": "b.jsonl",
             "row": 2,
+            "error": None,
+            "match_id": None,
         },
     ]
     for shown in ("rows", "kept", "rejected: rouge", "seconds", "peak memory"):
@@ -106,6 +110,53 @@ def test_parquet_keeps_schema_and_order(tmp_path):
     assert kept.to_pylist() == table.take([0, 2]).to_pylist()
     (rejected,) = pq.read_table(tmp_path / "kept.rejected.parquet").to_pylist()
     assert (rejected["match"], rejected["file"], rejected["row"]) == (RIVER, "in.parquet", 2)
+
+
+def test_unreadable_rows_are_passed_over_counted_and_named_where_that_is_asked(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(
+        b"[]\n" + json.dumps({"instruction": RIVER}).encode() + b"\n{\n\n"
+        b'{"instruction": "\xff"}\n{"instruction": null}\n{"text": 1}\n'
+        + json.dumps({"instruction": RIVER_AGAIN}).encode()
+    )
+    write_lines(tmp_path / "t.jsonl", SORT)
+    with (tmp_path / "t.jsonl").open("a") as test_set:
+        test_set.write("nothing\n")
+    arguments = ("dedup", "a.jsonl", "--to", "k.jsonl", "--against", "t.jsonl", *NO_COSINE)
+    refused = invoke(*arguments, cwd=tmp_path)
+    assert_one_line_error(refused, "a.jsonl, line 1: not a JSON object; mend or remove the line")
+    done = invoke(*arguments, "--skip-unreadable", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["instruction"] for row in read_lines(tmp_path / "k.jsonl")] == [RIVER]
+    rejected = read_lines(tmp_path / "k.rejected.jsonl")
+    assert [(row["row"], row["reason"]) for row in rejected] == [
+        *((number, "unreadable") for number in (1, 3, 5, 6, 7)),
+        (8, "rouge"),
+    ]
+    errors = ["not a JSON object", "not valid JSON at 1", "not UTF-8", "is null", "no field"]
+    for row, error in zip(rejected, errors, strict=False):
+        assert error in row["error"]
+        assert row["text"] is row["match"] is None
+    counts = [line.split() for line in done.stdout.splitlines() if "unreadable" in line]
+    assert [count for line in counts for count in line if count.isdigit()] == ["5", "1"]
+
+
+def test_unreadable_rows_of_parquet_are_passed_over_too(tmp_path):
+    binary = pa.array([RIVER.encode(), b"\xff", None, SORT.encode()], pa.binary())
+    column = pa.StringArray.from_buffers(4, *binary.buffers()[1:], binary.buffers()[0])
+    pq.write_table(pa.table({"instruction": column, "n": range(4)}), tmp_path / "a.parquet")
+    report = corpora_dedup.dedup_files(
+        [str(tmp_path / "a.parquet")],
+        str(tmp_path / "k.parquet"),
+        cosine=None,
+        skip_unreadable=True,
+    )
+    assert (report.rows, report.kept, report.rejected) == (4, 2, {"unreadable": 2})
+    assert pq.read_table(tmp_path / "k.parquet")["n"].to_pylist() == [0, 3]
+    rejected = pq.read_table(tmp_path / "k.rejected.parquet").to_pylist()
+    assert [(row["row"], row["error"]) for row in rejected] == [
+        (2, "column 'instruction' is not UTF-8"),
+        (3, "column 'instruction' is null, not a string"),
+    ]
 
 
 def test_the_cosine_gate_takes_what_rouge_lets_through(tmp_path):

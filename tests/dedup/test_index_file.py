@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ray_si.dedup import RougeIndex
 
@@ -210,3 +211,71 @@ def test_arrays_whose_own_headers_lie(parts, tmp_path, claim):
             made.writestr(name, content)
     with pytest.raises(ValueError, match="is damaged or not a ROUGE-L index"):
         RougeIndex.load(tmp_path / "claim")
+
+
+def _astype(array, kind):
+    with np.errstate(all="ignore"):
+        return array.astype(kind)
+
+
+mutations = st.one_of(
+    st.tuples(
+        st.just("set"),
+        st.integers(0, 60),
+        st.one_of(st.integers(-3, 9), st.integers(-(2**63), 2**63 - 1)),
+    ),
+    st.tuples(st.just("cut"), st.integers(0, 60), st.just(0)),
+    st.tuples(st.just("repeat"), st.integers(2, 3), st.just(0)),
+    st.tuples(st.just("reverse"), st.just(0), st.just(0)),
+    st.tuples(
+        st.sampled_from(["<f8", ">i8", "<u8", "<i2", "?", "<U3", "<c16", "<M8[s]"]),
+        st.just(0),
+        st.just(0),
+    ),
+    st.tuples(st.just("matrix"), st.just(0), st.just(0)),
+)
+
+
+def mutated(array, how, at, value):
+    if how == "set":
+        copy = array.copy()
+        if len(copy):
+            copy[at % len(copy)] = np.int64(value).astype(copy.dtype)
+        return copy
+    if how == "cut":
+        return array[: at % (len(array) + 1)]
+    if how == "repeat":
+        return np.tile(array, at)
+    if how == "reverse":
+        return array[::-1]
+    return array.reshape(1, -1) if how == "matrix" else _astype(array, how)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(
+        st.tuples(st.sampled_from(["tokens", "offsets", "words", "starts"]), mutations),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_whatever_the_arrays_hold_it_is_refused_or_can_be_searched(parts, changes):
+    arrays, write = parts
+    changed_arrays = dict(arrays)
+    for name, mutation in changes:
+        changed_arrays[name] = mutated(changed_arrays[name], *mutation)
+    try:
+        index = RougeIndex.load(write(**changed_arrays))
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = None
+    if message is not None:
+        assert "is damaged or not a ROUGE-L index" in message
+        return
+    queries = ["name three rivers", "name four long rivers", "", "another"]
+    scores, ids = index.search(queries)
+    assert ((ids >= -1) & (ids < len(index))).all()
+    assert ((scores >= 0) & (scores <= 1)).all()
+    index.add(queries)
+    assert index.search(["name four long rivers"])[0][0] == 1

@@ -63,7 +63,7 @@ def answered(index, lines, finish_reason):
 def test_every_candidate_is_accepted_or_rejected_once_and_in_order(answers, room):
     rows = [answered(i, *answer) for i, answer in enumerate(answers)]
     gate = Deduplicator(rouge=0.7, cosine=None)
-    accepted, rejected, manifest = decide_round(
+    accepted, rejected, manifest, _ = decide_round(
         CONFIG, 0, rows, room, lambda usable: gate.filter(texts_of(usable))
     )
     expected = {

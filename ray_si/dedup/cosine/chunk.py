@@ -45,12 +45,16 @@ class Best(NamedTuple):
 
 
 class Chunk:
-    """Rows with the ids ``first_id``, ``first_id + 1``, ..."""
+    """Rows with the ids ``first_id``, ``first_id + 1``, ...
 
-    def __init__(self, dimension: int, first_id: int) -> None:
+    They stand in ``memory``, float32, shape (CAPACITY, dimension), until they are moved to a file.
+    """
+
+    def __init__(self, memory: np.ndarray, first_id: int) -> None:
+        dimension = memory.shape[1]
         self._first_id = first_id
         self._size = 0
-        self._rows = np.empty((CAPACITY, dimension), np.float32)
+        self._rows = memory
         self._mapped: mmap.mmap | None = None
         self._coarse = products.empty(CAPACITY)
         self._fine = Fine(
@@ -93,10 +97,12 @@ class Chunk:
             part = rows[first : first + _SLICE]
             products.put(self._coarse, start + first, *encode_rows(rotation, part))
 
-    def move_to(self, file: IO[bytes]) -> None:
+    def move_to(self, file: IO[bytes]) -> np.ndarray:
         """Write the rows of a full chunk to the end of a file and read them from there.
 
-        OSError where the file cannot grow; it is as it was then.
+        Returns the memory that they stood in, for the next chunk: given back to the system piece by
+        piece it would stay with the process for long. OSError where the file cannot grow; it is as
+        it was then.
         """
         assert self._size == CAPACITY
         start, size = os.fstat(file.fileno()).st_size, self._rows.nbytes
@@ -111,7 +117,9 @@ class Chunk:
         # a multiple of the page, as the number of rows is one
         self._mapped = mmap.mmap(file.fileno(), size, offset=start, access=mmap.ACCESS_READ)
         self._mapped.madvise(mmap.MADV_RANDOM)  # searches read a row here and there
-        self._rows = np.frombuffer(self._mapped, np.float32).reshape(self._rows.shape)
+        memory = self._rows
+        self._rows = np.frombuffer(self._mapped, np.float32).reshape(memory.shape)
+        return memory
 
     def search(
         self,

@@ -165,8 +165,10 @@ class CosineIndex:
         if self._chunks:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-            self._chunks[-1].move_to(self._file)
-        self._chunks.append(Chunk(self.dimension, len(self)))
+            memory = self._chunks[-1].move_to(self._file)
+        else:
+            memory = np.empty((CAPACITY, self.dimension), np.float32)
+        self._chunks.append(Chunk(memory, len(self)))
 
     def _fit(self) -> None:
         """Fit the rotation to rows of all chunks, and make all coarse codes anew."""

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ray_si.dedup import CosineIndex
 from tests.dedup.cosine.test_index import found, random_rows
@@ -90,3 +91,40 @@ def test_damaged_bytes_and_other_files_are_noticed(saved, tmp_path):
             CosineIndex.load(path)
     with pytest.raises(FileNotFoundError):
         CosineIndex.load(tmp_path / "absent")
+
+
+numbers = st.one_of(
+    st.integers(-(2**63), 2**63), st.floats(), st.text(max_size=3), st.none(), st.booleans()
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["kind", "format", "dimension", "rows", "threshold", "model", "crc32"]),
+        st.one_of(numbers, st.lists(numbers, max_size=2)),
+        min_size=1,
+    ),
+    row=st.none() | st.tuples(st.integers(0, 399), st.binary(min_size=96, max_size=96)),
+    size=st.none() | st.integers(0, 4096 + 96 * 401),
+)
+def test_whatever_a_file_holds_it_is_refused_or_can_be_searched(saved, changes, row, size):
+    index, path = saved
+    index.save(path)
+    with_header(path, **changes)
+    data = bytearray(path.read_bytes())
+    if row is not None:
+        data[4096 + 96 * row[0] : 4096 + 96 * (row[0] + 1)] = row[1]
+    path.write_bytes(bytes(data) if size is None else bytes(data[:size]).ljust(size))
+    try:
+        loaded = CosineIndex.load(path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = None
+    if message is not None:
+        assert "is damaged or not a cosine index" in message
+        return
+    cosines, ids = loaded.search(np.eye(4, loaded.dimension), 0.01)
+    assert ((ids >= -1) & (ids < len(loaded))).all()
+    assert (np.abs(cosines) <= 1).all()

@@ -1,0 +1,325 @@
+"""What was kept, as an index that one deduplication after another appends to.
+
+::
+
+    index.json                          options, parts, and the job that is under way; replaced
+    parts/part-00000-00001.parquet      texts kept and their embeddings, by fencing number
+    job/decisions-00000-00001.parquet   what was decided on the rows of that job so far
+    lease/00001.json                    who writes
+
+Texts have ids from 0 on, in the order of the parts. A job logs its decisions with the texts that it
+kept: killed at any moment and run again, it takes those as they are and goes on behind them. What
+index.json does not name doesn't count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_si.dedup import Deduplicator, DedupResult, Duplicate
+from ray_si.dedup.deduplicator import Encoder
+from ray_si.errors import CorpusError
+from ray_si.pipeline.embeddings import compact
+from ray_si.run.schemas import EMBEDDING, embedding_column, embeddings_of
+from ray_si.storage.base import Objects
+from ray_si.storage.lease import LEASES, Lease
+from ray_si.storage.objects import open_objects
+from ray_si.storage.tables import ShardInfo, from_parquet, read_named, write_table
+
+MANIFEST = "index.json"
+_KIND, _FORMAT = "ray_si corpus index", 1
+
+COMMIT_BATCHES = 10
+"""Batches of a job between two commits: what a kill may cost."""
+
+_KEPT = pa.schema([("text", pa.string()), ("embedding", EMBEDDING)])
+_DECISIONS = pa.schema(
+    [
+        ("is_kept", pa.bool_()),
+        ("reason", pa.string()),
+        ("score", pa.float64()),
+        ("match", pa.string()),
+        ("match_source", pa.string()),
+        ("match_id", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """What an index is made with, and everything appended to it; ``embedder`` None: no cosines."""
+
+    rouge: float
+    cosine: float | None
+    tokenizer: str
+    embedder: str | None
+
+
+class CorpusIndex:
+    """An index under its lease, for one job.
+
+    ``job`` says what is deduplicated, so that the same job is known again; ``is_resumed`` whether
+    it is under way already.
+    """
+
+    def __init__(self, objects: Objects, location: str, lease: Lease, job: dict[str, Any]) -> None:
+        self._objects, self._location, self._lease = objects, location, lease
+        self._job = job
+        self._manifest: dict[str, Any] = {}
+        self._encoder: _Recording | None = None
+        self._gate: Deduplicator | None = None
+        self._excluded = 0  # texts in the gate that are not of the index, after its first rows
+        self._logged: deque[dict[str, Any]] = deque()
+        self._kept: list[tuple[str, np.ndarray | None]] = []
+        self._decisions: list[dict[str, Any]] = []
+        self._batches = 0
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls, location: str, options: IndexOptions, job: dict[str, Any], *, discard: bool = False
+    ) -> Iterator[CorpusIndex]:
+        """The index there, or a new one.
+
+        ``discard`` gives up the job that is under way, and what it kept. Raises CorpusError where
+        the place holds something else, the index is damaged or was made with other options, or
+        another job is under way; RunError where another process writes to it.
+        """
+        objects = open_objects(location)
+        objects.check(write=True)
+        if next(objects.list(MANIFEST), None) != MANIFEST and not all(
+            key.startswith(LEASES) for key in objects.list()
+        ):
+            raise CorpusError(f"{location} is not empty and not an index; choose another --index")
+        with Lease(objects, location) as lease:
+            index = cls(objects, location, lease, job)
+            index._read(options, discard=discard)
+            yield index
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the job has decisions from before."""
+        return bool(self._manifest["job"]["decisions"])
+
+    def __len__(self) -> int:
+        """Texts of the index, those that the job has kept so far not included."""
+        return sum(part["rows"] for part in self._manifest["parts"])
+
+    def encoder(self, encode: Encoder) -> Encoder:
+        """The encoder that the gate has to use: with embeddings as they are stored."""
+        self._encoder = _Recording(encode)
+        return self._encoder
+
+    def fill(self, gate: Deduplicator) -> None:
+        """Put the texts of the index into an empty gate."""
+        for part in self._manifest["parts"]:
+            self._add(gate, part)
+
+    def begin(self, gate: Deduplicator) -> None:
+        """Go on with the job, now that what nothing may resemble is in the gate, too."""
+        self._gate = gate
+        self._excluded = len(gate) - len(self)
+        for part in self._manifest["job"]["parts"]:
+            self._add(gate, part)
+        for part in self._manifest["job"]["decisions"]:
+            self._logged.extend(self._table(part).to_pylist())
+
+    def filter(self, texts: Sequence[str]) -> DedupResult:
+        """Decide on a batch of the job, as before as far as it was decided before.
+
+        ``match_id`` of what is rejected counts the texts of the index; -1 where the match is none
+        of these.
+        """
+        known = [self._logged.popleft() for _ in range(min(len(texts), len(self._logged)))]
+        rest = texts[len(known) :]
+        decided = _replayed(known)
+        if rest or not known:
+            decided = _joined(decided, self._decide(rest), len(known))
+        return decided
+
+    def finish(self) -> None:
+        """What the job has kept is part of the index from now on."""
+        self._commit()
+        kept = [part for part in self._manifest["job"]["parts"] if part["rows"]]
+        self._write(self._manifest | {"parts": self._manifest["parts"] + kept, "job": None})
+        self._sweep()
+
+    # Deciding ----------------------------------------------------------------------------------
+
+    def _decide(self, texts: Sequence[str]) -> DedupResult:
+        assert self._gate is not None, "the job has not begun"
+        result = self._gate.filter(texts)
+        result = replace(result, rejected=[self._of_index(item) for item in result.rejected])
+        vectors = {} if self._encoder is None else self._encoder.last
+        self._kept += [(texts[i], vectors.get(texts[i])) for i in result.accepted]
+        rows: dict[int, dict[str, Any]] = {i: {"is_kept": True} for i in result.accepted}
+        for item in result.rejected:
+            rows[item.index] = {
+                "is_kept": False,
+                "reason": item.reason,
+                "score": item.score,
+                "match": item.match,
+                "match_source": item.source,
+                "match_id": item.match_id,
+            }
+        self._decisions += [rows[i] for i in range(len(texts))]
+        self._batches += 1
+        if self._batches % COMMIT_BATCHES == 0:
+            self._commit()
+        return result
+
+    def _of_index(self, item: Duplicate) -> Duplicate:
+        """With the id of the match in the index."""
+        id_, size = item.match_id, len(self)
+        if id_ < size:
+            return item
+        return replace(item, match_id=id_ - self._excluded if id_ >= size + self._excluded else -1)
+
+    # Storage -----------------------------------------------------------------------------------
+
+    def _read(self, options: IndexOptions, *, discard: bool) -> None:
+        manifest = self._stored() or {
+            "kind": _KIND,
+            "format": _FORMAT,
+            "options": asdict(options),
+            "parts": [],
+            "job": None,
+        }
+        for name, value in asdict(options).items():
+            if (former := manifest["options"][name]) != value:
+                raise CorpusError(
+                    f"{self._location} was made with --{name} {_said(former)}, not {_said(value)}"
+                )
+        if discard and manifest["job"]:
+            manifest["job"] = None
+        if manifest["job"] is None:
+            manifest["job"] = {"what": self._job, "parts": [], "decisions": []}
+        elif manifest["job"]["what"] != self._job:
+            under_way = manifest["job"]["what"]
+            raise CorpusError(
+                f"{self._location} has an unfinished job ({', '.join(under_way['inputs'])} to "
+                f"{under_way['out']}): run that one to its end, or add --discard-unfinished"
+            )
+        self._manifest = manifest
+
+    def _stored(self) -> dict[str, Any] | None:
+        """The manifest, checked; None where there is none."""
+        if next(self._objects.list(MANIFEST), None) != MANIFEST:
+            return None
+        try:
+            manifest: dict[str, Any] = json.loads(self._objects.get(MANIFEST))
+            if (manifest["kind"], manifest["format"]) != (_KIND, _FORMAT):
+                raise ValueError("it is of another kind or version")
+            if manifest.pop("sha256") != _digest(manifest):
+                raise ValueError("it has other content than its SHA-256 says")
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise CorpusError(f"{self._location}/{MANIFEST} is damaged: {error}") from error
+        return manifest
+
+    def _commit(self) -> None:
+        """Write what was decided since the last time, then the manifest."""
+        if not self._decisions:
+            return
+        job, number = self._manifest["job"], self._lease.number
+        texts = [text for text, _ in self._kept]
+        vectors = [vector for _, vector in self._kept if vector is not None]
+        no_vectors = pa.nulls(len(texts), EMBEDDING)
+        embeddings = embedding_column(np.stack(vectors)) if vectors else no_vectors
+        columns = [pa.array(texts, pa.string()), embeddings]
+        place = len(self._manifest["parts"]) + len(job["parts"])
+        part = write_table(
+            self._objects,
+            f"parts/part-{place:05d}-{number:05d}.parquet",
+            pa.table(columns, schema=_KEPT),
+        )
+        decisions = write_table(
+            self._objects,
+            f"job/decisions-{len(job['decisions']):05d}-{number:05d}.parquet",
+            pa.Table.from_pylist(self._decisions, _DECISIONS),
+        )
+        self._write(
+            self._manifest
+            | {
+                "job": job
+                | {
+                    "parts": [*job["parts"], asdict(part)],
+                    "decisions": [*job["decisions"], asdict(decisions)],
+                }
+            }
+        )
+        self._kept, self._decisions = [], []
+
+    def _write(self, manifest: dict[str, Any]) -> None:
+        self._lease.check()
+        sealed = manifest | {"sha256": _digest(manifest)}
+        self._objects.put(MANIFEST, (json.dumps(sealed, indent=1) + "\n").encode())
+        self._manifest = manifest
+
+    def _sweep(self) -> None:
+        """Remove what no manifest names any more."""
+        named = {part["key"] for part in self._manifest["parts"]}
+        for folder in ("parts/", "job/"):
+            for key in list(self._objects.list(folder)):
+                if key not in named:
+                    self._objects.delete(key)
+        self._objects.sweep()
+
+    def _add(self, gate: Deduplicator, part: dict[str, Any]) -> None:
+        table = self._table(part)
+        gate.add(table["text"].to_pylist(), embeddings_of(table))
+
+    def _table(self, part: dict[str, Any]) -> pa.Table:
+        info = ShardInfo(**part)
+        return from_parquet(read_named(self._objects, self._location, info, MANIFEST))
+
+
+class _Recording:
+    """An encoder that rounds embeddings as they are stored; ``last`` are those of its last call."""
+
+    def __init__(self, encode: Encoder) -> None:
+        self._encode = encode
+        self.last: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        embeddings = compact(self._encode(texts))
+        self.last = dict(zip(texts, embeddings, strict=True))
+        return embeddings
+
+
+def _replayed(rows: Sequence[dict[str, Any]]) -> DedupResult:
+    """The result that logged decisions say."""
+    return DedupResult(
+        accepted=[i for i, row in enumerate(rows) if row["is_kept"]],
+        rejected=[
+            Duplicate(
+                i, row["reason"], row["match_id"], row["match"], row["score"], row["match_source"]
+            )
+            for i, row in enumerate(rows)
+            if not row["is_kept"]
+        ],
+    )
+
+
+def _joined(first: DedupResult, second: DedupResult, size: int) -> DedupResult:
+    """Both results as one; the second is of texts after ``size`` others."""
+    return DedupResult(
+        accepted=first.accepted + [size + i for i in second.accepted],
+        rejected=first.rejected + [replace(d, index=size + d.index) for d in second.rejected],
+    )
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _said(value: object) -> str:
+    return "off" if value is None else str(value)

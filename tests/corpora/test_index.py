@@ -1,0 +1,191 @@
+"""``ray-si dedup --index``: new data against old, appended, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from ray_si.corpora import dedup, index as corpus_index
+from ray_si.corpora.dedup import dedup_files
+from ray_si.dedup import Deduplicator
+from tests.command import ENVIRONMENT, assert_one_line_error, invoke
+
+RIVER = "Name the longest river of the country."
+RIVER_AGAIN = "Name the longest river of a country."
+SORT = "Sort these numbers from small to large."
+SORT_AGAIN = "Sort these numbers from small to big."
+POEM = "Write a poem about the sea in winter."
+
+
+def write(path, *texts):
+    path.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def made(count):
+    """Texts of which many are near-duplicates of earlier ones."""
+    return [f"{i % 37} of {i * i % 41} and {i // 7 % 23} or {i * 5 % 29}" for i in range(count)]
+
+
+def test_new_data_is_held_against_old_and_matches_have_ids(tmp_path):
+    options = {"cosine": None, "index": str(tmp_path / "seen")}
+    old = write(tmp_path / "a.jsonl", RIVER, SORT)
+    first = dedup_files([old], str(tmp_path / "ka.jsonl"), **options)
+    assert first.indexed == 2
+    test_set = write(tmp_path / "t.jsonl", "Name a few lakes of Finland.")
+    new = write(
+        tmp_path / "b.jsonl", SORT_AGAIN, POEM, "Name few lakes of Finland.", f"{POEM} Please."
+    )
+    second = dedup_files([new], str(tmp_path / "kb.jsonl"), against=[test_set], **options)
+    assert (second.kept, second.indexed) == (1, 3)
+    rejected = read(tmp_path / "kb.rejected.jsonl")
+    assert [(row["match"], row["match_id"], row["match_source"]) for row in rejected] == [
+        (SORT, 1, None),
+        ("Name a few lakes of Finland.", None, test_set),
+        (POEM, 2, None),
+    ]
+    third = dedup_files([write(tmp_path / "c.jsonl", POEM)], str(tmp_path / "kc.jsonl"), **options)
+    assert (third.kept, third.indexed) == (0, 3)
+    assert read(tmp_path / "kc.rejected.jsonl")[0]["match_id"] == 2
+
+
+def test_in_parts_the_kept_are_those_of_all_at_once(tmp_path):
+    texts = made(300)
+    gate = Deduplicator(0.7, None)
+    expected = [texts[i] for i in gate.filter(texts).accepted]
+    kept = []
+    for start in range(0, 300, 100):
+        out = tmp_path / f"k{start}.jsonl"
+        part = write(tmp_path / f"{start}.jsonl", *texts[start : start + 100])
+        dedup_files([part], str(out), cosine=None, index=str(tmp_path / "seen"))
+        kept += [row["instruction"] for row in read(out)]
+    assert kept == expected
+    assert 50 < len(kept) < 250
+
+
+def test_embeddings_are_kept_and_compared(tmp_path):
+    translate, again = "Translate this sentence into French.", "Put the sentence into French."
+    write(tmp_path / "a.jsonl", translate)
+    write(tmp_path / "b.jsonl", again, POEM)
+    for name in ("a", "b"):
+        done = invoke(
+            *("dedup", f"{name}.jsonl", "--to", f"k{name}.jsonl"),
+            *("--index", "seen", "--cosine", "0.8"),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "index:    2 texts" in done.stdout
+    (row,) = read(tmp_path / "kb.rejected.jsonl")
+    assert (row["reason"], row["match"], row["match_id"]) == ("cosine", translate, 0)
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "seen/parts").iterdir())]
+    assert [table["text"].to_pylist() for table in tables] == [[translate], [POEM]]
+    assert {len(vector) for table in tables for vector in table["embedding"].to_pylist()} == {384}
+
+
+KILLED = """
+import os, signal, sys
+from ray_si.corpora import dedup, index
+dedup._BATCH_ROWS, index.COMMIT_BATCHES = 9, 2
+def listen(progress):
+    if progress.rows >= int(sys.argv[1]) or progress.note == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+dedup.dedup_files(["s3://data/in.jsonl"], "s3://data/kept.jsonl", cosine=None,
+                  against=["s3://data/test.jsonl"], index="s3://data/seen", listen=listen)
+"""
+
+
+def test_killed_at_any_moment_it_goes_on_where_it_was(s3, s3_server, tmp_path, monkeypatch):
+    texts = made(400)
+    for name, part in (("in", texts), ("test", made(5)), ("old", texts[50:80])):
+        path = write(tmp_path / f"{name}.jsonl", *part)
+        s3.upload_file(path, "data", f"{name}.jsonl")
+    options = {"cosine": None, "against": ["s3://data/test.jsonl"]}
+    for place in ("seen", "whole"):
+        out = f"s3://data/old-{place}.jsonl"
+        dedup_files(["s3://data/old.jsonl"], out, cosine=None, index=f"s3://data/{place}")
+    whole = dedup_files(
+        ["s3://data/in.jsonl"], "s3://data/whole.jsonl", index="s3://data/whole", **options
+    )
+
+    for rows, note in ((100, ""), (250, ""), (10_000, "writing")):
+        arguments = [sys.executable, "-c", KILLED, str(rows), note]
+        done = subprocess.run(arguments, env=ENVIRONMENT | s3_server, check=False, timeout=300)
+        assert done.returncode == -9
+    decided = []
+    decide = corpus_index.CorpusIndex._decide
+
+    def counted(self, texts):
+        decided.extend(texts)
+        return decide(self, texts)
+
+    monkeypatch.setattr(corpus_index.CorpusIndex, "_decide", counted)
+    monkeypatch.setattr(dedup, "_BATCH_ROWS", 23)
+    report = dedup_files(
+        ["s3://data/in.jsonl"], "s3://data/kept.jsonl", index="s3://data/seen", **options
+    )
+    assert len(decided) < 30  # what came after the last commit
+    assert (report.rows, report.kept, report.indexed) == (whole.rows, whole.kept, whole.indexed)
+    assert report.rejected == whole.rejected
+    for name in ("{}.jsonl", "{}.rejected.jsonl"):
+        bodies = [
+            s3.get_object(Bucket="data", Key=name.format(of))["Body"].read()
+            for of in ("kept", "whole")
+        ]
+        assert bodies[0] == bodies[1]
+    keys = [item["Key"] for item in s3.list_objects_v2(Bucket="data")["Contents"]]
+    assert not [key for key in keys if "/job/" in key or "tmp" in key]
+    again = dedup_files(["s3://data/in.jsonl"], "s3://data/again.jsonl", index="s3://data/seen",
+        **options)  # fmt: skip
+    assert again.kept == 0
+
+
+def test_what_does_not_fit_an_index_is_one_line(tmp_path):
+    write(tmp_path / "in.jsonl", RIVER, SORT)
+    write(tmp_path / "bad.jsonl", *made(60))
+    with (tmp_path / "bad.jsonl").open("a") as stream:
+        stream.write("nothing\n")
+
+    def run(name, *options, to="k.jsonl"):
+        arguments = ("--to", to, "--index", "seen", "--cosine", "off", *options)
+        return invoke("dedup", name, *arguments, cwd=tmp_path)
+
+    assert run("in.jsonl").returncode == 0
+    assert_one_line_error(
+        run("in.jsonl", "--rouge", "0.8", to="x.jsonl"), "was made with --rouge 0.7, not 0.8"
+    )
+    assert_one_line_error(
+        run("in.jsonl", "--cosine", "0.9", to="x.jsonl"), "was made with --cosine off, not 0.9"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "_BATCH_ROWS", 10)
+        patch.setattr(corpus_index, "COMMIT_BATCHES", 1)
+        assert_one_line_error(run("bad.jsonl", to="x.jsonl"), "bad.jsonl, line 61: not valid JSON")
+    assert_one_line_error(
+        run("in.jsonl", to="y.jsonl"), "has an unfinished job (bad.jsonl to x.jsonl): run that"
+    )
+    done = run("in.jsonl", "--discard-unfinished", to="y.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "index:    2 texts" in done.stdout
+    assert len(list((tmp_path / "seen/parts").iterdir())) == 1
+    manifest = tmp_path / "seen/index.json"
+    sound = manifest.read_text()
+    for damaged in (sound[:-9], sound.replace("0.7", "0.6"), "[]", '{"kind": 1}'):
+        manifest.write_text(damaged)
+        assert_one_line_error(run("in.jsonl", to="z.jsonl"), "seen/index.json is damaged")
+    manifest.write_text(sound)
+    next((tmp_path / "seen/parts").iterdir()).write_bytes(b"PAR1")
+    assert_one_line_error(run("in.jsonl", to="z.jsonl"), "it has other content than index.json")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.txt").write_text("precious")
+    arguments = ("--to", "z.jsonl", "--index", "other", "--cosine", "off")
+    done = invoke("dedup", "in.jsonl", *arguments, cwd=tmp_path)
+    assert_one_line_error(done, "other is not empty and not an index; choose another --index")
+    assert not list(tmp_path.glob("[xz]*"))
