@@ -42,7 +42,7 @@ def test_the_readme_names_every_verb():
     table = README.read_text().partition("## Verbs")[2].partition("## ")[0]
     verbs = vars(typer.main.get_command(app))["commands"]
     rows = re.findall(r"^\| (`.+?`) \|", table, re.M)
-    assert set(re.findall(r"`([a-z]+)`", " ".join(rows))) == set(verbs)
+    assert set(re.findall(r"`([a-z-]+)`", " ".join(rows[1:]))) == set(verbs)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
