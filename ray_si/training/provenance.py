@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_si.engines import bundled, remote
+from ray_si.errors import EngineError, one_line
 from ray_si.records import SeedTask
 from ray_si.run.evaluation import texts_of_item
 
@@ -87,11 +88,16 @@ def generators_of(config: Mapping[str, Any]) -> Iterator[ModelName]:
 
 
 def _read(model: ModelName, name: str) -> dict[str, Any]:
-    """A JSON file of a model, {} where it has none or cannot be reached."""
+    """A JSON file of a model, {} where it has none or cannot be reached. Raises EngineError."""
     path = _locate(model, name)
     if path is None or not path.is_file():
         return {}
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(f"{path} is no JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise EngineError(f"{path} is no JSON object")
     return value
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ray_si.errors import EngineError
 from ray_si.records import Instance, SeedTask
 from ray_si.training.provenance import ModelName, generators_of, seed_texts, texts_of_seeds
 
@@ -42,6 +43,13 @@ def test_models_that_name_each_other_end(tmp_path):
     write(one, ray_si={"seed_texts": ["One."], "base_model": str(two)})
     write(two, ray_si={"seed_texts": ["Two."], "base_model": str(one)})
     assert set(seed_texts([ModelName(str(one))])) == {"One.", "Two."}
+
+
+def test_a_record_that_cannot_be_read_is_no_model_without_one(tmp_path):
+    for text, fault in (("{", "is no JSON: "), ("[]", "is no JSON object")):
+        (tmp_path / "ray_si.json").write_text(text)
+        with pytest.raises(EngineError, match=fault):
+            seed_texts([ModelName(str(tmp_path))])
 
 
 @pytest.fixture
