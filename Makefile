@@ -59,8 +59,13 @@ lint: $(VENV)/.installed ## ruff; mypy, strict on ray_si
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks docs examples jobs
 
-docs: $(VENV)/.installed ## write docs/configuration.md and docs/reasons.md from the code
+$(VENV)/.docs: $(VENV)/.installed
+	@$(INSTALL) -c $(CONSTRAINTS) -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs ## write the pages that the code says, and the site, links checked, in site/
 	$(BIN)/python docs/write_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/.installed ## where the time of a build goes
 	$(BIN)/python benchmarks/pipeline.py --write
@@ -75,4 +80,4 @@ bench-export: $(VENV)/.installed ## how fast a run is exported
 	$(BIN)/python benchmarks/export.py --write
 
 clean: ## remove the environments and runs
-	rm -rf $(VENV) $(VLLM_VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) runs site

@@ -1,4 +1,4 @@
-"""Write the pages that say what the code says: configuration.md and reasons.md.
+"""Write the pages that say what the code says: commands.md, configuration.md and reasons.md.
 
 ``make docs`` runs it. tests/docs/test_reference.py fails while a page says something else than the
 classes that check a configuration, or the reasons that a report explains.
@@ -6,7 +6,11 @@ classes that check a configuration, or the reasons that a report explains.
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +43,13 @@ explains.
 
 | code | meaning |
 | --- | --- |
+"""
+
+COMMANDS = """\
+# Commands
+
+What `ray-si VERB --help` says, written by `make docs`. Exit statuses are in
+[runs.md](runs.md#exit-statuses).
 """
 
 CHAPTERS = (
@@ -74,7 +85,25 @@ def pages() -> dict[str, str]:
         parts.append(f"### Kind `{kind}`\n\n{_text(score.__doc__)}\n")
         parts += _tables(score, "scores.NAME.", {})
     codes = "".join(f"| `{code}` | {_text(meaning)} |\n" for code, meaning in REASONS.items())
-    return {"configuration.md": "\n".join(parts), "reasons.md": REASON_CODES + codes}
+    return {
+        "commands.md": COMMANDS + _commands(),
+        "configuration.md": "\n".join(parts),
+        "reasons.md": REASON_CODES + codes,
+    }
+
+
+def _commands() -> str:
+    """Typer's own pages of all verbs, without its table of contents; examples as blocks."""
+    command = [sys.executable, "-m", "typer", "ray_si.cli", "utils", "docs", "--name", "ray-si"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=FOLDER.parent)
+    text = html.unescape(done.stdout)
+    verbs = text[text.index("\n## ") :]
+    return re.sub(r"\[b\](Examples?)\[/b\]\n\n(.*?)\n*(?=\n## |\Z)", _examples, verbs, flags=re.S)
+
+
+def _examples(match: re.Match[str]) -> str:
+    lines = "\n".join(line for line in match[2].splitlines() if line)
+    return f"{match[1]}:\n\n```\n{lines}\n```\n"
 
 
 def _tables(section: type[Section], prefix: str, shown: dict[type, str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_si.cli.common import Overrides, RunPath, app, errors_as_exits, interruptible
+from ray_si.cli.common import USE, app, errors_as_exits, interruptible, Overrides, RunPath
 from ray_si.cli.output import Steps, console
 from ray_si.config.file import read_values
 from ray_si.config.scores import ScoreSection, scores_of
@@ -27,9 +27,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(
+    rich_help_panel=USE,
     epilog="[b]Examples[/b]\n\nray-si score runs/mine length checks\n\n"
     "ray-si score runs/mine --config scores.yaml --to s3://scores/mine\n\n"
-    "ray-si score runs/mine mine --set mine.kind=function --set mine.path=scorers:politeness"
+    "ray-si score runs/mine mine --set mine.kind=function --set mine.path=scorers:politeness",
 )
 def score(
     run: RunPath,
@@ -100,12 +101,13 @@ def _print_scores(summaries: list[ScoreSummary]) -> None:
 
 
 @app.command(
+    rich_help_panel=USE,
     epilog="[b]Examples[/b]\n\n"
     'ray-si select runs/mine --by "judge >= 4 and checks" --top 5000 --per-cluster '
     "--to runs/best\n\n"
     'ray-si select runs/mine --by checks --rank "reward - length / 100" --top 1000 --diverse 0.9 '
     "--to runs/best\n\n"
-    'ray-si select runs/mine --by "logprob > -1.5 or is_classification" --to runs/likely'
+    'ray-si select runs/mine --by "logprob > -1.5 or is_classification" --to runs/likely',
 )
 def select(
     run: RunPath,

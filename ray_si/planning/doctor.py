@@ -21,7 +21,7 @@ from ray_si.errors import EngineError, RaySIError, one_line
 from ray_si.storage.lease import check_exclusive
 from ray_si.storage.objects import open_objects
 
-_FOR_DEVELOPERS = {"test", "bench", "cluster", "dev"}
+_FOR_DEVELOPERS = {"test", "bench", "cluster", "docs", "dev"}
 """Extras that a user has no use for."""
 
 _ENDPOINT_S = 20.0
