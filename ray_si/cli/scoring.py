@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_si.cli.common import USE, app, errors_as_exits, interruptible, Overrides, RunPath
+from ray_si.cli.common import USE, Overrides, RunPath, app, errors_as_exits, interruptible
 from ray_si.cli.output import Steps, console
 from ray_si.config.file import read_values
 from ray_si.config.scores import ScoreSection, scores_of
