@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from ray_si.config import RunConfig
+from ray_si.config import Generator, RunConfig
 from ray_si.config.scores import KINDS
 from ray_si.config.section import Section
 from ray_si.report.reasons import REASONS
@@ -83,7 +83,7 @@ def pages() -> dict[str, str]:
     parts.append(SCORES)
     for kind, score in KINDS.items():
         parts.append(f"### Kind `{kind}`\n\n{_text(score.__doc__)}\n")
-        parts += _tables(score, "scores.NAME.", {})
+        parts += _tables(score, "scores.NAME.", {Generator: "generator."})
     codes = "".join(f"| `{code}` | {_text(meaning)} |\n" for code, meaning in REASONS.items())
     return {
         "commands.md": COMMANDS + _commands(),
@@ -120,7 +120,8 @@ def _tables(section: type[Section], prefix: str, shown: dict[type, str]) -> Iter
         else:
             same = f"A section like `{shown[part].rstrip('.')}`."
             text = " ".join(filter(None, (_text(field.description), same)))
-            rows.append((key, "section", _changes(part, field.default), text))
+            default = "needed" if field.is_required() else _changes(part, field.default)
+            rows.append((key, "section", default, text))
     if rows:
         lines = [f"| `{key}` | {v} | {default} | {text} |" for key, v, default, text in rows]
         yield "\n".join([*HEAD, *lines]) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,11 @@ from ray_si.errors import ConfigError
 from ray_si.export.shard_files import KINDS
 from ray_si.self_instruct.formats import FORMATS, Layout, layout, mapped
 
-Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
+if TYPE_CHECKING:
+    from ray_si.export.training_lines import Source
+    from ray_si.run.run import Run
+
+Format = Enum("Format", {name: name for name in (*FORMATS, "preference")}, type=str)  # type: ignore[misc]
 Kind = Enum("Kind", {name: name for name in KINDS}, type=str)  # type: ignore[misc]
 
 _JSONL = Kind("jsonl")
@@ -50,8 +54,22 @@ def export(
             "--map",
             metavar="NAME=FIELD",
             help="Instead of --format: a field of your own, from instruction, input, output, "
-            "prompt (the first two), id, is_classification or another column; repeat for more.",
+            "prompt (the first two), id, is_classification, another column or a score; repeat for "
+            "more.",
         ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="SCORE",
+            help="What preference goes by: a score of all answers, see score --answers "
+            "\\[default: their likelihood].",
+        ),
+    ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option("--scores", metavar="DIR", help="Where scores are \\[default: RUN/scores]."),
     ] = None,
     files: Annotated[Kind, typer.Option("--files", help="Kind of the files.")] = _JSONL,
     rows_per_shard: Annotated[
@@ -93,7 +111,8 @@ def export(
         from ray_si.export.training_files import Options, write_training_files
         from ray_si.run.run import Run
 
-        rows, description = _layout(format_, map_)
+        opened = Run.open(run)
+        rows, source, description = _layout(opened, format_, map_, by, scores)
         options = Options(
             name=name or rows.name,
             kind=files.value,
@@ -107,7 +126,7 @@ def export(
         )
         with ExportDisplay() as display:
             done = write_training_files(
-                Run.open(run), to, rows, options, description, display.listen
+                opened, to, rows, options, description, display.listen, source
             )
         counts = ", ".join(f"{count} {split}" for split, count in done.rows.items())
         count = counts if len(done.rows) > 1 else str(done.rows["train"])
@@ -118,20 +137,34 @@ def export(
         console().print(f"{count} rows written to {where}{equal}", markup=False, highlight=False)
 
 
-def _layout(format_: Any, map_: list[str] | None) -> tuple[Layout, dict[str, Any]]:
-    """The layout asked for, and what the manifest says of it."""
-    from ray_si.run.schemas import TRAINING_ROWS
+def _layout(
+    run: Run, format_: Any, map_: list[str] | None, by: str | None, scores_at: str | None
+) -> tuple[Layout, Source | None, dict[str, Any]]:
+    """The layout asked for, its source where that is not the shards alone, and words on it."""
+    from ray_si.export.rows import schema_of_rows
+    from ray_si.scores.joined import ScoredSource
+    from ray_si.scores.preference import LIKELIHOOD, PairSource, preference
+    from ray_si.scores.stored import StoredScores
 
     if (format_ is None) == (not map_):
         raise ConfigError("name a --format, or fields with --map, and not both")
+    if by is not None and (format_ is None or format_.value != "preference"):
+        raise ConfigError("--by is for --format preference: to choose rows, use ray-si select")
+    if format_ is not None and format_.value == "preference":
+        pairs = PairSource(run, by or LIKELIHOOD, scores_at)
+        counts = {"by": by or LIKELIHOOD, "without_pair": pairs.alone}
+        return preference(), pairs, {"format": "preference", **counts}
     if format_ is not None:
-        return layout(format_.value), {"format": format_.value}
+        return layout(format_.value), None, {"format": format_.value}
     assert map_
+    stored = StoredScores(run, scores_at)
     try:
-        mapped_layout = mapped(map_, TRAINING_ROWS.names)
+        fields = mapped(map_, [*schema_of_rows(run).names, *stored.names])
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return mapped_layout, {"format": "mapped", "map": map_}
+    named = [name for name in stored.names if name in fields.columns]
+    source = ScoredSource(run, stored, named) if named else None
+    return fields, source, {"format": "mapped", "map": map_}
 
 
 def _size(text: str | None) -> int | None:

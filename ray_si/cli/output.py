@@ -204,6 +204,10 @@ class Steps(Display):
             self._what = what
         self._bars.update(self._task, completed=done)
 
+    def note(self, text: str) -> None:
+        """Say what happens before there is something to count."""
+        self._line(text, now=True)
+
 
 class ExportDisplay(Display):
     """Shows how much of an export is done."""

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_si.cli.common import USE, Overrides, RunPath, app, errors_as_exits, interruptible
+from ray_si.cli.common import (
+    USE,
+    Address,
+    Overrides,
+    RunPath,
+    app,
+    errors_as_exits,
+    interruptible,
+)
 from ray_si.cli.output import Steps, console
 from ray_si.config.file import read_values
 from ray_si.config.scores import ScoreSection, scores_of
@@ -30,6 +38,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
     rich_help_panel=USE,
     epilog="[b]Examples[/b]\n\nray-si score runs/mine length checks\n\n"
     "ray-si score runs/mine --config scores.yaml --to s3://scores/mine\n\n"
+    "ray-si score runs/mine judge --set judge.generator.model=Qwen/Qwen2.5-7B-Instruct "
+    "--set judge.generator.gpus=1 --address auto\n\n"
     "ray-si score runs/mine mine --set mine.kind=function --set mine.path=scorers:politeness",
 )
 def score(
@@ -44,6 +54,13 @@ def score(
         str | None,
         typer.Option("--to", metavar="DIR", help="Where to store them \\[default: RUN/scores]."),
     ] = None,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="Score all answers to the rows' inputs, for export --format preference --by.",
+        ),
+    ] = False,
     config: Annotated[
         str | None,
         typer.Option(
@@ -53,6 +70,7 @@ def score(
         ),
     ] = None,
     set_: Overrides = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a finished run's rows; the same command goes on where it was stopped.
@@ -63,13 +81,21 @@ def score(
     """
     kept = "the blocks that are finished are kept; the same command goes on from there."
     with errors_as_exits(), interruptible(kept):
+        from ray_si.build.scoring import score_run
         from ray_si.run.run import Run
-        from ray_si.scores.compute import compute
 
         opened = Run.open(run)
         sections = _sections(opened, names or [], config, set_ or [])
         with Steps() as steps:
-            summaries = compute(opened, sections, to, steps.listen)
+            summaries = score_run(
+                opened,
+                sections,
+                to,
+                of_answers=answers,
+                address=address,
+                listen=steps.listen,
+                notify=steps.note,
+            )
         if as_json:
             typer.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
         else:

@@ -70,8 +70,8 @@ class Prices(_Section):
 class Generator(_Section):
     """The language model and how it is hosted."""
 
-    engine: Literal["transformers", "vllm", "openai", "replay"] = "transformers"
-    """The engine that runs the model."""
+    engine: Literal["transformers", "vllm", "openai", "replay", "reward"] = "transformers"
+    """The engine that runs the model; reward writes nothing and is for a score of that kind."""
     model: str | None = "smollm2-135m-instruct"
     """A bundled name, a folder, or a name on the Hugging Face hub; the endpoint's own name for it
     (openai); replay needs none."""

@@ -7,8 +7,9 @@ import keyword
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from ray_si.config.generator import Generator
 from ray_si.config.section import Section
 from ray_si.errors import ConfigError
 
@@ -29,6 +30,26 @@ class LengthScore(ScoreSection):
     """Words, divided at white space, or characters."""
 
 
+class LogprobScore(ScoreSection):
+    """Mean log-probability of the output's tokens under the model that wrote it, as it was stored.
+
+    Of runs whose instances were asked in steps; elsewhere a completion holds several instances.
+    """
+
+    kind: ClassVar[str] = "logprob"
+
+
+class AgreementScore(ScoreSection):
+    """How much the other answers to the same input agree with the output, in the mean."""
+
+    kind: ClassVar[str] = "agreement"
+    measure: Literal["auto", "exact", "rouge", "cosine"] = "auto"
+    """Share of equal answers, ROUGE-L F, or cosine of embeddings; auto is exact for classification
+    tasks and rouge for all others."""
+    embedder: str = "all-minilm-l6-v2"
+    """For cosine: a bundled name, a folder, or a sentence-transformers name on the hub."""
+
+
 class ChecksScore(ScoreSection):
     """1 where nothing is wrong of what a program can check in an output, 0 where something is."""
 
@@ -43,15 +64,101 @@ class FunctionScore(ScoreSection):
 
     kind: ClassVar[str] = "function"
     path: str = Field(pattern=r"^[\w.]+:\w+$")
-    """Where it is, as module:function. It takes a list of rows, which are dictionaries, and returns
-    a number or None for each."""
+    """Where it is, as module:function. It takes a list of rows, which are dictionaries with id,
+    instruction, input, output, is_classification and instruction_id, and returns a number or None
+    for each."""
     version: str = ""
     """To be changed when the function is, so that rows are scored anew."""
 
 
+class _ChatScore(ScoreSection):
+    """Of a model that is asked as a chat, unless its prompt_style says otherwise."""
+
+    generator: Generator = Generator(prompt_style="chat")
+    """The model and how it is hosted; prompt_style is chat here, unless it is set."""
+
+    @field_validator("generator", mode="before")
+    @classmethod
+    def _as_chat(cls, given: Any) -> Any:
+        return {"prompt_style": "chat", **given} if isinstance(given, Mapping) else given
+
+
+class IfdScore(_ChatScore):
+    """Perplexity of the output with its instruction over that without, by any causal model.
+
+    Instruction-following difficulty, arXiv 2402.00530: near 1 the instruction hardly helps to guess
+    the output, above 1 it misleads.
+    """
+
+    kind: ClassVar[str] = "ifd"
+
+    @field_validator("generator")
+    @classmethod
+    def _scores_texts(cls, generator: Generator) -> Generator:
+        if generator.engine != "transformers":
+            raise ValueError(
+                f"the {generator.engine} engine gives no log-probabilities of whole texts: set "
+                "engine to transformers"
+            )
+        return generator
+
+
+class JudgeScore(_ChatScore):
+    """A grade by a language model."""
+
+    kind: ClassVar[str] = "judge"
+    method: Literal["labels", "text"] = "labels"
+    """labels: the mean of all grades, weighted by their probabilities, in one forward pass; text:
+    the grade that the model writes, for endpoints without log-probabilities."""
+    grades: tuple[float, ...] = (1, 2, 3, 4, 5)
+    """What it may give."""
+    prompt: str | None = None
+    """File with the question, in which {instruction}, {input} and {output} stand for what the row
+    has; none takes ours."""
+    max_tokens: int = Field(256, ge=1)
+    """Longest answer where the grade is written; the last number in it that is a grade counts."""
+
+    @field_validator("grades")
+    @classmethod
+    def _several(cls, grades: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(grades)) < 2 or len(set(grades)) < len(grades):
+            raise ValueError("name at least two grades, each once")
+        return grades
+
+    @field_validator("generator")
+    @classmethod
+    def _writes(cls, generator: Generator) -> Generator:
+        if generator.engine == "reward":
+            raise ValueError("the reward engine writes nothing: use a score of the kind reward")
+        return generator
+
+
+class RewardScore(ScoreSection):
+    """What a reward model gives: a sequence-classification model with a scalar head."""
+
+    kind: ClassVar[str] = "reward"
+    generator: Generator
+    """The model and how it is hosted; engine reward."""
+
+    @field_validator("generator", mode="before")
+    @classmethod
+    def _rewards(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        if given.get("engine", "reward") != "reward":
+            raise ValueError("engine must be reward, or left out")
+        if not given.get("model"):
+            raise ValueError("name a model")
+        return {**given, "engine": "reward"}
+
+
 KINDS: dict[str, type[ScoreSection]] = {
-    section.kind: section for section in (LengthScore, ChecksScore, FunctionScore)
-}
+    section.kind: section
+    for section in (
+        LengthScore, LogprobScore, AgreementScore, ChecksScore, FunctionScore,
+        IfdScore, JudgeScore, RewardScore,
+    )
+}  # fmt: skip
 """Kind of score -> its settings."""
 
 

@@ -56,7 +56,9 @@ class Completion:
     declines. Lone surrogates, which JSON lets through and nothing can store, become U+FFFD in both.
     What the model thought before it answered is part of the text, in tags.
     ``label_logprobs`` are natural log-probabilities in the order of ``Request.labels``;
-    ``mean_logprob`` is the mean log-probability a generated token, where the engine knows it.
+    ``label_tokens`` are the tokens of each, where the engine counts them. ``mean_logprob`` is the
+    mean log-probability a generated token, where the engine knows it. ``reward`` is what a reward
+    model gives, which writes nothing.
     """
 
     text: str
@@ -66,6 +68,8 @@ class Completion:
     label_logprobs: tuple[float, ...] | None = None
     mean_logprob: float | None = None
     error: str | None = None
+    label_tokens: tuple[int, ...] | None = None
+    reward: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", storable(self.text))

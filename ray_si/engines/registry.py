@@ -27,6 +27,7 @@ ENGINES = {
     "transformers": ("ray_si.engines.huggingface.engine:create", ("torch", "transformers")),
     "vllm": ("ray_si.engines.vllm:VLLMEngine", ("vllm",)),
     "openai": ("ray_si.engines.openai.engine:OpenAIEngine", ("openai",)),
+    "reward": ("ray_si.engines.huggingface.reward:create", ("torch", "transformers")),
     "replay": ("ray_si.engines.replay.engine:ReplayEngine", ()),
 }
 """Name -> (module:callable that makes it, packages it needs)."""
@@ -69,6 +70,9 @@ def check(
             thread.submit(asyncio.run, endpoint.trial(requests)).result()
     else:
         folder = check_model(model, options.get("revision"))
+        if engine == "reward":
+            check_reward_model(str(model), models.read_config(folder))
+            return
         check_context(folder, requests, options.get("max_model_len"))
         check_labels(folder, requests, options.get("chat_template_kwargs", {}))
         if engine == "vllm":
@@ -114,6 +118,18 @@ def embedder(model: str) -> Embedder:
     from ray_si.engines.embedding import Embedder
 
     return Embedder(models.resolve(model))
+
+
+def check_reward_model(model: str, config: dict[str, Any]) -> None:
+    """Raise EngineError unless a model of this configuration gives one number to a text."""
+    classes = config.get("architectures") or []
+    labels = config.get("num_labels") or len(config.get("id2label", ("", "")))
+    if not any(str(name).endswith("ForSequenceClassification") for name in classes) or labels != 1:
+        what = f"{', '.join(map(str, classes)) or 'of no known class'} with {labels} labels"
+        raise EngineError(
+            f"{model} has no scalar head, so it gives no reward: it is {what}; name a "
+            "sequence-classification model with one label"
+        )
 
 
 def _check_spread(folder: Path, options: dict[str, Any]) -> None:

@@ -87,6 +87,7 @@ def write_training_files(
     options: Options,
     description: Mapping[str, Any],
     listen: Callable[[int, int], None] = lambda done, total: None,
+    source: Source | None = None,
 ) -> Exported:
     """Write a finished run's rows, laid out, to the folder or ``s3://bucket/prefix`` ``to``.
 
@@ -95,13 +96,14 @@ def write_training_files(
     and SHA-256 of every file, the options, and ``description``. What it replaces stays as it is
     until all of the new is there, under names of its own. After an error nothing of it is left; a
     folder without its manifest is not finished. ``listen`` hears of rows done and in all; to
-    shuffle each is done twice.
+    shuffle each is done twice. ``source`` stands in for the run's shards, where rows are to have
+    more, or to be others.
 
     Raises RunError where the run isn't finished or is damaged; StorageError where ``to`` cannot be
     written or holds such files already and ``overwrite`` isn't set; ConfigError where there are too
     few instructions to set aside; StorageLostError where there is no room.
     """
-    source = Source(run, seed_tasks=options.seed_tasks)
+    source = source or Source(run, seed_tasks=options.seed_tasks)
     target = open_objects(to)
     target.check(write=True)
     present = _present(target, options.name)
@@ -135,7 +137,7 @@ def _write(
 ) -> dict[str, list[Written]]:
     """The shards of each split, in the scratch folder."""
     names = ["train", "validation"] if held_out else ["train"]
-    schema = schema_of(layout)
+    schema = schema_of(layout, source.schema)
     with ExitStack() as stack:
         files = {
             name: stack.enter_context(

@@ -79,9 +79,14 @@ class Source:
         return from_bytes(info.key, data, list(columns), self._schema)
 
     @property
+    def schema(self) -> pa.Schema:
+        """Of the rows, with all their columns."""
+        return self._schema
+
+    @property
     def names(self) -> list[str]:
         """Columns of the rows."""
-        return list(self._schema.names)
+        return list(self.schema.names)
 
     def hold_out(self, seed: int, part: float | int) -> set[str]:
         """Ids of the instructions to hold out, a share or a number: those of the smallest hashes.
@@ -139,7 +144,7 @@ def encoded_rows(
     """
     written: set[bytes] = set()  # digests of lines, where equal ones count
     columns = list(dict.fromkeys([*layout.columns, *(["instruction_id"] if held_out else [])]))
-    encode = encoder(layout.columns)
+    encode = encoder(layout.columns, source.schema)
     before = 0
     for table in source.tables(columns):
         order = row_numbers(seed, "shuffle", before, table.num_rows)
@@ -170,13 +175,17 @@ def _is_new(line: bytes, written: set[bytes]) -> bool:
     return len(written) > before
 
 
-def encoder(columns: Sequence[str]) -> Callable[[dict[str, Any]], bytes]:
+def encoder(
+    columns: Sequence[str], schema: pa.Schema = TRAINING_ROWS
+) -> Callable[[dict[str, Any]], bytes]:
     """A row -> a line of JSON, UTF-8, with its end; the same bytes whether orjson is there or not.
 
     orjson is five times as fast (benchmarks/export.json) but writes some floating-point numbers
     otherwise, so rows that may have any are left to the standard library.
     """
-    if not any(pa.types.is_floating(kind) for name in columns for kind in _leaves(name)):
+    if not any(
+        pa.types.is_floating(kind) for name in columns for kind in _leaves(schema.field(name).type)
+    ):
         try:
             import orjson
         except ImportError:
@@ -187,21 +196,18 @@ def encoder(columns: Sequence[str]) -> Callable[[dict[str, Any]], bytes]:
     return lambda row: text(row).encode() + b"\n"
 
 
-def _leaves(column: str) -> list[pa.DataType]:
-    kind = TRAINING_ROWS.field(column).type
+def _leaves(kind: pa.DataType) -> list[pa.DataType]:
     if pa.types.is_list(kind):
         kind = kind.value_type
     return [field.type for field in kind] if pa.types.is_struct(kind) else [kind]
 
 
-def schema_of(layout: Layout) -> pa.Schema:
-    """The Arrow schema of the rows: that of an example."""
+def schema_of(layout: Layout, schema: pa.Schema = TRAINING_ROWS) -> pa.Schema:
+    """The Arrow schema of the laid out rows, where theirs is ``schema``: that of an example."""
     example = {
         "most_similar": [{"instruction": "", "rouge": 0.5}],
         "demonstrations": [""],
     }
     simple = {pa.string(): "", pa.int64(): 0, pa.float64(): 0.5, pa.bool_(): False}
-    values = {
-        field.name: [example.get(field.name, simple.get(field.type))] for field in TRAINING_ROWS
-    }
+    values = {field.name: [example.get(field.name, simple.get(field.type))] for field in schema}
     return pa.Table.from_pylist(list(layout.rows(values, [0]))).schema

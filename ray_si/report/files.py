@@ -16,6 +16,7 @@ from ray_si.report.page import render
 from ray_si.report.statistics import collect
 from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
+from ray_si.scores.overview import overview
 from ray_si.storage.base import Objects, absolute, check_key
 from ray_si.storage.objects import open_objects
 
@@ -35,6 +36,9 @@ def write_report(
     for objects, _ in targets:
         objects.check(write=True)
     numbers, rows = collect(contents, listen)
+    if numbers["run"]["state"] == "finished":
+        listen("scores", 0, 1)
+        numbers["scores"] = overview(Run.open(run))
     rendered = [render(numbers, rows), statistics_json(numbers)]
     for (objects, name), data in zip(targets, rendered, strict=False):
         objects.put(name, data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from ray_si.report.contents import State
+from ray_si.scores.overview import ScoresOverview
 
 Bin = TypedDict("Bin", {"from": float, "to": float | None, "count": int})
 """Of a histogram; ``to`` belongs to the bin of a length, not to that of a score. None is open."""
@@ -161,7 +162,10 @@ class Diversity(TypedDict):
 
 
 class Statistics(TypedDict):
-    """All of it; ``contaminated`` counts by evaluation set, then by kind."""
+    """All of it; ``contaminated`` counts by evaluation set, then by kind.
+
+    ``scores`` is None where nothing is scored, as while a run is being built.
+    """
 
     ray_si: str
     run: RunFacts
@@ -174,3 +178,4 @@ class Statistics(TypedDict):
     nearest_seed: Novelty
     verbs: Verbs
     diversity: Diversity
+    scores: ScoresOverview | None

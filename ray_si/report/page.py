@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ray_si.report import charts
 from ray_si.report.numbers import (
+    Bin,
     Diversity,
     Funnel,
     Lengths,
@@ -26,6 +27,7 @@ from ray_si.report.rows import BrowserRows
 from ray_si.report.statistics import COMPARED
 from ray_si.report.verbs import MODELS
 from ray_si.report.wording import asset, number as _n, plain, share
+from ray_si.scores.overview import ScoredRow, ScoreOverview, ScoresOverview
 
 _SECTIONS = (
     ("funnel", "Funnel"),
@@ -35,6 +37,7 @@ _SECTIONS = (
     ("novelty", "Novelty"),
     ("verbs", "Verbs"),
     ("diversity", "Diversity"),
+    ("scores", "Scores"),
     ("rows", "Rows"),
     ("settings", "Settings"),
 )
@@ -64,7 +67,8 @@ def render(statistics: Statistics, rows: BrowserRows) -> bytes:
         run=run | {"problems": [plain(problem) for problem in run["problems"]]},
         facts=_facts(statistics),
         banner=_banner(statistics),
-        sections=_SECTIONS,
+        sections=[s for s in _SECTIONS if s[0] != "scores" or statistics["scores"]],
+        scores=_scores(statistics["scores"]),
         figures=_figures(statistics),
         funnel=_funnel(statistics["funnel"]),
         rejections=_rejections(statistics),
@@ -79,6 +83,7 @@ def render(statistics: Statistics, rows: BrowserRows) -> bytes:
         settings=[(plain(key), plain(value)) for key, value in settings],
         settings_note=_settings_note(run),
         ray_si=statistics["ray_si"],
+        scored_head=_SCORED_HEAD,
         data=rows | {"reasons": REASONS},
         statistics=statistics,
     )
@@ -94,6 +99,55 @@ def _template() -> Any:
 def _digest(text: str) -> str:
     """As a content security policy names an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# Scores ------------------------------------------------------------------------------------------
+
+_SCORED_HEAD = ("Value", "Instruction", "Input", "Output", "Id")
+
+
+def _scores(overview: ScoresOverview | None) -> dict[str, Any] | None:
+    if overview is None:
+        return None
+    names = [item["name"] for item in overview["scores"]]
+    agreement = [
+        (name, *(_n(value) for value in row))
+        for name, row in zip(names, overview["agreement"], strict=True)
+    ]
+    scores = [_score(item) for item in overview["scores"]]
+    return {"names": ["Score", *names], "agreement": agreement, "scores": scores}
+
+
+def _score(item: ScoreOverview) -> dict[str, Any]:
+    unscored = ", ".join(f"{plain(r)} {_n(count)}" for r, count in item["unscored"].items())
+    by = f", by {item['model']}" if item["model"] else ""
+    others = f"; the others: {unscored}" if unscored else ""
+    note = (
+        f"Kind {item['kind']}{by}. {_n(item['scored'])} of {_n(item['rows'])} rows have a value, "
+        f"{_n(item['mean'])} in the mean{others}."
+    )
+    bins: list[Bin] = [
+        {"from": b["start"], "to": b["end"], "count": b["count"]} for b in item["histogram"]
+    ]
+    return {
+        "name": item["name"],
+        "note": plain(note),
+        "drawn": charts.histogram(bins, title=f"Values of {item['name']}", x="value", y="rows"),
+        "rows": [(f"{b['from']:g} to {b['to']:g}", _n(b["count"])) for b in bins],
+        "thresholds": [
+            (f"{t['at']:g}", _n(t["kept"]), share(t["kept"], item["rows"]))
+            for t in item["thresholds"]
+        ],
+        "ends": [
+            (title, [_scored_row(row) for row in rows])
+            for title, rows in (("Highest", item["best"]), ("Lowest", item["worst"]))
+        ],
+    }
+
+
+def _scored_row(row: ScoredRow) -> tuple[str, ...]:
+    texts = (row["instruction"], row["input"], row["output"], row["id"])
+    return (f"{row['value']:g}", *map(plain, texts))
 
 
 # Head --------------------------------------------------------------------------------------------

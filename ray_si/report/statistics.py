@@ -177,6 +177,7 @@ class _Collector:
             "nearest_seed": {**self._scores.summary(), "seeds": len(self._seeds)},
             "verbs": verbs,
             "diversity": diversity,
+            "scores": None,
         }, rows
 
     def _run(self) -> RunFacts:

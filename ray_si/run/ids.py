@@ -64,3 +64,12 @@ def openings_seed(run_seed: int, cycle: int) -> int:
 def regions_seed(run_seed: int, round_: int) -> int:
     """The seed with which the pool is clustered for a round of diverse demonstrations."""
     return derive_seed(run_seed, "regions", round_, 0)
+
+
+def score_seed(row_id: str, part: int = 0) -> int:
+    """The seed of a request that scores a training row, or an answer; ``part`` tells several apart.
+
+    Nothing is drawn with it, but replicas know requests by their seeds.
+    """
+    digest = hashlib.sha256(f"score/{row_id}/{part}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+
+from ray_si.config import Generator
+from ray_si.engines.base import Completion, Request
 
 Row = Mapping[str, Any]
 """A training row, as far as a score asks for its columns."""
@@ -20,11 +23,17 @@ class Scored(NamedTuple):
     detail: str | None = None
 
 
-class RowScorer(Protocol):
-    """A score that is computed from the row alone.
+Ask = Callable[[Request], Awaitable[Completion]]
 
-    ``columns`` are those of training rows that it reads; ``version`` counts changes of the code
-    that change values.
+FAILED = "engine_error"
+"""Reason of a row whose request failed for good; a later call asks it again."""
+
+
+class Scorer(Protocol):
+    """What every score has.
+
+    ``columns`` are those of training rows, and `ray_si.scores.answers.OTHERS`, that it reads;
+    ``version`` counts changes of the code that change values.
     """
 
     @property
@@ -32,6 +41,29 @@ class RowScorer(Protocol):
 
     @property
     def version(self) -> int: ...
+
+
+class AskingScorer(Scorer, Protocol):
+    """A score that a model gives, one row at a time; ``generator`` says which, and its hosting.
+
+    ``inputs`` is what values depend on besides the settings: prompts, say.
+    """
+
+    @property
+    def generator(self) -> Generator: ...
+
+    @property
+    def inputs(self) -> dict[str, str]: ...
+
+    def trial(self) -> list[Request]:
+        """Requests of the kinds that it makes, for an engine to be tried with."""
+
+    async def score(self, row: Row, ask: Ask) -> Scored:
+        """What one row, with its id, is given. Called concurrently."""
+
+
+class RowScorer(Scorer, Protocol):
+    """A score that is computed where this runs, from the rows alone."""
 
     def score(self, rows: Sequence[Row]) -> list[Scored]:
         """One for each row, in order."""

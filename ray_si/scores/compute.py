@@ -15,16 +15,25 @@ _BLOCK = 10_000
 
 
 def job_of(
-    run: Run, name: str, settings: ScoreSection, location: str | None
+    run: Run, name: str, settings: ScoreSection, location: str | None, of_answers: bool
 ) -> tuple[ScoreJob, RowScorer]:
     """A score that needs no model, and what computes it."""
     scorer = registry.create(settings)
+    assert not registry.asks_a_model(scorer), "this score needs Ray"
     described = {
         "kind": settings.kind,
         "version": scorer.version,
         "settings": settings.model_dump(mode="json"),
     }
-    job = ScoreJob(run, name, described, columns=scorer.columns, size=_BLOCK, location=location)
+    job = ScoreJob(
+        run,
+        name,
+        described,
+        columns=scorer.columns,
+        size=_BLOCK,
+        location=location,
+        of_answers=of_answers,
+    )
     return job, scorer
 
 
@@ -32,15 +41,19 @@ def compute(
     run: Run,
     scores: Mapping[str, ScoreSection],
     location: str | None = None,
+    *,
+    of_answers: bool = False,
     listen: Listen = lambda name, done, total: None,
     notify: Callable[[str], None] = lambda message: None,
 ) -> list[ScoreSummary]:
     """Score a finished run's rows; what is stored already is not computed again.
 
+    With ``of_answers`` all answers to their inputs instead.
+
     Raises ConfigError for settings that cannot work, before anything is written, and where a
     user's function fails; RunError where the run is unfinished or damaged.
     """
-    jobs = [job_of(run, name, settings, location) for name, settings in scores.items()]
+    jobs = [job_of(run, name, settings, location, of_answers) for name, settings in scores.items()]
     return [
         _compute(job, scorer, name, listen, notify)
         for (job, scorer), name in zip(jobs, scores, strict=True)

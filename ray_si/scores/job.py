@@ -17,16 +17,15 @@ from ray_si.export.training_lines import Source
 from ray_si.run.folder import Folder
 from ray_si.run.layout import block_key, block_keys
 from ray_si.run.run import Run, seal
-from ray_si.scores.base import Scored
+from ray_si.scores.answers import OTHERS, AnswerSource, with_others
+from ray_si.scores.base import FAILED, Scored
 from ray_si.scores.rows import blocks_of_rows, shards_digest
 from ray_si.scores.stored import BLOCKS, HEADER, MANIFEST, SCORE_BLOCK, folder_name, place_of
+from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import ShardInfo, claim_table, describe_bytes, from_parquet
 
 Listen = Callable[[str, int, int], None]
 """Told the name of a score, and how many of how many rows have it."""
-
-FAILED = "engine_error"
-"""Reason of a row whose request failed for good; a later call asks it again."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class ScoreJob:
     """Brings the blocks of a score to their end.
 
     ``columns`` of the rows are read, ``size`` rows to a block; ``settings`` are all that its values
-    depend on besides the rows. Raises RunError where the run is not finished, or where the score's
+    depend on besides the rows. With ``of_answers`` all answers to the rows'
+    inputs are its rows. Raises RunError where the run is not finished, or where the score's
     place holds something else.
     """
 
@@ -57,14 +57,21 @@ class ScoreJob:
         columns: tuple[str, ...],
         size: int,
         location: str | None = None,
+        of_answers: bool = False,
     ) -> None:
-        self._name, self._size = name, size
+        self._run, self._name, self._size = run, name, size
         self._columns = list(dict.fromkeys(["id", *columns]))
-        self._source = Source(run)
+        self._source = AnswerSource(run) if of_answers else Source(run)
+        known = [*self._source.names, *([] if of_answers else [OTHERS])]
+        for column in self._columns:
+            if column not in known:
+                what = "answers" if of_answers else "rows"
+                raise RunError(f"{name} needs {column}, which the {what} of {run.location} lack")
         self.identity = {
             "name": name,
             "run": run.header["fingerprint"],
             "rows": shards_digest(run),
+            "of_answers": of_answers,
             **settings,
         }
         place = f"{place_of(run, location)}/{folder_name(name, self.identity)}"
@@ -99,9 +106,25 @@ class ScoreJob:
         """Number -> key of the blocks that stand."""
         return block_keys(self.folder.objects.list(f"{BLOCKS}/"))
 
+    def failed_blocks(self) -> list[int]:
+        """Numbers of the blocks that stand and in which a request failed for good."""
+        objects = self.folder.objects
+
+        def failed(key: str) -> bool:
+            return FAILED in from_parquet(objects.get(key), ["reason"])["reason"].to_pylist()
+
+        standing = self.standing()
+        flags = read_ahead(failed, standing.values())
+        return [number for number, flag in zip(standing, flags, strict=True) if flag]
+
     def blocks(self) -> Iterator[tuple[int, pa.Table]]:
         """Every block of rows in order, with its number."""
-        return enumerate(blocks_of_rows(self._source, self._columns, self._size))
+        return enumerate(blocks_of_rows(self._tables(), self._size))
+
+    def _tables(self) -> Iterator[pa.Table]:
+        further = OTHERS in self._columns
+        tables = self._source.tables([name for name in self._columns if name != OTHERS])
+        return with_others(self._run, tables) if further else tables
 
     def store(self, number: int, block: pa.Table, scored: list[Scored]) -> None:
         """Store what a block's rows are given, unless it stands."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
 from ray_si.errors import RunError
-from ray_si.export.training_lines import Source
 from ray_si.run.run import Run
 
 
@@ -22,11 +21,11 @@ def shards_digest(run: Run) -> str:
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
-def blocks_of_rows(source: Source, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
-    """The rows in order, ``size`` at a time; the last block has the rest."""
+def blocks_of_rows(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The rows of the tables in order, ``size`` at a time; the last block has the rest."""
     pending: list[pa.Table] = []
     waiting = 0
-    for table in source.tables(columns):
+    for table in tables:
         pending.append(table)
         waiting += table.num_rows
         if waiting < size:

@@ -76,13 +76,17 @@ class StoredScores:
     """The finished scores at a place, as columns.
 
     Of several scores of one name (other settings, or another model) each goes by its alias, such
-    as ``judge_1a2b3c4d``. Raises DamageError where a manifest makes no sense.
+    as ``judge_1a2b3c4d``. With ``of_answers`` they are those of all answers, by
+    `ray_si.scores.answers.answer_id`. Raises DamageError where a manifest makes no sense.
     """
 
-    def __init__(self, run: Run, location: str | None = None) -> None:
+    def __init__(self, run: Run, location: str | None = None, *, of_answers: bool = False) -> None:
         self._place = place_of(run, location)
         self._objects = open_objects(self._place)
-        self._scores = _finished(self._objects, self._place, run.header["fingerprint"])
+        finished = _finished(self._objects, self._place, run.header["fingerprint"])
+        self._scores = [
+            score for score in finished if score.manifest["identity"]["of_answers"] == of_answers
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -132,14 +136,18 @@ class StoredScores:
 
     def values(self, name: str, ids: pa.ChunkedArray) -> np.ndarray:
         """The score of each of these rows, float64, NaN where it has none, shape (rows,)."""
-        table = self.table(name)
-        values: np.ndarray = table["value"].to_numpy(zero_copy_only=False)  # nulls become NaN
-        if table["id"].equals(ids):
-            return values
-        places = pc.index_in(ids, value_set=table["id"].combine_chunks())
-        known = np.asarray(pc.fill_null(places, -1))
-        taken: np.ndarray = np.where(known < 0, np.nan, values[known] if len(values) else np.nan)
-        return taken
+        return values_of(self.table(name), ids)
+
+
+def values_of(table: pa.Table, ids: pa.ChunkedArray) -> np.ndarray:
+    """See `StoredScores.values`; ``table`` is what `StoredScores.table` returns."""
+    values: np.ndarray = table["value"].to_numpy(zero_copy_only=False)  # nulls become NaN
+    if table["id"].equals(ids):
+        return values
+    places = pc.index_in(ids, value_set=table["id"].combine_chunks())
+    known = np.asarray(pc.fill_null(places, -1))
+    taken: np.ndarray = np.where(known < 0, np.nan, values[known] if len(values) else np.nan)
+    return taken
 
 
 def _finished(objects: Objects, place: str, fingerprint: str) -> list[StoredScore]:

@@ -13,6 +13,7 @@ import typer
 
 from ray_si.cli import app
 from ray_si.config.file import read_values
+from ray_si.config.scores import scores_of
 from tests.command import ENVIRONMENT
 from tests.pages import ROOT, anchors, command_lines, commands, links, parse
 
@@ -56,6 +57,10 @@ def test_overrides_in_commands_name_keys_that_there_are(page):
     reference = (ROOT / "docs" / "configuration.md").read_text()
     for words in commands(command_lines(page.read_text()), "ray-si"):
         overrides = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
+        if words[1] == "score":
+            values = read_values(None, [f"scores.{override}" for override in overrides])
+            scores_of(values.get("scores", {}))
+            continue
         for override in overrides:
             assert f"`{override.partition('=')[0]}`" in reference or "prices" in override, override
         read_values(None, overrides)

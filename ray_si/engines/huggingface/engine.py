@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -21,6 +22,9 @@ from ray_si.errors import EngineError
 
 _MIN_PREFIX = 32
 """Tokens that prompts must share before their keys and values are worth sharing."""
+
+_SCORED_SHARE = 8
+"""Of a batch's tokens one in so many may be scored, where each needs the whole vocabulary."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +46,7 @@ def create(
 class TransformersEngine:
     """Batches requests as they arrive and answers them on one worker thread.
 
-    A batch holds requests of one kind (writing or scoring labels), at most ``max_batch`` of them
+    A batch holds requests of one kind (writing, or scoring labels), at most ``max_batch`` of them
     and at most ``batch_tokens`` prompt and completion tokens, padding included. Prompts are padded
     on the left; a prefix that all of a batch share is computed once. Every row samples with its
     own parameters and seed.
@@ -84,9 +88,15 @@ class TransformersEngine:
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`. Raises what torch raises (out of memory, say)."""
         prompt = self._lm.encode(request)
-        if refusal := too_long(len(prompt), request.sampling, self._lm.context):
+        labels = [self._lm.label(label) for label in request.labels]
+        if labels and not prompt:
+            prompt = [self._lm.first]  # so that there is something that a label's first follows
+        sampling = request.sampling
+        if labels:
+            sampling = replace(sampling, max_tokens=max(map(len, labels)))
+        if refusal := too_long(len(prompt), sampling, self._lm.context):
             return refusal
-        waiting = Waiting(request, prompt)
+        waiting = Waiting(request, prompt, labels)
         self._arrivals.put(waiting)
         return await waiting.answer
 
@@ -135,16 +145,18 @@ class TransformersEngine:
 
     def _next_batch(self, pending: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
         """The oldest request and those that fit with it; the rest stay in order."""
-        kind = (pending[0].request.purpose, pending[0].request.labels)
+        kind = (pending[0].request.purpose, bool(pending[0].labels))
         batch: list[Waiting] = []
         rest: list[Waiting] = []
-        widest = 0
+        widest = longest = 0
         for waiting in pending:
-            width = max(widest, waiting.tokens)
-            fits = len(batch) < self.slots and width * (len(batch) + 1) <= self._batch_tokens
-            if (waiting.request.purpose, waiting.request.labels) == kind and (fits or not batch):
+            size = len(batch) + 1
+            width, label = max(widest, waiting.tokens), max(longest, waiting.longest_label)
+            fits = size <= self.slots and size * width <= self._batch_tokens
+            fits = fits and size * label <= self._batch_tokens // _SCORED_SHARE
+            if (waiting.request.purpose, bool(waiting.labels)) == kind and (fits or not batch):
                 batch.append(waiting)
-                widest = width
+                widest, longest = width, label
             else:
                 rest.append(waiting)
         return batch, rest
@@ -222,12 +234,13 @@ class TransformersEngine:
         ]
 
     def _score(self, batch: Sequence[Waiting]) -> list[Completion]:
-        """Log-probability of each label after each prompt, in one forward pass.
+        """Log-probability of each label after its prompt, in one forward pass.
 
         Labels that differ in their last token only share a row, so that Yes and No need one.
         """
-        labels = [self._lm.label(label) for label in batch[0].request.labels]
-        contexts = [[tuple(waiting.prompt + label[:-1]) for label in labels] for waiting in batch]
+        contexts = [
+            [tuple(waiting.prompt + label[:-1]) for label in waiting.labels] for waiting in batch
+        ]
         row_of = {row: i for i, row in enumerate(dict.fromkeys(chain.from_iterable(contexts)))}
         prefix = self._shared_prefix([waiting.prompt for waiting in batch])
         ids, mask, cache, shared = self._prepare([list(row) for row in row_of], prefix)
@@ -237,19 +250,23 @@ class TransformersEngine:
             attention_mask=mask,
             position_ids=positions[:, shared:],
             past_key_values=cache,
-            logits_to_keep=max(map(len, labels)),
+            logits_to_keep=max(waiting.longest_label for waiting in batch),
         ).logits
-        logprobs = logits.float().log_softmax(-1)
         answers = []
         for waiting, own_contexts in zip(batch, contexts, strict=True):
             scores = []
-            for label, context in zip(labels, own_contexts, strict=True):
-                own = logprobs[row_of[context], -len(label) :]
-                scores.append(float(own[range(len(label)), label].sum()))
+            for label, context in zip(waiting.labels, own_contexts, strict=True):
+                own = logits[row_of[context], -len(label) :].float()
+                logprobs = own[range(len(label)), label] - own.logsumexp(-1)
+                scores.append(float(logprobs.sum()))
             best = waiting.request.labels[scores.index(max(scores))]
             answers.append(
                 Completion(
-                    best, "stop", prompt_tokens=len(waiting.prompt), label_logprobs=tuple(scores)
+                    best,
+                    "stop",
+                    prompt_tokens=len(waiting.prompt),
+                    label_logprobs=tuple(scores),
+                    label_tokens=tuple(map(len, waiting.labels)),
                 )
             )
         return answers

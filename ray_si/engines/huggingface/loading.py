@@ -35,6 +35,12 @@ class LanguageModel:
         """The tokens of a prompt; see `chat_template.encode`."""
         return chat_template.encode(self.tokenizer, request, self.template_arguments)
 
+    @property
+    def first(self) -> int:
+        """A token that a text may begin with: the tokenizer's own, or one that ends texts."""
+        token = self.tokenizer.bos_token_id
+        return int(self.tokenizer.pad_token_id if token is None else token)
+
     def label(self, text: str) -> list[int]:
         """The tokens of a label that follows a prompt."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -82,13 +88,15 @@ def load(
     threads: int | None = None,
     trust_remote_code: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    kind: Any = AutoModelForCausalLM,
 ) -> LanguageModel:
     """Load a bundled model, a folder or a hub name, onto a GPU where there is one.
 
     Where this process has several GPUs, accelerate spreads the layers over them (``device_map``).
 
     ``dtype`` "auto" is bfloat16 on a GPU and on processors with native bfloat16, else float32;
-    ``threads`` sets torch's for the whole process. Raises EngineError where the model cannot be
+    ``threads`` sets torch's for the whole process; ``kind`` is transformers' class of such models.
+    Raises EngineError where the model cannot be
     loaded, or its weights exceed the GPUs' free memory (then nothing has been loaded).
     """
     if threads:
@@ -106,17 +114,28 @@ def load(
     spread = {"device_map": "auto"} if len(gpus) > 1 else {}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=weights, **spread, **source)
+        loaded: Any = kind.from_pretrained(path, dtype=weights, **spread, **source)
     except (OSError, ValueError) as error:
         raise EngineError(f"model {model!r} could not be loaded: {error}") from error
     loaded = (loaded if spread else loaded.to(place)).eval()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
+    if not loaded.can_generate():
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+        return LanguageModel(
+            loaded, tokenizer, place, frozenset(), _context(loaded), chat_template_kwargs or {}
+        )
     end = _end_tokens(loaded, tokenizer)
     # instruct models bring defaults of their own, such as a repetition penalty: only ours count
     loaded.generation_config = GenerationConfig(eos_token_id=sorted(end) or None)
-    context = getattr(loaded.config, "max_position_embeddings", None) or 1 << 20
-    return LanguageModel(loaded, tokenizer, place, end, context, chat_template_kwargs or {})
+    return LanguageModel(
+        loaded, tokenizer, place, end, _context(loaded), chat_template_kwargs or {}
+    )
+
+
+def _context(model: Any) -> int:
+    """Tokens that a model takes; very many where it does not say."""
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 20
 
 
 def _choose_device(device: str) -> torch.device:

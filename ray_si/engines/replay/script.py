@@ -194,6 +194,8 @@ def _asked(request: Request) -> str:
 
 
 def _classification(request: Request, rng: random.Random) -> ScriptedText:
+    if len(request.labels) > 2:  # grades
+        return rng.choice(request.labels), "stop"
     pattern = r"whether|true or false|spam|\bor (?:negative|hard|culture|informal)\b"
     yes, no = request.labels or (" Yes", " No")
     return (yes if re.search(pattern, _asked(request)) else no), "stop"

@@ -11,7 +11,6 @@ from typing import Any
 
 from ray_si.config.scores import FunctionScore
 from ray_si.errors import ConfigError, one_line
-from ray_si.run.schemas import TRAINING_ROWS
 from ray_si.scores.base import Row, Scored
 
 
@@ -19,7 +18,7 @@ class Function:
     """Calls ``module:function`` with rows; what it raises is a ConfigError that names it."""
 
     version = 1
-    columns = tuple(TRAINING_ROWS.names)
+    columns = ("id", "instruction", "input", "output", "is_classification", "instruction_id")
 
     def __init__(self, settings: FunctionScore) -> None:
         self._path = settings.path

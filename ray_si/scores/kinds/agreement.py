@@ -1,0 +1,72 @@
+"""How much the other answers to the same input agree with the output."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+import numpy as np
+
+from ray_si.config.scores import AgreementScore
+from ray_si.dedup.rouge import rouge_l
+from ray_si.engines import registry
+from ray_si.scores.answers import OTHERS
+from ray_si.scores.base import Row, Scored
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+NO_OTHER = "one_answer"
+"""Reason of a row to whose input there is no other answer."""
+
+
+class Agreement:
+    """The mean over the other answers of a measure of likeness with the output, 0 to 1.
+
+    Of labels, the share that is the same but for case, punctuation and spacing; of texts, ROUGE-L F
+    over words or the cosine of embeddings.
+    """
+
+    version = 1
+    columns = ("output", "is_classification", OTHERS)
+
+    def __init__(self, settings: AgreementScore) -> None:
+        """Raises EngineError where the embedder is not there."""
+        self._measure = settings.measure
+        self._embedder = None
+        if settings.measure == "cosine":
+            registry.check_model(settings.embedder)
+            self._embedder = registry.embedder(settings.embedder)
+
+    def score(self, rows: Sequence[Row]) -> list[Scored]:
+        """See `RowScorer`."""
+        if self._embedder is not None:
+            return self._by_cosine(rows)
+        return [
+            Scored(float(np.mean([self._likeness(row, other) for other in row[OTHERS]])))
+            if row[OTHERS]
+            else Scored(None, NO_OTHER)
+            for row in rows
+        ]
+
+    def _likeness(self, row: Row, other: str) -> float:
+        exact = self._measure == "exact"
+        if exact or (self._measure == "auto" and row["is_classification"]):
+            return float(_normal(row["output"]) == _normal(other))
+        return float(rouge_l(row["output"], other))
+
+    def _by_cosine(self, rows: Sequence[Row]) -> list[Scored]:
+        assert self._embedder is not None
+        texts = dict.fromkeys(text for row in rows for text in (row["output"], *row[OTHERS]))
+        vectors = dict(zip(texts, self._embedder.encode(list(texts)), strict=True)) if texts else {}
+        return [
+            Scored(
+                float(np.mean([vectors[row["output"]] @ vectors[other] for other in row[OTHERS]]))
+            )
+            if row[OTHERS]
+            else Scored(None, NO_OTHER)
+            for row in rows
+        ]
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().translate(_PUNCTUATION).split())
