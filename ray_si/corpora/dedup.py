@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ray_si.corpora.index import CorpusIndex, IndexOptions
 from ray_si.corpora.options import check_thresholds
-from ray_si.dedup import Deduplicator, DedupResult, Duplicate
+from ray_si.dedup import Deduplicator, DedupResult
 from ray_si.dedup.tokens import unread
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, CorpusError
@@ -28,7 +28,7 @@ from ray_si.storage.corpus import (
     open_corpus,
     plain_type,
 )
-from ray_si.storage.corpus_writer import JsonlWriter, ParquetWriter, open_writer
+from ray_si.storage.corpus_writer import open_writer
 from ray_si.storage.files import File, locate, staged
 
 if TYPE_CHECKING:
@@ -162,21 +162,14 @@ def dedup_files(
                 closing(open_writer(paths[0], targets[0].location, REJECTED_TEXTS)) as rejected,
                 closing(open_writer(paths[1], out, _first_with_columns(corpora).schema)) as kept,
             ):
-                if corpus_index is not None:
-                    tally.report(note=f"reading {index}")
-                    corpus_index.fill(gate)
-                for corpus in unwanted:
-                    tally.report(note=f"reading {corpus.file.location}")
-                    for batch in corpus.batches(rows):
-                        gate.add(batch.texts, source=corpus.file.location)
-                        tally.count_unreadable(len(batch.unreadable), corpus.file.location)
-                if corpus_index is not None:
-                    corpus_index.begin(gate)
-                decide = gate.filter if corpus_index is None else corpus_index.filter
+                decide = _filled(gate, corpus_index, unwanted, rows, tally)
                 for corpus in corpora:
                     for batch in corpus.batches(rows):
-                        has_ids = corpus_index is not None
-                        _filter(decide, batch, corpus, kept, rejected, tally, has_ids=has_ids)
+                        result = decide(batch.texts)
+                        assert len(result.accepted) + len(result.rejected) == len(batch.texts)
+                        kept.write(batch.take(result.accepted))
+                        rejected.write_rows(_left_out(result, batch, corpus, corpus_index))
+                        tally.count(result, batch)
                         tally.unread += unread(batch.texts) if tokenizer == "reference" else 0
                     tally.finish(corpus)
             tally.report(note="writing")
@@ -298,19 +291,32 @@ def _gate(
         yield gate
 
 
-def _filter(
-    decide: Callable[[list[str]], DedupResult],
-    batch: CorpusBatch,
-    corpus: Corpus,
-    kept: JsonlWriter | ParquetWriter,
-    rejected: JsonlWriter | ParquetWriter,
+def _filled(
+    gate: Deduplicator,
+    index: CorpusIndex | None,
+    unwanted: Sequence[Corpus],
+    rows: int,
     tally: _Tally,
-    *,
-    has_ids: bool,
-) -> None:
-    result = decide(batch.texts)
-    assert len(result.accepted) + len(result.rejected) == len(batch.texts)
-    kept.write(batch.take(result.accepted))
+) -> Callable[[list[str]], DedupResult]:
+    """What decides on a batch, once what nothing may resemble is in the gate."""
+    if index is not None:
+        tally.report(note="reading the index")
+        index.fill(gate)
+    for corpus in unwanted:
+        tally.report(note=f"reading {corpus.file.location}")
+        for batch in corpus.batches(rows):
+            gate.add(batch.texts, source=corpus.file.location)
+            tally.count_unreadable(len(batch.unreadable), corpus.file.location)
+    if index is None:
+        return gate.filter
+    index.begin(gate)
+    return index.filter
+
+
+def _left_out(
+    result: DedupResult, batch: CorpusBatch, corpus: Corpus, index: CorpusIndex | None
+) -> list[dict[str, Any]]:
+    """The rows of `REJECTED_TEXTS` that a batch has, in order."""
     rows: list[dict[str, Any]] = [
         {
             "text": batch.texts[duplicate.index],
@@ -318,7 +324,9 @@ def _filter(
             "score": duplicate.score,
             "match": duplicate.match,
             "match_source": duplicate.source,
-            "match_id": duplicate.match_id if has_ids and duplicate.match_id >= 0 else None,
+            "match_id": duplicate.match_id
+            if index is not None and duplicate.match_id >= 0
+            else None,
             "row": batch.numbers[duplicate.index],
         }
         for duplicate in result.rejected
@@ -328,8 +336,7 @@ def _filter(
     ]
     rows.sort(key=lambda row: row["row"])
     blank = dict.fromkeys(REJECTED_TEXTS.names)
-    rejected.write_rows([blank | row | {"file": corpus.file.location} for row in rows])
-    tally.count(len(result.accepted), result.rejected, len(batch.unreadable), batch.done)
+    return [blank | row | {"file": corpus.file.location} for row in rows]
 
 
 class _Tally:
@@ -346,21 +353,19 @@ class _Tally:
         self.now = replace(self.now, note=note)
         self._listen(self.now)
 
-    def count(
-        self, accepted: int, rejected: Sequence[Duplicate], unreadable: int, done: int
-    ) -> None:
+    def count(self, result: DedupResult, batch: CorpusBatch) -> None:
         self.reasons.update(
             f"{duplicate.reason} ({duplicate.source})" if duplicate.source else duplicate.reason
-            for duplicate in rejected
+            for duplicate in result.rejected
         )
-        self.count_unreadable(unreadable)
-        left_out = len(rejected) + unreadable
+        self.count_unreadable(len(batch.unreadable))
+        left_out = len(result.rejected) + len(batch.unreadable)
         self.now = replace(
             self.now,
-            rows=self.now.rows + accepted + left_out,
-            accepted=self.now.accepted + accepted,
+            rows=self.now.rows + len(result.accepted) + left_out,
+            accepted=self.now.accepted + len(result.accepted),
             rejected=self.now.rejected + left_out,
-            done=self._before + done,
+            done=self._before + batch.done,
         )
         self.report()
 
