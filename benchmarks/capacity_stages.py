@@ -9,7 +9,7 @@ target; the driver's decisions; the cores that requests take around the models, 
 configuration leaves. What needs more than all of its time slows the replicas down; and rounds may
 leave slots without work, which is simulated request by request (`ray_si.config.rounds`).
 
-Costs are those of capacity.json and gate.json, see capacity.py. Assumed, not measured: the tokens a
+Costs are those of capacity.json, gate.json and, for a decision, round_end.json. Assumed, not measured: the tokens a
 second of a replica, and what `ray_si.pipeline.occupancy` says of embedders.
 """
 
@@ -51,7 +51,7 @@ def stages(
     requests = generator.replicas * rate / model.instruction_tokens  # a second
     candidates = requests * model.candidates
     taken = generator.replicas * generator.cpus + config.embedder.replicas * config.embedder.cpus
-    deciding = costs.decide_s * candidates + costs.commit_s * requests / options.prompts_per_round
+    deciding = decide_s() * candidates + costs.commit_s * requests / options.prompts_per_round
     needed = {
         "embed": PASSING * candidates / embeddings_a_second(config),
         "gate": candidates
@@ -77,6 +77,12 @@ def stages(
         "gpus_busy": round(rounds * keeps_up, 3),
         "bound_by": slowest if keeps_up < rounds else "rounds" if rounds < 0.99 else "generate",
     }
+
+
+def decide_s() -> float:
+    """Seconds of a core that the end of a round takes for each candidate."""
+    found = json.loads((HERE / "round_end.json").read_text())["rouge and cosine"]
+    return float(found["seconds"]["end_screened_cpu"] / found["candidates"])
 
 
 def measure() -> dict[str, Any]:

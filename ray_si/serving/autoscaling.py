@@ -6,9 +6,10 @@ Serve takes this module to its controller by value, so it imports nothing of ray
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray.serve.config import AutoscalingContext
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingContext
 
 REQUESTS, SLOTS = "requests", "slots"
 """What a replica says of itself: see `GeneratorReplica.record_autoscaling_stats`."""

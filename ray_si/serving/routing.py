@@ -70,8 +70,8 @@ class FewestRequestsOfTwo(FIFOMixin, RequestRouter):  # type: ignore[misc]
                 self.on_replica_actor_unavailable(replica.replica_id)  # forgets what it remembers
             return [two]
         best = two[known.index(min(known))]
-        # Serve asks nothing of a replica of which it has been told
-        self.on_new_queue_len_info(best.replica_id, min(known))
+        # what stands here Serve does not ask for; the method above it takes this or that by version
+        self._replica_queue_len_cache.update(best.replica_id, min(known))
         LOADS.sent(best.replica_id.unique_id, _requests_of(pending_request))
         return [[best]]
 

@@ -19,7 +19,11 @@ class Heard:
     told: list[tuple[str, int]] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
 
-    def on_new_queue_len_info(self, replica_id, requests):
+    @property
+    def _replica_queue_len_cache(self):
+        return self
+
+    def update(self, replica_id, requests):
         self.told.append((replica_id.unique_id, requests))
 
     def on_replica_actor_unavailable(self, replica_id):
