@@ -178,8 +178,10 @@ def measure(case: Case) -> dict[str, Any]:
 def measured_in(checkout: Path, name: str) -> dict[str, Any]:
     """The case in a process of its own that imports ray_si from there."""
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    command = [sys.executable, __file__, "--here", "--case", name]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(Path(__file__).resolve()), "--here", "--case", name]
+    done = subprocess.run(
+        command, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
