@@ -1,6 +1,6 @@
 """What a round's end takes after its last answer: the gate and the tables, screened before and not.
 
-    python benchmarks/round_end.py --write
+    OMP_NUM_THREADS=1 python benchmarks/round_end.py --pool 20000 --candidates 20000 --write
 
 A pool of made-up instructions (corpus.py) with random embeddings of 384 numbers; then two rounds of
 candidates, whose completions come in blocks, parsed as a task of Ray Data parses them. The prompts
@@ -8,7 +8,8 @@ of the second have not seen what the first accepted, as with a lookahead of one.
 block is asked of the pool as it lands (`Deduplicator.screen`), one after the other here, and the
 round's end is `decide_round` with what that found. Not screened: `decide_round` asks for all of it,
 embeddings included, which a model would take far longer for. Writing the round's tables to storage
-is in neither. Decisions are compared. Seconds are those of a clock, and of all cores ("cpu").
+is in neither. Decisions are compared. Seconds are those of a clock, and of all cores ("cpu"), in
+which BLAS counts the threads that wait for one another: give it one.
 """
 
 from __future__ import annotations
@@ -138,7 +139,11 @@ def main() -> None:
     report = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     name = "rouge" if options.rouge_only else "rouge and cosine"
     report[name] = measure(options.pool, options.candidates, None if options.rouge_only else 0.9)
-    report["machine"] = {"cores": os.cpu_count(), "python": platform.python_version()}
+    report["machine"] = {
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "python": platform.python_version(),
+    }
     print(json.dumps(report, indent=1))
     if options.write:
         RESULT.write_text(json.dumps(report, indent=1) + "\n")
