@@ -61,13 +61,11 @@ def stages(
     }
     latency = generator.slots / requests  # with every slot full
     a_round = options.prompts_per_round / requests
-    rounds = busy_share(
-        generator.slots,
-        config.latencies,
-        options.prompts_per_round,
-        options.lookahead,
-        decide=min(1.0, needed["decide"]) * a_round / latency,
+    decide = min(1.0, needed["decide"]) * a_round / latency
+    share = busy_share(
+        generator.slots, config.latencies, options.prompts_per_round, options.lookahead, decide
     )
+    rounds = min(1.0, share)  # of sums of many floating-point numbers
     slowest = max(needed, key=lambda stage: needed[stage])
     keeps_up = min(1.0, 1 / needed[slowest])
     return {
