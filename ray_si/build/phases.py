@@ -33,6 +33,7 @@ from ray_si.serving.applications import (
 )
 from ray_si.serving.background import Alarm, in_thread
 from ray_si.serving.connect import connect
+from ray_si.serving.custody import Custody, identity_of
 
 _WORKERS = 4
 """Worker processes to start while the models are loaded; more come when they are needed."""
@@ -68,8 +69,8 @@ class Phases:
             threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         with ExitStack() as stack:
             embedder = is_bootstrapping and self.config.dedup.cosine is not None
-            self._connect(stack, address, embedder=embedder)
-            serving = self._deploy(stack, embedder=embedder)
+            custody = self._connect(stack, address, embedder=embedder)
+            serving = self._deploy(stack, custody, embedder=embedder)
             generators = self._with_cores(serving.generators)
             # what the models refuse leaves no run behind
             self.run.create(self.seeds, self.sets)
@@ -84,7 +85,7 @@ class Phases:
                 self.alarm,
             )
             watcher = Watcher(
-                self.config, serving, self.reporter, self.run, instances.counts, token_budget.used
+                self.config, serving, self.reporter, self.run, instances.counts, token_budget
             )
             stack.enter_context(watcher)
             stack.callback(instances.abandon)
@@ -101,26 +102,31 @@ class Phases:
             return True
         return options.on_stall == "finish" and is_plateau(rounds.manifests, options)
 
-    def _connect(self, stack: ExitStack, address: str | None, *, embedder: bool) -> None:
+    def _connect(self, stack: ExitStack, address: str | None, *, embedder: bool) -> Custody:
         """Get hold of a Ray that has room for the models and sees the run."""
         self._say("starting Ray")
         with self.clock("ray"):
             is_ours = stack.enter_context(connect(address))
         name, fencing = shared_name(self.run.location), self.run.lease.number
-        remove_predecessors(name, fencing, check=self.alarm.check)
-        checks.wait_for_room(
-            self.config,
-            embedder=embedder,
-            is_ours=is_ours,
-            notify=self._say,
-            check=self.alarm.check,
-        )
+        identity = identity_of(self.config, embedder=embedder)
+        silence_s = 60 * self.config.budget.unattended_minutes
+        custody = stack.enter_context(Custody(name, fencing, identity, silence_s))
+        remove_predecessors(name, fencing, keep=custody.adopted, check=self.alarm.check)
+        with custody.asking_for_nodes():
+            checks.wait_for_room(
+                self.config,
+                embedder=embedder,
+                is_ours=is_ours,
+                notify=self._say,
+                check=self.alarm.check,
+            )
         if not is_ours:
             requests = longest_requests(self.config, self.seeds)
             check_engines(self.config, requests, embedder=embedder, notify=self._say)
             checks.check_location(self.run.location)
+        return custody
 
-    def _deploy(self, stack: ExitStack, *, embedder: bool) -> Serving:
+    def _deploy(self, stack: ExitStack, custody: Custody, *, embedder: bool) -> Serving:
         """Load the models; they go when the stack ends."""
         self._say("loading the models")
         name, fencing = shared_name(self.run.location), self.run.lease.number
@@ -131,6 +137,7 @@ class Phases:
             embedder=embedder,
             notify=self._say,
             check=self.alarm.check,
+            custody=custody,
         )
         at_once = max(serving.generators.tasks, self.config.bootstrap.lookahead) + 1
         in_thread(stages.warm_up, min(_WORKERS, at_once))

@@ -6,17 +6,18 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from ray.exceptions import RayError
 from ray.util.metrics import Gauge
 
+from ray_si.build.cost import ClusterCost
 from ray_si.config import RunConfig
 from ray_si.errors import RaySIError
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.stage_clock import bound_by
+from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.run.instance_parts import Counts
 from ray_si.run.manifests import by_set
 from ray_si.run.run import LIVE, Run
@@ -38,8 +39,8 @@ class Watcher:
     """Reports how busy the replicas are for as long as ``with`` lasts.
 
     Each second to the reporter and as Ray metrics; every few seconds, and at the end, into the
-    run's ``live.json``, which also says what instances are ``written``. ``budget_used`` gives the
-    share of the run's budget that is spent, None where it has none.
+    run's ``live.json``, which also says what instances are ``written``. ``token_budget`` is
+    the run's, where it has one.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Watcher:
         reporter: Reporter,
         run: Run,
         written: Counts,
-        budget_used: Callable[[], float | None] = lambda: None,
+        token_budget: TokenBudget | None = None,
     ) -> None:
-        self._config, self._written, self._budget_used = config, written, budget_used
+        self._config, self._written, self._token_budget = config, written, token_budget
+        self._cost = ClusterCost()
+        self._versions: dict[str, dict[str, str]] = {}
         self._serving, self._reporter, self._run = serving, reporter, run
         self._lost = run.lease.lost
         self._ended = threading.Event()
@@ -94,6 +97,8 @@ class Watcher:
             self._set(gauges, last)
             if time.monotonic() - written >= _WRITE_S:
                 written = time.monotonic()
+                self._cost.look()
+                self._versions = self._serving.versions
                 self._write_live(ended=False)
 
     def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:
@@ -103,7 +108,7 @@ class Watcher:
             values = {"accepted": last.done, "target": last.total, "candidates": last.candidates}
         if last.dollars is not None:
             values["dollars"] = last.dollars
-        if (used := self._budget_used()) is not None:
+        if self._token_budget and (used := self._token_budget.used()) is not None:
             values["budget_used"] = used
         for name, value in values.items():
             gauges[name].set(value, {"run": self._run.location})
@@ -134,6 +139,9 @@ class Watcher:
             "done": last.done,
             "total": last.total,
             "seconds": round(seconds, 1),
+            **({"building_s": self._token_budget.building_s} if self._token_budget else {}),
+            **({"versions": self._versions} if self._versions else {}),
+            **({"cluster": cost} if (cost := self._cost.as_dict()) else {}),
             "replicas": usage.replicas,
             "slots": usage.slots,
             "running": min(usage.running, usage.slots),

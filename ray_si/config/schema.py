@@ -201,7 +201,11 @@ class Budget(_Section):
     dollars: float | None = Field(None, gt=0)
     """Most that they may cost, by ``generator.prices``."""
     hours: float | None = Field(None, gt=0)
-    """Time after which a build asks for nothing more; the next build has as much again."""
+    """Time after which a build asks for nothing more. One that was cut off leaves the rest of it to
+    the next; after one that used it up, the next has as much again."""
+    unattended_minutes: float = Field(10.0, gt=0)
+    """Time without a living driver after which its replicas and its requests for nodes end; a build
+    that resumes within it goes on with them."""
 
 
 class Card(_Section):

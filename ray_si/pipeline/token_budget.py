@@ -106,15 +106,21 @@ class TokenBudget:
     cost, and what it is expected to cost itself stay within every limit. While nothing is known of
     a phase the worst is expected; its very first block is granted while anything is left. So what
     is spent exceeds a limit by no more than the granted blocks cost above the mean before them, or
-    by one block where a block is all there is room for. Hours count from when this was made, and
-    after them nothing is granted. Safe to use from several threads.
+    by one block where a block is all there is room for. Hours count from when this was made, less
+    the ``used_s`` seconds of builds before, and after them nothing is granted. Safe to use from
+    several threads.
     """
 
     def __init__(
-        self, budget: Budget, rates: Mapping[Phase, Rates], already: Mapping[Phase, Tokens]
+        self,
+        budget: Budget,
+        rates: Mapping[Phase, Rates],
+        already: Mapping[Phase, Tokens],
+        used_s: float = 0.0,
     ) -> None:
         self._budget = budget
-        self.until = time.time() + budget.hours * 3600 if budget.hours else None
+        self._began = time.time() - used_s
+        self.until = self._began + budget.hours * 3600 if budget.hours else None
         self._phases = {name: _Phase(each) for name, each in rates.items()}
         self._spent = _Amount()
         for name, tokens in already.items():
@@ -147,7 +153,7 @@ class TokenBudget:
                 worst["classification"] + written, config.instances_by.prices or Prices()
             ),
         }
-        token_budget = cls(config.budget, rates, already)
+        token_budget = cls(config.budget, rates, already, _used_s(config.budget, run))
         if not token_budget._is_any_left():
             raise token_budget.error("what is finished is kept")
         return token_budget
@@ -163,6 +169,11 @@ class TokenBudget:
             self._claims.append(claim)
         return claim
 
+    @property
+    def building_s(self) -> float:
+        """Seconds since this was made, and those of builds before that were cut off."""
+        return time.time() - self._began
+
     def used(self) -> float | None:
         """Share of the budget that is spent, the largest of its limits'; None where it has none."""
         limits, shares = self._budget, []
@@ -171,7 +182,7 @@ class TokenBudget:
         if limits.dollars:
             shares.append(self._spent.dollars / limits.dollars)
         if limits.hours and self.until:
-            shares.append(1 - (self.until - time.time()) / (3600 * limits.hours))
+            shares.append(self.building_s / (3600 * limits.hours))
         return max(shares, default=None)
 
     def keep(self, rows: float) -> None:
@@ -276,6 +287,14 @@ class TokenBudget:
             (limits.tokens and amount.tokens > limits.tokens)
             or (limits.dollars and amount.dollars > limits.dollars * (1 + 1e-9))
         )
+
+
+def _used_s(budget: Budget, run: Run) -> float:
+    """Seconds of its hours that a build which was cut off has used; 0 where one used them up."""
+    if not budget.hours or not run.exists:
+        return 0.0
+    used_s = float((run.live() or {}).get("building_s", 0.0))
+    return used_s if used_s < 3600 * budget.hours else 0.0
 
 
 def _at_most(request: Request) -> Tokens:

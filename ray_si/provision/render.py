@@ -11,15 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ray_si.config import RunConfig
 from ray_si.config.file import load_config, parse_section, read_values
+from ray_si.config.nodes import PRICE
 from ray_si.errors import ConfigError
 from ray_si.provision.checks import check_platform, check_run, machine_of
 from ray_si.provision.values import SECRET, Group, Platform, Values, beside
 
 RAY = "2.60.0"
 """Version of Ray on the nodes, as in constraints.txt."""
-
-PRICE = "ray-si/dollars-per-hour"
-"""Label of a Ray node with its price, from which a run's status has what the cluster costs."""
 
 _MARKET = "ray.io/market-type"
 """Ray's own label of spot machines; the gate's shards keep off them."""

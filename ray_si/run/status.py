@@ -25,7 +25,7 @@ from ray_si.run.run import Run
 from ray_si.run.tokens import TOKEN_COLUMNS, Phase, Tokens, tokens_of
 from ray_si.storage.reading import read_ahead
 
-_NOT_SHOWN = "ended", "written"
+_NOT_SHOWN = "ended", "written", "building_s"
 _RAW_TOKENS = [name for name in TOKEN_COLUMNS if not name.startswith("classification")]
 
 

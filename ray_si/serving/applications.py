@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -23,10 +22,11 @@ from ray_si.config import Generator, RunConfig
 from ray_si.engines.base import Purpose
 from ray_si.errors import EngineError, GenerationError
 from ray_si.serving.client import short, start_failure
+from ray_si.serving.custody import Custody, identity_of, is_of
 from ray_si.serving.placement import engine_arguments, for_workers, placement
 from ray_si.serving.replicas import EmbedderReplica, GeneratorReplica
 from ray_si.serving.routing import FewestRequestsOfTwo
-from ray_si.serving.usage import Meter, Usage
+from ray_si.serving.usage import Usage
 
 _EMBED_SIZE = 1024
 """Most texts in one embedder call."""
@@ -97,19 +97,23 @@ def shared_name(location: str) -> str:
 
 
 def remove_predecessors(
-    name: str, fencing: int, *, check: Callable[[], None] = lambda: None
+    name: str,
+    fencing: int,
+    *,
+    keep: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """End the applications of a run's earlier drivers, which died or lost the lease.
 
-    They hold what new replicas need, so it returns once they are gone, or after half a minute if
-    they do not go. ``check`` is called between looks, and what it raises ends the wait.
+    Those of the number ``keep`` stay, since this driver goes on with them. The others hold what
+    new replicas need, so it returns once they are gone, or after half a minute if they do not go.
+    ``check`` is called between looks, and what it raises ends the wait.
     """
-    pattern = re.compile(rf"{re.escape(name)}-(\d{{5,}})-\w+")
     end = time.monotonic() + _REMOVAL_S
     asked: set[str] = set()
     while time.monotonic() < end:
-        matches = filter(None, map(pattern.fullmatch, serve.status().applications))
-        left = {match[0] for match in matches if int(match[1]) < fencing}
+        numbers = {app: is_of(name, app) for app in serve.status().applications}
+        left = {app for app, n in numbers.items() if n is not None and n < fencing and n != keep}
         for app in left - asked:
             serve.delete(app, _blocking=False)
         if not left:
@@ -125,7 +129,8 @@ class Serving:
 
     They are named by ``name``, which is the run's, and ``fencing``, the number of the driver's
     lease, so no other driver removes them unless it has succeeded this one: see
-    `remove_predecessors`, which comes before.
+    `remove_predecessors`, which comes before. With a ``custody`` that has adopted those of an
+    earlier driver, these are gone on with, where they still run; without one it takes its own.
 
     Connects to nothing by itself: `ray.init` comes before. Serve is started without an HTTP proxy
     where it isn't running yet; replicas wait for room (see `ray_si.build.checks`). Returns with the
@@ -143,8 +148,9 @@ class Serving:
         embedder: bool,
         notify: Callable[[str], None] = lambda message: None,
         check: Callable[[], None] = lambda: None,
+        custody: Custody | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._name, self._fencing = config, name, fencing
         self._notify, self._check = notify, check
         self._batches: dict[str, int] = {}
         self._with_embedder = embedder
@@ -153,9 +159,20 @@ class Serving:
         self._lock = threading.Lock()
         self.embedding_s = 0.0
         """Seconds that the embedders have worked so far, divided by their number."""
-        self._meter: Any = None
-        self._embedder_app = f"{name}-{fencing:05d}-embedder"
-        self._apps = {section: f"{name}-{fencing:05d}-{section}" for section in config.generators}
+        self._custody = custody
+        self._own = ExitStack()
+        self._before = Usage()
+        self.versions: dict[str, dict[str, str]] = {}
+        """Of the replicas, by engine, once they run."""
+        self._name_apps(fencing)
+
+    def _name_apps(self, number: int) -> None:
+        self._embedder_app = f"{self._name}-{number:05d}-embedder"
+        self._apps = {s: f"{self._name}-{number:05d}-{s}" for s in self._config.generators}
+
+    @property
+    def _every_app(self) -> list[str]:
+        return [*self._apps.values()] + [self._embedder_app] * self._with_embedder
 
     @property
     def generators(self) -> Generators:
@@ -176,31 +193,57 @@ class Serving:
         return (generator.max_replicas or generator.replicas) * self._batches[app]
 
     def usage(self) -> Usage:
-        """What all replicas have done so far; raises RayError where the meter is gone."""
-        usage: Usage = ray.get(self._meter.total.remote(), timeout=5)
-        return usage
+        """What all replicas have done for this driver; raises RayError where the meter is gone."""
+        assert self._custody is not None, "the applications are not there"
+        usage: Usage = ray.get(self._custody.custodian.total.remote(), timeout=5)
+        return usage.since(self._before)
 
     def __enter__(self) -> Serving:
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(proxy_location="Disabled", logging_config=quiet)
-        self._meter = ray.remote(num_cpus=0, max_restarts=-1)(Meter).remote()
+        if self._custody is None:
+            identity = identity_of(self._config, embedder=self._with_embedder)
+            self._custody = self._own.enter_context(Custody(self._name, self._fencing, identity))
         try:
-            # meanwhile Ray notes, for the whole process, which modules are pickled by value
-            with _declaring:
-                serve.run_many(self._targets(quiet), wait_for_applications_running=False)
+            if not self._goes_on(self._custody):
+                self._deploy(self._custody, quiet)
             self._wait_for_the_first()
             for app in self._apps.values():
                 with suppress(RayError, TimeoutError):  # it died just now; what is usual will do
                     told = serve.get_app_handle(app).slots.remote()
                     self._batches[app] = told.result(timeout_s=_SLOTS_S)
+            with suppress(RayError):
+                self.versions = ray.get(self._custody.custodian.versions.remote(), timeout=5)
         except BaseException:
             self._delete()
             raise
         return self
 
-    def _targets(self, quiet: LoggingConfig) -> list[serve.RunTarget]:
+    def _goes_on(self, custody: Custody) -> bool:
+        """Whether an earlier driver's applications are there, and are these from now on."""
+        if custody.adopted is None:
+            return False
+        self._name_apps(custody.adopted)
+        applications = serve.status().applications
+        statuses = [applications[app].status for app in self._every_app if app in applications]
+        if statuses != [ApplicationStatus.RUNNING] * len(self._every_app):
+            remove_predecessors(self._name, self._fencing, check=self._check)
+            self._name_apps(self._fencing)
+            return False
+        self._before = ray.get(custody.custodian.total.remote(), timeout=5)
+        self._notify("going on with the replicas of the driver before")
+        return True
+
+    def _deploy(self, custody: Custody, quiet: LoggingConfig) -> None:
+        custody.deploys()
+        # meanwhile Ray notes, for the whole process, which modules are pickled by value
+        with _declaring:
+            targets = self._targets(custody.custodian, quiet)
+            serve.run_many(targets, wait_for_applications_running=False)
+
+    def _targets(self, meter: Any, quiet: LoggingConfig) -> list[serve.RunTarget]:
         deployments = {
-            app: self._generator(self._config.generators[section])
+            app: self._generator(self._config.generators[section], meter)
             for section, app in self._apps.items()
         }
         if self._with_embedder:
@@ -249,7 +292,7 @@ class Serving:
                         self._notify(trouble)
                 time.sleep(_LOOK_S)
 
-    def _generator(self, generator: Generator) -> Any:
+    def _generator(self, generator: Generator, meter: Any) -> Any:
         # they go when the run ends, and nobody wants the answers they still owe
         scaling: dict[str, Any] = {
             "num_replicas": generator.replicas,
@@ -275,18 +318,18 @@ class Serving:
                 request_router_config=RequestRouterConfig(request_router_class=FewestRequestsOfTwo),
                 **placement(generator).deployment_options(),
             )
-            .bind(*engine_arguments(generator), generator.request_timeout_s, self._meter)
+            .bind(*engine_arguments(generator), generator.request_timeout_s, meter)
         )
 
     def __exit__(self, *_: object) -> None:
         self._delete()
 
     def _delete(self) -> None:
-        names = [*self._apps.values()] + [self._embedder_app] * self._with_embedder
-        for name in names:
-            serve.delete(name, _blocking=False)
-        # Serve keeps the deployments' arguments, and with them the actor alive
-        ray.kill(self._meter)
+        """Remove the applications, unless a later driver goes on with them."""
+        if self._custody is not None and self._custody.counts():
+            for app in self._every_app:
+                serve.delete(app, _blocking=False)
+        self._own.close()
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings of the texts, float32, shape (n, dimension); for several threads at a time.

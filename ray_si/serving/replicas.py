@@ -22,9 +22,10 @@ from ray.serve.metrics import Counter, Gauge
 
 from ray_si.engines import registry
 from ray_si.engines.base import Completion, EngineDiedError, Request, storable
-from ray_si.errors import GenerationError, RaySIError
+from ray_si.errors import EngineError, GenerationError, RaySIError
 from ray_si.serving.autoscaling import REQUESTS, SLOTS
 from ray_si.serving.usage import BusyClock, RequestId
+from ray_si.serving.versions import versions
 
 _GATHER_S, _GATHER_SHARE = 0.03, 0.1
 """Answers to one call that come within so long of one another travel together: at least the first,
@@ -126,6 +127,7 @@ class GeneratorReplica:
         self._meter = meter
         self._id = _replica_id()
         try:
+            self._join(engine)
             self._engine = registry.create(engine, model, options)
         except Exception as error:
             if meter is not None:
@@ -148,6 +150,15 @@ class GeneratorReplica:
         self._is_unfit = False
         self._metrics = _Metrics()
         self._reports: asyncio.Task[None] | None = None
+
+    def _join(self, engine: str) -> None:
+        """Tell the versions of what writes the answers; EngineError where others have others."""
+        problem = None
+        if self._meter is not None:
+            with suppress(RayError):
+                problem = ray.get(self._meter.joins.remote(engine, versions()))
+        if problem:
+            raise EngineError(f"this replica has {problem}")
 
     def slots(self) -> int:
         """Requests that the engine answers at a time."""

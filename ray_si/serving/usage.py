@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_si.engines.base import Completion, Purpose, Request
+from ray_si.serving.versions import mismatch
 
 
 @dataclass
@@ -48,6 +50,16 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
+    def since(self, earlier: Usage) -> Usage:
+        """What was done after an earlier moment; what is being done now is as it is."""
+        now = ("replicas", "slots", "running", "waiting", "trouble")
+        return Usage(
+            **{
+                name: value if name in now else value - getattr(earlier, name)
+                for name, value in vars(self).items()
+            }
+        )
+
     def utilisation_since(self, earlier: Usage) -> float | None:
         """Share of the slots' time that was used between two moments; None where none passed."""
         open_s = self.open_s - earlier.open_s
@@ -87,13 +99,28 @@ _LONGEST_PAUSE_S = 60.0
 class Meter:
     """What is known of a run's replicas, each by an id of its own. A Ray actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Mapping[str, str] | None = None) -> None:
+        """``expected`` are versions that every replica must have, the driver's."""
+        self._expected = dict(expected or {})
+        self._versions: dict[str, dict[str, str]] = {}
         self._usage: dict[str, tuple[float, Usage]] = {}
         self._failed_starts: Counter[str] = Counter()  # by node
         self._deaths = 0
         self._trouble = ""
         self._fruitless: list[frozenset[RequestId]] = []
         self._answered = 0  # before the first of those
+
+    def joins(self, engine: str, told: dict[str, str]) -> str | None:
+        """A replica tells its `versions`; why it must not start, None where it may."""
+        problem = mismatch(told, self._expected, "the driver has")
+        if problem is None:
+            first = self._versions.setdefault(engine, told)
+            problem = mismatch(told, first, "the first replica has")
+        return problem
+
+    def versions(self) -> dict[str, dict[str, str]]:
+        """Those of the replicas, by engine."""
+        return self._versions
 
     def report(self, replica: str, usage: Usage) -> None:
         """Replace what is known of one replica."""

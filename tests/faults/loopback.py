@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from concurrent.futures import as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from ray import serve
@@ -22,6 +22,7 @@ from ray_si.engines.replay.engine import ReplayEngine
 from ray_si.serving import client
 from ray_si.serving.applications import Serving
 from ray_si.serving.background import in_thread
+from ray_si.serving.custody import Custody
 from ray_si.serving.replicas import Replies
 
 
@@ -70,6 +71,19 @@ class LoopbackServing(Serving):
         return np.stack([np.random.default_rng(s).normal(size=16) for s in seeds]).astype("float32")
 
 
+class LoopbackCustody(Custody):
+    """Has no custodian."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def asking_for_nodes(self):
+        return nullcontext()
+
+
 @contextmanager
 def _nothing(*_, **__):
     yield True
@@ -94,6 +108,9 @@ def install(patch, seed: int = 0, *, latency_s: float = 0.0, share: float = 0.0)
     handle = Handle(seed, latency_s, share)
     patch(phases, "connect", _nothing)
     patch(phases, "Serving", LoopbackServing)
+    patch(phases, "Custody", LoopbackCustody)
+    patch(phases, "identity_of", lambda *_, **__: "")
+    patch(phases, "remove_predecessors", lambda *_, **__: None)
     patch(phases, "Watcher", _nothing)
     patch(phases, "remove_predecessors", lambda *_, **__: None)
     patch(checks, "wait_for_room", lambda *_, **__: None)

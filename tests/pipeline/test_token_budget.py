@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from ray_si.config import Budget, Prices
 from ray_si.errors import BudgetError
-from ray_si.pipeline.token_budget import Rates, TokenBudget
+from ray_si.pipeline.token_budget import Rates, TokenBudget, _used_s
 from ray_si.run.tokens import Tokens
 
 PRICES = Prices(prompt=1, completion=4)
@@ -246,3 +246,34 @@ def test_a_limit_in_dollars_weighs_completions_by_their_price(phase):
     claim.grant([1])
     claim.settle(1, Tokens(0, 1000))  # $0.004
     assert claim.grant([1] * 1000) == 249
+
+
+def test_hours_of_a_build_that_was_cut_off_are_gone_for_the_next(monkeypatch):
+    budget = TokenBudget(Budget(hours=2), RATES, {}, used_s=5400)
+    assert budget.used() == pytest.approx(0.75, abs=0.01)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1700)
+    assert budget.claim("bootstrap").grant([10]) == 1
+    monkeypatch.setattr(time, "time", lambda: now + 1900)
+    assert budget.claim("bootstrap").grant([10]) == 0
+
+
+@pytest.mark.parametrize(
+    ("live", "used_s"),
+    [(None, 0), ({}, 0), ({"building_s": 3000.0}, 3000), ({"building_s": 7200.0}, 0)],
+)
+def test_hours_begin_anew_only_after_they_were_used_up(live, used_s):
+    class Stored:
+        exists = True
+
+        def live(self):
+            return live
+
+    assert _used_s(Budget(hours=2), Stored()) == used_s
+    assert _used_s(Budget(), Stored()) == 0
+
+
+def test_the_share_that_is_spent_is_the_largest_of_the_limits():
+    assert token_budget().used() is None
+    budget = token_budget(Tokens(300, 200), tokens=1000, dollars=1)
+    assert budget.used() == pytest.approx(0.5)

@@ -10,7 +10,8 @@ import subprocess
 import pytest
 import yaml
 
-from ray_si.provision.render import PRICE, RAY
+from ray_si.config.nodes import PRICE
+from ray_si.provision.render import RAY
 from ray_si.provision.values import Values
 from tests.clusters import ROOT
 from tests.command import invoke

@@ -1,0 +1,200 @@
+"""Replicas and requests for nodes end by themselves once no driver beats, and not before."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+import pytest
+import ray
+from ray import serve
+
+from ray_si.config.file import parse_config
+from ray_si.serving.applications import Serving, remove_predecessors
+from ray_si.serving.custody import Custodian, Custody, identity_of, is_of
+from tests.builds import replay_values
+
+
+def config(**generator):
+    values = replay_values()["generator"] | {"cpus": 0.1, **generator}
+    return parse_config({"generator": values})
+
+
+@pytest.fixture
+def name():
+    return f"test-{uuid4().hex}"
+
+
+def until(condition, seconds=40.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def apps(name):
+    return [app for app in serve.status().applications if is_of(name, app) is not None]
+
+
+def custodian_of(name):
+    try:
+        return ray.get_actor(f"{name}-custodian", "ray_si")
+    except ValueError:
+        return None
+
+
+def test_the_driver_with_the_highest_number_counts():
+    custodian = Custodian("x", "identity", 1e6)
+    assert custodian.beat(1)
+    assert custodian.take_over(2, "identity", 1e6) == (True, None)
+    custodian.deploys(1)  # too late
+    assert custodian.take_over(3, "identity", 1e6) == (True, None)
+    custodian.deploys(3)
+    assert not custodian.beat(2)
+    assert custodian.take_over(2, "identity", 1e6) == (False, None)
+    assert custodian.take_over(4, "other", 1e6) == (False, None)
+    assert custodian.take_over(5, "identity", 1e6) == (True, 3)
+
+
+def test_only_the_beat_of_the_driver_that_counts_is_heard(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ray_si.serving.custody.time.monotonic", lambda: now[0])
+    custodian = Custodian("x", "identity", 100.0)
+    custodian.beat(2)
+    for now[0] in (50.0, 90.0):
+        custodian.beat(1)
+    assert not custodian.is_silent()
+    now[0] = 101.0
+    assert custodian.is_silent()
+    custodian.beat(2)
+    assert not custodian.is_silent()
+
+
+def test_a_name_is_told_from_others_that_begin_like_it():
+    assert is_of("ray_si-1", "ray_si-1-00003-generator") == 3
+    assert is_of("ray_si-1", "ray_si-1-other-00003-generator") is None
+    assert is_of("ray_si-1", "ray_si-12-00003-generator") is None
+
+
+def test_a_driver_takes_all_with_it_at_its_end(ray_session, name):
+    with Serving(config(), name, 1, embedder=False):
+        assert len(apps(name)) == 1
+        assert custodian_of(name)
+    until(lambda: not apps(name) and not custodian_of(name))
+
+
+class Silent(Custody):
+    """Of a driver that is killed: it begins, and beats no more."""
+
+    def _beat(self):
+        pass
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_what_a_silent_driver_held_ends_within_the_set_time(ray_session, name):
+    custody = Silent(name, 1, identity_of(config(), embedder=False), silence_s=3.0)
+    with custody:
+        serving = Serving(config(), name, 1, embedder=False, custody=custody)
+        serving.__enter__()
+        assert len(apps(name)) == 1
+        began = time.monotonic()
+        until(lambda: not apps(name) and not custodian_of(name), 15)
+        assert time.monotonic() - began >= 1.0
+
+
+def test_a_driver_within_the_set_time_goes_on_with_the_replicas(ray_session, name):
+    settings = config()
+    identity = identity_of(settings, embedder=False)
+    first = Silent(name, 1, identity, silence_s=60.0)
+    first.__enter__()
+    Serving(settings, name, 1, embedder=False, custody=first).__enter__()
+    (app,) = apps(name)
+    replicas = replica_ids(app)
+    notes = []
+    with Custody(name, 2, identity, silence_s=60.0) as custody:
+        assert custody.adopted == 1
+        remove_predecessors(name, 2, keep=custody.adopted)
+        with Serving(
+            settings, name, 2, embedder=False, custody=custody, notify=notes.append
+        ) as serving:
+            assert serving.generators.apps["instructions"] == app
+            assert replica_ids(app) == replicas
+            assert serving.usage().requests.total() == 0
+            assert notes == ["going on with the replicas of the driver before"]
+            assert not first.counts()
+            Serving._delete(_of(first, settings, name))  # a superseded driver deletes nothing
+            assert apps(name) == [app]
+    until(lambda: not apps(name) and not custodian_of(name))
+
+
+def _of(custody, settings, name):
+    return Serving(settings, name, custody.fencing, embedder=False, custody=custody)
+
+
+def replica_ids(app):
+    from ray._private.internal_api import get_state_from_address
+
+    address = ray.get_runtime_context().gcs_address
+    actors = get_state_from_address(address).actor_table(None)
+    return {
+        id_ for id_, actor in actors.items() if actor["State"] == "ALIVE" and app in actor["Name"]
+    }
+
+
+def test_what_was_deployed_otherwise_is_not_gone_on_with(ray_session, name):
+    settings = config()
+    first = Silent(name, 1, identity_of(settings, embedder=False), silence_s=60.0)
+    first.__enter__()
+    Serving(settings, name, 1, embedder=False, custody=first).__enter__()
+    other = config(max_batch=3)
+    with Custody(name, 2, identity_of(other, embedder=False), silence_s=60.0) as custody:
+        assert custody.adopted is None
+        remove_predecessors(name, 2, keep=custody.adopted)
+        with Serving(other, name, 2, embedder=False, custody=custody):
+            assert [is_of(name, app) for app in apps(name)] == [2]
+
+
+def test_replicas_that_are_gone_meanwhile_are_deployed_anew(ray_session, name):
+    settings = config()
+    identity = identity_of(settings, embedder=False)
+    first = Silent(name, 1, identity, silence_s=60.0)
+    first.__enter__()
+    Serving(settings, name, 1, embedder=False, custody=first).__enter__()
+    serve.delete(apps(name)[0])
+    with (
+        Custody(name, 2, identity, silence_s=60.0) as custody,
+        Serving(settings, name, 2, embedder=False, custody=custody) as serving,
+    ):
+        assert is_of(name, serving.generators.apps["instructions"]) == 2
+        assert [is_of(name, app) for app in apps(name)] == [2]
+
+
+def request_in_store():
+    from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return _internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL)
+
+
+def test_a_request_for_nodes_ends_with_its_driver(ray_session, name):
+    """One that was killed while it waited for nodes, before there was any replica."""
+    from ray.autoscaler.sdk import request_resources
+
+    with Silent(name, 1, "identity", silence_s=2.0) as custody:
+        custody.asking_for_nodes().__enter__()
+        request_resources(bundles=[{"CPU": 1000}])
+        assert b"1000" in request_in_store()
+        until(lambda: not custodian_of(name), 15)
+        assert b"1000" not in request_in_store()
+
+
+def test_other_runs_requests_are_left_alone(ray_session, name):
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[{"CPU": 2000}])
+    with Silent(name, 1, "identity", silence_s=1.0):
+        until(lambda: not custodian_of(name), 15)
+    assert b"2000" in request_in_store()
+    request_resources(bundles=[])
