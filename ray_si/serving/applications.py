@@ -231,6 +231,7 @@ class Serving:
             self._name_apps(self._fencing)
             return False
         self._before = ray.get(custody.custodian.total.remote(), timeout=5)
+        custody.goes_on()
         self._notify("going on with the replicas of the driver before")
         return True
 

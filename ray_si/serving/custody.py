@@ -131,9 +131,10 @@ class _Actor(Custodian):
 class Custody:
     """A driver's part: beats for as long as ``with`` lasts, and then ends the custodian.
 
-    Connects to nothing by itself: `ray.init` comes before. ``adopted`` is the number in the names
-    of an earlier driver's applications that are what this driver would deploy, None where there are
-    none; ``custodian`` is the actor.
+    Not where it adopted applications and got no further than that, with too few nodes, say: they
+    are left to the next driver, or to the custodian. Connects to nothing by itself: `ray.init`
+    comes before. ``adopted`` is the number in the names of an earlier driver's applications that
+    are what this driver would deploy, None where there are none; ``custodian`` is the actor.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Custody:
         self.adopted: int | None = None
         self.custodian: Any = None
         self._identity, self._silence_s = identity, silence_s
+        self._is_served = False
         self._ended = threading.Event()
 
     def __enter__(self) -> Custody:
@@ -160,7 +162,7 @@ class Custody:
     ) -> None:
         counts = self.counts()
         self._ended.set()
-        if counts:
+        if counts and (self._is_served or self.adopted is None):
             with suppress(RayError):
                 ray.kill(self.custodian)
 
@@ -172,9 +174,13 @@ class Custody:
             return self.adopted is None
         return counts
 
+    def goes_on(self) -> None:
+        """What was adopted is this driver's from now on, and ends with it."""
+        self._is_served = True
+
     def deploys(self) -> None:
         """Nothing is adopted: this driver's own applications come."""
-        self.adopted = None
+        self.adopted, self._is_served = None, True
         self.custodian.deploys.remote(self.fencing)
 
     @contextmanager
