@@ -43,7 +43,7 @@ ROOMS = {
     "training": BASE | {"config", "dedup", "engines", "storage", "run"},
     "experiments": BUILD | {"training"},
     "submission": BASE | {"config", "engines", "run", "serving", "storage"},
-    "provision": BASE | {"config"},
+    "provision": BASE | {"config", "serving"},
     "cli": BUILD
     | {"audit", "planning", "corpora", "training", "experiments", "provision", "submission"},
     "__main__": {"cli"},

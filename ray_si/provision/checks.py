@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ray_si.config import Generator, RunConfig
 from ray_si.errors import ConfigError
 from ray_si.provision.machines import Cloud, machine_for
 from ray_si.provision.values import SECRET, Group, Platform, Values
+from ray_si.serving.placement import in_words, placement
 
 _BYTES_AN_INSTRUCTION = 103
 """Of the driver's memory (cluster/CAPACITY.md)."""
@@ -100,26 +103,29 @@ def check_run(values: Values, config: RunConfig) -> None:
 
 def _check_replicas(values: Values, section: str, generator: Generator) -> None:
     """Whether groups have nodes for all replicas of a generator."""
-    on_one_node, parts = generator.gpus, 1
-    if generator.engine == "vllm" and generator.gpus > 1:  # those of a tensor stay on one node
-        on_one_node = generator.vllm.tensor_parallel_size
-        parts = generator.vllm.gpus // generator.vllm.tensor_parallel_size
-    replicas = generator.max_replicas or generator.replicas
-    kind = f" {generator.accelerator}" if generator.accelerator else ""
-    room = 0
-    for group in values.groups.values():
-        if generator.accelerator in (None, group.accelerator) and group.cpus >= generator.cpus:
-            by_cores = group.cpus / generator.cpus if generator.cpus else float("inf")
-            by_gpus = group.gpus / on_one_node if on_one_node else float("inf")
-            room += group.most * int(min(by_cores, by_gpus, 1000))
-    asked = f"{on_one_node:g}{kind} GPUs and {generator.cpus:g} cores on one node"
+    parts = list(placement(generator).on_nodes())
+    largest = parts[0]  # the one with the replica's own cores
+    room = sum(group.most * _times(largest, group) for group in values.groups.values())
     if not room:
-        raise ConfigError(f"{section}: a replica takes {asked}, and no group has that")
-    if replicas * parts > room:
         raise ConfigError(
-            f"{section}: {replicas} replicas take {replicas * parts} times {asked}, and all groups "
-            f"together have that {room} times: raise most, or lower replicas"
+            f"{section}: a replica takes {in_words(largest)} on one node, and no group has that"
         )
+    replicas = generator.max_replicas or generator.replicas
+    if replicas * len(parts) > room:
+        raise ConfigError(
+            f"{section}: {replicas} replicas take {replicas * len(parts)} times "
+            f"{in_words(largest)} on one node, and all groups together have that {room} times: "
+            "raise most, or lower replicas"
+        )
+
+
+def _times(resources: Mapping[str, float], group: Group) -> int:
+    """How often a node of the group has these resources."""
+    node = {"CPU": float(group.cpus), "GPU": float(group.gpus)}
+    if group.accelerator:
+        node[f"accelerator_type:{group.accelerator}"] = 1.0
+    needed = {name: value for name, value in resources.items() if value}
+    return int(min((node.get(name, 0.0) / value for name, value in needed.items()), default=1))
 
 
 def _check_head(values: Values, config: RunConfig) -> None:

@@ -78,8 +78,8 @@ def test_a_run_for_which_there_is_room_is_rendered():
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("gpu-8-70b", ["engine=vllm"], "a replica takes 4 GPUs and 4 cores on one node, and no"),
-        ("gpu-64", ["engine=vllm"], "64 replicas take 64 times 1 GPUs"),
+        ("gpu-8-70b", ["engine=vllm"], "a replica takes 4 CPU and 4 GPU on one node, and no"),
+        ("gpu-64", ["engine=vllm"], "64 replicas take 64 times 4 CPU and 1 GPU"),
         ("gpu-64", [], "generator.engine is vllm, and the nodes are set up for transformers"),
         ("endpoint", ["engine=openai"], "api_key_env is OPENAI_API_KEY, and no secret has"),
     ],
