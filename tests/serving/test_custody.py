@@ -185,7 +185,8 @@ def test_a_request_for_nodes_ends_with_its_driver(ray_session, name):
     from ray.autoscaler.sdk import request_resources
 
     with Silent(name, 1, "identity", silence_s=2.0) as custody:
-        custody.asking_for_nodes().__enter__()
+        asking = custody.asking_for_nodes()  # which it never comes to leave
+        asking.__enter__()
         request_resources(bundles=[{"CPU": 1000}])
         assert b"1000" in request_in_store()
         until(lambda: not custodian_of(name), 15)
