@@ -38,7 +38,9 @@ from ray_si.config.file import load_config
     epilog="[b]Examples[/b]\n\n"
     "ray-si build configs/quickstart.yaml --out runs/quickstart\n\n"
     "ray-si build configs/paper.yaml --out runs/paper --set generator.replicas=8 "
-    "--set generator.gpus=1 --address auto",
+    "--set generator.gpus=1 --address auto\n\n"
+    "ray-si build configs/paper.yaml --out runs/clean "
+    '--set "decontaminate=[gsm8k.jsonl, eval/]" --set decontaminate_ngram=13',
 )
 def build(
     config: ConfigPath,

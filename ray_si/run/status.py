@@ -99,11 +99,11 @@ def contaminated(run: Run, rounds: Sequence[RoundManifest], instances: BySetAndK
     counts = Counter(instances)
     for manifest in rounds:
         counts.update(from_by_set(manifest.get("contaminated", {}), "instructions"))
-    found = by_set(counts)
+    by_source = by_set(counts)
     named = [one["name"] for one in run.header.get("decontaminate", [])]
     return {
-        name: {"instructions": 0, "instances": 0} | found.get(name, {})
-        for name in dict.fromkeys([*named, *found])
+        name: {"instructions": 0, "instances": 0} | by_source.get(name, {})
+        for name in dict.fromkeys([*named, *by_source])
     }
 
 

@@ -20,7 +20,7 @@ LETTERS = 2
 of Thai four or five."""
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
-_ARRAYS = 1 << 14
+_BATCH = 1 << 14
 """Texts that are hashed at once, so that a batch of any size takes little memory."""
 
 
@@ -62,8 +62,8 @@ class NgramIndex:
     def add(self, texts: Sequence[str]) -> None:
         """Add texts, whose ids are consecutive."""
         lengths = [np.empty(0, np.int64)]
-        for start in range(0, len(texts), _ARRAYS):
-            tokens, ends, letters = self._hashed(texts[start : start + _ARRAYS])
+        for start in range(0, len(texts), _BATCH):
+            tokens, ends, letters = self._hashed(texts[start : start + _BATCH])
             sizes = np.diff(ends, prepend=0)
             factor = np.where(2 * letters > sizes, LETTERS, 1)
             lengths.append(_needle_lengths(sizes, factor, self._words))
@@ -80,12 +80,12 @@ class NgramIndex:
         runs: list[SharedRun] = []
         if not len(self._needles.starts):
             return runs
-        for start in range(0, len(texts), _ARRAYS):
-            tokens, ends, _ = self._hashed(texts[start : start + _ARRAYS])
-            found = _find(tokens, ends, self._tokens, self._ends, *self._needles.arrays)
+        for start in range(0, len(texts), _BATCH):
+            tokens, ends, _ = self._hashed(texts[start : start + _BATCH])
+            ids, shares = _find(tokens, ends, self._tokens, self._ends, *self._needles.arrays)
             runs += [
-                SharedRun(start + int(i), int(found[0][i]), float(found[1][i]))
-                for i in np.flatnonzero(found[0] >= 0)
+                SharedRun(start + int(i), int(ids[i]), float(shares[i]))
+                for i in np.flatnonzero(ids >= 0)
             ]
         return runs
 
@@ -232,8 +232,8 @@ def _chained(keys: Any, slots: int) -> Any:
 def _find(
     tokens: Any,
     ends: Any,
-    own: Any,
-    own_ends: Any,
+    added: Any,
+    added_ends: Any,
     starts: Any,
     lengths: Any,
     keys: Any,
@@ -242,7 +242,7 @@ def _find(
 ) -> Any:
     """For each text the id of one that it holds a needle of, or -1, and the share of that one.
 
-    ``tokens`` and ``ends`` are the texts', ``own`` and ``own_ends`` those of what is looked for.
+    ``tokens`` and ``ends`` are the texts', ``added`` and ``added_ends`` what is looked for.
     """
     ids, shares = np.full(len(ends), -1, np.int64), np.zeros(len(ends), np.float64)
     mask = np.uint64(len(first) - 1)
@@ -263,26 +263,28 @@ def _find(
             needle = first[key & mask]
             while needle >= 0 and not (
                 keys[needle] == key
-                and _stands(tokens, start, end, own, starts[needle], lengths[needle])
+                and _stands(tokens, start, end, added, starts[needle], lengths[needle])
             ):
                 needle = following[needle]
             if needle >= 0:
-                id_ = np.searchsorted(own_ends, starts[needle], side="right")
-                own_begin = own_ends[id_ - 1] if id_ else 0
-                run = _run(tokens, start, begin, end, own, starts[needle], own_begin, own_ends[id_])
-                ids[text], shares[text] = id_, run / (own_ends[id_] - own_begin)
+                id_ = np.searchsorted(added_ends, starts[needle], side="right")
+                added_begin = added_ends[id_ - 1] if id_ else 0
+                run = _run(
+                    tokens, start, begin, end, added, starts[needle], added_begin, added_ends[id_]
+                )
+                ids[text], shares[text] = id_, run / (added_ends[id_] - added_begin)
                 break
         begin = end
     return ids, shares
 
 
 @njit(cache=True, nogil=True)
-def _stands(tokens: Any, start: int, end: int, own: Any, needle: int, length: int) -> bool:
+def _stands(tokens: Any, start: int, end: int, added: Any, needle: int, length: int) -> bool:
     """Whether a needle stands in the words from ``start`` on."""
     if start + length > end:
         return False
     for k in range(length):  # noqa: SIM110 - a generator is slow here
-        if tokens[start + k] != own[needle + k]:
+        if tokens[start + k] != added[needle + k]:
             return False
     return True
 
@@ -293,24 +295,24 @@ def _run(
     place: int,
     begin: int,
     end: int,
-    own: Any,
-    own_place: int,
-    own_begin: int,
-    own_end: int,
+    added: Any,
+    added_place: int,
+    added_begin: int,
+    added_end: int,
 ) -> int:
     """How many words around a place are the same in both texts, in one piece."""
     before = 0
     while (
         place - before > begin
-        and own_place - before > own_begin
-        and tokens[place - before - 1] == own[own_place - before - 1]
+        and added_place - before > added_begin
+        and tokens[place - before - 1] == added[added_place - before - 1]
     ):
         before += 1
     after = 0
     while (
         place + after < end
-        and own_place + after < own_end
-        and tokens[place + after] == own[own_place + after]
+        and added_place + after < added_end
+        and tokens[place + after] == added[added_place + after]
     ):
         after += 1
     return before + after
