@@ -8,8 +8,7 @@ The published sets are those that these two packages carry: HumanEval (164 promp
 GSM8K's test set, TruthfulQA (MC1) and HellaSwag; FILE is user_oriented_instructions.jsonl of the
 Self-Instruct authors' repository, 252 tasks. "whole texts" is ROUGE-L above 0.7 with instruction
 and input, as it was before runs of words; "now" is what a build decides with 13 words, outputs
-included. A build asks for cosines of instructions only: "by cosine" is that gate at 0.9, with the
-copy as an instruction.
+included. No cosines: a build asks for those of instructions only.
 
 ``recall`` plants a copy of each item of at least 8 words in a row of its own, as the input (or
 where it says so in the output) of an unrelated instruction:
@@ -26,9 +25,8 @@ where it says so in the output) of an unrelated instruction:
 (instructions, inputs, outputs), and the answers of the user-oriented tasks. HumanEval's docstrings
 and such tasks may well speak of the same, so the matches are there to be read.
 
-``speed`` is the processor time of one thread for a million rows of 60 words on average, words by
-their frequency (corpus.py), against the five sets; the first use, numba's compilation or its cache
-included, is apart.
+``speed`` is rows a second of processor time of one thread, numba's compilation apart: rows of 60
+words on average, words by their frequency (corpus.py), against the five sets.
 """
 
 from __future__ import annotations
@@ -50,8 +48,6 @@ import corpus
 
 from ray_si.dedup import ExcludedTexts
 from ray_si.dedup.tokens import tokenize
-from ray_si.engines import bundled
-from ray_si.engines.embedding import Embedder
 from ray_si.pipeline.instances import contaminated
 from ray_si.records import Instance
 from ray_si.run.evaluation import texts_of_instance, texts_of_item
@@ -62,7 +58,7 @@ PREAMBLE = (
     "You are a patient teacher who likes long walks and short sentences. Read what follows twice, "
     "write down every step on a line of its own, and check the result before you answer. "
 )
-ROWS = 1_000_000
+ROWS = 200_000
 BATCH = 10_000
 
 PARAPHRASES = [
@@ -196,17 +192,8 @@ def recall(items: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
             found.setdefault(kind, {})[name] = _shares(planted, whole, now)
         if name == "GSM8K":
             planted = [Instance(text, "40") for text in PARAPHRASES]
-            found["said in other words"] = {
-                name: _shares(planted, whole, now) | {"by cosine": _by_cosine(texts)}
-            }
+            found["said in other words"] = {name: _shares(planted, whole, now)}
     return found
-
-
-def _by_cosine(originals: list[str]) -> float:
-    """Share of `PARAPHRASES` whose cosine with their original is above 0.9."""
-    encode = Embedder(bundled.resolve("all-minilm-l6-v2")).encode
-    cosines = (encode(PARAPHRASES) * encode(originals[: len(PARAPHRASES)])).sum(axis=1)
-    return round(float((cosines > 0.9).mean()), 3)
 
 
 def _shares(
@@ -262,21 +249,17 @@ def _rows(count: int) -> Iterator[list[str]]:
 
 def speed(items: dict[str, list[tuple[str, str]]], count: int) -> dict[str, Any]:
     """Rows a second of processor time, one thread."""
-    measured: dict[str, Any] = {"rows": count}
     gates = {"whole texts": excluded(items, None), "with runs of words": excluded(items, 13)}
     seconds = dict.fromkeys(gates, 0.0)
-    for name, gate in gates.items():
-        started = time.process_time()
-        gate.find(["once"])
-        measured[name] = {"first_use_s": round(time.process_time() - started, 3)}
+    for gate in gates.values():
+        gate.find(["once"])  # numba compiles, or loads what it compiled
     for batch in _rows(count):
         for name, gate in gates.items():
             started = time.process_time()
             gate.find(batch)
             seconds[name] += time.process_time() - started
-    for name in gates:
-        measured[name]["rows_per_cpu_second"] = round(count / seconds[name])
-    return measured
+    rates = {name: round(count / taken) for name, taken in seconds.items()}
+    return {"rows": count, "rows_per_cpu_second": rates}
 
 
 def main() -> None:

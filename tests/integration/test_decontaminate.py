@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +17,6 @@ from ray_si.dedup.tokens import tokenize
 from ray_si.errors import ConfigError, CorpusError, RunError
 from ray_si.run.evaluation import load_sets, texts_of_instance
 from ray_si.run.instance_parts import read_blocks
-from ray_si.run.manifests import CONTAMINATED_FOR
 from ray_si.run.run import Run
 from ray_si.run.status import status as status_of
 from tests.audit.test_verify import edit, findings, rewrite
@@ -26,11 +24,6 @@ from tests.builds import digests, replay_values
 from tests.command import assert_one_line_error, invoke
 
 LIMIT = 0.7
-PADDING = (
-    "Seven quiet lighthouses blink across cold northern bays while tired fishermen mend nets, "
-    "count yesterday's herring, sharpen rusty knives and quarrel about whose boat leaks more."
-)
-"""Makes an evaluation item longer than what it holds, so that the two are not alike as wholes."""
 
 
 def rouge(a, b):
@@ -50,13 +43,13 @@ def rejected(location):
 
 def contaminated(location):
     """Rejected instructions, and (instruction, rejected instance) pairs."""
-    instructions = [row for row in rejected(location) if row["reason"] in CONTAMINATED_FOR]
+    instructions = [row for row in rejected(location) if row["reason"] == "contaminated"]
     instances = [
         (row["instruction"], item)
         for table in read_blocks(Run.open(str(location)))
         for row in table.to_pylist()
         for item in row["rejected"]
-        if item["reason"] in CONTAMINATED_FOR
+        if item["reason"] == "contaminated"
     ]
     return instructions, instances
 
@@ -70,13 +63,8 @@ def planted(finished_with_cosine, tmp_path_factory):
         row for p in sorted(location.glob("data/*.parquet")) for row in pq.read_table(p).to_pylist()
     ]
     with_input = next(row for row in rows if row["input"])
-    with_output = next(
-        row for row in rows if row != with_input and len(tokenize(row["output"])) >= 13
-    )
     texts = list(dict.fromkeys(row["instruction"] for row in rows))
-    last = max(texts.index(row["instruction"]) for row in (with_input, with_output))
-    first, second, *others = texts[last + 1 :]  # which shift no seeds
-    third = next(text for text in others if len(tokenize(text)) >= 13)
+    first, second = texts[texts.index(with_input["instruction"]) + 1 :][:2]  # which shift no seeds
     changed = f"{first.removesuffix('.')}, please."
     backwards = " ".join(reversed(second.rstrip(".?").split()))
     assert LIMIT < rouge(changed, first) < 1
@@ -85,8 +73,6 @@ def planted(finished_with_cosine, tmp_path_factory):
         {"instruction": changed, "instances": []},
         {"instruction": backwards, "instances": []},
         {"instruction": "Unrelated.", "instances": [{"input": f"{with_input['input']} Indeed."}]},
-        {"instruction": f"{PADDING} {third} {PADDING}"},
-        {"instruction": f"{PADDING} {with_output['output']} {PADDING}"},
     ]
     lines = "".join(json.dumps(item) + "\n" for item in items)
     (folder / "planted.jsonl").write_text(lines)
@@ -95,12 +81,11 @@ def planted(finished_with_cosine, tmp_path_factory):
     values["dedup"] = {"cosine": 0.6, "most_similar": 3}
     values["decontaminate"] = [str(folder / "planted.jsonl"), str(folder / "other.json")]
     result = build(parse_config(values), str(folder / "run"))
-    return folder / "run", result, values, items, (first, second, with_input, third, with_output)
+    return folder / "run", result, values, items, (first, second, with_input)
 
 
-def test_every_copy_is_stopped_and_reported(planted):
-    location, result, _, items, copies = planted
-    by_rouge, by_cosine, by_input, embedded, by_output = copies
+def test_all_three_near_copies_are_stopped_and_reported(planted):
+    location, result, _, items, (by_rouge, by_cosine, by_input) = planted
     instructions, instances = contaminated(location)
     found = {row["text"]: row for row in instructions}
     assert {row["source"] for row in instructions} == {"planted.jsonl"}
@@ -108,39 +93,20 @@ def test_every_copy_is_stopped_and_reported(planted):
     assert found[by_rouge]["score"] == pytest.approx(rouge(by_rouge, items[0]["instruction"]))
     assert found[by_cosine]["match"] == items[1]["instruction"]
     assert 0.6 < found[by_cosine]["score"] <= 1
-    assert (found[embedded]["reason"], found[embedded]["match"]) == (
-        "contaminated_within",
-        items[3]["instruction"],
-    )
-    assert 0 < found[embedded]["score"] < 0.5
     texts = {row["instruction"] for row in accepted(location)}
-    assert not {by_rouge, by_cosine, embedded} & texts
+    assert not {by_rouge, by_cosine} & texts
     stopped = {(instruction, item["input"]): item for instruction, item in instances}
     item = stopped[by_input["instruction"], by_input["input"]]
     assert (item["source"], item["match"]) == ("planted.jsonl", items[2]["instances"][0]["input"])
     assert item["score"] > LIMIT
-    outputs = [item for _, item in instances if item["reason"] == "contaminated_output"]
-    assert by_output["output"] in {item["output"] for item in outputs}
-    assert {item["match"] for item in outputs} == {items[4]["instruction"]}
-    kinds = Counter(row["reason"] for row in instructions) + Counter(
-        item["reason"] for _, item in instances if item["reason"] != "contaminated"
-    )
-    of_instances = [item for _, item in instances if item["reason"] == "contaminated"]
-    counts = {
-        "instructions": kinds["contaminated"],
-        "instances": len(of_instances),
-        "embedded": kinds["contaminated_within"],
-        "outputs": kinds["contaminated_output"],
-    }
-    assert all(counts.values())
+    counts = {"instructions": len(instructions), "instances": len(instances)}
     expected = {"planted.jsonl": counts, "other.json": {"instructions": 0, "instances": 0}}
     assert result.stats["contaminated"] == expected
     assert status_of(Run.open(str(location)))["contaminated"] == expected
-    assert result.stats["rejected"]["contaminated"] == counts["instructions"]
-    assert result.stats["instances_rejected"]["contaminated_output"] == counts["outputs"]
+    assert result.stats["rejected"]["contaminated"] == len(instructions)
+    assert result.stats["instances_rejected"]["contaminated"] == len(instances)
     shown = invoke("status", location)
     assert f"planted.jsonl: {counts['instructions']} instructions" in shown.stdout
-    assert f"{counts['outputs']} outputs" in shown.stdout
 
 
 def test_no_row_resembles_any_text_of_a_set(planted):
@@ -156,16 +122,6 @@ def test_no_row_resembles_any_text_of_a_set(planted):
     for row in rows:
         for mine in texts_of_instance(row["instruction"], row["input"]):
             assert max(rouge(mine, text) for text in excluded) <= LIMIT
-    generated = [text for row in rows for text in (row["instruction"], row["input"], row["output"])]
-    assert not {run for text in generated for run in runs(text)} & {
-        run for text in excluded for run in runs(text)
-    }
-
-
-def runs(text):
-    """Every 13 words in a row."""
-    tokens = tokenize(text)
-    return {tuple(tokens[i : i + 13]) for i in range(len(tokens) - 12)}
 
 
 def test_shards_and_resumes_and_other_places_of_the_sets_give_the_same_bytes(planted, tmp_path):
@@ -204,7 +160,7 @@ def test_verify_holds_everything_against_the_sets_again(planted, tmp_path):
 
 @pytest.mark.parametrize("forgery", ["score", "source", "reason", "text of a set", "count"])
 def test_verify_finds_what_does_not_follow_from_the_sets(planted, tmp_path, forgery):
-    location, _, _, _, (by_rouge, by_cosine, *_) = planted
+    location, _, _, _, (by_rouge, by_cosine, _) = planted
     copy = tmp_path / "run"
     shutil.copytree(location, copy)
     where = {
@@ -246,7 +202,7 @@ def test_a_flipped_byte_where_the_sets_are_named_and_kept_is_found(planted, tmp_
 
 
 def test_regate_holds_the_candidates_against_the_sets_too(planted, tmp_path):
-    location, _, _, _, (by_rouge, by_cosine, *_) = planted
+    location, _, _, _, (by_rouge, by_cosine, _) = planted
     regate(str(location), str(tmp_path / "same"), {})
     assert digests(tmp_path / "same") == digests(location)
     assert not findings(tmp_path / "same")
