@@ -69,7 +69,7 @@ def check(config: RunConfig, *, here: bool = True) -> Inputs:
         if here and not generator.gpus:  # looking at a GPU takes some of its memory
             registry.check_fit(*engine, free_memory(on_gpu=False), cards=1)
     if here and config.dedup.cosine is not None:
-        registry.check_model(config.embedder.model)
+        registry.check_embedder(config.embedder.model)
     return inputs
 
 

@@ -83,7 +83,7 @@ def _look_at_engine(
 def _look_at_model(model: str) -> tuple[str | None, str | None]:
     """What is wrong with the embedder's model. Runs in a Ray task."""
     try:
-        registry.check_model(model)
+        registry.check_embedder(model)
     except EngineError as error:
         return str(error), None
     return None, None

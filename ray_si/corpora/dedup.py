@@ -141,7 +141,7 @@ def dedup_files(
         for path in against
     ]
     if cosine is not None:
-        registry.check_model(embedder)
+        registry.check_embedder(embedder)
 
     # nothing may resemble the unwanted texts; then every row is kept or rejected, in order
     tally = _Tally(listen, total=sum(corpus.size for corpus in corpora))

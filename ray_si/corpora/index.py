@@ -275,7 +275,10 @@ class CorpusIndex:
 
     def _add(self, gate: Deduplicator, part: dict[str, Any]) -> None:
         table = self._table(part)
-        gate.add(table["text"].to_pylist(), embeddings_of(table))
+        vectors = embeddings_of(table)
+        if self._encoder is not None and vectors is not None:
+            self._encoder.dimension = vectors.shape[1]
+        gate.add(table["text"].to_pylist(), vectors)
 
     def _table(self, part: dict[str, Any]) -> pa.Table:
         info = ShardInfo(**part)
@@ -283,14 +286,23 @@ class CorpusIndex:
 
 
 class _Recording:
-    """An encoder that rounds embeddings as they are stored; ``last`` are those of its last call."""
+    """An encoder that rounds embeddings as they are stored; ``last`` are those of its last call.
+
+    CorpusError where they have another ``dimension`` than those of the index, if it has any.
+    """
 
     def __init__(self, encode: Encoder) -> None:
         self._encode = encode
+        self.dimension: int | None = None
         self.last: dict[str, np.ndarray] = {}
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         embeddings = compact(self._encode(texts))
+        if self.dimension not in (None, embeddings.shape[1]):
+            raise CorpusError(
+                f"the index has embeddings of {self.dimension} numbers, and the embedder gives "
+                f"{embeddings.shape[1]}: use the model that it was made with"
+            )
         self.last = dict(zip(texts, embeddings, strict=True))
         return embeddings
 

@@ -340,6 +340,8 @@ def write_unfounded(
         if format_of(target.location).kind != "JSONL":
             raise ConfigError(f"--to is a JSONL file, not {to}")
         target.check_writable(overwrite=False)
+    if cosine is not None:
+        registry.check_embedder(embedder)
     encode = None if cosine is None else registry.embedder(embedder).encode
     gate = Gate(rouge, cosine, cast(Tokenizer, tokenizer), encode)
     options: dict[str, Any] = {"corpus": corpus, "text_field": text_field, "id_field": id_field}

@@ -49,6 +49,12 @@ def check_model(model: str | None, revision: str | None = None) -> Path:
     return _from_hub(model, revision)
 
 
+def check_embedder(model: str) -> None:
+    """`check_model` of a sentence-transformers model: a folder may have modules.json alone."""
+    if not (Path(model) / "modules.json").is_file():
+        check_model(model)
+
+
 def _from_hub(model: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download, logging as hub_logging
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

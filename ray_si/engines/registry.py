@@ -15,10 +15,19 @@ from ray_si.engines.base import Engine, Request
 from ray_si.engines.chat_template import check_labels
 from ray_si.engines.context import check_context
 from ray_si.engines.memory import check_memory
-from ray_si.engines.models import check_model
+from ray_si.engines.models import check_embedder, check_model
 from ray_si.errors import EngineError
 
-__all__ = ["ENGINES", "FROM_THE_DRIVER", "check", "check_fit", "check_model", "create", "embedder"]
+__all__ = [
+    "ENGINES",
+    "FROM_THE_DRIVER",
+    "check",
+    "check_embedder",
+    "check_fit",
+    "check_model",
+    "create",
+    "embedder",
+]
 
 if TYPE_CHECKING:
     from ray_si.engines.embedding import Embedder

@@ -6,8 +6,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from ray_si.corpora import dedup, index as corpus_index
 from ray_si.corpora.dedup import dedup_files
@@ -189,3 +194,21 @@ def test_what_does_not_fit_an_index_is_one_line(tmp_path):
     done = invoke("dedup", "in.jsonl", *arguments, cwd=tmp_path)
     assert_one_line_error(done, "other is not empty and not an index; choose another --index")
     assert not list(tmp_path.glob("[xz]*"))
+
+
+def test_an_embedder_of_another_dimension_is_one_line(tmp_path):
+    words = {"[UNK]": 0, "rivers": 1, "lakes": 2}
+    for name, dimension in (("a", 2), ("b", 3)):
+        tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+        model = StaticEmbedding(tokenizer, embedding_weights=np.eye(3, dimension, dtype=np.float32))
+        SentenceTransformer(modules=[model], device="cpu").save(str(tmp_path / "static"))
+        write(tmp_path / f"{name}.jsonl", "rivers" if name == "a" else "lakes")
+        done = invoke(
+            *("dedup", f"{name}.jsonl", "--to", f"k{name}.jsonl"),
+            *("--index", "seen", "--embedder", "./static"),
+            cwd=tmp_path,
+        )
+    assert_one_line_error(
+        done,
+        "has embeddings of 2 numbers, and the embedder gives 3: use the model that",
+    )
