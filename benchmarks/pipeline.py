@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write benchmarks/pipeline.json")
     arguments = parser.parse_args()
-    quickstart = load_config(HERE.parent / "configs" / "quickstart.yaml")
+    quickstart = load_config(HERE / "quickstart_former.yaml")  # of which the results are
     report = {
         "machine": {
             "processor": platform.processor() or platform.machine(),

@@ -3,12 +3,12 @@
     python benchmarks/steering.py            print
     python benchmarks/steering.py --write    also write benchmarks/steering.json
 
-The quick start's bootstrap with the bundled model, uniform and diverse, over the same run seeds;
-phase 1 alone, in this process. Acceptance is accepted of all candidates, and of those that the
-filters let pass. Diversity of what is accepted: distinct-2 (Li et al., arXiv 1510.03055), the mean
-cosine of pairs, and the Vendi score of the embeddings (Friedman and Dieng, arXiv 2210.02410): the
-exponential of the entropy of the eigenvalues of the cosine matrix over n, an effective number of
-different texts.
+The former quick start's bootstrap (quickstart_former.yaml) with the bundled model, uniform and
+diverse, over the same run seeds; phase 1 alone, in this process. Acceptance is accepted of all
+candidates, and of those that the filters let pass. Diversity of what is accepted: distinct-2 (Li et
+al., arXiv 1510.03055), the mean cosine of pairs, and the Vendi score of the embeddings (Friedman
+and Dieng, arXiv 2210.02410): the exponential of the entropy of the eigenvalues of the cosine matrix
+over n, an effective number of different texts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MACHINE = (2, 6)
 def settings(sampling: str, machine: int, seed: int) -> RunConfig:
     """The quick start in smaller rounds, so that most prompts have a pool to draw from."""
     return load_config(
-        HERE.parent / "configs" / "quickstart.yaml",
+        HERE / "quickstart_former.yaml",
         [
             f"seed={seed}",
             f"target_instructions={TARGET}",

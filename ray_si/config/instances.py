@@ -27,11 +27,14 @@ class Instances(_Section):
     """In steps: an input is asked for, and may be declined as not needed; or it is what the model
     writes as the user of an assistant with this task, for instructions that refer to a text
     (English only; chat models whose template this process renders)."""
+    max_input_words: int | None = Field(None, ge=1)
+    """With user_turn: a longer input ends with its last whole sentence within so many words."""
     demonstrations: int = Field(0, ge=0)
     """In steps and chat style: seed tasks without an input, the first so many, that are shown as
     earlier turns where an answer without input is asked for; 0 shows none."""
     input_demonstrations: int = Field(0, ge=0)
-    """The same with an input, where one with input is asked for."""
+    """The same with an input, where an answer to one is asked for; and with user_turn where one
+    is."""
     prompt_style: Style | None = None
     """Style of phases 2 and 3; none: the generator's."""
     max_per_instruction: int = Field(5, ge=1)
@@ -55,7 +58,7 @@ class Instances(_Section):
         if self.method == "pairs":
             for name in (
                 *("answers", "greedy_first", "inputs"),
-                *("demonstrations", "input_demonstrations"),
+                *("demonstrations", "input_demonstrations", "max_input_words"),
             ):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} needs method steps, in which answers are asked alone")

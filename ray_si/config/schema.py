@@ -50,6 +50,9 @@ class Bootstrap(_Section):
     """Machine-written examples are drawn uniformly (the paper), or weighted toward thin regions of
     the pool: clusters of its embeddings, by k-means in single precision, each equally likely. Needs
     the cosine gate."""
+    same_demonstrations: bool = False
+    """All prompts of a round that ask for the same kind of task show the same examples, whose keys
+    and values an engine computes once; each round shows others."""
     max_demonstration_words: int | None = Field(None, ge=4)
     """Leave longer ones (in joint mode, with input and output) out of prompts; none keeps all."""
     new_instructions: int = Field(8, ge=1)
@@ -311,6 +314,8 @@ class RunConfig(_Section):
                 "instances.demonstrations are chat turns: set instances.prompt_style to chat, or "
                 "change the template completion_input_first"
             )
+        if self.instances.max_input_words and self.instances.inputs != "user_turn":
+            raise ValueError("instances.max_input_words needs instances.inputs user_turn")
         if self.instances.inputs == "user_turn":
             if self.instance_style != "chat":
                 raise ValueError(
@@ -541,10 +546,10 @@ _PLACEMENT = {
 }
 
 _LATER_IN = {
-    "bootstrap": ("openings", "prompts_per_opening", "checks"),
+    "bootstrap": ("openings", "prompts_per_opening", "checks", "same_demonstrations"),
     "instances": (
         *("method", "answers", "greedy_first", "inputs", "prompt_style"),
-        *("demonstrations", "input_demonstrations", "checks"),
+        *("demonstrations", "input_demonstrations", "checks", "max_input_words"),
     ),
     "output": ("keep",),
 }

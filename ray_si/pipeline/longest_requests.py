@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ray_si.config import RunConfig
 from ray_si.engines.base import Request
 from ray_si.pipeline.prompting import (
-    AnswerDemonstrations,
     Prompting,
+    Shown,
     answer_request,
     classification_request,
     input_request,
@@ -36,12 +36,12 @@ def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Reque
         return [*longest, *kinds]
     tokens = config.instances_by.sampling.input.max_tokens  # a word has at least one
     text = " ".join((words * (tokens // max(1, len(words)) + 1))[:tokens])
-    shown = AnswerDemonstrations.of(config, seeds)
+    shown = Shown.of(config, seeds)
     most = max(shown.with_input, shown.without_input, key=_length)
     return [
         *longest,
-        input_request(config, machine, 0),
-        answer_request(config, machine, text, 0, 0, AnswerDemonstrations(most, most)),
+        input_request(config, machine, 0, shown),
+        answer_request(config, machine, text, 0, 0, Shown(most, most)),
     ]
 
 

@@ -180,12 +180,13 @@ class Prompting:
             opening = opening_at(self._config, round_, index)
             kind = _kind_of(opening, only)
             seed = request_seed(self._config.seed, round_, index)
+            first = request_seed(self._config.seed, round_, 0)
             drawn = sample_demonstrations(
                 len(self._human[kind]),
                 counts[kind],
                 total=options.demonstrations,
                 machine_count=options.machine_demonstrations,
-                seed=seed,
+                seed=first if options.same_demonstrations else seed,
                 regions=regions.get(kind),
             )
             sources = [
@@ -422,29 +423,15 @@ def instance_request(
     return Request(prompt.prompt, params, seed, purpose)
 
 
-def input_request(config: RunConfig, instruction: str, seed: int) -> Request:
-    """Phase 3's question for an input, where it asks in steps."""
-    prompt = input_prompt(
-        instruction,
-        style=config.instance_style,
-        inputs=config.instances.inputs,
-        templates=config.prompts,
-        headings=config.language.as_headings(),
-    )
-    params = config.instances_by.sampling.input.params(_stops(config, prompt))
-    is_open = prompt.continue_final_message
-    return Request(prompt.prompt, params, seed, "input", continue_final_message=is_open)
-
-
 @dataclass(frozen=True)
-class AnswerDemonstrations:
-    """Tasks that requests for an answer show, by whether an input is given."""
+class Shown:
+    """Tasks that requests for inputs and answers show, by whether they have an input."""
 
     without_input: tuple[Example, ...] = ()
     with_input: tuple[Example, ...] = ()
 
     @classmethod
-    def of(cls, config: RunConfig, seeds: Sequence[SeedTask]) -> AnswerDemonstrations:
+    def of(cls, config: RunConfig, seeds: Sequence[SeedTask]) -> Shown:
         """The first seed tasks of each kind, as many as the configuration asks for."""
         options = config.instances
         tasks = [Example(seed.instruction, seed.instances[0]) for seed in seeds]
@@ -455,13 +442,28 @@ class AnswerDemonstrations:
         )
 
 
+def input_request(config: RunConfig, instruction: str, seed: int, shown: Shown) -> Request:
+    """Phase 3's question for an input, where it asks in steps."""
+    prompt = input_prompt(
+        instruction,
+        style=config.instance_style,
+        inputs=config.instances.inputs,
+        demonstrations=shown.with_input,
+        templates=config.prompts,
+        headings=config.language.as_headings(),
+    )
+    params = config.instances_by.sampling.input.params(_stops(config, prompt))
+    is_open = prompt.continue_final_message
+    return Request(prompt.prompt, params, seed, "input", continue_final_message=is_open)
+
+
 def answer_request(
     config: RunConfig,
     instruction: str,
     input_: str,
     seed: int,
     answer: int,
-    shown: AnswerDemonstrations,
+    shown: Shown,
 ) -> Request:
     """Phase 3's question for an answer to an input (or ""), by its number."""
     prompt = answer_prompt(

@@ -17,7 +17,7 @@ from ray_si.dedup import ExcludedTexts
 from ray_si.engines.base import Completion, Request
 from ray_si.pipeline.decisions import FAILURES, completion_row
 from ray_si.pipeline.instances import AcceptedInstruction, contaminated, rejected_instance
-from ray_si.pipeline.prompting import AnswerDemonstrations, answer_request, input_request
+from ray_si.pipeline.prompting import Shown, answer_request, input_request
 from ray_si.records import Instance, SeedTask
 from ray_si.run.ids import answer_seed, input_seed
 from ray_si.run.run import Run
@@ -91,13 +91,13 @@ class DecidedSteps(NamedTuple):
 
 
 async def ask_in_steps(
-    config: RunConfig, instruction: str, seed: int, ask: Ask, shown: AnswerDemonstrations
+    config: RunConfig, instruction: str, seed: int, ask: Ask, shown: Shown
 ) -> Steps:
     """Ask for the inputs of an instruction, then for the answers to each, all at once."""
     inputs: list[CompletionRow] = []
     if _wants_input(config, instruction):
         places = range(config.instances.max_per_instruction)
-        requests = [input_request(config, instruction, input_seed(seed, k)) for k in places]
+        requests = [input_request(config, instruction, input_seed(seed, k), shown) for k in places]
         inputs = [completion_row(done) for done in await asyncio.gather(*map(ask, requests))]
     wanted = [
         (place, answer, text)
@@ -117,12 +117,12 @@ async def ask_in_steps(
     return Steps(inputs, answers)
 
 
-def shown_in_run(config: RunConfig, location: str) -> AnswerDemonstrations:
+def shown_in_run(config: RunConfig, location: str) -> Shown:
     """The demonstrations of the run there, read once in a process."""
     options = config.instances
     if not (options.demonstrations or options.input_demonstrations):
-        return AnswerDemonstrations()
-    return AnswerDemonstrations.of(config, _seeds_of_run(location))
+        return Shown()
+    return Shown.of(config, _seeds_of_run(location))
 
 
 @lru_cache(maxsize=1)
@@ -144,6 +144,7 @@ def read_inputs(
                 headings=config.language.as_headings(),
                 tags=config.reasoning.tags,
                 cut_at_sentence=config.instances.inputs == "user_turn",
+                max_words=config.instances.max_input_words,
             )
         if reason is None and not text and config.instances.inputs == "user_turn":
             reason = "missing_input"

@@ -28,9 +28,9 @@ from ray_si.pipeline.instances import (
     pool_of,
 )
 from ray_si.pipeline.prompting import (
-    AnswerDemonstrations,
     Prompting,
     PromptRequest,
+    Shown,
     answer_request,
     classification_request,
     instance_request,
@@ -39,7 +39,7 @@ from ray_si.pipeline.prompting import (
 from ray_si.pipeline.steps import Steps, ask_in_steps, read_inputs
 from ray_si.records import Prompt
 from ray_si.run.ids import instance_seed
-from ray_si.run.schemas import ACCEPTED, InstanceText, RawRow, RejectedInstance
+from ray_si.run.schemas import ACCEPTED, AnswerRow, InstanceText, RawRow, RejectedInstance
 from ray_si.self_instruct.thoughts import Thoughts, split_thoughts
 
 _Asked = tuple[str, bool, int]
@@ -88,7 +88,8 @@ class Written:
 
     ``classification`` is phase 2's completion; ``prompt`` and ``completion`` are phase 3's, of the
     first answer where it asks in steps; None where the model wasn't asked. ``parts`` are the
-    thought and the answer of that completion; the tokens are those of all of phase 3's.
+    thought and the answer of that completion; the tokens are those of all of phase 3's, and
+    ``answers`` all that were asked in steps.
     """
 
     instruction: str
@@ -101,6 +102,7 @@ class Written:
     parts: Thoughts
     prompt_tokens: int
     completion_tokens: int
+    answers: list[AnswerRow]
 
 
 @dataclass
@@ -240,6 +242,7 @@ class DryRun:
                     parts,
                     row["prompt_tokens"],
                     row["completion_tokens"],
+                    row.get("answers", []),
                 )
             )
         return written
@@ -254,7 +257,7 @@ class DryRun:
     def _in_steps(self, asked: Sequence[_Asked]) -> list[_Answered]:
         """The same in steps; prompt and completion are those of the first answer."""
 
-        shown = AnswerDemonstrations.of(self.config, self.seeds)
+        shown = Shown.of(self.config, self.seeds)
 
         async def together() -> list[Steps]:
             steps = (

@@ -18,7 +18,7 @@ InstructionCheck = Callable[[str], bool]
 InstanceCheck = Callable[[str, Instance], bool]
 """Instruction and instance -> whether it is refused; for an input alone the output is empty."""
 
-_ALIKE = 0.7
+_ALIKE = 0.75
 """Similarity of characters from which two items of a list say the same."""
 
 _SAME = 0.93
@@ -73,9 +73,12 @@ _ASKS_FOR_HELP = re.compile(
     r"^\W*(?:here(?:'s| is)|i(?:'m| am) (?:writing|trying|looking for) )",
     re.I,
 )
-_GREETING = re.compile(r"^\W*(?:hi|hello|hey|dear|good (?:morning|afternoon|evening))\b", re.I)
+_GREETING = re.compile(
+    r"\A\W*(?:(?i:hi|hello|hey|dear|good (?:morning|afternoon|evening))\b|[A-Z]\w+,\s*\n)"
+)
 _BYLINE = re.compile(
-    r"^\s*(?:by|author|title|subject|from|to|date)\b\s*:?.{0,60}$|\[|\]|(?:sincerely|regards),?\s*$",
+    r"^\s*(?:by|author|title|subject|from|to|date)\b\s*:?.{0,60}$|\[|\]|(?:sincerely|regards),?\s*$"
+    r"|[\U0001f300-\U0001faff]",
     re.I | re.M,
 )
 
@@ -131,12 +134,12 @@ def _input_length(instruction: str, instance: Instance) -> bool:
 def _input_kind(instruction: str, instance: Instance) -> bool:
     if not instance.input:
         return False
+    greets = bool(_GREETING.search(instance.input))
     is_letter = re.search(r"\b(?:e-?mail|letter)\b", instruction, re.I)
-    greets = _GREETING.search(instance.input)
-    is_message = re.search(r"\b(?:message|note|reply)\b", instruction, re.I)
-    return bool(_BYLINE.search(instance.input)) or (
-        not is_message and bool(is_letter) != bool(greets)
-    )
+    public = r"\b(?:post|announcement|description|paragraph|article)\b"
+    is_public = re.search(public, instruction, re.I)
+    is_other = (is_letter and not greets) or (is_public and greets)
+    return bool(_BYLINE.search(instance.input) or is_other)
 
 
 INSTRUCTION_CHECKS: Mapping[str, InstructionCheck] = {

@@ -89,9 +89,11 @@ _POINTS_AT_INPUT = re.compile(
     re.IGNORECASE,
 )
 _REFERS_TO_TEXT = re.compile(
-    r"\b(?:the|each|your|my|our)(?: \w+)? (?:messages?|e-?mails?|letters?|notes?|posts?|"
-    r"paragraphs?|announcements?|notices?|invitations?|drafts?|descriptions?|passages?|texts?|"
-    r"sentences?|reviews?|articles?|summary|speech)\b(?! [\"'])",
+    r"\bthe following\b|\b\w+ (?:below|above)\b|\b(?:the|each|your|my|our|this|these|those|given)"
+    r"(?: \w+)? (?:messages?|e-?mails?|letters?|notes?|posts?|paragraphs?|announcements?|notices?|"
+    r"invitations?|drafts?|descriptions?|passages?|texts?|sentences?|reviews?|articles?|summary|"
+    r"speech|list|statements?|phrases?|tweets?|comments?|code|poem|dialogue|conversation|quote)"
+    r"\b(?! [\"'])",
     re.IGNORECASE,
 )
 _ANSWERS = frozenset(("yes", "no", "true", "false"))
@@ -270,7 +272,7 @@ def instance_quality_reason(
 
 def refers_to_text(instruction: str) -> bool:
     """Whether an instruction is about a text that has to come with it. English only."""
-    return bool(_POINTS_AT_INPUT.search(instruction) or _REFERS_TO_TEXT.search(instruction))
+    return bool(_REFERS_TO_TEXT.search(instruction))
 
 
 def _is_label(answer: str, instruction: str) -> bool:

@@ -172,12 +172,14 @@ def read_input(
     headings: Headings = ENGLISH,
     tags: Sequence[Tag] = TAGS,
     cut_at_sentence: bool = False,
+    max_words: int | None = None,
 ) -> tuple[str, str | None]:
     """The input in a completion that was asked for one, and why it is none that can be used.
 
     It is "" where the completion says that none is needed; see `is_placeholder`. Reasons:
     "unfinished_reasoning", and "unfinished" where the model ran out of tokens; with
-    ``cut_at_sentence`` only where no sentence had ended by then, at whose end it is cut.
+    ``cut_at_sentence`` only where no sentence had ended by then, at whose end it is cut. A text of
+    more than ``max_words`` is cut at the end of the last sentence within them, if there is one.
     """
     parts = split_thoughts(text, tags)
     if not parts.is_finished:
@@ -185,11 +187,20 @@ def read_input(
     names = "|".join(re.escape(word) for word in (ENGLISH.input, headings.input))
     written = re.sub(rf"\A\s*[*_]*(?:{names})[*_]*\s*[:：][*_]*", "", parts.answer).strip()
     if finish_reason == "length":
-        ended = re.match(r".*[.!?][\"')]*(?=\s)", written, re.DOTALL)
-        if not (cut_at_sentence and ended):
+        if not (cut_at_sentence and (ended := _sentences_of(written, None))):
             return written, "unfinished"
-        written = ended[0]
+        written = ended
+    if max_words is not None:
+        written = _sentences_of(written, max_words) or written
     return ("" if is_placeholder(written) else written), None
+
+
+def _sentences_of(text: str, max_words: int | None) -> str:
+    """The whole sentences that a text begins with, of so many words at most; "" where none is."""
+    ends = [match.end() for match in re.finditer(r"[.!?][\"')]*(?=\s|$)", text)]
+    if max_words is not None:
+        ends = [end for end in ends if len(text[:end].split()) <= max_words]
+    return text[: ends[-1]] if ends else ""
 
 
 def read_output(

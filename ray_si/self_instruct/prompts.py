@@ -259,6 +259,7 @@ def input_prompt(
     *,
     style: Style,
     inputs: Inputs = "asked",
+    demonstrations: Sequence[Example] = (),
     templates: Templates = _OURS,
     headings: Headings = ENGLISH,
 ) -> RenderedPrompt:
@@ -266,7 +267,8 @@ def input_prompt(
 
     Completion style shows the examples of ``completion_input_first`` and stops where the output
     would begin. ``user_turn`` tells the model in a system turn that it is an assistant with this
-    task, and lets it write what the user sends.
+    task, and lets it write what the user sends, after the inputs and outputs of the
+    ``demonstrations`` as earlier turns.
     """
     if style == "completion":
         text = _render(templates, "completion_input_first", instruction=_joined_lines(instruction))
@@ -276,7 +278,11 @@ def input_prompt(
     text = _render(templates, f"chat_{kind}", instruction=_joined_lines(instruction))
     if inputs == "asked":
         return RenderedPrompt(_as_turn(text), ())
-    turns = [{"role": "system", "content": text}, {"role": "user", "content": ""}]
+    turns = [{"role": "system", "content": text}]
+    for shown in demonstrations:
+        assert shown.instance is not None, "a demonstration without an input"
+        turns += [*_as_turn(shown.instance.input), _answer_turn(shown.instance.output)]
+    turns.append({"role": "user", "content": ""})
     return RenderedPrompt(turns, (), continue_final_message=True)
 
 

@@ -63,3 +63,9 @@ def test_templates_are_those_that_steps_render():
     assert {"completion_input_first"} < completion.prompts.keys()
     assert not {"chat_input", "completion_output_first"} & completion.prompts.keys()
     assert completion.labels == (" classification", " generation")
+
+
+def test_the_length_of_an_input_is_for_those_that_the_model_writes_as_the_user():
+    with pytest.raises(ConfigError, match=r"max_input_words needs instances\.inputs user_turn"):
+        steps(max_input_words=30)
+    assert steps(max_input_words=30, inputs="user_turn").instances.max_input_words == 30

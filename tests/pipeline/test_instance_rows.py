@@ -11,7 +11,7 @@ from ray_si.config.file import parse_config
 from ray_si.engines.base import Completion
 from ray_si.pipeline.instance_rows import block_schema, decided_columns, instance_row
 from ray_si.pipeline.instances import CAME_ALONG, NOT_ASKED, Classified
-from ray_si.pipeline.prompting import AnswerDemonstrations
+from ray_si.pipeline.prompting import Shown
 from ray_si.pipeline.steps import IN_STEPS, ask_in_steps
 from ray_si.records import Instance
 from ray_si.run.schemas import INSTANCE_BLOCK
@@ -73,7 +73,7 @@ def test_what_was_asked_in_steps_is_stored_whole_and_decided_again_as_it_was(err
             return Completion("", "error", error=error)
         return Completion(f"The Loire, {request.seed % 2}.", "stop", 7, 4, mean_logprob=-1.0)
 
-    steps = asyncio.run(ask_in_steps(config, RIVER.instruction, 77, ask, AnswerDemonstrations()))
+    steps = asyncio.run(ask_in_steps(config, RIVER.instruction, 77, ask, Shown()))
     written = instance_row(config, RIVER, 3, 77, Classified(True), steps, None)
     assert written["finish_reason"] == ("error" if error else IN_STEPS)
     assert written["error"] == error

@@ -125,3 +125,17 @@ def test_openings_without_seed_tasks_of_their_kind_are_refused(tmp_path):
     made = config(demonstrations=1, machine_demonstrations=0)
     with pytest.raises(ConfigError, match="there is none with"):
         check_inputs(made.model_copy(update={"seeds": str(tmp_path / "seeds.jsonl")}))
+
+
+def test_a_round_may_show_the_same_demonstrations_in_all_its_prompts_of_a_kind():
+    prompting = Prompting(config(same_demonstrations=True), SEEDS)
+    shown = [
+        {
+            tuple(source.id for source in request.demonstrations)
+            for request in prompting.requests(round_)
+            if not request.opening.startswith("Rewrite")
+        }
+        for round_ in (0, 1)
+    ]
+    assert [len(each) for each in shown] == [1, 1]
+    assert shown[0] != shown[1]

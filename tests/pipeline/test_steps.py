@@ -10,7 +10,7 @@ from ray_si.config.file import parse_config
 from ray_si.dedup import ExcludedTexts
 from ray_si.engines.base import Completion
 from ray_si.pipeline.instances import AcceptedInstruction
-from ray_si.pipeline.prompting import AnswerDemonstrations
+from ray_si.pipeline.prompting import Shown
 from ray_si.pipeline.steps import NOT_CHOSEN, ask_in_steps, decide_steps
 from ray_si.run.seeds import load_seeds
 from tests.builds import replay_values
@@ -18,7 +18,7 @@ from tests.builds import replay_values
 NEEDS_NONE = AcceptedInstruction("a", "Name a river of Europe.", False, None)
 NEEDS_ONE = AcceptedInstruction("b", "Rewrite the message so that it is polite.", False, None)
 
-NONE_SHOWN = AnswerDemonstrations()
+NONE_SHOWN = Shown()
 
 
 def config(*, style="chat", **instances):
@@ -145,7 +145,7 @@ def test_what_resembles_an_evaluation_set_is_left_out_with_its_match():
 def test_the_first_seed_tasks_with_an_input_or_without_are_shown_as_earlier_turns():
     seeds = load_seeds("bundled")[0]
     options = config(demonstrations=2, input_demonstrations=1)
-    shown = AnswerDemonstrations.of(options, seeds)
+    shown = Shown.of(options, seeds)
     first = next(seed for seed in seeds if seed.instances[0].input)
     model = Model(["None", "Go."], ["a", "b"])
     decided(options, NEEDS_ONE, model, shown=shown)

@@ -318,3 +318,12 @@ def test_an_output_is_all_of_its_completion():
     assert read_output(" The Loire.\n", "stop") == ("The Loire.", None)
     assert read_output("The Lo", "length") == ("The Lo", "unfinished")
     assert read_output("<think>Hm.</think>\nInput: a", "stop") == ("Input: a", None)
+
+
+def test_a_long_input_ends_with_the_last_sentence_within_so_many_words():
+    text = "Hi Tom. I am so glad. That is a lot of words."
+    for finish_reason in ("stop", "length"):
+        cut = read_input(text, finish_reason, cut_at_sentence=True, max_words=6)
+        assert cut == ("Hi Tom. I am so glad.", None)
+    assert read_input("No end of it at all", "stop", max_words=3) == ("No end of it at all", None)
+    assert read_input(text, "stop", max_words=100) == (text, None)

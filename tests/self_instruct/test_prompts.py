@@ -152,3 +152,10 @@ def test_inputs_are_asked_for_or_written_as_the_user():
     assert [turn["role"] for turn in made.prompt] == ["system", "user"]
     assert made.continue_final_message
     assert "Output:" in input_prompt("Name a river.", style="completion").stop
+
+
+def test_what_the_model_writes_as_the_user_may_follow_earlier_turns():
+    shown = Example("Make it polite.", Instance("Go away.", "Please leave."))
+    made = input_prompt("Be brief.", style="chat", inputs="user_turn", demonstrations=[shown])
+    assert [turn["content"] for turn in made.prompt[1:]] == ["Go away.", "Please leave.", ""]
+    assert [turn["role"] for turn in made.prompt] == ["system", "user", "assistant", "user"]

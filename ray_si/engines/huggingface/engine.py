@@ -26,6 +26,9 @@ _MIN_PREFIX = 32
 _SCORED_SHARE = 8
 """Of a batch's tokens one in so many may be scored, where each needs the whole vocabulary."""
 
+_SAME_PREFIX = 64
+"""Tokens by which prompts are told apart that share a longer beginning, such as demonstrations."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -144,8 +147,18 @@ class TransformersEngine:
         return self._answer(batch[:middle]) + self._answer(batch[middle:])
 
     def _next_batch(self, pending: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
-        """The oldest request and those that fit with it; the rest stay in order."""
-        kind = (pending[0].request.purpose, bool(pending[0].labels))
+        """The oldest request and those that fit with it; the rest stay in order.
+
+        Where at least half a batch of them begins alike, none that begins otherwise is among them:
+        what they share is computed once.
+        """
+        oldest = pending[0]
+        kind = (oldest.request.purpose, bool(oldest.labels))
+        may = {id(w) for w in pending if (w.request.purpose, bool(w.labels)) == kind}
+        begin = oldest.prompt[:_SAME_PREFIX]
+        alike = {id(w) for w in pending if id(w) in may and w.prompt[:_SAME_PREFIX] == begin}
+        if 2 * len(alike) >= min(self.slots, len(may)):
+            may = alike
         batch: list[Waiting] = []
         rest: list[Waiting] = []
         widest = longest = 0
@@ -154,7 +167,7 @@ class TransformersEngine:
             width, label = max(widest, waiting.tokens), max(longest, waiting.longest_label)
             fits = size <= self.slots and size * width <= self._batch_tokens
             fits = fits and size * label <= self._batch_tokens // _SCORED_SHARE
-            if (waiting.request.purpose, bool(waiting.labels)) == kind and (fits or not batch):
+            if id(waiting) in may and (fits or not batch):
                 batch.append(waiting)
                 widest, longest = width, label
             else:

@@ -14,6 +14,7 @@ from ray_si.engines import bundled
 from ray_si.engines.base import Request, SamplingParams
 from ray_si.engines.huggingface.engine import TransformersEngine
 from ray_si.engines.huggingface.loading import LanguageModel, load
+from ray_si.engines.waiting import Waiting
 from ray_si.errors import EngineError
 from ray_si.self_instruct.prompts import LABELS, classification_prompt
 
@@ -197,6 +198,24 @@ def test_too_long_a_prompt_is_refused_and_its_neighbours_are_answered(engine):
 def test_more_requests_than_a_batch_holds_are_all_answered(engine):
     requests = [Request(f"Number {i} is", replace(GREEDY, max_tokens=2), i) for i in range(21)]
     assert all(done.completion_tokens == 2 for done in ask(engine, requests))
+
+
+def test_a_batch_is_of_prompts_that_begin_alike_where_these_fill_half_of_it(engine):
+    begins = {"a": list(range(100)), "b": list(range(100, 200))}
+
+    async def batch_of(kinds):
+        pending = [
+            Waiting(Request("", GREEDY, k), [*begins.get(kind, [900 + k]), k])
+            for k, kind in enumerate(kinds)
+        ]
+        batch, rest = engine._next_batch(pending)
+        assert sorted(w.request.seed for w in (*batch, *rest)) == list(range(len(kinds)))
+        return "".join(kinds[w.request.seed] for w in batch)
+
+    assert asyncio.run(batch_of("abababab")) == "aaaa"
+    assert asyncio.run(batch_of("bab")) == "bb"
+    assert asyncio.run(batch_of("axyzvwbb")) == "axyzvwbb"  # too few to run by themselves
+    assert asyncio.run(batch_of("aaaaaaaaaab")) == "a" * 8
 
 
 def test_a_model_that_cannot_be_loaded_is_an_engine_error(tmp_path):
