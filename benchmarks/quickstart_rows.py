@@ -1,0 +1,307 @@
+"""What the quick start's rows are worth, graded blind beside those of the quick start before.
+
+    python benchmarks/quickstart_rows.py generate NAME --seed 0    rows into runs/rows/NAME-0.json
+    python benchmarks/quickstart_rows.py stored RUN NAME-0         the same of a finished run
+    python benchmarks/quickstart_rows.py page A-0 B-0 ...          runs/rows/page.html, and its key
+    python benchmarks/quickstart_rows.py commit RATINGS ...        benchmarks/quickstart_rows.json
+    python benchmarks/quickstart_rows.py                           print the table of that file
+
+NAME is "new", configs/quickstart.yaml, or "former", benchmarks/quickstart_former.yaml. The rows of
+a seed are those of a build, or are generated in this process, by the requests, the gate and the
+filters that a build has; the first forty are graded. The page is that of `evaluate`, without
+references: forty rows of every run in one order, under tokens that say nothing of where they come
+from. Grades are the paper's, A to D; A and B are acceptable. Scores are judged by the area under
+the ROC curve against acceptable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_si import load_config
+from ray_si.config import RunConfig
+from ray_si.export.kept import Row, choose
+from ray_si.export.rows import training_rows
+from ray_si.pipeline.decisions import decide_round, is_plateau, texts_of
+from ray_si.pipeline.instances import AcceptedInstruction, pool_of
+from ray_si.pipeline.prompting import Prompting, instruction_request
+from ray_si.planning.preview import DryRun, raw_row
+from ray_si.records import Instance
+from ray_si.run.run import Run
+from ray_si.training.ratings import GRADES, load_ratings, make_page, summarize
+from ray_si.training.tasks import Example
+
+HERE = Path(__file__).parent
+FOLDER = HERE.parent / "runs" / "rows"
+RESULT = HERE / "quickstart_rows.json"
+CONFIGS = {
+    "new": HERE.parent / "configs" / "quickstart.yaml",
+    "former": HERE / "quickstart_former.yaml",
+}
+FIRST = 40
+"""Rows of a run that are graded."""
+
+EVALUATION = "quickstart-rows"
+
+
+# Generating ------------------------------------------------------------------------------------
+
+
+def generate(config: RunConfig) -> dict[str, Any]:
+    """The rows that a build of this configuration exports, and what it took."""
+    began = time.process_time()
+    dry_run = DryRun(config)
+    accepted, logprobs, counts = instructions_of(dry_run, config)
+    written = dry_run.write(accepted)
+    rows, reasons = [], Counter[str]()
+    for item, logprob, made in zip(accepted, logprobs, written, strict=True):
+        reasons.update(rejection["reason"] for rejection in made.rejected)
+        chosen = [answer for answer in made.answers if answer["is_chosen"]]
+        for place, instance in enumerate(made.kept):
+            rows.append(
+                {
+                    "id": item.id,
+                    "place": place,
+                    "instruction": item.instruction,
+                    **instance,
+                    "instruction_logprob": logprob,
+                    "output_logprob": chosen[place]["mean_logprob"] if chosen else None,
+                }
+            )
+    kept, left_out = rows, {}
+    if config.output.keep:
+        chosen_rows = choose(
+            [_ranked(row, config) for row in rows], config.output.keep.model_dump()
+        )
+        kept = [row for row in rows if (row["id"], row["place"]) in chosen_rows.rows]
+        left_out = chosen_rows.left_out
+    return {
+        "processor_seconds": round(time.process_time() - began),
+        "instructions": counts,
+        "instances_rejected": dict(reasons.most_common()),
+        "left_out": left_out,
+        "rows": kept,
+        "others": [row for row in rows if row not in kept],
+    }
+
+
+def stored(location: str) -> dict[str, Any]:
+    """The same of a run that a build has finished."""
+    run = Run.open(location)
+    stats = run.stats()
+    assert stats is not None, "the run is not finished"
+    accepted = (row for table in run.accepted(["id", "mean_logprob"]) for row in table.to_pylist())
+    logprobs = {row["id"]: row["mean_logprob"] for row in accepted}
+    rows = [
+        {
+            "id": row["instruction_id"],
+            "place": int(row["id"].rpartition("-")[2]),
+            **{name: row[name] for name in ("instruction", "input", "output")},
+            "instruction_logprob": logprobs[row["instruction_id"]],
+            "output_logprob": row.get("output_logprob"),
+        }
+        for row in training_rows(run)
+    ]
+    counts = {name: stats[name] for name in ("candidates", "accepted", "rejected")}
+    return {
+        "instructions": counts,
+        "instances_rejected": stats["instances_rejected"],
+        "left_out": stats.get("left_out", {}),
+        "rows": rows,
+        "others": [],
+    }
+
+
+def instructions_of(
+    dry_run: DryRun, config: RunConfig
+) -> tuple[list[AcceptedInstruction], list[float | None], dict[str, Any]]:
+    """Phase 1, round by round: what is accepted, its completions' log-probabilities, and counts."""
+    prompting, gate = Prompting(config, dry_run.seeds), dry_run.gate()
+    accepted: list[AcceptedInstruction] = []
+    logprobs: list[float | None] = []
+    manifests: list[Any] = []
+    refused: Counter[str] = Counter()
+    while prompting.accepted < config.target_instructions:
+        if is_plateau(manifests, config.bootstrap):
+            break
+        drawn = prompting.requests(len(manifests))
+        requests = [instruction_request(config, prompting.render(a), a.seed) for a in drawn]
+        rows = [raw_row(a, done) for a, done in zip(drawn, dry_run.answer(requests), strict=True)]
+        table, _, manifest = decide_round(
+            config,
+            len(manifests),
+            rows,
+            config.target_instructions - prompting.accepted,
+            lambda usable: gate.filter(texts_of(usable)),
+        )
+        prompting.extend(table)
+        manifests.append(manifest)
+        refused.update(manifest["rejected"])
+        accepted += pool_of(table)
+        logprobs += table["mean_logprob"].to_pylist()
+    candidates = sum(manifest["candidates"] for manifest in manifests)
+    counts = {"candidates": candidates, "accepted": len(accepted), "rejected": dict(refused)}
+    return accepted, logprobs, counts
+
+
+def _ranked(row: dict[str, Any], config: RunConfig) -> Row:
+    by_length = sorted(config.bootstrap.openings, key=len, reverse=True)
+    opening = next((o for o in by_length if row["instruction"].startswith(o)), None)
+    logprobs = (row["output_logprob"], row["instruction_logprob"])
+    return Row(row["id"], row["place"], opening, bool(row["input"]), *logprobs)
+
+
+# Grading ---------------------------------------------------------------------------------------
+
+
+def mixed(runs: Sequence[str]) -> list[dict[str, Any]]:
+    """The first rows of runs, each with an id that does not tell which, in an order of chance."""
+    rows = []
+    for run in runs:
+        data = json.loads((FOLDER / f"{run}.json").read_text("utf-8"))
+        for place, row in enumerate(data["rows"][:FIRST]):
+            id_ = hashlib.sha256(f"{run}/{place}".encode()).hexdigest()[:12]
+            rows.append({"row": id_, "run": run, **row})
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+def page_of(rows: Sequence[dict[str, Any]]) -> tuple[str, Any]:
+    """The raters' page of these rows, and its key."""
+    examples = [
+        Example(r["row"], r["row"], r["instruction"], Instance(r["input"], ""), ("",)) for r in rows
+    ]
+    answers = {"row": [{"text": row["output"]} for row in rows]}
+    return make_page(examples, answers, count=len(rows), seed=0, evaluation=EVALUATION)
+
+
+def commit(runs: Sequence[str], ratings: Sequence[str]) -> None:
+    """Write rows with their grades, and what the runs took, to the committed file."""
+    rows = mixed(runs)
+    _, key = page_of(rows)
+    by_row = {entry["example"]: token for token, entry in key.items()}
+    raters = [load_ratings(path, EVALUATION, key) for path in ratings]
+    for row in rows:
+        row["grades"] = {r.name: r.grades[by_row[row["row"]]] for r in raters}
+    took = {}
+    for run in runs:
+        data = json.loads((FOLDER / f"{run}.json").read_text("utf-8"))
+        took[run] = {k: v for k, v in data.items() if k not in ("rows", "others")}
+    agreement = summarize(raters, key)
+    result = {"runs": took, "agreement": agreement["pairs"], "rows": rows}
+    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+# The table -------------------------------------------------------------------------------------
+
+
+def table() -> str:
+    """What the committed grades come to, as Markdown."""
+    result = json.loads(RESULT.read_text("utf-8"))
+    rows = result["rows"]
+    lines = [
+        "| run | rows | acceptable, by reading | with input | first three words | first words "
+        "| distinct-2 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    families = Counter(run.split("-")[0] for run in result["runs"])
+    for name in [*result["runs"], *(family for family in families if families[family] > 1)]:
+        part = [r for r in rows if r["run"] == name or r["run"].split("-")[0] == name]
+        good = [sum(is_good(r, k) for r in part) for k in part[0]["grades"]]
+        lines.append(
+            f"| {name} | {len(part)} | {', '.join(f'{100 * g / len(part):.0f} %' for g in good)} | "
+            f"{sum(bool(r['input']) for r in part)} | {len({_first(r, 3) for r in part})} | "
+            f"{len({_first(r, 1) for r in part})} | {_distinct_2(part):.2f} |"
+        )
+    lines += ["", "| score | no input | with input |", "| --- | --- | --- |"]
+    new = [row for row in rows if row["run"].startswith("new")]
+    for name, score in SCORES.items():
+        parts = [[row for row in new if bool(row["input"]) == kind] for kind in (False, True)]
+        lines.append(f"| {name} | {' | '.join(_auc(part, score) for part in parts)} |")
+    return "\n".join(lines)
+
+
+def is_good(row: dict[str, Any], rater: str) -> bool:
+    """Whether a rater finds a row acceptable."""
+    return row["grades"][rater] in ("A", "B")
+
+
+SCORES = {
+    "log-probability of the answer": lambda row: row["output_logprob"],
+    "log-probability of the instruction": lambda row: row["instruction_logprob"],
+    "sum of both": lambda row: row["output_logprob"] + row["instruction_logprob"],
+    "short answer (minus words)": lambda row: -len(row["output"].split()),
+    "short instruction (minus words)": lambda row: -len(row["instruction"].split()),
+}
+
+
+def _auc(rows: list[dict[str, Any]], score: Any) -> str:
+    """Area under the ROC curve against acceptable by most readings; ties count half."""
+    good = [score(r) for r in rows if _mean_good(r) > 0.5]
+    bad = [score(r) for r in rows if _mean_good(r) <= 0.5]
+    if not good or not bad:
+        return "-"
+    wins = np.subtract.outer(np.array(good), np.array(bad))
+    return f"{float((wins > 0).mean() + (wins == 0).mean() / 2):.2f} (n={len(rows)})"
+
+
+def _mean_good(row: dict[str, Any]) -> float:
+    return float(np.mean([is_good(row, rater) for rater in row["grades"]]))
+
+
+def _first(row: dict[str, Any], count: int) -> str:
+    return " ".join(row["instruction"].lower().split()[:count])
+
+
+def _distinct_2(rows: list[dict[str, Any]]) -> float:
+    words = [row["instruction"].lower().split() for row in rows]
+    pairs = [pair for text in words for pair in pairwise(text)]
+    return len(set(pairs)) / max(1, len(pairs))
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=("generate", "stored", "page", "commit"))
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", default="")
+    arguments = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "generate":
+        (name,) = arguments.names
+        threads = f"generator.threads={arguments.threads}"  # on which the rows do not depend
+        made = generate(load_config(CONFIGS[name], [f"seed={arguments.seed}", threads]))
+        text = json.dumps(made, indent=1, ensure_ascii=False)
+        (FOLDER / f"{name}-{arguments.seed}.json").write_text(text, "utf-8")
+        print({k: v for k, v in made.items() if k not in ("rows", "others")})
+    elif arguments.what == "stored":
+        location, name = arguments.names
+        text = json.dumps(stored(location), indent=1, ensure_ascii=False)
+        (FOLDER / f"{name}.json").write_text(text, "utf-8")
+    elif arguments.what == "page":
+        page, key = page_of(mixed(arguments.names))
+        (FOLDER / "page.html").write_text(page, "utf-8")
+        (FOLDER / "key.json").write_text(json.dumps(key), "utf-8")
+        print(f"{FOLDER}/page.html: {len(key)} rows; grades {', '.join(GRADES)}")
+    elif arguments.what == "commit":
+        commit(arguments.runs.split(","), arguments.names)
+        print(table())
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    main()
