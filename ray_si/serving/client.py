@@ -79,7 +79,7 @@ class Client:
         self._app, self._window, self._order = app, window, order
         self._call_size = max(1, min(_CALL_SIZE, window // _CALLS))
         self._handle: Any = None
-        self._resolving = asyncio.Lock()
+        self._resolving: asyncio.Task[Any] | None = None
         self._queue: deque[_Item] = deque()
         self._suspects: list[_Item] = []
         self._open: set[_Item] = set()
@@ -195,11 +195,17 @@ class Client:
 
     async def _resolved(self) -> Any:
         """The application's handle, which the controller is asked for once, beside the loop."""
-        async with self._resolving:
-            if self._handle is None:
-                handle = await asyncio.to_thread(serve.get_app_handle, self._app)
-                self._handle = handle.options(stream=True)
-            return self._handle
+        if self._handle is None:
+            # one task for all calls that wait, and none of them can keep it from the others
+            if self._resolving is None:
+                question = asyncio.to_thread(serve.get_app_handle, self._app)
+                self._resolving = asyncio.create_task(question)
+            try:
+                handle = await asyncio.shield(self._resolving)
+            finally:
+                self._resolving = None
+            self._handle = handle.options(stream=True)
+        return self._handle
 
     async def _outlast(self, error: Exception) -> None:
         """Wait a little for a Serve that failed; give up on one that has failed for long."""
