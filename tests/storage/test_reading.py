@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
 import threading
 import time
 
@@ -65,3 +67,31 @@ def test_nothing_to_read_starts_no_thread():
     before = threading.active_count()
     assert list(read_ahead(str, [])) == []
     assert threading.active_count() == before
+
+
+def test_a_process_that_ends_in_the_middle_of_reading_ends_well():
+    """The iteration is left as it is, and its threads are inside Arrow or wait for a store."""
+    script = """
+import io, itertools, time
+import pyarrow as pa, pyarrow.parquet as pq
+from ray_si.storage.reading import read_ahead
+sink = io.BytesIO()
+pq.write_table(pa.table({"text": [str(i) * 50 for i in range(20000)]}), sink)
+data = sink.getvalue()
+rows = read_ahead(lambda i: pq.read_table(io.BytesIO(data)), itertools.count())
+print(next(rows).num_rows)
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout == b"20000\n"
+
+
+def test_a_store_that_hangs_keeps_an_ending_process_for_seconds_only():
+    script = """
+import time
+from ray_si.storage.reading import read_ahead
+rows = read_ahead(lambda i: time.sleep(3600 * i), range(5))
+next(rows)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
