@@ -4,7 +4,7 @@
     python benchmarks/capacity_stages.py --write    also capacity.json, and the page's table
 
 Of every stage that works while replicas write, the share of its time that it needs to keep up with
-them: the embedders, for what ROUGE-L lets pass; the gate's search, in a pool as large as the
+them: the embedders, for every candidate; the gate's search, in a pool as large as the
 target; the driver's decisions; the cores that requests take around the models, on those that the
 configuration leaves. What needs more than all of its time slows the replicas down; and rounds may
 leave slots without work, which is simulated request by request (`ray_si.config.rounds`).
@@ -40,7 +40,7 @@ CORES = 8
 """Of a node on which a gate shard searches."""
 
 PASSING = 0.7
-"""Share of candidates that ROUGE-L lets pass, and that are embedded."""
+"""Share of candidates that ROUGE-L lets pass."""
 
 
 def stages(
@@ -53,7 +53,7 @@ def stages(
     taken = generator.replicas * generator.cpus + config.embedder.replicas * config.embedder.cpus
     deciding = decide_s(costs) * candidates + costs.commit_s * requests / options.prompts_per_round
     needed = {
-        "embed": PASSING * candidates / embeddings_a_second(config),
+        "embed": candidates / embeddings_a_second(config),
         "gate": candidates
         * costs.search_s(config.target_instructions / config.dedup.shards, CORES),
         "decide": deciding,
