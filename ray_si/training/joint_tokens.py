@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import Encoding, processors
 
 Tokens = tuple[list[int], list[int]]
 """Those of a prompt, and those that follow it."""
+
+_NEAR = 64
+"""Characters at the end of a prompt within which its last special token spares tokenizing it."""
 
 
 class JointTokenizer:
@@ -32,10 +35,12 @@ class JointTokenizer:
             # whose offsets leave out leading spaces, and whose special tokens only a prompt has
             self._bare = deepcopy(self._backend)
             self._bare.post_processor = processors.Sequence([])
-        added = tokenizer.added_tokens_decoder.items()
-        self._fixed = {id_ for id_, token in added if token.special and not token.normalized}
-        self._fixed -= {tokenizer.unk_token_id}  # which any text may become
-        self._after = cache(self._tokens_after)
+        self._fixed = {
+            id_: token.content
+            for id_, token in tokenizer.added_tokens_decoder.items()
+            if token.special and not token.normalized and id_ != tokenizer.unk_token_id
+        }
+        self._after = lru_cache(1024)(self._tokens_after)
 
     def tokenize(self, prompts: Sequence[str], following: Sequence[str]) -> list[Tokens | None]:
         """Both parts of each text; None where the second begins inside a token of the first."""
@@ -44,8 +49,9 @@ class JointTokenizer:
             return [self._by_prefix(*texts) for texts in zip(prompts, joint, strict=True)]
         whole = self._bare.encode_batch(joint, add_special_tokens=False)
         opened: list[list[int] | None] = [None] * len(prompts)
-        if self._begin:
-            batch = self._backend.encode_batch(prompts, add_special_tokens=True)
+        end = prompts[0][-_NEAR:] if prompts else ""  # that of any: a template's is the same
+        if self._begin or not any(text in end for text in self._fixed.values()):
+            batch = self._backend.encode_batch(prompts, add_special_tokens=self._begin)
             opened = [encoded.ids for encoded in batch]
         rows = zip(prompts, joint, opened, whole, strict=True)
         return [self._split(prompt, text, ids, encoded) for prompt, text, ids, encoded in rows]
