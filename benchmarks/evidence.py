@@ -4,8 +4,8 @@
 
 Arms: ``untuned``, the model as it is; ``seeds``, trained on the seed tasks alone; ``rows``, on all
 rows of the run; ``selected``, on those that pass ``--by``, best first by ``--rank``; ``random``, on
-as many of the run's rows drawn at random, without which a selection shows nothing. CONFIG is that
-of `ray-si loop`: a run's with the sections ``training`` and ``evaluation``, so that the same
+as many of the run's rows drawn at random, without which a selection shows nothing. The last two are
+there where a selection is asked for. CONFIG is that of `ray-si loop`: a run's with the sections ``training`` and ``evaluation``, so that the same
 command takes two cores and a small model, or a cluster and a large one (``--address``). The run is
 built away from what is evaluated on. All arms train with the same settings, ``training.max_steps``
 where it is set; each of ``--seeds`` orders the rows anew. What is finished is kept in FOLDER; the
@@ -149,14 +149,15 @@ def main() -> None:
     parser.add_argument("--to", required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--tasks", action="append", help="as for `ray-si loop`")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--by", default="checks", help="expression that selected rows pass")
+    parser.add_argument("--by", help="expression that selected rows pass")
     parser.add_argument("--rank", help="expression by which the best come first")
     parser.add_argument("--top", type=int, help="rows that are selected [half]")
     parser.add_argument("--address", help="of a Ray cluster")
     parser.add_argument("--write", action="store_true", help="keep the result beside this script")
     options = parser.parse_args()
+    options.arms = options.arms or (ARMS if options.by or options.rank else ARMS[:3])
     started = time.perf_counter()
     config = load_loop(options.config, options.set)
     root, tasks = Path(options.to).absolute(), options.tasks or [BUNDLED]

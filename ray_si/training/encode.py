@@ -156,6 +156,8 @@ class Encoder:
     def _controls(self, tokens: Tokens | None) -> int:
         """Control tokens among those that are learned."""
         assert tokens is not None
+        if self._control.isdisjoint(tokens[1]):
+            return 0
         return sum(map(self._control.__contains__, tokens[1]))
 
 
