@@ -5,11 +5,11 @@
 Arms: ``untuned``, the model as it is; ``seeds``, trained on the seed tasks alone; ``rows``, on all
 rows of the run; ``selected``, on those that pass ``--by``, best first by ``--rank``; ``random``, on
 as many of the run's rows drawn at random, without which a selection shows nothing. The last two are
-there where a selection is asked for. CONFIG is that of `ray-si loop`: a run's with the sections ``training`` and ``evaluation``, so that the same
-command takes two cores and a small model, or a cluster and a large one (``--address``). The run is
-built away from what is evaluated on. All arms train with the same settings, ``training.max_steps``
-where it is set; each of ``--seeds`` orders the rows anew. What is finished is kept in FOLDER; the
-same command goes on.
+there where a selection is asked for. CONFIG is that of `ray-si loop`: a run's with the sections
+``training`` and ``evaluation``, so that the same command takes two cores and a small model, or a
+cluster and a large one (``--address``). The run is built away from what is evaluated on. All arms
+train with the same settings, ``training.max_steps`` where it is set; each of ``--seeds`` orders the
+rows anew. What is finished is kept in FOLDER; the same command goes on.
 
 An arm's score on a task is the mean over its seeds; intervals and tests are over tasks, as those of
 `ray-si evaluate`, and say nothing of other seeds, which ``by_seed`` shows.
@@ -95,6 +95,7 @@ def tuned(
             trainings[arm] = {
                 "rows": results[0]["rows"]["kept"],
                 "tokens_of_an_epoch": results[0]["rows"]["tokens"],
+                "epochs": results[0]["epochs"],
                 "steps": results[0]["steps"],
                 "training_seconds": [result["seconds"] for result in results],
                 "last_loss": [result["last_loss"] for result in results],
@@ -138,9 +139,18 @@ def arms_of(report: Mapping[str, Any], arms: Sequence[str], options: EvaluateCon
                 paired = estimate(
                     changes, tasks, confidence=options.confidence, paired=True, **how
                 ).as_dict()
-                p = paired_p(changes, tasks, **how)
-                result[arm].setdefault(f"less_{other}", {})[metric] = paired | {"p": p}
+                p = {"p": round(paired_p(changes, tasks, **how) or 1.0, 4)}
+                result[arm].setdefault(f"less_{other}", {})[metric] = paired | p
     return result
+
+
+def cost_of_a_point(arm: Mapping[str, Any]) -> dict[str, float | None]:
+    """Tokens and hours of training for each point of ROUGE-L gained, None where there is no gain."""
+    gain = arm.get("less_untuned", {}).get("rouge_l", {}).get("mean", 0.0)
+    if gain <= 0 or "training_seconds" not in arm:
+        return {"tokens": None, "hours": None}
+    tokens, hours = arm["tokens_of_an_epoch"] * arm["epochs"], fmean(arm["training_seconds"]) / 3600
+    return {"tokens": round(tokens / gain), "hours": round(hours / gain, 4)}
 
 
 def main() -> None:
@@ -170,6 +180,9 @@ def main() -> None:
         seeds=config.build.seeds, address=options.address,
     )  # fmt: skip
     arms = arms_of(report, options.arms, config.evaluation)
+    for arm, of_arm in arms.items():
+        arms[arm] = trainings.get(arm, {}) | of_arm
+        arms[arm]["cost_of_a_point"] = cost_of_a_point(arms[arm])
     result = {
         "machine": {"cores": os.cpu_count()},
         "config": options.config,
@@ -181,7 +194,7 @@ def main() -> None:
         "instances": report["instances"],
         "left_out": report["left_out"],
         "seconds_of_this_call": round(time.perf_counter() - started),
-        "arms": {arm: trainings.get(arm, {}) | of_arm for arm, of_arm in arms.items()},
+        "arms": arms,
     }
     text = json.dumps(result, indent=2)
     print(text)
