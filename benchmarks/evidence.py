@@ -149,7 +149,8 @@ def cost_of_a_point(arm: Mapping[str, Any]) -> dict[str, float | None]:
     gain = arm.get("less_untuned", {}).get("rouge_l", {}).get("mean", 0.0)
     if gain <= 0 or "training_seconds" not in arm:
         return {"tokens": None, "hours": None}
-    tokens, hours = arm["tokens_of_an_epoch"] * arm["epochs"], fmean(arm["training_seconds"]) / 3600
+    tokens = arm["tokens_of_an_epoch"] * arm["epochs"]
+    hours = fmean(arm["training_seconds"]) / 3600
     return {"tokens": round(tokens / gain), "hours": round(hours / gain, 4)}
 
 
