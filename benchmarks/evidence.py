@@ -145,7 +145,7 @@ def arms_of(report: Mapping[str, Any], arms: Sequence[str], options: EvaluateCon
 
 
 def cost_of_a_point(arm: Mapping[str, Any]) -> dict[str, float | None]:
-    """Tokens and hours of training for each point of ROUGE-L gained, None where there is no gain."""
+    """Tokens and hours of training for each point of ROUGE-L gained, None without a gain."""
     gain = arm.get("less_untuned", {}).get("rouge_l", {}).get("mean", 0.0)
     if gain <= 0 or "training_seconds" not in arm:
         return {"tokens": None, "hours": None}

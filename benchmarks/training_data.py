@@ -6,9 +6,9 @@
 encoded with the bundled model's tokenizer, which happens once for a fine-tuning, before it starts;
 its result is Parquet again. ``tokens_apart_text``, ``tokens_apart_chat``: as it was until prompt
 and answer were tokenized as one text, through the tokenizer's own call and Python lists.
-``_cpu_us`` beside a rate is the
-time of all cores that a row takes. ``batches``: padded tensors out of that, shuffled, as the trainer's own data loader hands them out,
-reading the Parquet included; ``trl_collator``: the same through TRL's collator.
+``_cpu_us`` beside a rate is the time of all cores that a row takes. ``batches``: padded tensors
+out of that, shuffled, as the trainer's own data loader hands them out, reading the Parquet
+included; ``trl_collator``: the same through TRL's collator.
 """
 
 from __future__ import annotations
