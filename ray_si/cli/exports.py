@@ -113,6 +113,8 @@ def export(
 
         opened = Run.open(run)
         rows, source, description = _layout(opened, format_, map_, by, scores)
+        if source is not None and seed_tasks:
+            raise ConfigError("--seed-tasks: seed tasks have no scores and one answer each")
         options = Options(
             name=name or rows.name,
             kind=files.value,

@@ -102,6 +102,7 @@ def test_trl_trains_on_the_pairs_as_they_are(run, tmp_path):
     [
         (["--format", "preference", "--by", "judge"], "there is no score judge"),
         (["--format", "alpaca", "--by", "judge"], "--by is for --format preference"),
+        (["--format", "preference", "--seed-tasks"], "--seed-tasks: seed tasks have no scores"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(run, tmp_path, arguments, message):

@@ -9,6 +9,8 @@ import pytest
 
 from ray_si.audit.regate import regate
 from ray_si.audit.verify import verify
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
 from ray_si.config.scores import scores_of
 from ray_si.errors import ConfigError, RunError
 from ray_si.export.training_lines import Source
@@ -120,6 +122,13 @@ def test_a_selection_is_no_run_to_decide_anew(run, tmp_path):
     select(run, str(tmp_path / "best"), by="checks")
     with pytest.raises(RunError, match="holds rows selected from"):
         regate(str(tmp_path / "best"), str(tmp_path / "regated"), {"rouge": 0.6})
+
+
+def test_a_selection_is_no_run_to_go_on_with(run, tmp_path):
+    select(run, str(tmp_path / "best"), by="checks")
+    config = parse_config(run.header["config"])
+    with pytest.raises(RunError, match="holds rows selected from another run"):
+        build(config, str(tmp_path / "best"))
 
 
 def test_what_is_wrong_with_a_selection_is_found(run, tmp_path):
