@@ -114,8 +114,11 @@ def answered(blocks: Mapping[int, pa.Table], task: Task) -> Iterator[Done]:
 
 async def _run(blocks: Mapping[int, pa.Table], task: Task, tell: Callable[[Done], None]) -> None:
     """Answer the blocks with clients of their own, and tell of each that is stored."""
-    windows = task.generators.windows()
-    clients = {app: Client(app, window, task.order) for app, window in windows.items()}
+    windows, replicas = task.generators.windows(), task.generators.replicas
+    clients = {
+        app: Client(app, window, task.order, replicas.get(app, 1))
+        for app, window in windows.items()
+    }
     answering = _Answering(task, clients, tell, room=2 * sum(windows.values()))
     async with AsyncExitStack() as stack:
         for client in clients.values():

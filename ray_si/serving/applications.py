@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -73,11 +73,13 @@ class Generators:
     """The applications of a run: which one answers a purpose, and how many slots each has.
 
     ``leave_cores`` says whether they leave cores of the cluster to those who ask.
+    ``replicas`` are those that have the slots together, where they are a fixed number.
     """
 
     apps: dict[Purpose, str]
     slots: dict[str, int]
     leave_cores: bool = False
+    replicas: dict[str, int] = field(default_factory=dict)
 
     @property
     def tasks(self) -> int:
@@ -183,6 +185,11 @@ class Serving:
             slots={
                 app: self._slots_of(app, config.generators[name])
                 for name, app in self._apps.items()
+            },
+            replicas={
+                app: config.generators[name].replicas
+                for name, app in self._apps.items()
+                if not config.generators[name].max_replicas  # these come for what waits on others
             },
         )
 

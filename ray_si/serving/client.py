@@ -17,8 +17,8 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import GenerationError, RaySIError, one_line
+from ray_si.serving.loads import LOADS, RUNNING
 from ray_si.serving.replicas import Order, ReplicaReply, Replies
-from ray_si.serving.routing import LOADS
 
 _CALL_SIZE = 16
 """Most requests in one Serve call: a call costs the same for one as for many."""
@@ -29,6 +29,9 @@ slots, so a full call can wait until there is room for all of it and no slot run
 
 _GATHER_S = 0.005
 """Requests that come within so long of one another travel together."""
+
+_GROW_S = 0.5
+"""Between looks at whether more replicas have come to send the rest to."""
 
 _ATTEMPTS = 4
 """Tries of a request that fails on its replica before it becomes an error row."""
@@ -68,6 +71,9 @@ class _Item:
 class Client:
     """Asks one application, with at most ``window`` requests on their way at a time.
 
+    Where ``replicas`` share that window and some have not come yet, only the others' shares are
+    sent: what waits on the first would leave the later ones idle.
+
     Replicas that die or raise are survived, and so is a Serve that fails for a while. A request
     that fails on living replicas is tried a few times; those that saw replicas die are tried again
     by themselves, in halves, until the one that kills stands alone. What fails for good comes back
@@ -75,16 +81,16 @@ class Client:
     again, or fails with GenerationError.
     """
 
-    def __init__(self, app: str, window: int, order: Order) -> None:
+    def __init__(self, app: str, window: int, order: Order, replicas: int = 1) -> None:
         self._app, self._window, self._order = app, window, order
-        self._call_size = max(1, min(_CALL_SIZE, window // _CALLS))
+        self._replicas = replicas
         self._handle: Any = None
         self._resolving: asyncio.Task[Any] | None = None
         self._queue: deque[_Item] = deque()
         self._suspects: list[_Item] = []
         self._open: set[_Item] = set()
         self._in_flight = 0
-        self._is_waking = self._is_on_trial = False
+        self._is_waking = self._is_growing = self._is_on_trial = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_answer = time.monotonic()
         self._trouble_began: float | None = None
@@ -97,6 +103,7 @@ class Client:
         try:
             yield
         finally:
+            self._queue.clear()
             for task in self._tasks:
                 task.cancel()
 
@@ -129,13 +136,27 @@ class Client:
                 self._is_on_trial = True
                 self._start(self._try_suspects())
             return
+        room = self._room()
+        if self._queue and room < self._window and not self._is_growing:
+            self._is_growing = True
+            asyncio.get_running_loop().call_later(_GROW_S, self._grow)
+        full = max(1, min(_CALL_SIZE, room // _CALLS))
         while self._queue:
-            size = min(self._call_size, len(self._queue))
-            if self._in_flight + size > self._window:
+            size = min(full, len(self._queue))
+            if self._in_flight + size > room:
                 return  # freed places gather until a call is full
             items = [self._queue.popleft() for _ in range(size)]
             self._in_flight += size  # now, since the call starts later
             self._start(self._call(items))
+
+    def _room(self) -> int:
+        """The window's share of the replicas that are there; of one, before the first call."""
+        running = min(max(1, RUNNING.get(self._app, 0)), self._replicas)
+        return max(1, self._window * running // self._replicas)
+
+    def _grow(self) -> None:
+        self._is_growing = False
+        self._wake()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

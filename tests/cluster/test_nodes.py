@@ -38,12 +38,17 @@ def nodes_of(name, address) -> list[str]:
     ]
 
 
-def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tmp_path):
+@pytest.mark.parametrize(
+    "replicas",
+    [{"replicas": 1, "max_replicas": 2}, {"replicas": 2, "min_replicas": 1}],
+    ids=["as the load asks", "as many as there is room for"],
+)
+def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tmp_path, replicas):
     first = cluster.add_node(num_cpus=2)
     builds = Builds(cluster.address, tmp_path)
     values = yaml.safe_load(builds.config.read_text())
     values["target_instructions"] = 200
-    values["generator"] |= {"replicas": 1, "max_replicas": 2, "cpus": 2, "max_batch": 8}
+    values["generator"] |= {**replicas, "cpus": 2, "max_batch": 8}
     values["generator"]["replay"] = {"latency_s": 1.5}  # minutes, in which a node can join
     values["dedup"] = {"cosine": None, "shards": 2}
     builds.config.write_text(yaml.safe_dump(values))
@@ -70,7 +75,7 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tm
     reader.join()
     assert process.returncode == 0, "".join(output)
     undisturbed = tmp_path / "undisturbed"
-    values["generator"] |= {"max_replicas": None, "replay": {}}
+    values["generator"] |= {"replicas": 1, "max_replicas": None, "replay": {}}
     builds.config.write_text(yaml.safe_dump(values))
     builds.finish(undisturbed)
     assert digests(run) == digests(undisturbed)

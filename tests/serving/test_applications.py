@@ -16,6 +16,7 @@ from ray_si.config.file import parse_config
 from ray_si.errors import EngineError, GenerationError
 from ray_si.serving import applications
 from ray_si.serving.applications import Serving, remove_predecessors
+from ray_si.serving.loads import RUNNING
 from tests.builds import digests, replay_values
 
 
@@ -60,10 +61,11 @@ def test_starts_that_all_fail_end_with_the_reason(ray_session, tmp_path):
         pass
 
 
-def test_slots_are_those_that_the_replicas_tell(ray_session):
+def test_slots_and_their_number_are_what_replicas_and_serve_tell(ray_session):
     config = parse_config({"generator": replay_values()["generator"] | {"max_batch": 7}})
     with Serving(config, f"test-{uuid4().hex}", 1, embedder=False) as applications:
         assert list(applications.generators.slots.values()) == [7]
+        assert [RUNNING[app] for app in applications.generators.slots] == [1]
 
 
 def test_replicas_of_an_earlier_driver_are_gone_before_room_is_looked_for(ray_session):

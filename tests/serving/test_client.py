@@ -15,6 +15,7 @@ from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.errors import GenerationError
 from ray_si.serving import client as client_module
 from ray_si.serving.client import Client
+from ray_si.serving.loads import RUNNING
 from ray_si.serving.replicas import GeneratorReplica, ReplicaReply, Replies
 
 
@@ -95,6 +96,44 @@ def test_what_fails_for_good_is_its_row_alone(deploy):
     assert answers[1].error == "RuntimeError: out of memory"
     assert answers[2].error == "no answer within 0.3 s"
     assert answers[4].error == "RuntimeError: cannot take \ufffd"
+
+
+def test_no_more_is_sent_than_the_replicas_that_have_come_can_take(monkeypatch):
+    """What waits on the first of many would leave the later ones idle."""
+    open_requests, most = 0, {}
+
+    class Handle:
+        answer = property(lambda self: self)
+
+        def options(self, **_):
+            return self
+
+        async def remote(self, requests, order):
+            nonlocal open_requests
+            open_requests += len(requests)
+            running = RUNNING.get("late", 0)
+            most[running] = max(most.get(running, 0), open_requests)
+            await asyncio.sleep(0.05)
+            open_requests -= len(requests)
+            answers = [(index, Completion("x", "stop")) for index in range(len(requests))]
+            yield Replies("first", open_requests, answers)
+
+    async def run():
+        client = Client("late", 96, (0,), replicas=8)
+        async with client.watched():
+            asked = asyncio.gather(
+                *(client.ask(Request("x", SamplingParams(), seed)) for seed in range(1500))
+            )
+            for running in (1, 2, 8):
+                await asyncio.sleep(0.4)
+                RUNNING["late"] = running
+            return await asked
+
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: Handle())
+    monkeypatch.setattr(client_module, "_GROW_S", 0.01)
+    monkeypatch.delitem(RUNNING, "late", raising=False)
+    assert len(asyncio.run(run())) == 1500
+    assert most == {0: 12, 1: 12, 2: 24, 8: 96}
 
 
 def failing(function, times, error):

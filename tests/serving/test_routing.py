@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ray_si.serving import routing
-from ray_si.serving.routing import FewestRequestsOfTwo, Loads
+from ray_si.serving import loads as loads_module
+from ray_si.serving.loads import Loads
+from ray_si.serving.routing import FewestRequestsOfTwo
 
 
 @dataclass
@@ -32,8 +33,8 @@ class Heard:
 
 @pytest.fixture
 def loads(monkeypatch):
-    monkeypatch.setattr(routing, "LOADS", Loads())
-    return routing.LOADS
+    monkeypatch.setattr(loads_module, "LOADS", Loads())
+    return loads_module.LOADS
 
 
 def choose(names, requests=16):
@@ -66,7 +67,7 @@ def test_a_replica_of_which_nothing_fresh_is_known_is_asked(loads, monkeypatch):
     assert sorted(chosen) == sorted(router.forgotten) == ["known", "new"]
     loads.told("new", 0)
     assert len(choose(["known", "new"])[0]) == 1
-    monkeypatch.setattr(routing, "_FRESH_S", 0.0)
+    monkeypatch.setattr(loads_module, "_FRESH_S", 0.0)
     assert len(choose(["known", "new"])[0]) == 2
 
 
