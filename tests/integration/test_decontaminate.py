@@ -99,7 +99,19 @@ def test_all_three_near_copies_are_stopped_and_reported(planted):
     item = stopped[by_input["instruction"], by_input["input"]]
     assert (item["source"], item["match"]) == ("planted.jsonl", items[2]["instances"][0]["input"])
     assert item["score"] > LIMIT
-    counts = {"instructions": len(instructions), "instances": len(instances)}
+    of_outputs = [
+        item
+        for table in read_blocks(Run.open(str(location)))
+        for row in table.to_pylist()
+        for item in row["rejected"]
+        if item["reason"] == "contaminated_output"
+    ]
+    assert {item["source"] for item in of_outputs} == {"planted.jsonl"}
+    counts = {
+        "instructions": len(instructions),
+        "instances": len(instances),
+        "outputs": len(of_outputs),
+    }
     expected = {"planted.jsonl": counts, "other.json": {"instructions": 0, "instances": 0}}
     assert result.stats["contaminated"] == expected
     assert status_of(Run.open(str(location)))["contaminated"] == expected
