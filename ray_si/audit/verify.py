@@ -95,14 +95,19 @@ class Verification:
             for check in (shards, stats):
                 check.notes.append("unfinished: there is no stats.json yet")
         else:
-            if kept := kept_rows(self._run):
-                rows = len(kept.rows)
-            self._shards(shards, config, rows)
-            stats.count = 1
-            for name, count in recount(self._run, rows).items():
-                if name == "spent" and name not in audit.stats:
-                    continue  # of an earlier version
-                stats.expect("stats.json", name, count, audit.stats.get(name))
+            try:
+                if kept := kept_rows(self._run):
+                    rows = len(kept.rows)
+            except RunError as error:
+                shards.find("data", str(error))
+                stats.notes.append("not checked: what it depends on is damaged")
+            else:
+                self._shards(shards, config, rows)
+                stats.count = 1
+                for name, count in recount(self._run, rows).items():
+                    if name == "spent" and name not in audit.stats:
+                        continue  # of an earlier version
+                    stats.expect("stats.json", name, count, audit.stats.get(name))
         round_blocks = -(-config.bootstrap.prompts_per_round // config.bootstrap.block_size)
         instance_blocks = audit.instances["blocks"] if audit.instances else 0
         if instance_blocks and rows is not None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ray_si.errors import RunError
 from ray_si.run.instance_parts import read_blocks
 from ray_si.run.run import Run
+from ray_si.run.schemas import AnswerRow, InstanceRow
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,19 @@ _LIMITS: dict[str, Callable[[Row], str | None]] = {
 """Key of ``output.keep`` -> of what a row is one; None for none."""
 
 
+def chosen_answers(run: Run, row: InstanceRow) -> list[AnswerRow]:
+    """The answers that became a row's instances, one each; none where answers are not asked apart.
+
+    Raises RunError where they are not as many as the instances.
+    """
+    chosen = [answer for answer in row.get("answers", ()) if answer["is_chosen"]]
+    if chosen and len(chosen) != len(row["instances"]):
+        raise RunError(
+            f"{run.location} is damaged: chosen answers and instances disagree at {row['id']}"
+        )
+    return chosen
+
+
 def _rows(run: Run, openings: list[str]) -> list[Row]:
     by_length = sorted(openings, key=len, reverse=True)
     accepted = (row for table in run.accepted(["mean_logprob"]) for row in table.to_pylist())
@@ -92,11 +107,9 @@ def _rows(run: Run, openings: list[str]) -> list[Row]:
     for source, row in zip(accepted, decided, strict=True):
         text = row["instruction"]
         opening = next((start for start in by_length if text.startswith(start)), None)
-        chosen = [
-            answer["mean_logprob"] for answer in row.get("answers", ()) if answer["is_chosen"]
-        ]
+        chosen = chosen_answers(run, row)
         for place, instance in enumerate(row["instances"]):
-            logprob = chosen[place] if chosen else None
+            logprob = chosen[place]["mean_logprob"] if chosen else None
             has_input = bool(instance["input"])
             rows.append(Row(row["id"], place, opening, has_input, logprob, source["mean_logprob"]))
     return rows

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from ray_si.errors import RunError
-from ray_si.export.kept import kept_rows
+from ray_si.export.kept import chosen_answers, kept_rows
 from ray_si.run.ids import answer_seed, training_row_id
 from ray_si.run.instance_parts import read_blocks
 from ray_si.run.manifests import (
@@ -61,7 +61,7 @@ def training_rows(run: Run) -> Iterator[TrainingRow]:
                 f"{run.location} is damaged: instance blocks and accepted instructions disagree "
                 f"at {(source or row)['id']}"
             )
-        chosen = [answer for answer in row.get("answers", ()) if answer["is_chosen"]]
+        chosen = chosen_answers(run, row)
         for k, instance in enumerate(row["instances"]):
             if kept and (row["id"], k) not in kept.rows:
                 continue
