@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 READERS = 16
 """Threads that read at a time: a store that answers in 25 ms is asked 640 times a second."""
 
-_EXIT_S = 2.0
+_EXIT_S = 5.0
 """Most seconds for reads that are under way when the process ends."""
 
 _is_ending = threading.Event()

@@ -78,7 +78,7 @@ from ray_si.storage.reading import read_ahead
 sink = io.BytesIO()
 pq.write_table(pa.table({"text": [str(i) * 50 for i in range(20000)]}), sink)
 data = sink.getvalue()
-rows = read_ahead(lambda i: pq.read_table(io.BytesIO(data)), itertools.count())
+rows = read_ahead(lambda i: pq.read_table(pa.BufferReader(data)), itertools.count())
 print(next(rows).num_rows)
 """
     for _ in range(3):
