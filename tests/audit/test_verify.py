@@ -150,8 +150,8 @@ def test_a_manifest_that_is_none_is_found(copy, content):
         "bootstrap/round-00002/manifest.json",
         "instances/block-00002.parquet",
         "instances/manifest.json",
-        "data/train-00001-of-00004.parquet",
-        "data/train-00001-of-00004.jsonl",
+        "data/train-00001-of-00005.parquet",
+        "data/train-00001-of-00005.jsonl",
     ],
 )
 def test_a_deleted_object_is_missed(copy, key):
@@ -217,7 +217,7 @@ ACCEPTED = "bootstrap/round-00001/accepted-00001.parquet"
 REJECTED = "bootstrap/round-00001/rejected-00001.parquet"
 BLOCK = "instances/block-00001.parquet"
 RAW = "bootstrap/round-00001/block-00000.parquet"
-SHARD = "data/train-00000-of-00004.parquet"
+SHARD = "data/train-00000-of-00005.parquet"
 
 
 def _first(**values):

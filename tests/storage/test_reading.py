@@ -75,10 +75,11 @@ def test_a_process_that_ends_in_the_middle_of_reading_ends_well():
 import io, itertools, time
 import pyarrow as pa, pyarrow.parquet as pq
 from ray_si.storage.reading import read_ahead
+from ray_si.storage.tables import from_parquet
 sink = io.BytesIO()
 pq.write_table(pa.table({"text": [str(i) * 50 for i in range(20000)]}), sink)
 data = sink.getvalue()
-rows = read_ahead(lambda i: pq.read_table(pa.BufferReader(data)), itertools.count())
+rows = read_ahead(lambda i: from_parquet(data), itertools.count())
 print(next(rows).num_rows)
 """
     for _ in range(3):
