@@ -32,6 +32,7 @@ THROUGH_ANOTHER = {
     "cli/training_output": "experiments/test_loop.py",
     "corpora/options": "corpora/test_dedup.py",
     "config/answers": "config/test_schema.py",
+    "config/bootstrap": "config/test_schema.py",
     "config/scores": "scores/test_compute.py",
     "config/generator": "config/test_engine_options.py",
     "dedup/batch": "dedup/test_deduplicator.py",

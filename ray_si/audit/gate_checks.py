@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_si.audit.stored_round import BY_THE_GATE, StoredCandidate, StoredRound
 from ray_si.config import RunConfig
-from ray_si.dedup import CONTAMINATED, EMBEDDED, Deduplicator
+from ray_si.dedup import CONTAMINATED, EMBEDDED, Deduplicator, Duplicate
 from ray_si.dedup.pool import EXACT_KINDS
 from ray_si.dedup.rouge import rouge_l
 from ray_si.pipeline.contamination import excluded_texts
@@ -100,16 +100,7 @@ class RougeCheck:
         candidates = stored.gated("rouge", "target_reached")
         self.check.count += len(candidates)
         result = self._gate.filter([candidate.text for candidate in candidates])
-        for duplicate in result.rejected:
-            candidate = candidates[duplicate.index]
-            near = f'ROUGE-L {duplicate.score:.4f} with "{duplicate.match}"'
-            if candidate.reason != "rouge":
-                self.check.find(candidate.key, f"{candidate.id} is too close: {near}")
-                continue
-            row = _rejected(candidate)
-            if (row["match"], row["score"]) != (duplicate.match, duplicate.score):
-                stored_near = f'{row["score"]} with "{row["match"]}"'
-                self.check.find(candidate.key, f"{candidate.id} has {near}, not {stored_near}")
+        _compare_refusals(self.check, candidates, result.rejected, "rouge", "ROUGE-L")
         for place, i in enumerate(result.accepted):
             candidate = candidates[i]
             if candidate.reason == "rouge":
@@ -203,16 +194,7 @@ class CosineCheck:
             self.check.find(stored.accepted_key, str(error))
             self._gate = None
             return
-        for duplicate in result.rejected:
-            candidate = candidates[duplicate.index]
-            near = f'cosine {duplicate.score:.4f} with "{duplicate.match}"'
-            if candidate.reason != "cosine":
-                self.check.find(candidate.key, f"{candidate.id} is too close: {near}")
-                continue
-            row = _rejected(candidate)
-            if (row["match"], row["score"]) != (duplicate.match, duplicate.score):
-                stored_near = f'{row["score"]} with "{row["match"]}"'
-                self.check.find(candidate.key, f"{candidate.id} has {near}, not {stored_near}")
+        _compare_refusals(self.check, candidates, result.rejected, "cosine", "cosine")
         for place, i in enumerate(result.accepted):
             candidate = candidates[i]
             highest = None if result.cosines is None else float(result.cosines[place])
@@ -261,6 +243,26 @@ class CosineCheck:
                 wrong = "should have been refused by ROUGE-L"
             if wrong:
                 self.check.find(candidate.key, f"{candidate.id} {wrong}")
+
+
+def _compare_refusals(
+    check: Check,
+    candidates: Sequence[StoredCandidate],
+    duplicates: Sequence[Duplicate],
+    reason: str,
+    measure: str,
+) -> None:
+    """What a gate refuses now must be stored as refused for ``reason``, with match and score."""
+    for duplicate in duplicates:
+        candidate = candidates[duplicate.index]
+        near = f'{measure} {duplicate.score:.4f} with "{duplicate.match}"'
+        if candidate.reason != reason:
+            check.find(candidate.key, f"{candidate.id} is too close: {near}")
+            continue
+        row = _rejected(candidate)
+        if (row["match"], row["score"]) != (duplicate.match, duplicate.score):
+            stored_near = f'{row["score"]} with "{row["match"]}"'
+            check.find(candidate.key, f"{candidate.id} has {near}, not {stored_near}")
 
 
 def _rejected(candidate: StoredCandidate) -> RejectedRow:

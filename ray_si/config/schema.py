@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ray_si.config.answers import Language, Reasoning
+from ray_si.config.bootstrap import Bootstrap
 from ray_si.config.engine_options import PACING, lasting
 from ray_si.config.generator import Generator
 from ray_si.config.instances import Instances
@@ -17,7 +18,6 @@ from ray_si.config.rounds import MANY_SLOTS, Spread, busy_share, fitted, latenci
 from ray_si.config.scores import scores_of
 from ray_si.config.section import Section as _Section
 from ray_si.engines.base import Purpose
-from ray_si.self_instruct.checks import INSTRUCTION_CHECKS, known_checks
 from ray_si.self_instruct.parsing import Rules
 from ray_si.self_instruct.prompts import LABELS, Style, templates_in_use
 
@@ -33,106 +33,6 @@ class EmbedderSection(_Section):
     """Processor cores reserved for a replica."""
     gpus: float = Field(0.0, ge=0, le=1)
     """GPUs reserved for a replica; a share of one, which others may use too, or one."""
-
-
-class Bootstrap(_Section):
-    """Phase 1: new instructions, round by round."""
-
-    mode: Literal["instructions", "joint"] = "instructions"
-    """What a completion holds: instructions alone (the paper), or whole tasks with input and output
-    (Alpaca); then phases 2 and 3 ask the model only about those that came without an output."""
-    demonstrations: int = Field(8, ge=1)
-    """Examples in a prompt."""
-    machine_demonstrations: int = Field(2, ge=0)
-    """How many of them are machine-written, once there are any; in classification-only prompts,
-    from earlier such prompts. In joint mode only tasks with an output can be."""
-    demonstration_sampling: Literal["uniform", "diverse"] = "uniform"
-    """Machine-written examples are drawn uniformly (the paper), or weighted toward thin regions of
-    the pool: clusters of its embeddings, by k-means in single precision, each equally likely. Needs
-    the cosine gate."""
-    same_demonstrations: bool = False
-    """All prompts of a round that ask for the same kind of task show the same examples, whose keys
-    and values an engine computes once; each round shows others."""
-    max_demonstration_words: int | None = Field(None, ge=4)
-    """Leave longer ones (in joint mode, with input and output) out of prompts; none keeps all."""
-    new_instructions: int = Field(8, ge=1)
-    """How many a completion is asked for."""
-    prompts_per_round: int = Field(64, ge=1, le=100_000)
-    """Requests in a round; machine-written examples come from finished rounds."""
-    classification_share: float = Field(0.0, ge=0, le=1)
-    """Share of prompts with classification seeds only, asking for more of those."""
-    openings: tuple[str, ...] = ()
-    """Words that the next instruction begins with in a prompt, which the model completes; in YAML
-    also a text file with one a line. Used in turn, so the model no longer chooses what kind of task
-    it writes. Those that refer to a text follow demonstrations with an input, the others follow
-    demonstrations without."""
-    prompts_per_opening: int | None = Field(None, ge=1)
-    """Most prompts with the same opening; when that is reached, phase 1 ends as at a plateau."""
-    lookahead: int = Field(1, ge=0)
-    """Rounds generated while an earlier one is still being gated."""
-    fit_to_slots: bool = False
-    """Choose prompts_per_round and lookahead, where they are not set, so that rounds keep every
-    slot busy: from generator's slots, how latencies spread, and the target. What they come to is
-    part of the run, so a run goes on with them on other hardware; a new one there has others."""
-    block_size: int = Field(32, ge=1)
-    """Requests in a block, the unit of durable work."""
-    drop_unfinished: Literal["last", "all"] = "last"
-    """What is dropped when the model ran out of tokens: the last item, or (the paper) all."""
-    sentence_case: bool = False
-    """Lower-case all but the first letter (the paper)."""
-    min_words: int = Field(4, ge=1)
-    """Shortest instruction, in words by white space; every letter of a script written without
-    spaces counts as a word, but for dedup.tokenizer reference."""
-    max_words: int = Field(150, ge=1)
-    """Longest instruction, in words."""
-    ascii_start: bool = True
-    """Refuse instructions whose first character is not ASCII; turn off for other scripts."""
-    quality_filters: bool = False
-    """Extra heuristics against small models' slips; English only, not in the paper."""
-    checks: tuple[str, ...] = ()
-    """Further filters by name, English only: those of instructions in
-    `ray_si.self_instruct.checks`, explained in docs/reasons.md."""
-    stall_rounds: int = Field(5, ge=1)
-    """This many rounds in a row that accept almost nothing are a plateau."""
-    stall_acceptance: float = Field(0.01, ge=0, lt=1)
-    """Share of candidates up to which a round counts as accepting almost nothing."""
-    on_stall: Literal["stop", "finish"] = "stop"
-    """At a plateau, stop with an error; or finish: end phase 1 and go on to the instances."""
-
-    @field_validator("checks")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return known_checks(names, INSTRUCTION_CHECKS)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Bootstrap:
-        if self.machine_demonstrations > self.demonstrations:
-            raise ValueError("machine_demonstrations is more than demonstrations")
-        if self.min_words > self.max_words:
-            raise ValueError("min_words is more than max_words")
-        if self.openings:
-            self._check_openings()
-        elif self.prompts_per_opening is not None:
-            raise ValueError("prompts_per_opening needs openings")
-        return self
-
-    def _check_openings(self) -> None:
-        """Raise ValueError for openings that no run can use."""
-        if self.mode == "joint" or self.new_instructions != 1 or self.classification_share:
-            raise ValueError(
-                "openings begin one instruction of a completion: set new_instructions to 1, mode "
-                "to instructions, and classification_share to 0"
-            )
-        once = [text for text in self.openings if self.openings.count(text) == 1]
-        if len(once) < len(self.openings) or not all(text.strip() for text in self.openings):
-            raise ValueError("openings: one is empty or there twice")
-        if self.prompts_per_opening is not None:
-            prompts = self.prompts_per_opening * len(self.openings)
-            if prompts < self.prompts_per_round:
-                raise ValueError(
-                    f"prompts_per_opening: {len(self.openings)} openings make {prompts} prompts, "
-                    f"less than a round ({self.prompts_per_round})"
-                )
 
 
 class Classification(_Section):
