@@ -18,6 +18,7 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_si.build.cost import affordable, check_ceiling, living_nodes, with_replicas
 from ray_si.config import RunConfig
 from ray_si.errors import ConfigError, RaySIError, StorageError
 from ray_si.serving.placement import Placement, in_words, placement
@@ -100,7 +101,7 @@ def wait_for_room(
     is_ours: bool,
     notify: Callable[[str], None] = lambda message: None,
     check: Callable[[], None] = lambda: None,
-) -> None:
+) -> RunConfig:
     """Return once the cluster has room for the replicas with which work begins.
 
     Its autoscaler is asked for room for all of them, and what still lacks is told. Where Ray was
@@ -108,24 +109,57 @@ def wait_for_room(
     with what is asked and what is there: at once on this machine, else after a minute, or half an
     hour where there is an autoscaler.
 
+    On a cluster ``budget.dollars_per_hour`` bounds what comes: the configuration that is returned
+    has no more replicas than that has room for. What nodes cost is known of those that are there;
+    so only the first replicas are asked for until there are some.
+
     ``check`` is called each second of waiting, which ends with what it raises.
     """
+    ceiling = None if is_ours else config.budget.dollars_per_hour
     every = demands(config, embedder=embedder)
     least = every if is_ours else demands(config, embedder=embedder, least=True)
+
+    def check_each() -> None:
+        check()
+        if ceiling:
+            check_ceiling(living_nodes(), ceiling)
+
+    if ceiling:
+        check_ceiling(living_nodes(), ceiling)
+        affordable(config, living_nodes(), embedder=embedder)
     shortage = lack(least, _nodes())
     if shortage:
-        shortage = _wait(least, every, shortage, is_ours=is_ours, notify=notify, check=check)
+        asked = least if ceiling else every
+        shortage = _wait(least, asked, shortage, is_ours=is_ours, notify=notify, check=check_each)
     if shortage:
         raise ConfigError(
             f"{shortage}: set generator.replicas, .cpus or .gpus or embedder.cpus or .gpus"
         )
+    if ceiling:
+        config = _within(config, embedder=embedder, notify=notify)
+        every = demands(config, embedder=embedder)
     if later := lack(every, _nodes()):
         notify(f"{later}; beginning with the replicas that have room")
+    return config
+
+
+def _within(config: RunConfig, *, embedder: bool, notify: Callable[[str], None]) -> RunConfig:
+    """The configuration with the replicas that its ceiling has room for; fewer are told of."""
+    counts = affordable(config, living_nodes(), embedder=embedder)
+    for section, count in counts.items():
+        part = getattr(config, section)
+        wanted = getattr(part, "max_replicas", None) or part.replicas
+        if count < wanted:
+            notify(
+                f"budget.dollars_per_hour {config.budget.dollars_per_hour:g} has room for {count} "
+                f"of {wanted} replicas of {section}"
+            )
+    return with_replicas(config, counts)
 
 
 def _wait(
     least: list[Demand],
-    every: list[Demand],
+    asked: list[Demand],
     shortage: str,
     *,
     is_ours: bool,
@@ -141,7 +175,7 @@ def _wait(
         return shortage
     notify(f"{shortage}; waiting up to {seconds:g} s for more nodes")
     if grows:
-        bundles = [dict(d.resources) for d in every for _ in range(d.count)]
+        bundles = [dict(d.resources) for d in asked for _ in range(d.count)]
         request_resources(bundles=bundles)
     end = time.monotonic() + seconds
     left: str | None = shortage

@@ -1,21 +1,59 @@
-"""What a cluster costs while a build runs on it, by the prices that its nodes tell."""
+"""What a cluster costs while a build runs on it, and may cost, by the prices that nodes tell."""
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
+from ray_si.config import RunConfig
 from ray_si.config.nodes import PRICE
+from ray_si.errors import ConfigError
+from ray_si.serving.placement import Placement, placement
+
+
+@dataclass(frozen=True)
+class Node:
+    """Resources by name, and dollars an hour; None where it tells no price."""
+
+    resources: Mapping[str, float]
+    dollars: float | None = None
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> Node:
+        """From an entry of ``ray.nodes()``."""
+        try:
+            dollars = float(node["Labels"][PRICE])
+        except (KeyError, ValueError):  # none, or somebody else's label
+            dollars = None
+        return cls(node["Resources"], dollars)
+
+    def holds(self, part: Mapping[str, float]) -> bool:
+        """Whether there is room for these resources, with nothing else on it."""
+        return _fits(self.resources, part)
+
+
+def living_nodes() -> list[Node]:
+    """Those of the cluster that this process is connected to."""
+    return [Node.of(node) for node in ray.nodes() if node["Alive"]]
+
+
+def total(nodes: Iterable[Node]) -> float:
+    """Dollars an hour of all that tell a price."""
+    return sum(node.dollars or 0.0 for node in nodes)
 
 
 @dataclass
 class ClusterCost:
-    """Nodes with a price, what they cost an hour now, and what they cost since this was made."""
+    """Nodes with a price, what they cost an hour now, and what they cost since this was made.
 
+    ``ceiling`` is ``budget.dollars_per_hour``.
+    """
+
+    ceiling: float | None = None
     nodes: int = 0
     dollars_per_hour: float = 0.0
     dollars: float = 0.0
@@ -23,18 +61,15 @@ class ClusterCost:
 
     def look(self) -> None:
         """Take the nodes as they are; the time until now was paid at the former rate."""
-        self.note([node.get("Labels", {}) for node in ray.nodes() if node["Alive"]])
+        self.note(living_nodes())
 
-    def note(self, labels: list[dict[str, str]], now: float | None = None) -> None:
-        """Take the labels of the nodes that there are at a moment (`time.monotonic`)."""
+    def note(self, nodes: Sequence[Node], now: float | None = None) -> None:
+        """Take the nodes that there are at a moment (`time.monotonic`)."""
         now = time.monotonic() if now is None else now
         self.dollars += self.dollars_per_hour * (now - self._since) / 3600
         self._since = now
-        prices = []
-        for each in labels:
-            with suppress(ValueError):  # somebody else's label
-                prices += [float(each[PRICE])] if PRICE in each else []
-        self.nodes, self.dollars_per_hour = len(prices), sum(prices)
+        self.nodes = sum(node.dollars is not None for node in nodes)
+        self.dollars_per_hour = total(nodes)
 
     def as_dict(self) -> dict[str, Any]:
         """For a status; empty where no node has told a price."""
@@ -43,5 +78,112 @@ class ClusterCost:
         return {
             "nodes": self.nodes,
             "dollars_per_hour": round(self.dollars_per_hour, 2),
+            **({"at_most": self.ceiling} if self.ceiling else {}),
             "dollars": round(self.dollars, 2),
         }
+
+
+def check_ceiling(nodes: Sequence[Node], ceiling: float) -> None:
+    """Raise ConfigError where nodes cost more than ``budget.dollars_per_hour``, or nobody knows."""
+    if all(node.dollars is None for node in nodes):
+        raise ConfigError(
+            f"budget.dollars_per_hour: no node of the cluster tells what it costs, by a label "
+            f"{PRICE} (ray start --labels), as those of ray-si cluster render do"
+        )
+    cost = total(nodes)
+    if cost > ceiling:
+        raise ConfigError(
+            f"the cluster's {len(nodes)} nodes cost ${cost:,.2f} an hour, over "
+            f"budget.dollars_per_hour {ceiling:g}"
+        )
+
+
+def affordable(config: RunConfig, nodes: Sequence[Node], *, embedder: bool) -> dict[str, int]:
+    """Replicas of each section that ``budget.dollars_per_hour`` has room for.
+
+    They take the room of these nodes first (whoever uses it now), then that of further ones like
+    them, the dearest that would do; what none of them could hold has no price that is known here,
+    and counts as paid. Raises ConfigError where that is less than work begins with.
+    """
+    ceiling = config.budget.dollars_per_hour
+    assert ceiling, "there is no ceiling"
+    room = _Room(nodes, ceiling)
+    parts = {name: list(placement(part).on_nodes()) for name, part in config.generators.items()}
+    least = {name: part.min_replicas for name, part in config.generators.items()}
+    most = {name: part.max_replicas or part.replicas for name, part in config.generators.items()}
+    if embedder:
+        parts["embedder"] = list(Placement(config.embedder.cpus, config.embedder.gpus).on_nodes())
+        least["embedder"], most["embedder"] = 1, config.embedder.replicas
+    counts = dict.fromkeys(parts, 0)
+    for section, count in least.items():
+        while counts[section] < count:
+            if not room.take(parts[section]):
+                raise ConfigError(
+                    f"budget.dollars_per_hour {ceiling:g} has no room for {count} replicas of "
+                    f"{section}: the {len(nodes)} nodes there are cost ${total(nodes):,.2f} an hour"
+                )
+            counts[section] += 1
+    growing = set(parts)
+    while growing:
+        for section in sorted(growing):
+            if counts[section] < most[section] and room.take(parts[section]):
+                counts[section] += 1
+            else:
+                growing.remove(section)
+    return counts
+
+
+def with_replicas(config: RunConfig, counts: Mapping[str, int]) -> RunConfig:
+    """The configuration with so many replicas of its sections at the most."""
+    changed = {}
+    for section, count in counts.items():
+        part = getattr(config, section)
+        numbers = {"replicas": min(part.replicas, count)}
+        if getattr(part, "max_replicas", None):
+            numbers["max_replicas"] = min(part.max_replicas, count)
+        changed[section] = part.model_copy(update=numbers)
+    return config.model_copy(update=changed)
+
+
+class _Room:
+    """Nodes to be filled, and further ones like them for as long as the ceiling lets them come."""
+
+    def __init__(self, nodes: Sequence[Node], ceiling: float) -> None:
+        self._kinds = nodes
+        self._free = [dict(node.resources) for node in nodes]
+        self._dollars = ceiling - total(nodes)
+
+    def take(self, parts: Sequence[Mapping[str, float]]) -> bool:
+        """Room for the parts of one replica; nothing is taken where there is not enough."""
+        before = [dict(free) for free in self._free], self._dollars
+        if all(self._take(part) for part in parts):
+            return True
+        self._free, self._dollars = before
+        return False
+
+    def _take(self, part: Mapping[str, float]) -> bool:
+        free = next((free for free in self._free if _fits(free, part)), None)
+        if free is None:
+            node = self._further(part)
+            if node is None:
+                return True
+            self._dollars -= node.dollars or 0.0
+            if self._dollars < 0:
+                return False
+            free = dict(node.resources)
+            self._free.append(free)
+        for name, value in part.items():
+            if value:
+                free[name] -= value
+        return True
+
+    def _further(self, part: Mapping[str, float]) -> Node | None:
+        """The node that may come for it: no autoscaler brings GPUs where none are asked for."""
+        kinds = [node for node in self._kinds if node.holds(part)]
+        if not part.get("GPU"):
+            kinds = [node for node in kinds if not node.resources.get("GPU")] or kinds
+        return max(kinds, key=lambda node: node.dollars or 0.0, default=None)
+
+
+def _fits(free: Mapping[str, float], part: Mapping[str, float]) -> bool:
+    return all(free.get(name, 0.0) >= value for name, value in part.items())

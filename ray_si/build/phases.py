@@ -69,8 +69,8 @@ class Phases:
             threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         with ExitStack() as stack:
             embedder = is_bootstrapping and self.config.dedup.cosine is not None
-            custody = self._connect(stack, address, embedder=embedder)
-            serving = self._deploy(stack, custody, embedder=embedder)
+            custody, config = self._connect(stack, address, embedder=embedder)
+            serving = self._deploy(stack, config, custody, embedder=embedder)
             generators = self._with_cores(serving.generators)
             # what the models refuse leaves no run behind
             self.run.create(self.seeds, self.sets)
@@ -102,8 +102,13 @@ class Phases:
             return True
         return options.on_stall == "finish" and is_plateau(rounds.manifests, options)
 
-    def _connect(self, stack: ExitStack, address: str | None, *, embedder: bool) -> Custody:
-        """Get hold of a Ray that has room for the models and sees the run."""
+    def _connect(
+        self, stack: ExitStack, address: str | None, *, embedder: bool
+    ) -> tuple[Custody, RunConfig]:
+        """Get hold of a Ray that has room for the models and sees the run.
+
+        The configuration has the replicas that may be started there.
+        """
         self._say("starting Ray")
         with self.clock("ray"):
             is_ours = stack.enter_context(connect(address))
@@ -113,7 +118,7 @@ class Phases:
         custody = stack.enter_context(Custody(name, fencing, identity, silence_s))
         remove_predecessors(name, fencing, keep=custody.adopted, check=self.alarm.check)
         with custody.asking_for_nodes():
-            checks.wait_for_room(
+            config = checks.wait_for_room(
                 self.config,
                 embedder=embedder,
                 is_ours=is_ours,
@@ -124,14 +129,16 @@ class Phases:
             requests = longest_requests(self.config, self.seeds)
             check_engines(self.config, requests, embedder=embedder, notify=self._say)
             checks.check_location(self.run.location)
-        return custody
+        return custody, config
 
-    def _deploy(self, stack: ExitStack, custody: Custody, *, embedder: bool) -> Serving:
+    def _deploy(
+        self, stack: ExitStack, config: RunConfig, custody: Custody, *, embedder: bool
+    ) -> Serving:
         """Load the models; they go when the stack ends."""
         self._say("loading the models")
         name, fencing = shared_name(self.run.location), self.run.lease.number
         serving = Serving(
-            self.config,
+            config,
             name,
             fencing,
             embedder=embedder,

@@ -145,12 +145,14 @@ class _Asking:
         with job.held(notify):
             fencing, again = job.folder.fencing, frozenset(job.failed_blocks())
             remove_predecessors(shared_name(place), fencing)
-            checks.wait_for_room(self._config, embedder=False, is_ours=is_ours, notify=notify)
+            config = checks.wait_for_room(
+                self._config, embedder=False, is_ours=is_ours, notify=notify
+            )
             if not is_ours:
                 checks.check_location(place)
             notify(f"loading the model of {self._name}")
             with Serving(
-                self._config, shared_name(place), fencing, embedder=False, notify=notify
+                config, shared_name(place), fencing, embedder=False, notify=notify
             ) as serving:
                 generators = serving.generators
                 work = ScoreRows(self._scorer)

@@ -53,7 +53,7 @@ class Watcher:
         token_budget: TokenBudget | None = None,
     ) -> None:
         self._config, self._written, self._token_budget = config, written, token_budget
-        self._cost = ClusterCost()
+        self._cost = ClusterCost(config.budget.dollars_per_hour)
         self._versions: dict[str, dict[str, str]] = {}
         self._serving, self._reporter, self._run = serving, reporter, run
         self._lost = run.lease.lost

@@ -113,7 +113,9 @@ def submit(
     retries: Annotated[
         int,
         typer.Option(
-            min=0, help="Times to submit again a job that was lost with its node or head."
+            min=0,
+            help="Times that the job begins a killed driver again, and that a job lost with its "
+            "node or head is submitted again from here.",
         ),
     ] = 3,
     follow: Annotated[
@@ -141,7 +143,7 @@ def submit(
                 names = ", ".join(package.left_out[:5]) + ", ..." * (len(package.left_out) > 5)
                 _say(f"left at home, as hidden or linked from elsewhere: {names}")
             if not follow:
-                id_ = cluster.submit(package, out, finish=finish, env=variables)
+                id_ = cluster.submit(package, out, finish=finish, env=variables, retries=retries)
                 _say(f"submitted as {id_}; {_how_to(id_, cluster.address)}")
                 return
             last = ""

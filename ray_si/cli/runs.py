@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -68,8 +69,25 @@ def build(
             "status 2, a budget, no progress). Implies --keep-log.",
         ),
     ] = False,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="As the entry point of a job: build in a process beside this one, and begin again "
+            "so often where that is killed, as for lack of memory.",
+        ),
+    ] = 0,
 ) -> None:
     """Build a dataset, or go on with one: the same command resumes."""
+    if retries:
+        from ray_si.submission.supervisor import supervise
+
+        command = [sys.executable, "-m", "ray_si", "build", config, "--out", out]
+        command += [f"--set={item}" for item in set_ or []]
+        command += [f"--address={address}"] if address else []
+        flags = {"--finish": finish, "--keep-log": keep_log, "--no-repeat": no_repeat}
+        command += [flag for flag, is_set in flags.items() if is_set]
+        raise typer.Exit(supervise(command, retries, lambda line: typer.echo(line, err=True)))
     kept = f"what is finished is kept in {out}. The same command goes on from there."
     with errors_as_exits(), interruptible(kept), ExitStack() as stack:
         if keep_log or no_repeat:

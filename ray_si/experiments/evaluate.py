@@ -276,7 +276,7 @@ def _ask(
         listen(EvaluationProgress(member.name, done, total, message))
 
     remove_predecessors(name, folder.fencing)
-    wait_for_room(host, embedder=False, is_ours=is_ours, notify=notify)
+    host = wait_for_room(host, embedder=False, is_ours=is_ours, notify=notify)
     with Serving(host, name, folder.fencing, embedder=False, notify=notify) as serving:
         task = Task(work, serving.generators, folder.location, order=(0,), fencing=folder.fencing)
         numbered = {block["block"][0].as_py(): block for block in blocks}

@@ -254,5 +254,6 @@ def identity_of(config: RunConfig, *, embedder: bool) -> str:
         ray.get_runtime_context().runtime_env.get("working_dir"),
         generators,
         config.embedder.model_dump(mode="json") if embedder else None,
+        config.budget.dollars_per_hour,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -54,7 +54,7 @@ _METADATA = "ray_si_run"
 """Key of a job's metadata with the location of its run."""
 
 _KILLED = {-9, -15, 137, 143}
-"""Exit codes of a driver that something else ended, a preemption or the out-of-memory killer."""
+"""Exit codes of an entry point that something else ended, with its machine, say."""
 
 _LOST = {"JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE"}
 """What Ray says of jobs that were lost with their node."""
@@ -127,12 +127,15 @@ class Cluster:
         *,
         finish: bool = False,
         env: dict[str, str] | None = None,
+        retries: int = 0,
         notify: Callable[[str], None] = lambda message: None,
     ) -> str:
         """Upload a package and start its build as a job; the job's id.
 
-        A head that is on its way up is waited for, told to ``notify``. Raises ConfigError where a
-        job that is not over yet writes to ``out`` already, or the cluster refuses the package.
+        Its driver is begun again on the cluster, up to ``retries`` times, where something kills it
+        (`ray_si.submission.supervisor`). A head that is on its way up is waited for, told to
+        ``notify``. Raises ConfigError where a job that is not over yet writes to ``out`` already,
+        or the cluster refuses the package.
         """
         for job in self._patiently(self.jobs, notify):
             if run_of(job) == out and not job.status.is_terminal():
@@ -141,7 +144,7 @@ class Cluster:
                     "follow or end it with ray-si jobs"
                 )
         command = ["python", "-m", "ray_si", "build", CONFIG_NAME, "--out", out, "--keep-log"]
-        command += ["--finish"] * finish
+        command += ["--finish"] * finish + [f"--retries={retries}"] * bool(retries)
         id_ = f"ray-si-{uuid.uuid4().hex[:10]}"
 
         def submit() -> None:
@@ -197,10 +200,11 @@ class Cluster:
     ) -> Outcome:
         """`submit` and `follow`, again up to ``retries`` times while the job is lost.
 
-        ``notify`` hears of each job's id. The run itself goes on from what is stored.
+        That is, with its node or its head; killed drivers are the job's own affair. ``notify``
+        hears of each job's id. The run itself goes on from what is stored.
         """
         for left in range(retries, -1, -1):
-            id_ = self.submit(package, out, finish=finish, env=env, notify=notify)
+            id_ = self.submit(package, out, finish=finish, env=env, retries=retries, notify=notify)
             notify(f"submitted as {id_}")
             outcome = self.follow(id_, write, notify)
             if not outcome.is_lost or not left:

@@ -50,13 +50,26 @@ def shards(location):
     }
 
 
+def processes(location):
+    """Each process of a job that builds that run, with its command line."""
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if {"build", location} <= set(line) and "submit" not in line:
+            yield process, line
+
+
 def drivers(location):
-    """Processes that build that run."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if (line := process.info["cmdline"] or [])[:1] == ["python"] and location in line
-    ]
+    return [process for process, line in processes(location) if not supervises(line)]
+
+
+def supervisor(location):
+    """The process that begins its driver again."""
+    (process,) = [process for process, line in processes(location) if supervises(line)]
+    return process
+
+
+def supervises(line):
+    return any(word.startswith("--retries") for word in line)
 
 
 def jobs(head, environment):
@@ -81,17 +94,43 @@ def test_a_submitted_build_ends_as_one_in_a_folder_does(
     assert again.end() == 0
 
 
-def test_a_driver_that_is_killed_is_submitted_again_by_itself(
+def test_a_driver_that_is_killed_is_begun_again_on_the_cluster(
     head, submit, slow_config, out, undisturbed, ray_environment
+):
+    """By the job itself: the terminal that submitted it may be gone."""
+    submission = submit(slow_config, "--out", out, "--address", head, "--no-follow")
+    assert submission.end() == 0, submission.output
+    id_ = jobs(head, ray_environment)[out]["id"]
+    until_some_block(out)
+    (driver,) = drivers(out)
+    driver.kill()
+    followed = ray_si("jobs", "--address", head, "--follow", id_, env=ray_environment)
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert "killed by SIGKILL; beginning it again, 3 tries left" in followed.stdout
+    assert "going on with the replicas of the driver before" in followed.stdout
+    assert shards(out) == undisturbed
+    assert ray_si("verify", out, env=ray_environment).returncode == 0
+    assert jobs(head, ray_environment)[out]["status"] == "SUCCEEDED"
+
+
+def test_a_job_whose_entry_point_is_killed_is_submitted_again_by_itself(
+    head, submit, slow_config, out, undisturbed
 ):
     submission = submit(slow_config, "--out", out, "--address", head, "--retries", "2")
     submission.read_until("round 0:")
-    (driver,) = drivers(out)
-    driver.kill()
+    supervisor(out).kill()
+    for driver in drivers(out):  # as it would with its machine
+        driver.kill()
     assert submission.end() == 0, submission.output
     assert "is lost (its driver ended with status 137); submitting it again" in submission.output
     assert shards(out) == undisturbed
-    assert ray_si("verify", out, env=ray_environment).returncode == 0
+
+
+def until_some_block(location):
+    end = time.monotonic() + 120
+    while not list(open_objects(location).list("bootstrap/")):
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_a_driver_that_was_killed_elsewhere_is_succeeded_after_watching_its_lease(
@@ -266,6 +305,8 @@ def test_a_head_that_is_replaced_gets_the_job_again(submit, slow_config, out, un
     submission = submit(slow_config, "--out", out, "--address", f"http://127.0.0.1:{port}")
     submission.read_until("round 0:")
     first.shutdown()
+    with suppress(ValueError):  # it has noticed that Ray is gone
+        supervisor(out).kill()
     for driver in drivers(out):  # as it would with its machine
         driver.kill()
     second = start_head(port)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
 import pytest
 import yaml
 
+from ray_si.config.nodes import PRICE
 from tests.builds import digests
+from tests.command import ray_si
 from tests.faults.conftest import Builds
 from tests.faults.test_killed_nodes import QUICK_TO_NOTICE
 
@@ -79,3 +82,43 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tm
     builds.config.write_text(yaml.safe_dump(values))
     builds.finish(undisturbed)
     assert digests(run) == digests(undisturbed)
+
+
+def test_replicas_do_not_take_more_nodes_than_a_ceiling_allows(cluster, tmp_path):
+    """A node that costs 1 of 2.5 dollars an hour has one more like it come, whatever is asked."""
+    priced = {"num_cpus": 2, "labels": {PRICE: "1"}}
+    cluster.add_node(**priced)
+    builds = Builds(cluster.address, tmp_path)
+    values = yaml.safe_load(builds.config.read_text())
+    values["generator"] |= {"replicas": 4, "min_replicas": 1, "cpus": 2}
+    values["generator"]["replay"] = {"latency_s": 0.5}
+    values["dedup"] = {"cosine": None}
+    values["budget"] = {"dollars_per_hour": 2.5}
+    builds.config.write_text(yaml.safe_dump(values))
+    run = tmp_path / "run"
+    process = builds.start(run)
+    while not list(run.glob("bootstrap/*/block-*.parquet")):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    for _ in range(2):  # as an autoscaler would bring them for what is pending
+        cluster.add_node(**priced)
+    most = 0
+    while process.poll() is None:
+        most = max(most, len(nodes_of("GeneratorReplica", cluster.address)))
+        time.sleep(0.5)
+    output = process.stdout.read()
+    assert process.returncode == 0, output
+    assert "budget.dollars_per_hour 2.5 has room for 2 of 4 replicas of generator" in output
+    assert most == 2
+    told = ray_si("status", run, "--json")
+    assert json.loads(told.stdout)["live"]["cluster"] | {"dollars": 0} == {
+        "nodes": 3,
+        "dollars_per_hour": 3.0,
+        "at_most": 2.5,
+        "dollars": 0,
+    }
+    refused = builds.start(tmp_path / "other")
+    output, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 2, output
+    assert "4 nodes cost $3.00 an hour, over budget.dollars_per_hour 2.5" in output
+    assert not (tmp_path / "other").exists()

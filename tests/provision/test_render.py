@@ -215,7 +215,7 @@ def test_a_job_has_deadlines_few_tries_and_an_end_that_is_not_repeated():
     assert spec["activeDeadlineSeconds"] == 5400
     assert spec["preRunningDeadlineSeconds"] == 3600
     assert spec["backoffLimit"] == 1
-    assert spec["entrypoint"].endswith("--out s3://my-datasets-4711/first --no-repeat")
+    assert spec["entrypoint"].endswith("--out s3://my-datasets-4711/first --no-repeat --retries 3")
     from ray_si.config.file import load_config, parse_config
 
     given = load_config(ROOT / "configs/gpu-1.yaml")
