@@ -40,3 +40,11 @@ def test_the_machines_that_a_configuration_is_for_have_room_for_it(name):
     wanted = demands(config, embedder=config.dedup.cosine is not None)
     assert lack(wanted, MACHINES[name]) is None
     assert lack(wanted, MACHINES[name][:-1] or [{"CPU": 0.0}])
+
+
+def test_a_model_over_four_gpus_of_a_node_is_refused_eight_nodes_with_one():
+    """Tensor parallelism over Ethernet would pass for room, and crawl."""
+    config = load(ROOT / "configs" / "gpu-8-70b.yaml")
+    wanted = demands(config, embedder=config.dedup.cosine is not None)
+    nodes = [{"CPU": 12.0, "GPU": 1.0}] * 8
+    assert "4 GPU on one node, and no node has that; the largest has" in (lack(wanted, nodes) or "")

@@ -9,6 +9,7 @@ import time
 import pytest
 import yaml
 
+from ray_si.build.checks import WAIT_VARIABLE
 from ray_si.config.nodes import PRICE
 from tests.builds import digests
 from tests.command import ray_si
@@ -122,3 +123,22 @@ def test_replicas_do_not_take_more_nodes_than_a_ceiling_allows(cluster, tmp_path
     assert refused.returncode == 2, output
     assert "4 nodes cost $3.00 an hour, over budget.dollars_per_hour 2.5" in output
     assert not (tmp_path / "other").exists()
+
+
+def test_eight_nodes_with_a_gpu_each_are_no_place_for_tensor_parallelism_over_four(
+    cluster, tmp_path, monkeypatch
+):
+    for _ in range(8):
+        cluster.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:L4": 1})
+    builds = Builds(cluster.address, tmp_path)
+    values = yaml.safe_load(builds.config.read_text())
+    sizes = {"tensor_parallel_size": 4}
+    values["generator"] = {"engine": "vllm", "model": "nowhere/model", "gpus": 4, "vllm": sizes}
+    values["generator"]["accelerator"] = "L4"
+    builds.config.write_text(yaml.safe_dump(values))
+    monkeypatch.setenv(WAIT_VARIABLE, "1")
+    process = builds.start(tmp_path / "run")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "asks for 1 CPU and 4 GPU and L4 on one node, and no node has that" in output
+    assert not (tmp_path / "run").exists()

@@ -140,7 +140,7 @@ def test_the_registry_and_the_bucket_of_the_kubernetes_section_come_and_go(s3_se
     environment = os.environ | s3_server | {"BUCKET": bucket, "HOME": str(tmp_path)}
     section = README[README.index("## Kubernetes") : README.index("## Jobs")]
     lines = [line for line in command_lines(section, "sh") if line.startswith("aws ")]
-    assert len(lines) == 5  # the last one deletes the bucket
+    assert len(lines) == 6  # the last one deletes the bucket
     for line in lines:
         command = line.partition(" | docker login")[0]
         done = subprocess.run(
