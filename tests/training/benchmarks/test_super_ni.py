@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from ray_si.errors import TaskError
+from ray_si.records import Instance
+from ray_si.training.benchmarks.registry import rouge_tokenizer
 from ray_si.training.benchmarks.super_ni import (
     CATEGORIES,
     load_super_ni,
     test_tasks as names_of_test_tasks,
     wrapped,
 )
+from ray_si.training.comparison import compare, score_answers
+from ray_si.training.config import Evaluation
+from ray_si.training.tasks import Example
+
+OFFICIAL = json.loads((Path(__file__).parent / "official_scores.json").read_text("utf-8"))
+"""Predictions with the scores that the official scorer gives them, and how they were made."""
 
 TASK = {
     "Categories": ["Textual Entailment", "Other"],
@@ -111,3 +122,44 @@ def test_other_folders_are_refused_in_one_line(published, tmp_path):
     assert len(load_super_ni(str(tmp_path), "english", positive_examples=0)) == 11_900
     with pytest.raises(TaskError, match="a positive example must have"):
         load_super_ni(str(tmp_path), "english", positive_examples=2)
+
+
+@pytest.mark.parametrize("track", ["english", "crosslingual"])
+def test_scores_are_those_of_the_official_scorer(track, tmp_path):
+    benchmark = {"english": "super-ni", "crosslingual": "super-ni-crosslingual"}[track]
+    bytes_alone().save_pretrained(tmp_path)
+    options = Evaluation(rouge_tokenizer=str(tmp_path), resamples=100)
+    tokenizer = rouge_tokenizer(benchmark, options)
+    official = OFFICIAL[track]
+    rows = official["predictions"]
+    assert {row["task"] for row in rows} <= set(names_of_test_tasks(track))
+    examples = [
+        Example(
+            str(i), row["task"], "", Instance("", row["references"][0]), tuple(row["references"]),
+            category=row["category"],
+        )
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+    answers = [{"text": row["prediction"], "finish_reason": "stop"} for row in rows]
+    scores = score_answers(examples, answers, tokenizer)
+    report = compare(options, examples, {"model": answers}, {}, tokenizer)["models"]["model"]
+    for metric in ("exact_match", "rouge_l"):
+        assert [round(100 * score, 4) for score in scores[metric]] == [row[metric] for row in rows]
+        assert report["overall"][metric]["mean"] == pytest.approx(
+            official["overall"][metric], abs=0.005
+        )
+        for groups in ("by_category", "by_task"):
+            found = {name: group[metric]["mean"] for name, group in report[groups].items()}
+            right = {name: group[metric] for name, group in official[groups].items()}
+            assert found == pytest.approx(right, abs=0.005)
+    if track == "english":
+        assert set(official["by_category"]) == set(CATEGORIES)
+
+
+def bytes_alone():
+    """A byte-level tokenizer without merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
