@@ -32,6 +32,7 @@ def connect(address: str | None) -> Iterator[bool]:
     """
     import ray
     from ray.data import DataContext
+    from ray.serve.context import _set_global_client
 
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -55,6 +56,8 @@ def connect(address: str | None) -> Iterator[bool]:
             wait_for_all(_ENDING_S)
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             close()
+            # Serve's client outlives Ray, and takes the next Ray that is started here for its own
+            _set_global_client(None)
 
 
 def is_this_machine(address: str | None) -> bool:
