@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import lru_cache
+from itertools import chain
+from os.path import commonprefix
 from typing import Any
 
-from tokenizers import Encoding, processors
+import numpy as np
+from tokenizers import Encoding, Tokenizer, processors
 
 Tokens = tuple[list[int], list[int]]
 """Those of a prompt, and those that follow it."""
@@ -35,26 +39,82 @@ class JointTokenizer:
             # whose offsets leave out leading spaces, and whose special tokens only a prompt has
             self._bare = deepcopy(self._backend)
             self._bare.post_processor = processors.Sequence([])
+            self._lengths = byte_lengths(self._bare)
         self._fixed = {
             id_: token.content
             for id_, token in tokenizer.added_tokens_decoder.items()
             if token.special and not token.normalized and id_ != tokenizer.unk_token_id
         }
+        self._added = [token.content for token in tokenizer.added_tokens_decoder.values()]
         self._after = lru_cache(1024)(self._tokens_after)
+        self._begun = lru_cache(16)(self._tokens_of_begun)
 
     def tokenize(self, prompts: Sequence[str], following: Sequence[str]) -> list[Tokens | None]:
         """Both parts of each text; None where the second begins inside a token of the first."""
         joint = [before + after for before, after in zip(prompts, following, strict=True)]
         if self._backend is None:
             return [self._by_prefix(*texts) for texts in zip(prompts, joint, strict=True)]
-        whole = self._bare.encode_batch(joint, add_special_tokens=False)
         opened: list[list[int] | None] = [None] * len(prompts)
         end = prompts[0][-_NEAR:] if prompts else ""  # that of any: a template's is the same
         if self._begin or not any(text in end for text in self._fixed.values()):
-            batch = self._backend.encode_batch(prompts, add_special_tokens=self._begin)
+            batch = self._backend.encode_batch_fast(prompts, add_special_tokens=self._begin)
             opened = [encoded.ids for encoded in batch]
+        if self._lengths is not None:
+            parts = self._parted(self._lengths, prompts, joint)
+            return [
+                self._by_offsets(prompt, text, ids)
+                if part is None
+                else (ids or self._opened(prompt, part[0]), part[1])
+                for prompt, text, ids, part in zip(prompts, joint, opened, parts, strict=True)
+            ]
+        whole = self._bare.encode_batch(joint, add_special_tokens=False)
         rows = zip(prompts, joint, opened, whole, strict=True)
         return [self._split(prompt, text, ids, encoded) for prompt, text, ids, encoded in rows]
+
+    def _parted(
+        self, lengths: np.ndarray, prompts: Sequence[str], joint: Sequence[str]
+    ) -> Iterator[Tokens | None]:
+        """Joint tokens before and after the end of each prompt, by the bytes that each stands for.
+
+        None where a token reaches over the end, or not all bytes of the text have a token.
+        """
+        begin, begin_ids = self._begun_alike(prompts)
+        rests = [text[len(begin) :] for text in joint]
+        batch = self._bare.encode_batch_fast(rests, add_special_tokens=False)
+        whole = [encoded.ids for encoded in batch]
+        sizes = np.fromiter(map(len, whole), np.int64, len(whole))
+        flat = np.fromiter(chain.from_iterable(whole), np.int64, sizes.sum())
+        places = np.concatenate([[0], np.cumsum(lengths[flat])])  # in bytes, of every token
+        firsts = np.concatenate([[0], np.cumsum(sizes)])  # of each text's tokens
+        starts = places[firsts[:-1]]
+        skipped = len(begin.encode())
+        ends = starts + np.fromiter((len(text.encode()) - skipped for text in prompts), np.int64)
+        cuts = np.searchsorted(places, ends)
+        read = np.fromiter((len(text.encode()) for text in rests), np.int64)
+        fits = (places[cuts] == ends) & (places[firsts[1:]] - starts == read)
+        for ids, cut, is_right in zip(
+            whole, (cuts - firsts[:-1]).tolist(), fits.tolist(), strict=True
+        ):
+            yield (begin_ids + ids[:cut], ids[cut:]) if is_right else None
+
+    def _begun_alike(self, prompts: Sequence[str]) -> tuple[str, list[int]]:
+        """What all prompts begin with, up to and with a special token, and the tokens of that.
+
+        Such as the system turn that a template writes. Nothing where a token could begin within it
+        and end beyond.
+        """
+        shared = commonprefix(prompts)  # noqa: RUF071 - of texts, not of paths
+        ends = [shared.rfind(text) + len(text) for text in self._fixed.values() if text in shared]
+        return self._begun(shared[: max(ends)]) if ends else ("", [])
+
+    def _tokens_of_begun(self, text: str) -> tuple[str, list[int]]:
+        for added in self._added:
+            if any(text.endswith(added[:size]) for size in range(1, len(added))):
+                return "", []
+        return text, self._bare.encode(text, add_special_tokens=False).ids
+
+    def _by_offsets(self, prompt: str, text: str, opened: list[int] | None) -> Tokens | None:
+        return self._split(prompt, text, opened, self._bare.encode(text, add_special_tokens=False))
 
     def _split(
         self, prompt: str, text: str, opened: list[int] | None, encoded: Encoding
@@ -77,18 +137,17 @@ class JointTokenizer:
             piece = self._piece(opened, text[len(prompt) : span[1]])
             return None if piece is None else (opened, piece + encoded.ids[first + 1 :])
         ids = encoded.ids
-        return opened or self._opened(prompt, encoded, ids[:first]), ids[first:]
+        return opened or self._opened(prompt, ids[:first]), ids[first:]
 
-    def _opened(self, prompt: str, encoded: Encoding, joint: list[int]) -> list[int]:
+    def _opened(self, prompt: str, joint: list[int]) -> list[int]:
         """The prompt's own tokens, given the joint text's up to there.
 
         They may differ after the last special token only: texts are cut at those first.
         """
         for last in range(len(joint) - 1, -1, -1):
             if joint[last] in self._fixed:
-                span = encoded.token_to_chars(last)
-                assert span is not None
-                return joint[: last + 1] + self._after(joint[last], prompt[span[1] :])
+                rest = prompt.rpartition(self._fixed[joint[last]])[2]
+                return joint[: last + 1] + self._after(joint[last], rest)
         return self._backend_ids(prompt)
 
     def _tokens_after(self, special: int, text: str) -> list[int]:
@@ -126,3 +185,38 @@ class JointTokenizer:
             for text, special in ((prompt, self._begin), (prompt, False), (joint, False))
         )
         return (opened, whole[len(before) :]) if whole[: len(before)] == before else None
+
+
+def byte_lengths(tokenizer: Tokenizer) -> np.ndarray | None:
+    """How many bytes of a text each token stands for, None where a token alone does not tell.
+
+    It does for byte-level tokenizers that alter no text: their tokens in order are the text.
+    """
+    added = tokenizer.get_added_tokens_decoder()
+    strips = any(token.lstrip or token.rstrip for token in added.values())
+    if tokenizer.normalizer is not None or strips or not _is_byte_level(tokenizer):
+        return None
+    vocabulary = tokenizer.get_vocab()
+    lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)
+    for token, id_ in vocabulary.items():
+        lengths[id_] = len(token)  # a character for each byte
+    for id_, token in added.items():
+        lengths[id_] = len(token.content.encode())
+    return lengths
+
+
+def _is_byte_level(tokenizer: Tokenizer) -> bool:
+    """Whether texts are cut into words, losing nothing, and these turned into bytes."""
+    if tokenizer.pre_tokenizer is None:
+        return False
+    state = json.loads(tokenizer.pre_tokenizer.__getstate__())
+    steps = state.get("pretokenizers", [state])
+    levels = [step for step in steps if step["type"] == "ByteLevel"]
+    return (
+        len(levels) == 1
+        and not levels[0]["add_prefix_space"]
+        and all(
+            step["type"] in ("ByteLevel", "Digits") or step.get("behavior") == "Isolated"
+            for step in steps
+        )
+    )
