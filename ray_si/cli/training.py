@@ -110,7 +110,8 @@ def evaluate(
             "--benchmark",
             metavar="NAME",
             help="super-ni or super-ni-crosslingual (--tasks: the published folder), user-oriented "
-            "(--tasks: the paper's 252); asked and scored as published.",
+            "(--tasks: the paper's 252), ifeval (--tasks: its input_data.jsonl); asked and scored "
+            "as published.",
         ),
     ] = None,
     config: ConfigFile = None,

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
 from ray_si.cli.output import BuildDisplay, Display, console, duration
-from ray_si.training.comparison import METRICS, differences, how_sure, interval
+from ray_si.training.comparison import differences, how_sure, interval
 from ray_si.training.ratings import GRADES
 
 if TYPE_CHECKING:
@@ -129,10 +129,11 @@ def print_evaluation(location: str, report: dict[str, Any]) -> None:
     out = console()
     title = f"{report['instances']} instances of {report['tasks']} tasks"
     table = Table(title=title, title_justify="left")
-    for column in ("model", *METRICS.values(), "words", "cut off", "failed"):
+    metrics = report["metrics"]
+    for column in ("model", *metrics.values(), "words", "cut off", "failed"):
         table.add_column(column)
     for name, model in report["models"].items():
-        scores = [escape(interval(model["overall"][metric])) for metric in METRICS]
+        scores = [escape(interval(model["overall"][metric])) for metric in metrics]
         counts = (str(model["words"]), str(model["cut_off"]), str(model["failed"]))
         table.add_row(escape(name), *scores, *counts)
     out.print(table)

@@ -33,12 +33,13 @@ from ray_si.serving.connect import connect
 from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
 from ray_si.training.base import choose_encoding, inspect
-from ray_si.training.benchmarks import BENCHMARKS, rouge_tokenizer
+from ray_si.training.benchmarks import BENCHMARKS
 from ray_si.training.comparison import compare, to_markdown
 from ray_si.training.config import Encoding, Evaluation
 from ray_si.training.encode import as_prompt
 from ray_si.training.hold_out import split_seeds
 from ray_si.training.provenance import LOADING, ModelName, seed_texts
+from ray_si.training.scores import against_references
 from ray_si.training.tasks import (
     BUNDLED,
     Example,
@@ -92,10 +93,11 @@ def evaluate(
     need("rouge_score", "scipy")
     if benchmark is None:
         examples = _examples(tasks, config.instances_per_task, seeds)
+        measure = against_references()
     else:
         config = _as_benchmark(benchmark, tasks, config)
+        measure = BENCHMARKS[benchmark].measure(config)
         examples = BENCHMARKS[benchmark].load(tasks[0], config)
-    tokenizer = rouge_tokenizer(benchmark, config)
     asked = unseen(examples, _trained_on(models.values(), config.generator), config)
     left_out = len(examples) - len(asked)
     if not asked:
@@ -115,7 +117,7 @@ def evaluate(
         answers = _answer_all(folder, list(members.values()), asked, config, address, listen)
         reasons = {"seed tasks of the data that a model was trained on": left_out}
         reasons = {reason: count for reason, count in reasons.items() if count}
-        report = compare(config, asked, answers, reasons, tokenizer)
+        report = compare(config, asked, answers, reasons, measure)
         if benchmark is not None:
             report = {"benchmark": _benchmark(benchmark, config, left_out)} | report
         for name, member in members.items():

@@ -10,41 +10,29 @@ from typing import Any
 from ray_si.training.config import Evaluation
 from ray_si.training.scores import (
     Estimate,
+    Measure,
+    against_references,
     estimate,
-    exact_match,
     paired_p,
     resampled,
-    rouge_l,
-    rouge_l_same_stop,
 )
 from ray_si.training.tasks import Example, digest
-
-METRICS = {
-    "rouge_l": "ROUGE-L",
-    "rouge_l_same_stop": "ROUGE-L, same stop",
-    "exact_match": "exact match",
-}
 
 Answer = Mapping[str, Any]
 """A stored answer: text, finish_reason, error."""
 
-Scores = dict[str, list[float]]
-"""Metric -> one score for each example, in [0, 1]."""
+Scores = dict[str, list[Sequence[float]]]
+"""Metric -> of each example one score, or one for each of its parts, in [0, 1]."""
+
+_SAME_STOP = "_same_stop"
 
 
 def score_answers(
-    examples: Sequence[Example], answers: Sequence[Answer], tokenizer: Any = None
+    examples: Sequence[Example], answers: Sequence[Answer], measure: Measure
 ) -> Scores:
-    """Scores of one model's answers, in the order of the examples.
-
-    ``tokenizer`` is for texts in other scripts, see `rouge_l`.
-    """
-    pairs = [(a["text"], e.references) for e, a in zip(examples, answers, strict=True)]
-    return {
-        "rouge_l": [rouge_l(*pair, tokenizer) for pair in pairs],
-        "rouge_l_same_stop": [rouge_l_same_stop(*pair, tokenizer) for pair in pairs],
-        "exact_match": [exact_match(*pair) for pair in pairs],
-    }
+    """Scores of one model's answers, in the order of the examples."""
+    scored = [measure.score(e, a["text"]) for e, a in zip(examples, answers, strict=True)]
+    return {metric: [one[metric] for one in scored] for metric in measure.titles}
 
 
 def compare(
@@ -52,21 +40,28 @@ def compare(
     examples: Sequence[Example],
     answers: Mapping[str, Sequence[Answer]],
     left_out: Mapping[str, int],
-    tokenizer: Any = None,
+    measure: Measure | None = None,
 ) -> dict[str, Any]:
     """What report.json says (docs/finetuning.md). ``answers`` are by model, the first is the base.
 
-    ``left_out`` says how many examples were not asked, and why; ``tokenizer`` as for
-    `score_answers`.
+    ``left_out`` says how many examples were not asked, and why. Without a ``measure`` answers are
+    held against references.
     """
+    measure = measure or against_references()
     tasks = [example.task for example in examples]
-    scores = {name: score_answers(examples, given, tokenizer) for name, given in answers.items()}
+    scores = {name: score_answers(examples, given, measure) for name, given in answers.items()}
     base = next(iter(scores))
+    every = range(len(examples))
 
     def estimated(
         values: Sequence[float], of: Sequence[str], *, paired: bool = False
     ) -> dict[str, float | None]:
         return _estimate(values, of, options, paired=paired).as_dict()
+
+    def of_parts(name: str, metric: str, rows: Sequence[int]) -> tuple[list[float], list[str]]:
+        """Scores of the parts of these examples, and the task of each."""
+        parts = [(score, tasks[i]) for i in rows for score in scores[name][metric][i]]
+        return [score for score, _ in parts], [task for _, task in parts]
 
     def grouped(name: str, groups: Sequence[str]) -> dict[str, Any]:
         """Scores of the examples of each task, or category."""
@@ -75,10 +70,7 @@ def compare(
             rows_of[group].append(row)
         return {
             group: {"instances": len(rows)}
-            | {
-                m: estimated([scores[name][m][i] for i in rows], [tasks[i] for i in rows])
-                for m in METRICS
-            }
+            | {m: estimated(*of_parts(name, m, rows)) for m in measure.titles}
             for group, rows in rows_of.items()
         }
 
@@ -88,7 +80,7 @@ def compare(
         categories = [example.category for example in examples]
         by_category = {"by_category": grouped(name, categories)} if any(categories) else {}
         return {
-            "overall": {m: estimated(values, tasks) for m, values in scores[name].items()},
+            "overall": {m: estimated(*of_parts(name, m, every)) for m in measure.titles},
             "failed": sum(answer["finish_reason"] == "error" for answer in given),
             "cut_off": int(sum(is_cut)),
             "cut_off_share": estimated(is_cut, tasks),
@@ -98,16 +90,17 @@ def compare(
         }
 
     def difference(name: str, metric: str) -> dict[str, float | None]:
-        pairs = zip(scores[base][metric], scores[name][metric], strict=True)
-        changes = [after - before for before, after in pairs]
-        p = paired_p(changes, tasks, resamples=options.resamples, seed=options.seed)
-        return estimated(changes, tasks, paired=True) | {"p": None if p is None else round(p, 4)}
+        (before, of), (after, _) = (of_parts(model, metric, every) for model in (base, name))
+        changes = [new - old for old, new in zip(before, after, strict=True)]
+        p = paired_p(changes, of, resamples=options.resamples, seed=options.seed)
+        return estimated(changes, of, paired=True) | {"p": None if p is None else round(p, 4)}
 
     return {
         "tasks": len(set(tasks)),
         "instances": len(examples),
         "left_out": dict(left_out),
         "examples_sha256": digest(examples),
+        "metrics": dict(measure.titles),
         "reference_words": round(fmean(len(e.references[0].split()) for e in examples), 1),
         "intervals": {
             "confidence": options.confidence,
@@ -120,7 +113,7 @@ def compare(
         },
         "models": {name: of_model(name) for name in scores},
         "differences": {
-            name: {"from": base} | {metric: difference(name, metric) for metric in METRICS}
+            name: {"from": base} | {metric: difference(name, metric) for metric in measure.titles}
             for name in scores
             if name != base
         },
@@ -144,6 +137,11 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     """A section with the overall scores, the differences, and how sure they are."""
     intervals = report["intervals"]
     percent = f"{100 * intervals['confidence']:g} %"
+    metrics = report["metrics"]
+    same_stop = (
+        "At the same stop means that each answer is cut to as many words as its reference has "
+        f"({report['reference_words']} in the mean)."
+    )
     lines = [
         "## Evaluation",
         "",
@@ -151,14 +149,13 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         f"{report['instances']} instances of {report['tasks']} tasks, greedy answers. Means over "
         f"instances in percent, with {percent} intervals ({intervals['method']}, "
         f"{intervals['resamples']} resamples of {intervals['resampled']}; {intervals['exact']}). "
-        "At the same stop means that each answer is cut to as many words as its reference has "
-        f"({report['reference_words']} in the mean).",
+        + (same_stop if any(metric.endswith(_SAME_STOP) for metric in metrics) else ""),
         "",
-        f"| model | {' | '.join(METRICS.values())} | words | cut off at the limit | failed |",
-        "| --- |" + " --- |" * (len(METRICS) + 3),
+        f"| model | {' | '.join(metrics.values())} | words | cut off at the limit | failed |",
+        "| --- |" + " --- |" * (len(metrics) + 3),
     ]
     for name, model in report["models"].items():
-        cells = [interval(model["overall"][metric]) for metric in METRICS]
+        cells = [interval(model["overall"][metric]) for metric in metrics]
         cells += [f"{model['words']}", f"{interval(model['cut_off_share'])} %"]
         lines.append(f"| {_cell(name)} | {' | '.join(cells)} | {model['failed']} |")
     for name in report["differences"]:
@@ -186,17 +183,18 @@ def differences(report: Mapping[str, Any], name: str) -> list[str]:
     return [
         f"{title}, {name} less {difference['from']}: {interval(difference[metric], '+')} "
         f"(paired, p = {_p(difference[metric]['p'])}; {verdict(report, name, metric)})."
-        for metric, title in METRICS.items()
+        for metric, title in report["metrics"].items()
     ]
 
 
 def how_sure(report: Mapping[str, Any], name: str) -> str:
-    """In plain words, whether a model is better than the first one, by ROUGE-L."""
+    """In plain words, whether a model is better than the first one, by the first metric."""
     difference, tasks = report["differences"][name], report["tasks"]
-    base, value = difference["from"], difference["rouge_l"]
+    first = next(iter(report["metrics"]))
+    base, value = difference["from"], difference[first]
     if value["p"] is None:
         return f"one task does not tell whether {name} or {base} is better."
-    shown = verdict(report, name, "rouge_l")
+    shown = verdict(report, name, first)
     if shown in ("higher", "lower"):
         text = (
             f"{name} is {'better' if value['mean'] > 0 else 'worse'} than {base} on tasks like "
@@ -210,11 +208,11 @@ def how_sure(report: Mapping[str, Any], name: str) -> str:
             f"evaluations. So few tasks show differences from about "
             f"{detectable(value, report['intervals']['confidence']):.0f} points on."
         )
-    same_stop = difference["rouge_l_same_stop"]
-    if verdict(report, name, "rouge_l_same_stop") != shown:
+    same_stop = first + _SAME_STOP
+    if same_stop in difference and verdict(report, name, same_stop) != shown:
         text += (
-            f" With both at the same stop it is {interval(same_stop, '+')}: how long answers are "
-            "is part of the difference."
+            f" With both at the same stop it is {interval(difference[same_stop], '+')}: how long "
+            "answers are is part of the difference."
         )
     return text
 
@@ -251,7 +249,7 @@ def verdict(report: Mapping[str, Any], name: str, metric: str) -> str:
 
 
 def _categories(report: Mapping[str, Any]) -> list[str]:
-    """A table of ROUGE-L and exact match by category, where examples have one."""
+    """A table of scores by category, where examples have one."""
     models = report["models"]
     first = next(iter(models.values())).get("by_category", {})
     lines = []
@@ -259,9 +257,11 @@ def _categories(report: Mapping[str, Any]) -> list[str]:
         lines = ["", f"| category | metric | {' | '.join(map(_cell, models))} |"]
         lines.append("| --- | --- |" + " --- |" * len(models))
     for category in first:
-        for metric in ("rouge_l", "exact_match"):
+        for metric, title in report["metrics"].items():
+            if metric.endswith(_SAME_STOP):
+                continue
             cells = [interval(model["by_category"][category][metric]) for model in models.values()]
-            lines.append(f"| {category} | {METRICS[metric]} | {' | '.join(cells)} |")
+            lines.append(f"| {category} | {title} | {' | '.join(cells)} |")
     return lines
 
 

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from ray_si.training.tasks import Example
+
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How answers are scored.
+
+    ``titles`` are those of its metrics, by name; the first says which model is better. ``score``
+    gives each metric's scores, in [0, 1], of an answer to an example: one, or one for each part of
+    what is asked. A metric ``NAME_same_stop`` is another of that name that length has no part in.
+    """
+
+    titles: Mapping[str, str]
+    score: Callable[[Example, str], Mapping[str, Sequence[float]]]
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,25 @@ class Estimate:
         """Rounded to hundredths of a percent."""
         values = {"mean": self.mean, "low": self.low, "high": self.high}
         return {name: None if v is None else round(v, 2) for name, v in values.items()}
+
+
+def against_references(tokenizer: Any = None) -> Measure:
+    """ROUGE-L and exact match; ``tokenizer`` is for texts in other scripts, see `rouge_l`."""
+
+    def score(example: Example, answer: str) -> dict[str, list[float]]:
+        references = example.references
+        return {
+            "rouge_l": [rouge_l(answer, references, tokenizer)],
+            "rouge_l_same_stop": [rouge_l_same_stop(answer, references, tokenizer)],
+            "exact_match": [exact_match(answer, references)],
+        }
+
+    titles = {
+        "rouge_l": "ROUGE-L",
+        "rouge_l_same_stop": "ROUGE-L, same stop",
+        "exact_match": "exact match",
+    }
+    return Measure(titles, score)
 
 
 def rouge_l(answer: str, references: Sequence[str], tokenizer: Any = None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 class Example:
     """One thing to answer: an instance of a task, with every output that counts as right.
 
-    ``prompt`` is asked as it is, where a benchmark words it; ``category`` may be "".
+    ``prompt`` is asked as it is, where a benchmark words it; ``category`` may be "". ``checked`` is
+    what a benchmark's own checks take, where answers have no references.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Example:
     references: tuple[str, ...]
     prompt: str | None = None
     category: str = ""
+    checked: Mapping[str, Any] | None = None
 
 
 def natural_task(path: Path) -> tuple[dict[str, Any], list[Example]]:
@@ -75,6 +77,7 @@ def digest(examples: Sequence[Example]) -> str:
     rows: list[list[Any]] = [
         [e.id, e.task, e.instruction, e.instance.input, list(e.references)]
         + ([] if e.prompt is None else [e.prompt])
+        + ([] if e.checked is None else [e.checked])
         for e in examples
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
@@ -102,17 +105,23 @@ def _files(paths: Sequence[str]) -> Iterator[Path]:
 
 def _tasks(path: Path) -> Iterator[tuple[str, list[Example]]]:
     """Each task of a file with its examples."""
-    text = _read(path)
     if path.suffix.lower() == ".json":
-        yield path.stem, _natural(_json(text, str(path)), path)
+        yield path.stem, _natural(_json(_read(path), str(path)), path)
         return
     has_tasks = False
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            has_tasks = True
-            yield _seed(_json(line, f"{path}, line {number}"), f"{path}, line {number}")
+    for row, where in json_lines(path):
+        has_tasks = True
+        yield _seed(row, where)
     if not has_tasks:
         raise TaskError(f"{path} holds no task")
+
+
+def json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each object of a JSONL file, and where it stands; TaskError for what is none."""
+    for number, line in enumerate(_read(path).split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield _json(line, where), where
 
 
 def _read(path: Path) -> str:

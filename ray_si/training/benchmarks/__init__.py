@@ -1,5 +1,5 @@
 """Published benchmarks, asked and scored as published."""
 
-from ray_si.training.benchmarks.registry import BENCHMARKS, Benchmark, rouge_tokenizer
+from ray_si.training.benchmarks.registry import BENCHMARKS, Benchmark
 
-__all__ = ["BENCHMARKS", "Benchmark", "rouge_tokenizer"]
+__all__ = ["BENCHMARKS", "Benchmark"]

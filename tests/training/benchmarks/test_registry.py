@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ray_si.errors import EngineError, TaskError
-from ray_si.training.benchmarks import BENCHMARKS, rouge_tokenizer
+from ray_si.records import Instance
+from ray_si.training.benchmarks import BENCHMARKS
 from ray_si.training.config import Evaluation
-from ray_si.training.scores import rouge_l
+from ray_si.training.tasks import Example
 from tests.training import zoo
 
 
@@ -22,12 +23,13 @@ def test_the_user_oriented_instructions_are_taken_as_published_only(reference, t
 
 
 def test_other_languages_are_scored_by_the_tokens_of_a_tokenizer_and_english_by_words(tmp_path):
-    assert rouge_tokenizer(None, Evaluation()) is None
-    assert rouge_tokenizer("super-ni", Evaluation()) is None
     zoo.tokenizer("gpt2", "none").save_pretrained(tmp_path)
-    made = rouge_tokenizer("super-ni-crosslingual", Evaluation(rouge_tokenizer=str(tmp_path)))
-    assert rouge_l("دریا", ["دریا"], made) == 1
-    assert rouge_l("river", ["a river"], made) > 0
+    options = Evaluation(rouge_tokenizer=str(tmp_path))
+    example = Example("a", "a", "Name it.", Instance("", "دریا"), ("دریا",))
+    score = {name: BENCHMARKS[name].measure(options).score for name in BENCHMARKS if "ni" in name}
+    assert score["super-ni-crosslingual"](example, "دریا")["rouge_l"] == [1]
+    assert score["super-ni"](example, "دریا")["rouge_l"] == [0]
+    absent = Evaluation(rouge_tokenizer=str(tmp_path / "no"))
     with pytest.raises(EngineError, match="set rouge_tokenizer to a folder of it") as caught:
-        rouge_tokenizer("super-ni-crosslingual", Evaluation(rouge_tokenizer=str(tmp_path / "no")))
+        BENCHMARKS["super-ni-crosslingual"].measure(absent)
     assert "\n" not in str(caught.value)

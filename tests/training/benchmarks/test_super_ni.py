@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ray_si.errors import TaskError
 from ray_si.records import Instance
-from ray_si.training.benchmarks.registry import rouge_tokenizer
+from ray_si.training.benchmarks import BENCHMARKS
 from ray_si.training.benchmarks.super_ni import (
     CATEGORIES,
     load_super_ni,
@@ -129,7 +129,7 @@ def test_scores_are_those_of_the_official_scorer(track, tmp_path):
     benchmark = {"english": "super-ni", "crosslingual": "super-ni-crosslingual"}[track]
     bytes_alone().save_pretrained(tmp_path)
     options = Evaluation(rouge_tokenizer=str(tmp_path), resamples=100)
-    tokenizer = rouge_tokenizer(benchmark, options)
+    measure = BENCHMARKS[benchmark].measure(options)
     official = OFFICIAL[track]
     rows = official["predictions"]
     assert {row["task"] for row in rows} <= set(names_of_test_tasks(track))
@@ -141,10 +141,12 @@ def test_scores_are_those_of_the_official_scorer(track, tmp_path):
         for i, row in enumerate(rows)
     ]  # fmt: skip
     answers = [{"text": row["prediction"], "finish_reason": "stop"} for row in rows]
-    scores = score_answers(examples, answers, tokenizer)
-    report = compare(options, examples, {"model": answers}, {}, tokenizer)["models"]["model"]
+    scores = score_answers(examples, answers, measure)
+    report = compare(options, examples, {"model": answers}, {}, measure)["models"]["model"]
     for metric in ("exact_match", "rouge_l"):
-        assert [round(100 * score, 4) for score in scores[metric]] == [row[metric] for row in rows]
+        assert [round(100 * score, 4) for (score,) in scores[metric]] == [
+            row[metric] for row in rows
+        ]
         assert report["overall"][metric]["mean"] == pytest.approx(
             official["overall"][metric], abs=0.005
         )
