@@ -172,7 +172,7 @@ def paired_p(
     if len(sums) < 2:
         return None
     sums = sums[sums != 0]  # others are the same either way
-    if not len(sums):
+    if len(sums) < 2:  # with one, either sign is as large
         return 1.0
     result = permutation_test(
         (sums,),

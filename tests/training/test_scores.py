@@ -152,6 +152,7 @@ def test_the_paired_test_is_that_of_signs_where_differences_are_of_one_size():
     options = {"resamples": 1 << 15, "seed": 0}
     assert paired_p(differences, tasks, **options) == pytest.approx(22 / 1024)
     assert paired_p([0.0] * 5, tasks[:5], **options) == 1
+    assert paired_p([0.0] * 4 + [0.5], tasks[:5], **options) == 1
     assert paired_p([0.5], ["a"], **options) is None
 
 
