@@ -200,8 +200,8 @@ def byte_lengths(tokenizer: Tokenizer) -> np.ndarray | None:
     lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)
     for token, id_ in vocabulary.items():
         lengths[id_] = len(token)  # a character for each byte
-    for id_, token in added.items():
-        lengths[id_] = len(token.content.encode())
+    for id_, special in added.items():
+        lengths[id_] = len(special.content.encode())
     return lengths
 
 
