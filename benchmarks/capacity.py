@@ -1,6 +1,6 @@
 """How large a cluster has to be: a simulation from the costs measured in this folder, or yours.
 
-    python benchmarks/capacity.py                      the table of cluster/CAPACITY.md
+    python benchmarks/capacity.py                      the table of docs/capacity.md
     python benchmarks/capacity.py --write              put it there
     python benchmarks/capacity.py --target 5e6 --days 2 --tokens-per-second 9000 --cores 16
 
@@ -31,7 +31,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "cluster" / "CAPACITY.md"
+PAGE = HERE.parent / "docs" / "capacity.md"
 MARK = "<!-- benchmarks/capacity.py -->"
 DAY = 86_400.0
 
@@ -79,8 +79,8 @@ class Costs:
     """Of a core for each request, replica's bookkeeping, handles and tasks together."""
     commit_s: float = 0.5
     """Of a round's decisions and manifest on S3."""
-    embedding_bytes: float = 1536.0
-    """Of 384 single-precision numbers, where the cosine gate is on."""
+    embedding_bytes: float = 0.0
+    """Of memory for each embedding of 384 numbers, where the cosine gate is on."""
 
     def search_s(self, pool: float, cores: int) -> float:
         """Seconds for a candidate against a pool of that size on so many cores."""
@@ -224,14 +224,17 @@ def _first(
 
 
 def load_costs() -> Costs:
-    """As measured: benchmarks/gate.json and benchmarks/capacity.json."""
+    """As measured: gate.json, cosine.json and capacity.json of this folder."""
     gate = json.loads((HERE / "gate.json").read_text())["search"]
     search = tuple(
         (float(n), 1 / part["exact"]["candidates_per_second"]) for n, part in gate.items()
     )
     largest = max(gate, key=int)
     driver = json.loads((HERE / "capacity.json").read_text())["costs"]
-    return Costs(search, gate[largest]["exact"]["resident_bytes_per_instruction"], **driver)
+    cosine = json.loads((HERE / "cosine.json").read_text())["search"]
+    vectors = cosine[max(cosine, key=int)]["exact"]["resident_bytes_per_vector"]
+    resident = gate[largest]["exact"]["resident_bytes_per_instruction"]
+    return Costs(search, resident, embedding_bytes=vectors, **driver)
 
 
 def table(plans: list[Plan]) -> str:

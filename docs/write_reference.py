@@ -1,7 +1,8 @@
-"""Write the pages that say what the code says: commands.md, configuration.md and reasons.md.
+"""Write the pages that say what the code and the benchmarks say.
 
-``make docs`` runs it. tests/docs/test_reference.py fails while a page says something else than the
-classes that check a configuration, or the reasons that a report explains.
+commands.md, configuration.md, reasons.md and benchmarks.md are written as a whole, of other pages
+the measured numbers. ``make docs`` runs it, and tests/docs/test_reference.py fails while a page
+says something else than the classes, the reasons, the verbs or the results do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+import write_benchmarks
 from pydantic.fields import FieldInfo
 
 from ray_si.config import Generator, RunConfig
@@ -24,7 +26,7 @@ from ray_si.config.section import Section
 from ray_si.report.reasons import REASONS
 from ray_si.training.config import Evaluation, Training
 
-FOLDER = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 
 CONFIGURATION = """\
 # Configuration
@@ -76,7 +78,7 @@ MANY_WORDS = 8
 
 
 def pages() -> dict[str, str]:
-    """File name -> Markdown."""
+    """Path in this repository -> Markdown."""
     parts = [CONFIGURATION]
     for title, use, section in CHAPTERS:
         parts += [f"## {title}\n\n{use}\n", *_tables(section, "", {})]
@@ -85,17 +87,22 @@ def pages() -> dict[str, str]:
         parts.append(f"### Kind `{kind}`\n\n{_text(score.__doc__)}\n")
         parts += _tables(score, "scores.NAME.", {Generator: "generator."})
     codes = "".join(f"| `{code}` | {_text(meaning)} |\n" for code, meaning in REASONS.items())
-    return {
-        "commands.md": COMMANDS + _commands(),
-        "configuration.md": "\n".join(parts),
-        "reasons.md": REASON_CODES + codes,
+    written = {
+        "docs/commands.md": COMMANDS + _commands(),
+        "docs/configuration.md": "\n".join(parts),
+        "docs/reasons.md": REASON_CODES + codes,
+        "docs/benchmarks.md": write_benchmarks.page(),
     }
+    for page, templates in write_benchmarks.sentences().items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        written[page] = write_benchmarks.filled(text, templates)
+    return written
 
 
 def _commands() -> str:
     """Typer's own pages of all verbs, without its table of contents; examples as blocks."""
     command = [sys.executable, "-m", "typer", "ray_si.cli", "utils", "docs", "--name", "ray-si"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=FOLDER.parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     text = html.unescape(done.stdout)
     verbs = text[text.index("\n## ") :]
     return re.sub(r"\[b\](Examples?)\[/b\]\n\n(.*?)\n*(?=\n## |\Z)", _examples, verbs, flags=re.S)
@@ -103,7 +110,7 @@ def _commands() -> str:
 
 def _examples(match: re.Match[str]) -> str:
     lines = "\n".join(line for line in match[2].splitlines() if line)
-    return f"{match[1]}:\n\n```\n{lines}\n```\n"
+    return f"{match[1]}:\n\n```sh\n{lines}\n```\n"
 
 
 def _tables(section: type[Section], prefix: str, shown: dict[type, str]) -> Iterator[str]:
@@ -188,4 +195,4 @@ def _text(description: str | None) -> str:
 
 if __name__ == "__main__":
     for name, text in pages().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+        (ROOT / name).write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 from click import Command, Group
@@ -11,11 +12,22 @@ from click import Command, Group
 ROOT = Path(__file__).parents[1]
 
 
-def command_lines(text: str, language: str = "") -> list[str]:
-    """Lines of the fenced blocks of a language; continued lines joined, prompts taken off."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line.removeprefix("$ ") for line in lines]
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Fenced blocks of a page: language (empty where none is named) and content, not indented."""
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.S | re.M)
+    return [(language, textwrap.dedent(content)) for _, language, content in found]
+
+
+def command_lines(text: str, language: str = "sh") -> list[str]:
+    """Lines of the fenced blocks of a language; continued lines joined.
+
+    Of a console only those behind a prompt, which is taken off.
+    """
+    joined = [block.replace("\\\n", " ") for kind, block in blocks(text) if kind == language]
+    lines = [line for block in joined for line in block.splitlines()]
+    if language == "console":
+        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return lines
 
 
 def commands(lines: list[str], *start: str) -> list[list[str]]:

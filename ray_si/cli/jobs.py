@@ -78,7 +78,7 @@ def render(
     rich_help_panel=CLUSTER,
     epilog="[b]Examples[/b]\n\n"
     "ray-si submit configs/paper.yaml --out s3://datasets/paper --address http://127.0.0.1:8265\n\n"
-    "ray-si submit configs/gpu-8.yaml --out s3://datasets/large --set seeds=mine.jsonl "
+    "ray-si submit configs/gpu-1.yaml --out s3://datasets/large --set seeds=mine.jsonl "
     "--env AWS_DEFAULT_REGION=eu-central-1 --no-follow",
 )
 def submit(

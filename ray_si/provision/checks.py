@@ -11,7 +11,7 @@ from ray_si.provision.values import SECRET, Group, Platform, Values
 from ray_si.serving.placement import in_words, placement
 
 _BYTES_AN_INSTRUCTION = 103
-"""Of the driver's memory (cluster/CAPACITY.md)."""
+"""Of the driver's memory (docs/capacity.md)."""
 
 _BYTES_IN_THE_GATE, _BYTES_OF_AN_EMBEDDING = 184, 1536
 """On top where the gate has one shard, which the driver searches itself."""

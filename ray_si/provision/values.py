@@ -32,7 +32,7 @@ class Head(Section):
     cpus: int = Field(8, ge=2)
     """Cores."""
     memory_gib: int = Field(64, ge=8)
-    """Memory; what a target needs of it is in cluster/CAPACITY.md."""
+    """Memory; what a target needs of it is in docs/capacity.md."""
     machine: str | None = None
     """Type of its machine; none takes the smallest that has this."""
     dollars_per_hour: float = Field(0.0, ge=0)

@@ -30,22 +30,16 @@ def run(*arguments):
 
 
 def test_the_page_has_the_table_that_the_script_prints(capacity):
-    page = (ROOT / "cluster" / "CAPACITY.md").read_text()
+    page = (ROOT / "docs" / "capacity.md").read_text()
     assert run() in page
     assert page.count(capacity.MARK) == 2
 
 
-def test_pages_have_what_was_measured_on_more_and_more_nodes():
+def test_eight_nodes_do_nearly_eight_times_as_much_with_a_replica_on_each():
     nodes = json.loads((ROOT / "benchmarks" / "scaling.json").read_text())["nodes"]
-    page = (ROOT / "cluster" / "CAPACITY.md").read_text()
-    for count, size in nodes.items():
-        row = f"| {count} | {size['requests_per_second']:g} | {100 * size['efficiency']:.1f} % |"
-        assert row in page
-        assert size["replicas_by_node"] == [1] * int(count)
     assert list(nodes) == ["1", "2", "4", "8"]
+    assert all(size["replicas_by_node"] == [1] * int(count) for count, size in nodes.items())
     assert nodes["8"]["efficiency"] >= 0.9
-    for page in ("README.md", "docs/cluster.md"):
-        assert f"{100 * nodes['8']['efficiency']:.1f} % of eight" in (ROOT / page).read_text()
 
 
 def test_a_reader_reruns_it_with_numbers_of_theirs():

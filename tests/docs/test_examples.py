@@ -8,8 +8,11 @@ import sys
 
 import pytest
 
+from ray_si import Run
+from ray_si.config.scores import scores_of
+from ray_si.scores.compute import compute
 from tests.endpoint import KEY, MODEL
-from tests.pages import ROOT
+from tests.pages import ROOT, blocks
 
 PAGE = (ROOT / "examples" / "README.md").read_text()
 SHOWN = dict(re.findall(r"^## `(\w+)\.py`\n.*?^```text\n(.*?)^```$", PAGE, re.M | re.S))
@@ -57,3 +60,49 @@ def test_an_endpoint_is_asked(ray_session, endpoint, run, monkeypatch):
     printed = run("ask_endpoint", endpoint.url, MODEL, "RAY_SI_TEST_KEY")
     assert re.fullmatch(r"\d+ rows of 20 instructions\n", printed)
     assert not printed.startswith("0 ")
+
+
+def patterns(page, root):
+    """The files that a page's tree of a folder names: how each is shown, and a pattern for it."""
+    trees = [text for kind, text in blocks((ROOT / "docs" / page).read_text()) if kind == "text"]
+    (tree,) = [tree for tree in trees if root in tree]
+    found = {}
+    for line in tree.splitlines():
+        names = re.split(r" {3,}", line.strip())[0].removesuffix(" ...")
+        for name in filter(str.strip, names.removeprefix(root).split("  ")):
+            shown = name.strip()
+            pattern = re.escape(shown).replace(r"\{", "(?:").replace(r"\}", ")")
+            pattern = re.sub(r"(?<=[\w)]),(?=\w)", "|", pattern).replace(r"\*", ".+")
+            found[shown] = re.sub(r"\d+", r"\\d+", pattern) + (".*" if shown.endswith("/") else "")
+    return found
+
+
+def check_files(location, found, absent):
+    """Each file is one that the page names, and each that it names is there but for ``absent``."""
+    files = [str(path.relative_to(location)) for path in location.rglob("*") if path.is_file()]
+    assert files
+    assert [f for f in files if not any(re.fullmatch(p, f) for p in found.values())] == []
+    missing = {n for n, p in found.items() if not any(re.fullmatch(p, f) for f in files)}
+    assert missing == absent
+
+
+SOMETIMES = {
+    "decontaminate.parquet",
+    "bootstrap/round-00000/block-00000-00002.parquet",
+    "checkpoint/",
+    "live.json",
+    "job/outcome.json",
+    "job/driver-*.log",
+}
+"""Of a run: with evaluation sets, after a crash, while it is built, in a job."""
+
+
+def test_a_run_has_the_files_that_its_page_names(finished_with_cosine):
+    location, _ = finished_with_cosine
+    check_files(location, patterns("runs.md", "RUN/"), SOMETIMES)
+
+
+def test_scores_have_the_files_that_their_page_names(finished, tmp_path):
+    compute(Run.open(str(finished[0])), scores_of({"length": {}}), to=str(tmp_path / "RUN/scores"))
+    found = patterns("scores.md", "RUN/scores/length-1a2b3c4d")
+    check_files(next((tmp_path / "RUN" / "scores").iterdir()), found, set())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import yaml
 
 from ray_si import __version__
@@ -10,6 +12,14 @@ from tests.pages import ROOT, links
 
 def test_the_citation_names_this_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+
+
+def test_the_newest_changes_are_those_of_this_version():
+    version, date = re.findall(r"^## \[(.+)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[
+        0
+    ]
+    assert version == __version__
+    assert date == "unreleased" or re.fullmatch(r"\d{4}-\d\d-\d\d", date)
 
 
 def test_what_models_are_pointed_at_is_there():
