@@ -103,6 +103,6 @@ def test_a_run_has_the_files_that_its_page_names(finished_with_cosine):
 
 
 def test_scores_have_the_files_that_their_page_names(finished, tmp_path):
-    compute(Run.open(str(finished[0])), scores_of({"length": {}}), to=str(tmp_path / "RUN/scores"))
+    compute(Run.open(str(finished[0])), scores_of({"length": {}}), str(tmp_path / "RUN/scores"))
     found = patterns("scores.md", "RUN/scores/length-1a2b3c4d")
     check_files(next((tmp_path / "RUN" / "scores").iterdir()), found, set())
