@@ -104,6 +104,9 @@ class Lease:
     def __enter__(self) -> Lease:
         with ExitStack() as undo:
             undo.enter_context(self._objects.tidied())
+            # before it can be read: another thread would take it for that of a dead process
+            _held.add(self._record["id"])
+            undo.callback(_held.discard, self._record["id"])
             while True:
                 number, record = self._current()
                 if record is not None and not self._is_free(number, record):
@@ -114,7 +117,6 @@ class Lease:
                 if self._objects.put_if_absent(_key(number + 1), self._data()):
                     break
             self.number = number + 1
-            _held.add(self._record["id"])
             self._keeper.start()
             undo.push(self._give_back)
             for key, earlier in self._leases():
@@ -170,7 +172,6 @@ class Lease:
     def _give_back(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
         self._keeper.join(None if kind is None else _FAREWELL_S)
-        _held.discard(self._record["id"])
 
     def _is_alone(self) -> bool:
         """Whether nothing else came to be in this place."""

@@ -49,6 +49,26 @@ def test_a_second_driver_is_refused_and_told_who_holds_the_run(store):
         take(store).__enter__()
 
 
+def test_a_lease_is_held_from_the_moment_it_can_be_read(tmp_path):
+    """By another thread of this process, too, which looks before the first one goes on."""
+    looks = []
+
+    class Objects(LocalObjects):
+        def put_if_absent(self, key, data):
+            won = super().put_if_absent(key, data)
+            if won and not looks:
+                looks.append(key)
+                with pytest.raises(RunError, match="is being written by process"):
+                    take(LocalObjects(tmp_path)).__enter__()
+            return won
+
+    objects = Objects(tmp_path)
+    objects.put("run.json", b"{}")
+    with take(objects) as lease:
+        lease.check()
+        assert (lease.number, looks) == (1, ["lease/00001.json"])
+
+
 def test_a_lease_given_back_is_free_at_once(store):
     with take(store) as first:
         assert first.number == 1
