@@ -135,6 +135,7 @@ def endpoint(endpoint_process):
 def ray_session(s3_server, endpoint_process):
     """A Ray on this machine whose workers find that server."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # else they wait for the other process of the tests
     import ray
 
     with pytest.MonkeyPatch.context() as environment:
@@ -149,6 +150,14 @@ def ray_session(s3_server, endpoint_process):
         )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_session) -> str:
+    """Where other processes find that Ray; it outlives them."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture

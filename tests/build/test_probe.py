@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 
@@ -12,7 +14,7 @@ from ray_si.errors import EngineError
 from ray_si.pipeline.longest_requests import longest_requests
 from ray_si.run.seeds import load_seeds
 from tests.builds import replay_values
-from tests.command import ray_si
+from tests.command import ENVIRONMENT, ray_si
 from tests.engines.test_memory import write
 
 SEEDS = load_seeds("bundled")[0]
@@ -58,21 +60,16 @@ def test_weights_larger_than_this_machines_memory_are_refused_where_replicas_run
 
 
 def test_a_driver_that_has_neither_vllm_nor_the_model_begins_nothing_and_ends_with_one_line(
-    tmp_path, ray_environment
+    tmp_path, ray_address
 ):
     """As on a cluster whose head has another image than its workers."""
-    from ray.cluster_utils import Cluster
-
     values = replay_values()
     values["generator"] = {"engine": "vllm", "model": "/models/of/gpu/nodes", "cpus": 1}
     config, run = tmp_path / "run.yaml", tmp_path / "run"
     config.write_text(yaml.safe_dump(values))
     assert check(parse_config(values), here=False).seeds  # nothing that a driver must have
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    try:
-        done = ray_si("build", config, "--out", run, "--address", cluster.address)
-    finally:
-        cluster.shutdown()
+    environment = ENVIRONMENT | dict(os.environ)  # with a token, where that Ray wants one
+    done = ray_si("build", config, "--out", run, "--address", ray_address, env=environment)
     assert done.returncode == 2
     assert "generator, where its replicas run: " in done.stderr
     assert "Traceback" not in done.stderr

@@ -71,9 +71,9 @@ def test_when_its_hours_are_over_a_build_finishes_what_is_on_its_way(
 ):
     reference, _ = finished
     location = tmp_path / "run"
-    slow = {"replay": {"latency_s": 0.5}, "max_batch": 2, "replicas": 1}
+    slow = {"replay": {"latency_s": 0.25}, "max_batch": 2, "replicas": 1}
     values = replay_config | {"generator": replay_config["generator"] | slow}
-    config = parse_config(values | {"budget": {"hours": 8 / 3600}})
+    config = parse_config(values | {"budget": {"hours": 6 / 3600}})
     with pytest.raises(BudgetError, match=r"hours, as budget\.hours has it"):
         build(config, str(location))
     assert _stored_blocks(location) < _stored_blocks(reference)
