@@ -30,7 +30,7 @@ demo: $(VENV)/.demo ## build the quick start dataset in runs/quickstart
 	$(BIN)/ray-si build configs/quickstart.yaml --out runs/quickstart
 
 test: $(VENV)/.installed ## run the default tests, in two processes
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed ## run the tests that take minutes
 	$(BIN)/pytest -m slow --override-ini addopts="-ra --strict-markers --durations=10"

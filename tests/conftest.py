@@ -15,6 +15,7 @@ import yaml
 from filelock import FileLock
 from hypothesis import settings
 
+from tests import loopback
 from tests.builds import PLANNED, replay_values
 from tests.clusters import Submission, free_port, start_head
 
@@ -29,10 +30,21 @@ FIRST = ("faults", "cluster", "experiments", "integration", "build", "audit", "e
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first, so that two processes end at about the same time."""
-    place = {folder: number for number, folder in enumerate(FIRST)}
+    """Of several processes one has all tests that share a Ray, and the others none.
+
+    What takes long comes first, so that they end at about the same time.
+    """
     tests = Path(__file__).parent
-    items.sort(key=lambda item: place.get(item.path.relative_to(tests).parts[0], len(FIRST)))
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.relative_to(tests).parts[0]
+        on_ray = "ray_session" in item.fixturenames
+        return not on_ray, FIRST.index(folder) if folder in FIRST else len(FIRST)
+
+    items.sort(key=place)
+    for item in items:
+        group = "ray" if "ray_session" in item.fixturenames else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data"
@@ -135,7 +147,7 @@ def endpoint(endpoint_process):
 def ray_session(s3_server, endpoint_process):
     """A Ray on this machine whose workers find that server."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # else they wait for the other process of the tests
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - else they wait for other tests
     import ray
 
     with pytest.MonkeyPatch.context() as environment:
@@ -176,7 +188,8 @@ def planned_config(tmp_path) -> Path:
 def built_once(values: dict, name: str, tmp_path_factory: pytest.TempPathFactory):
     """The run of a configuration, and the result of its build; one for all processes of the tests.
 
-    Who comes second finds it finished.
+    Who comes second finds it finished. It was built without a cluster, which changes no byte
+    (tests/integration/test_build_on_ray.py).
     """
     from ray_si.build.builder import build
     from ray_si.config.file import parse_config
@@ -184,18 +197,25 @@ def built_once(values: dict, name: str, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    with FileLock(folder / f"{name}.lock"):
+    with FileLock(folder / f"{name}.lock"), loopback.installed():
         return folder / name, build(parse_config(values), str(folder / name))
 
 
+@pytest.fixture(scope="module")
+def without_cluster() -> Iterator[None]:
+    """Builds of this module do without a cluster; every generator is the replay."""
+    with loopback.installed():
+        yield
+
+
 @pytest.fixture(scope="session")
-def finished(ray_session, tmp_path_factory):
+def finished(tmp_path_factory):
     """A finished run of `replay_values`, to be left as it is, and the result of its build."""
     return built_once(replay_values(), "finished", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def finished_with_cosine(ray_session, tmp_path_factory):
+def finished_with_cosine(tmp_path_factory):
     """A finished run with both gates, tight enough to refuse some candidates by each."""
     values = replay_values() | {"dedup": {"cosine": 0.6, "most_similar": 3}}
     return built_once(values, "finished-with-cosine", tmp_path_factory)

@@ -120,7 +120,7 @@ def test_a_run_can_be_regated_twice(finished, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"rouge": 0.5}, {"rouge": 0.8} | OFF])
-def test_a_build_goes_on_with_a_run_that_was_left_open(request, ray_session, tmp_path, change):
+def test_a_build_goes_on_with_a_run_that_was_left_open(request, without_cluster, tmp_path, change):
     fixture = "finished_with_cosine" if "cosine" in change else "finished"
     location, _ = request.getfixturevalue(fixture)
     run = tmp_path / "run"

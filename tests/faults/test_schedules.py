@@ -24,8 +24,8 @@ from ray_si.errors import GenerationError, RaySIError
 from ray_si.serving import client as client_module
 from ray_si.serving.background import in_thread, wait_for_all
 from ray_si.storage import lease
+from tests import loopback
 from tests.builds import digests, replay_values
-from tests.faults import loopback
 from tests.faults.conftest import ROOT
 from tests.faults.schedules import Draws, InjectedError, disturb_awaits, disturb_store
 from tests.serving.test_client import Chance
@@ -86,7 +86,7 @@ def has_errors(run) -> bool:
 def undisturbed_digests(tmp_path_factory):
     """Digests of the shards of an undisturbed build without a cluster, by configuration."""
     with pytest.MonkeyPatch.context() as patch:
-        loopback.install(patch.setattr)
+        loopback.install(patch.setattr, hashes=True)
         digests_of = {}
         for name, values in without_actors().items():
             run = tmp_path_factory.mktemp("undisturbed") / name
@@ -124,7 +124,8 @@ def drive(values, location, rng) -> Counter:
 
 def disturb(patch, seed, rng) -> None:
     """Pauses and failures of calls, of the store and at awaits."""
-    loopback.install(patch, seed, latency_s=0.02, share=rng.choice([0, 0.01, 0.05]))
+    share = rng.choice([0, 0.01, 0.05])
+    loopback.install(patch, seed, latency_s=0.02, share=share, hashes=True)
     disturb_store(Draws(f"{seed}/store", 0.05, rng.choice([0, 0, 0.002, 0.01])), patch)
     disturb_awaits(Draws(f"{seed}/awaits", 0.02, rng.choice([0, 0, 0.0005])), patch)
     patch(lease, "TTL_S", 0.6)
@@ -141,7 +142,7 @@ def try_schedule(seed, folder, undisturbed_digests) -> Counter:
         disturb(patch.setattr, seed, rng)
         events = drive(values, run, rng)
     with pytest.MonkeyPatch.context() as patch:
-        loopback.install(patch.setattr)
+        loopback.install(patch.setattr, hashes=True)
         lease._held.clear()
         stats = build(parse_config(values | {"budget": {}}), str(run)).stats
     assert sound(run)

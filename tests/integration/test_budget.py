@@ -12,7 +12,7 @@ from ray_si.run.run import Run
 from ray_si.run.status import spent, status as status_of
 from tests.builds import digests
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("without_cluster")
 
 
 def _total(location):
@@ -64,22 +64,3 @@ def test_with_finish_the_rest_goes_into_instances(tmp_path, replay_config):
     accepted = status_of(Run.open(str(location)))["accepted"]
     result = _build(replay_config, location, 60_000, finish=True)
     assert result.stats["accepted"] == accepted > 0
-
-
-def test_when_its_hours_are_over_a_build_finishes_what_is_on_its_way(
-    finished, tmp_path, replay_config
-):
-    reference, _ = finished
-    location = tmp_path / "run"
-    slow = {"replay": {"latency_s": 0.25}, "max_batch": 2, "replicas": 1}
-    values = replay_config | {"generator": replay_config["generator"] | slow}
-    config = parse_config(values | {"budget": {"hours": 6 / 3600}})
-    with pytest.raises(BudgetError, match=r"hours, as budget\.hours has it"):
-        build(config, str(location))
-    assert _stored_blocks(location) < _stored_blocks(reference)
-    _build(replay_config, location, 10**9)
-    assert digests(location) == digests(reference)
-
-
-def _stored_blocks(location):
-    return len(list(location.glob("**/block-*.parquet")))

@@ -55,7 +55,7 @@ def contaminated(location):
 
 
 @pytest.fixture(scope="module")
-def planted(finished_with_cosine, tmp_path_factory):
+def planted(without_cluster, finished_with_cosine, tmp_path_factory):
     """Near-copies of what a run without sets accepted, two sets of them, and a run with these."""
     folder = tmp_path_factory.mktemp("decontaminated")
     location, _ = finished_with_cosine
@@ -136,7 +136,9 @@ def test_no_row_resembles_any_text_of_a_set(planted):
             assert max(rouge(mine, text) for text in excluded) <= LIMIT
 
 
-def test_shards_and_resumes_and_other_places_of_the_sets_give_the_same_bytes(planted, tmp_path):
+def test_shards_and_resumes_and_other_places_of_the_sets_give_the_same_bytes(
+    ray_session, planted, tmp_path
+):
     location, result, values, _, _ = planted
     copy = tmp_path / "run"
     shutil.copytree(location, copy)

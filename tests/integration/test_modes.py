@@ -21,7 +21,7 @@ from ray_si.run.status import status as status_of
 from tests.audit.test_verify import rewrite
 from tests.builds import digests, replay_values
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("without_cluster")
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 REPLAY = ("generator.engine=replay", "generator.model=null", "generator.gpus=0")
@@ -57,7 +57,7 @@ def small(**bootstrap):
 
 
 @pytest.fixture(scope="module")
-def joint(ray_session, tmp_path_factory):
+def joint(without_cluster, tmp_path_factory):
     location = tmp_path_factory.mktemp("joint") / "run"
     config = parse_config(small(mode="joint"))
     return location, config, build(config, str(location))
@@ -127,7 +127,7 @@ def test_a_joint_run_is_regated_with_the_instances_of_new_instructions(joint, tm
 
 
 @pytest.fixture(scope="module")
-def german(ray_session, tmp_path_factory):
+def german(without_cluster, tmp_path_factory):
     location = tmp_path_factory.mktemp("german") / "run"
     sets = [*REPLAY, "target_instructions=40", "dedup.cosine=off", "generator.cpus=0.5"]
     sets += ["bootstrap.prompts_per_round=8", "bootstrap.block_size=4"]
@@ -260,7 +260,7 @@ def test_by_default_a_plateau_stops_the_run(plateau):
 
 
 @pytest.fixture(scope="module")
-def stepwise(ray_session, tmp_path_factory):
+def stepwise(without_cluster, tmp_path_factory):
     location = tmp_path_factory.mktemp("steps") / "run"
     values = small(classification_share=0.0)
     steps = {"method": "steps", "answers": 3, "max_per_instruction": 2, "block_size": 16}

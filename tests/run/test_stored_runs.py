@@ -95,7 +95,7 @@ def test_a_finished_one_is_exported_and_reported(runs):
     assert (runs / "page.html").stat().st_size > 10_000
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("without_cluster")
 def test_an_unfinished_one_resumes_and_repeats_nothing(runs):
     location = runs / "unfinished"
     before = files(location)

@@ -11,13 +11,16 @@ import hashlib
 import random
 from concurrent.futures import as_completed
 from contextlib import contextmanager, nullcontext
+from functools import cache
 
 import numpy as np
+import pytest
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 
 from ray_si.build import checks, phases, stages
+from ray_si.engines import registry
 from ray_si.engines.replay.engine import ReplayEngine
 from ray_si.serving import client
 from ray_si.serving.applications import Serving
@@ -56,8 +59,19 @@ class Handle:
             yield Replies("replica", 0, [(index, await self._engine.generate(request))])
 
 
+def hashed(texts):
+    """Vectors that depend on the text alone, in no time."""
+    seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
+    return np.stack([np.random.default_rng(s).normal(size=16) for s in seeds]).astype("float32")
+
+
+@cache
+def _embedder(model):
+    return registry.embedder(model)
+
+
 class LoopbackServing(Serving):
-    """Deploys nothing."""
+    """Deploys nothing; the embedder is in this process."""
 
     def __enter__(self):
         return self
@@ -66,9 +80,7 @@ class LoopbackServing(Serving):
         pass
 
     def encode(self, texts):
-        """Vectors that depend on the text alone."""
-        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
-        return np.stack([np.random.default_rng(s).normal(size=16) for s in seeds]).astype("float32")
+        return _embedder(self._config.embedder.model).encode(texts)
 
 
 class LoopbackCustody(Custody):
@@ -103,11 +115,26 @@ def _map_parts(parts, task, concurrency):
         yield from future.result()
 
 
-def install(patch, seed: int = 0, *, latency_s: float = 0.0, share: float = 0.0) -> None:
-    """Have builds in this process do without a cluster; ``patch`` sets an attribute for a while."""
+@contextmanager
+def installed(**options):
+    """For a while; see `install`."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch.setattr, **options)
+        yield
+
+
+def install(
+    patch, seed: int = 0, *, latency_s: float = 0.0, share: float = 0.0, hashes: bool = False
+) -> None:
+    """Have builds in this process do without a cluster; ``patch`` sets an attribute for a while.
+
+    Every generator is the replay; with ``hashes``, embeddings are `hashed`.
+    """
     handle = Handle(seed, latency_s, share)
     patch(phases, "connect", _nothing)
     patch(phases, "Serving", LoopbackServing)
+    if hashes:
+        patch(LoopbackServing, "encode", lambda self, texts: hashed(texts))
     patch(phases, "Custody", LoopbackCustody)
     patch(phases, "identity_of", lambda *_, **__: "")
     patch(phases, "Watcher", _nothing)
