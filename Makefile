@@ -59,7 +59,8 @@ lint: $(VENV)/.installed ## ruff; mypy, strict on ray_si
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks docs examples jobs
 
-$(VENV)/.docs: $(VENV)/.installed
+$(VENV)/.docs: $(VENV)/.demo
+	@echo "installing what the site needs in $(VENV)"
 	@$(INSTALL) -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@
 

@@ -15,4 +15,4 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _named(link: re.Match[str]) -> str:
     text, path = link[1], link[2].rstrip("/")
-    return f"`{path}`" if text.strip("`") in path else f"{text} (`{path}`)"
+    return f"`{path}`" if text.strip("`/") in path else f"{text} (`{path}`)"

@@ -22,6 +22,8 @@ ELSEWHERE = {
 }
 """Results that other pages show."""
 
+NUMBER = r"([\d.,]*\d)"
+
 
 def sentences() -> dict[str, list[str]]:
     """Page -> its sentences with a measured number, as templates, from sentences.jinja."""
@@ -94,17 +96,24 @@ def filled(text: str, templates: list[str]) -> str:
     """
     words = environment()
     for sentence in templates:
-        parts = re.split(r"({{.*?}})", sentence, flags=re.S)
-        patterns = (r"([\d.,]*\d)" if part.startswith("{{") else _spaced(part) for part in parts)
-        match = re.search("".join(patterns), text)
+        match = pattern(sentence).search(text)
         if match is None:
             raise ValueError(f"no such sentence: {sentence}")
-        numbers = [words.from_string(part).render() for part in parts[1::2]]
+        numbers = [words.from_string(part).render() for part in _parts(sentence)[1::2]]
         for place, number in reversed(list(enumerate(numbers, 1))):
             text = text[: match.start(place)] + number + text[match.end(place) :]
     return text
 
 
-def _spaced(words: str) -> str:
-    """A pattern for these words, whatever white space is between them."""
-    return r"\s+".join(re.escape(word) for word in re.split(r"\s+", words))
+def pattern(sentence: str) -> re.Pattern[str]:
+    """Finds a sentence in a page, whatever white space is between its words; a group a number."""
+    words = (
+        NUMBER if place % 2 else r"\s+".join(re.escape(word) for word in re.split(r"\s+", part))
+        for place, part in enumerate(_parts(sentence))
+    )
+    return re.compile("".join(words))
+
+
+def _parts(sentence: str) -> list[str]:
+    """Words and the templates of numbers in turn."""
+    return re.split(r"({{.*?}})", sentence)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.pages import ROOT
@@ -38,6 +40,25 @@ def test_numbers_of_a_sentence_are_replaced_where_its_lines_break(docs):
     assert write_benchmarks.filled(page, [sentence]) == expected
     with pytest.raises(ValueError, match=r"no such sentence: .* requests at a time"):
         write_benchmarks.filled("7 requests at once", [sentence])
+
+
+SPEED = re.compile(r"\d[\d,.]*\s+(?:[\w.-]+\s+){0,3}(?:a\s+second|times\s+as)")
+ASSUMED = {"2,500 tokens a second", "8,000 tokens a second", "150 texts a second"}
+"""By the page on how large a cluster has to be, which says so."""
+
+
+def test_speeds_in_pages_are_written_from_results(docs):
+    import write_benchmarks
+
+    held = write_benchmarks.sentences()
+    for page in ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]:
+        if page == "docs/benchmarks.md":
+            continue
+        text = (ROOT / page).read_text()
+        for sentence in held.get(page, ()):
+            text = write_benchmarks.pattern(sentence).sub("", text)
+        found = {" ".join(speed[0].split()) for speed in SPEED.finditer(text)}
+        assert found <= ASSUMED, f"{page}: put these into docs/sentences.jinja"
 
 
 def test_a_word_that_no_result_has_is_an_error(docs):
