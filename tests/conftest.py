@@ -29,6 +29,7 @@ FIRST = ("faults", "cluster", "experiments", "integration", "build", "audit", "e
 """Folders with the tests that take longest."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes one has all tests that share a Ray, and the others none.
 

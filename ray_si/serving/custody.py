@@ -114,6 +114,7 @@ class _Actor(Custodian):
                 continue
             try:
                 self._end_orphans()
+                return  # a killed actor goes on for a moment, in which others may ask for nodes
             except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
                 logger.warning("orphans of %s could not be ended yet: %s", self._name, error)
 

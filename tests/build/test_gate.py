@@ -180,7 +180,7 @@ def test_a_shard_killed_during_a_build_changes_nothing(plain, tmp_path):
 
     def kill(progress):
         shards = list(rays_processes("ray::Shard"))
-        if progress.phase == "bootstrap" and progress.note and len(killed) < 2:
+        if progress.phase == "bootstrap" and progress.note and shards and len(killed) < 2:
             newest = max(shards, key=psutil.Process.create_time)  # of this build, not of a fixture
             newest.kill()
             killed.append(newest.pid)
