@@ -4,8 +4,10 @@
 
 ``shards``: rows as text out of the Parquet shards. ``tokens_text``, ``tokens_chat``: the same,
 encoded with the bundled model's tokenizer, which happens once for a fine-tuning, before it starts;
-its result is Parquet again. ``tokens_apart_text``, ``tokens_apart_chat``: as it was until prompt
-and answer were tokenized as one text, through the tokenizer's own call and Python lists.
+its result is Parquet again. ``tokens_by_offsets_...``: the same by the offsets of tokens, as it is
+for tokenizers whose tokens do not tell their bytes, and was for all. ``tokens_apart_...``: as it
+was until prompt and answer were tokenized as one text, through the tokenizer's own call and Python
+lists.
 ``_cpu_us`` beside a rate is the time of all cores that a row takes. ``batches``: padded tensors
 out of that, shuffled, as the trainer's own data loader hands them out, reading the Parquet
 included; ``trl_collator``: the same through TRL's collator.
@@ -120,16 +122,22 @@ def measure(count: int) -> dict[str, Any]:
         started = time.perf_counter()
         assert sum(len(part[0]) for part in rows(run)) == count
         found["shards"] = round(count / (time.perf_counter() - started))
+        jobs: list[Job] = []
         for encoding in ("chat", "text"):
             job = Job(str(Path(scratch) / f"apart-{encoding}"))
             with timed(found, f"tokens_apart_{encoding}", count):
                 parts = (tokens_apart(tokenizer, encoding, *part) for part in rows(run))
                 job.write_tokens(parts, {})
-            encoder = Encoder(tokenizer, encoding, max_length=1024, too_long="drop")
-            job = Job(str(Path(scratch) / encoding))
-            with timed(found, f"tokens_{encoding}", count):
-                parts = encode_rows(rows(run), encoder, run.location)
-                job.write_tokens(parts, dict(encoder.counts))
+            for way in (f"by_offsets_{encoding}", encoding):
+                encoder = Encoder(tokenizer, encoding, max_length=1024, too_long="drop")
+                if way != encoding:
+                    encoder._joint._lengths = None
+                job = Job(str(Path(scratch) / way))
+                with timed(found, f"tokens_{way}", count):
+                    parts = encode_rows(rows(run), encoder, run.location)
+                    job.write_tokens(parts, dict(encoder.counts))
+                jobs.append(job)
+            assert jobs[-2].tokens().equals(jobs[-1].tokens())
             found[f"tokens_per_row_{encoding}"] = round(encoder.counts["tokens"] / count, 1)
         for size in BATCHES:
             found[f"batches_of_{size}"] = _loaded(job, size, tokenizer.pad_token_id, ours=True)
