@@ -102,13 +102,15 @@ class Encoder:
         kept: list[str] = []
         parts: list[list[int]] = []  # prompt and learned tokens of each kept row, in turn
         batches = [slice(start, start + _BATCH) for start in range(0, len(ids), _BATCH)]
-        opened = self._opened(prompts)
         turns = [self._turn.around(completion) for completion in completions]
         learned = [f"{lead}{answer}{self._turn.end}" for lead, answer in turns]
-        with ThreadPoolExecutor(1) as tokenizing:  # the next batch, outside of Python's lock
-            tokenized = tokenizing.map(
-                lambda part: self._joint.tokenize(opened[part], learned[part]), batches
-            )
+
+        def tokenize(part: slice) -> list[Tokens | None]:
+            return self._joint.tokenize(self._opened(prompts[part]), learned[part])
+
+        # of two batches one is in the tokenizer, outside of Python's lock
+        with ThreadPoolExecutor(2) as tokenizing:
+            tokenized = tokenizing.map(tokenize, batches)
             for id_, (lead, _), tokens in zip(
                 ids, turns, chain.from_iterable(tokenized), strict=True
             ):
