@@ -125,34 +125,38 @@ def tuned(
     clock: Clock,
 ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """Models by name, ARM-SEED, and what the trainings of each arm came to."""
-    models, trainings = {}, {}
-    for arm in options.arms:
-        results = []
-        for seed in range(options.seeds if arm != "untuned" else 0):
+    models: dict[str, str] = {}
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
+    for seed in range(options.seeds):
+        settings = config.training.model_copy(update={"seed": seed})
+        for arm in (arm for arm in options.arms if arm != "untuned"):
             to = root / "models" / f"{arm}-{seed}"
             is_done = (to / "result.json").exists()
             with clock.part("training"):
-                settings = config.training.model_copy(update={"seed": seed})
                 done = finetune(places[arm], str(to), settings, address=options.address)
             models[to.name] = done.model
-            results.append(done.result)
+            results[arm].append(done.result)
             if not is_done:
                 print(f"{to.name}: {done.result['steps']} steps, {done.result['seconds']} s")
                 clock.check()
-        if results:
-            trainings[arm] = {
-                "rows": results[0]["rows"]["kept"],
-                "too_long": results[0]["rows"]["dropped"],
-                "tokens_of_an_epoch": results[0]["rows"]["tokens"],
-                "epochs": results[0]["epochs"],
-                "steps": results[0]["steps"],
-                "training_seconds": [result["seconds"] for result in results],
-                "first_loss": [result["first_loss"] for result in results],
-                "last_loss": [result["last_loss"] for result in results],
-            }
     if "untuned" in options.arms:
         models = {"untuned": str(config.training.model)} | models
-    return models, trainings
+    return models, {arm: trained(of_arm) for arm, of_arm in results.items() if of_arm}
+
+
+def trained(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the trainings of an arm came to, one for each seed."""
+    first = results[0]
+    every = ("first_loss", "last_loss")
+    return {
+        "rows": first["rows"]["kept"],
+        "too_long": first["rows"]["dropped"],
+        "tokens_of_an_epoch": first["rows"]["tokens"],
+        "epochs": first["epochs"],
+        "steps": first["steps"],
+        "training_seconds": [result["seconds"] for result in results],
+        **{name: [result[name] for result in results] for name in every},
+    }
 
 
 def sampled(root: Path, tasks: list[str], count: int | None) -> list[str]:
