@@ -209,7 +209,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         arms[arm] = trainings.get(arm, {}) | of_arm
         arms[arm]["cost_of_a_point"] = evidence_report.cost_of_a_point(arms[arm])
     return {
-        "machine": {"cores": os.cpu_count()},
+        "machine": {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[2], 1)},
         "config": options.config,
         "set": options.set,
         "model": config.training.model,

@@ -124,7 +124,9 @@ def page(result: Mapping[str, Any]) -> str:
             f"greedy answers; an arm's score on a task is the mean over its seeds. Means in "
             f"percent with {percent} intervals over tasks. At the same stop, each answer is cut to "
             f"as many words as its reference has ({result['reference_words']} in the mean). All "
-            f"of it took {result['minutes']:.0f} minutes on {result['machine']['cores']} cores.",
+            f"of it took {result['minutes']:.0f} minutes on {result['machine']['cores']} cores, "
+            f"whose load average over the last quarter of an hour was "
+            f"{result['machine']['load_average']} at the end.",
             "",
             f"![ROUGE-L of the arms](../benchmarks/{PLOT.name})",
             "",
