@@ -9,9 +9,10 @@ as many of the run's rows drawn at random, without which a selection shows nothi
 there where a selection is asked for. CONFIG is that of `ray-si loop`: a run's with the sections
 ``training`` and ``evaluation``, so that the same command takes two cores and a small model
 (benchmarks/evidence.yaml), or a cluster and a large one (``--address``). The run is built away from
-all that is evaluated on; with ``--sample N`` only N tasks of each JSONL file are, drawn by lot.
-All arms train with the same settings, ``training.max_steps`` where it is set; each of ``--seeds``
-orders the rows anew.
+all that is evaluated on; a finished one (``--run``) is taken as it is, and tasks near its rows are
+left out. With ``--sample N`` only N tasks of each JSONL file are asked, drawn by lot. All arms
+train with the same settings, ``training.max_steps`` where it is set; each of ``--seeds`` orders the
+rows anew.
 
 What is finished is kept in FOLDER, whatever ends the process; the same command goes on. With
 ``--minutes`` it stops by itself, with status 3, after the training or the model whose answers were
@@ -43,13 +44,17 @@ from ray_si.config.scores import scores_of
 from ray_si.experiments.evaluate import EvaluationProgress, evaluate
 from ray_si.experiments.finetune import finetune
 from ray_si.experiments.loop import LoopConfig, build_apart, load_loop
+from ray_si.experiments.unseen import unseen
+from ray_si.export.training_shards import shard_tables
+from ray_si.run.evaluation import texts_of_item
 from ray_si.run.run import Run
 from ray_si.run.seeds import seeds_of
 from ray_si.scores.subset import CONTROL, select
-from ray_si.training.tasks import BUNDLED
+from ray_si.training.tasks import BUNDLED, load_examples
 
 ARMS = ("untuned", "seeds", "rows", "selected", "random")
 RESULT = Path(__file__).with_suffix(".json")
+_TEXTS = ("instruction", "input")
 _UNFINISHED = 3
 
 
@@ -159,19 +164,41 @@ def trained(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def sampled(root: Path, tasks: list[str], count: int | None) -> list[str]:
-    """The tasks, of each JSONL file no more than ``count``, drawn by lot and kept in ``root``."""
-    places = []
+def sampled(
+    root: Path, tasks: list[str], count: int | None, apart: Callable[[str], set[str]] | None
+) -> tuple[list[str], int]:
+    """The tasks, of each JSONL file no more than ``count``, drawn by lot and kept in ``root``.
+
+    ``apart`` tells the ids of a file's tasks that may be asked; how many may not comes second.
+    """
+    places, near = [], 0
     for number, path in enumerate(tasks):
-        if count is None or not path.endswith(".jsonl"):
+        if not path.endswith(".jsonl"):
             places.append(path)
             continue
         lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-        drawn = sorted(random.Random(0).sample(range(len(lines)), min(count, len(lines))))
+        if apart is not None:
+            ids = apart(path)
+            near += len(lines) - len(ids)
+            lines = [line for line in lines if json.loads(line)["id"] in ids]
+        asked = min(count or len(lines), len(lines))
+        drawn = sorted(random.Random(0).sample(range(len(lines)), asked))
         sample = root / f"tasks-{number}.jsonl"
         sample.write_text("".join(lines[i] for i in drawn), encoding="utf-8")
         places.append(str(sample))
-    return places
+    return places, near
+
+
+def apart_from(run: Run, config: LoopConfig) -> Callable[[str], set[str]]:
+    """Tells the ids of a file's tasks that resemble no row of a run, by the evaluation's gates."""
+    rows = [row for table in shard_tables(run, list(_TEXTS)) for row in table.to_pylist()]
+    texts = {text for row in rows for text in texts_of_item(row["instruction"], [row["input"]])}
+
+    def apart(path: str) -> set[str]:
+        examples = load_examples([path], config.evaluation.instances_per_task)
+        return {example.task for example in unseen(examples, sorted(texts), config.evaluation)}
+
+    return apart
 
 
 def told(clock: Clock) -> Callable[[EvaluationProgress], None]:
@@ -191,18 +218,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     root, tasks = Path(options.to).absolute(), options.tasks or [BUNDLED]
     root.mkdir(parents=True, exist_ok=True)
     clock = Clock(root / "seconds.json", options.minutes)
-    with clock.part("build"):
-        built = build_apart(config, str(root / "run"), tasks, address=options.address)
-    run = Run.open(str(root / "run"))
+    if options.run is None:
+        with clock.part("build"):
+            build_apart(config, str(root / "run"), tasks, address=options.address)
+    run = Run.open(options.run or str(root / "run"))
+    stats = run.stats()
     with clock.part("scores and selection"):
         places = data_of(root, run, config, options)
     clock.check()
     models, trainings = tuned(root, config, places, options, clock)
     with clock.part("evaluation"):
+        apart = None if options.run is None else apart_from(run, config)
+        asked, near_rows = sampled(root, tasks, options.sample, apart)
         report = evaluate(
-            models, sampled(root, tasks, options.sample), str(root / "evaluation"),
-            config.evaluation, seeds=config.build.seeds, address=options.address,
-            listen=told(clock),
+            models, asked, str(root / "evaluation"), config.evaluation,
+            seeds=config.build.seeds, address=options.address, listen=told(clock),
         )  # fmt: skip
     arms = evidence_report.arms_of(report, options.arms, config.evaluation)
     for arm, of_arm in arms.items():
@@ -216,10 +246,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "method": config.training.method,
         "seeds": options.seeds,
         "run": {
-            "rows": built.stats["rows"],
-            "candidates": built.stats["candidates"],
-            "accepted": built.stats["accepted"],
-            "tokens": built.stats["spent"],
+            "built_apart": options.run is None,
+            "tasks_near_rows": near_rows,
+            **{name: stats[name] for name in ("rows", "candidates", "accepted", "spent")},
         },
         "selection": {"by": options.by, "rank": options.rank},
         "sample": options.sample,
@@ -241,6 +270,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--tasks", action="append", help="as for `ray-si loop`")
     parser.add_argument("--sample", type=int, help="tasks of each JSONL file that are asked [all]")
+    parser.add_argument("--run", help="a finished run whose rows are trained on, not a new one")
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--by", help="expression that selected rows pass")

@@ -102,7 +102,10 @@ def page(result: Mapping[str, Any]) -> str:
     arms, build = result["arms"], result["run"]
     percent = f"{100 * result['intervals']['confidence']:g} %"
     sample = f" ({result['sample']} of each file, drawn by lot)" if result["sample"] else ""
-    tokens = {kind: f"{sum(phase.values()):,}" for kind, phase in _turned(build["tokens"]).items()}
+    tokens = {kind: f"{sum(phase.values()):,}" for kind, phase in _turned(build["spent"]).items()}
+    apart = "kept away from all that is evaluated on"
+    if not build["built_apart"]:
+        apart = f"and {build['tasks_near_rows']} tasks near one of them are not evaluated on"
     selection = " ranked by ".join(
         f"`{text}`" for text in (result["selection"]["by"], result["selection"]["rank"]) if text
     )
@@ -116,8 +119,8 @@ def page(result: Mapping[str, Any]) -> str:
             "",
             f"{result['model']} wrote {build['rows']} rows ({build['candidates']} candidates, "
             f"{build['accepted']} accepted; {tokens['prompt']} tokens read and "
-            f"{tokens['completion']} written), kept away from all that is evaluated on. The same "
-            f"model was then tuned ({result['method']}) on each arm's rows with the same settings, "
+            f"{tokens['completion']} written), {apart}. The same model was then "
+            f"tuned ({result['method']}) on each arm's rows with the same settings, "
             f"{result['seeds']} times with other seeds. Selected are half of the rows, those with "
             f"{selection}." if selection else "",
             f"Evaluated on {result['instances']} instances of {result['tasks']} tasks{sample}, "
