@@ -1,7 +1,7 @@
 """Does training on a run's rows make a better model? Five arms, several seeds each.
 
     python benchmarks/evidence.py CONFIG --to FOLDER [--set KEY=VALUE] [--tasks FILE] [--write]
-    python benchmarks/evidence.py --page          write evidence.svg and docs/evidence.md again
+    python benchmarks/evidence.py --plot          draw evidence.svg from the result that is kept
 
 Arms: ``untuned``, the model as it is; ``seeds``, trained on the seed tasks alone; ``rows``, on all
 rows of the run; ``selected``, on those that pass ``--by``, best first by ``--rank``; ``random``, on
@@ -279,12 +279,12 @@ def main() -> None:
     parser.add_argument("--address", help="of a Ray cluster")
     parser.add_argument("--minutes", type=float, help="stop after what is under way by then")
     parser.add_argument("--write", action="store_true", help="keep the result beside this script")
-    parser.add_argument("--page", action="store_true", help="write plot and table of what is kept")
+    parser.add_argument("--plot", action="store_true", help="draw the result that is kept")
     options = parser.parse_args()
-    if not options.page and not (options.config and options.to):
+    if not options.plot and not (options.config and options.to):
         parser.error("CONFIG and --to are needed")
     options.arms = options.arms or (ARMS if options.by or options.rank else ARMS[:3])
-    if not options.page:
+    if not options.plot:
         try:
             text = json.dumps(measure(options), indent=2)
         except OutOfTimeError:
@@ -293,8 +293,8 @@ def main() -> None:
         print(text)
         if options.write:
             RESULT.write_text(text + "\n", encoding="utf-8")
-    if options.page or options.write:
-        evidence_report.write_page(json.loads(RESULT.read_text(encoding="utf-8")))
+    if options.plot or options.write:
+        evidence_report.plot(json.loads(RESULT.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":
