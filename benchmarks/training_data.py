@@ -1,6 +1,6 @@
 """How fast rows get from a run's Parquet shards to a trainer.
 
-    python benchmarks/training_data.py [--write] [--rows 100000]
+    python benchmarks/training_data.py [--write] [--rows 100000] [--passes 3]
 
 ``shards``: rows as text out of the Parquet shards. ``tokens_text``, ``tokens_chat``: the same,
 encoded with the bundled model's tokenizer, which happens once for a fine-tuning, before it starts;
@@ -22,8 +22,9 @@ import platform
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,38 +108,51 @@ def tokens_apart(
 
 @contextmanager
 def timed(found: dict[str, Any], name: str, count: int) -> Iterator[None]:
-    """Rows a second of the block, and microseconds of all cores' time that a row takes."""
+    """Rows a second of the block, and microseconds of all cores' time that a row takes.
+
+    Of several passes the fastest: other work on the machine only slows one down.
+    """
     started, busy = time.perf_counter(), time.process_time()
     yield
-    found[name] = round(count / (time.perf_counter() - started))
-    found[f"{name}_cpu_us"] = round(1e6 * (time.process_time() - busy) / count)
+    rate = round(count / (time.perf_counter() - started))
+    if rate > found.get(name, 0):
+        found[name] = rate
+        found[f"{name}_cpu_us"] = round(1e6 * (time.process_time() - busy) / count)
 
 
-def measure(count: int) -> dict[str, Any]:
+def measure(count: int, passes: int) -> dict[str, Any]:
     tokenizer = inspect(bundled.resolve("smollm2-135m-instruct")).tokenizer
-    found: dict[str, Any] = {"rows": count}
+    found: dict[str, Any] = {"rows": count, "passes": passes}
     with tempfile.TemporaryDirectory() as scratch:
         run = write_run(Path(scratch) / "run", count)
         started = time.perf_counter()
         assert sum(len(part[0]) for part in rows(run)) == count
         found["shards"] = round(count / (time.perf_counter() - started))
-        jobs: list[Job] = []
         for encoding in ("chat", "text"):
-            job = Job(str(Path(scratch) / f"apart-{encoding}"))
-            with timed(found, f"tokens_apart_{encoding}", count):
-                parts = (tokens_apart(tokenizer, encoding, *part) for part in rows(run))
-                job.write_tokens(parts, {})
-            for way in (f"by_offsets_{encoding}", encoding):
+
+            def apart(job: Job, encoding: str = encoding) -> None:
+                job.write_tokens((tokens_apart(tokenizer, encoding, *p) for p in rows(run)), {})
+
+            def joint(job: Job, by_bytes: bool, encoding: str = encoding) -> None:
                 encoder = Encoder(tokenizer, encoding, max_length=1024, too_long="drop")
-                if way != encoding:
+                if not by_bytes:
                     encoder._joint._lengths = None
-                job = Job(str(Path(scratch) / way))
-                with timed(found, f"tokens_{way}", count):
-                    parts = encode_rows(rows(run), encoder, run.location)
-                    job.write_tokens(parts, dict(encoder.counts))
-                jobs.append(job)
-            assert jobs[-2].tokens().equals(jobs[-1].tokens())
-            found[f"tokens_per_row_{encoding}"] = round(encoder.counts["tokens"] / count, 1)
+                parts = encode_rows(rows(run), encoder, run.location)
+                job.write_tokens(parts, dict(encoder.counts))
+
+            ways: dict[str, Callable[[Job], None]] = {
+                f"tokens_apart_{encoding}": apart,
+                f"tokens_by_offsets_{encoding}": partial(joint, by_bytes=False),
+                f"tokens_{encoding}": partial(joint, by_bytes=True),
+            }
+            for number in range(passes):
+                for name, way in ways.items():
+                    job = Job(str(Path(scratch) / f"{name}-{number}"))
+                    with timed(found, name, count):
+                        way(job)
+            by_offsets = Job(str(Path(scratch) / f"tokens_by_offsets_{encoding}-0"))
+            assert by_offsets.tokens().equals(job.tokens())
+            found[f"tokens_per_row_{encoding}"] = round(job.token_counts()["tokens"] / count, 1)
         for size in BATCHES:
             found[f"batches_of_{size}"] = _loaded(job, size, tokenizer.pad_token_id, ours=True)
             found[f"trl_collator_{size}"] = _loaded(job, size, tokenizer.pad_token_id, ours=False)
@@ -163,12 +177,13 @@ def _loaded(job: Job, size: int, pad: int, *, ours: bool) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--passes", type=int, default=3, help="of each way of encoding")
     parser.add_argument("--write", action="store_true", help="keep the result beside this script")
     options = parser.parse_args()
     random.seed(0)
     result = {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
-        "rows_per_second": measure(options.rows),
+        "rows_per_second": measure(options.rows, options.passes),
     }
     text = json.dumps(result, indent=2)
     print(text)
