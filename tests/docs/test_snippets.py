@@ -79,14 +79,13 @@ def check_make(words):
 
 
 def check_python(words):
+    if words[1:] == ["-m", "build"]:
+        return
     assert words[1].startswith(("examples/", "benchmarks/"))
     compile((ROOT / words[1]).read_text(), words[1], "exec")
 
 
 def check_pip(words):
-    if words[1] == "wheel":
-        assert words[2:] == ["--no-deps", "-w", "dist", "."]
-        return
     extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.M)
     assert words[1] == "install"
     assert {word for word in words if word.startswith("-")} <= {"-c", "--no-deps"}
@@ -96,7 +95,7 @@ def check_pip(words):
         elif word.endswith(".txt"):
             assert (ROOT / word).is_file()
         elif not word.startswith("-"):
-            assert word in MAKEFILE
+            assert word == "build" or word in MAKEFILE
 
 
 def check_export(words):
