@@ -62,6 +62,11 @@ def test_an_endpoint_is_asked(ray_session, endpoint, run, monkeypatch):
     assert not printed.startswith("0 ")
 
 
+@pytest.mark.slow
+def test_preferences_reach_trls_trainer_and_print_what_the_page_shows(ray_session, run):
+    assert run("train_preferences") == SHOWN["train_preferences"]
+
+
 def patterns(page, root):
     """The files that a page's tree of a folder names: how each is shown, and a pattern for it."""
     trees = [text for kind, text in blocks((ROOT / "docs" / page).read_text()) if kind == "text"]
@@ -104,5 +109,5 @@ def test_a_run_has_the_files_that_its_page_names(finished_with_cosine):
 
 def test_scores_have_the_files_that_their_page_names(finished, tmp_path):
     compute(Run.open(str(finished[0])), scores_of({"length": {}}), str(tmp_path / "RUN/scores"))
-    found = patterns("scores.md", "RUN/scores/length-1a2b3c4d")
+    found = patterns("scores.md", "RUN/scores/length-1a2b3c4d/")
     check_files(next((tmp_path / "RUN" / "scores").iterdir()), found, set())

