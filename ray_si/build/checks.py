@@ -174,13 +174,13 @@ def _wait(
     if not seconds:
         return shortage
     notify(f"{shortage}; waiting up to {seconds:g} s for more nodes")
-    if grows:
-        bundles = [dict(d.resources) for d in asked for _ in range(d.count)]
-        request_resources(bundles=bundles)
+    bundles = [dict(d.resources) for d in asked for _ in range(d.count)]
     end = time.monotonic() + seconds
     left: str | None = shortage
     try:
         while left and time.monotonic() < end:
+            if grows:  # again and again: of all requests only the last counts, Ray Data's included
+                request_resources(bundles=bundles)
             time.sleep(1)
             check()
             left = lack(least, _nodes())
