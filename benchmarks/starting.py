@@ -4,7 +4,8 @@
 
 The replicas are `replay` engines on a real Ray Serve, on four nodes and a head that are processes
 of this machine. They take an exponentially distributed time to start, and a tenth of the starts
-fail. One build begins with all of them, one with the first; both are ended once all are there.
+fail. One build begins with the first of them, one with all; both are ended once all are there.
+Nulls are what had not come within `MOST_S`; the machine's load before each build stands beside it.
 What Ray and 64 Python processes take to come up on so few cores is part of every number; a real
 model's loading would take the place of `START_S`. Looked at once a second.
 """
@@ -29,7 +30,7 @@ import psutil
 HERE = Path(__file__).parent
 NODES, CORES = 4, 4
 START_S, FAILING = 20.0, 0.1
-MOST_S = 420.0
+MOST_S = 240.0
 """After which a build is ended that has not all its replicas yet."""
 
 
@@ -124,6 +125,7 @@ def start(replicas: int, least: int) -> dict[str, Any]:
     from ray_si.build.builder import build
     from ray_si.config.file import parse_config
 
+    load = os.getloadavg()[0]
     node = {"num_cpus": CORES, "object_store_memory": 200 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     try:
@@ -141,7 +143,6 @@ def start(replicas: int, least: int) -> dict[str, Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert watch.first_answer is not None, "no request was answered"
 
     def at(count: int) -> float | None:
         return round(watch.came[count - 1], 1) if count <= len(watch.came) else None
@@ -150,12 +151,13 @@ def start(replicas: int, least: int) -> dict[str, Any]:
         "replicas": replicas,
         "begins_with": least,
         "failed_starts": watch.failed_starts,
-        "first_answer_s": round(watch.first_answer, 1),
+        "first_answer_s": watch.first_answer and round(watch.first_answer, 1),
         "first_replica_s": at(1),
         "half_of_them_s": at(replicas // 2),
         "nine_tenths_s": at(replicas * 9 // 10),
         "all_s": at(replicas),
         "came": len(watch.came),
+        "load_before": round(load, 1),
         "memory_of_a_replica_mib": round(watch.memory_mib),
     }
 
@@ -172,7 +174,7 @@ def main() -> None:
         "nodes": NODES,
         "mean_start_s": START_S,
         "failing_starts": FAILING,
-        "starts": [start(replicas, least) for least in (replicas, 1)],
+        "starts": [start(replicas, least) for least in (1, replicas)],
     }
     text = json.dumps(results, indent=2) + "\n"
     print(text, end="")

@@ -119,7 +119,7 @@ def test_replicas_do_not_take_more_nodes_than_a_ceiling_allows(cluster, tmp_path
         "dollars": 0,
     }
     refused = builds.start(tmp_path / "other")
-    output, _ = refused.communicate(timeout=60)
+    output, _ = refused.communicate(timeout=240)
     assert refused.returncode == 2, output
     assert "4 nodes cost $3.00 an hour, over budget.dollars_per_hour 2.5" in output
     assert not (tmp_path / "other").exists()
@@ -138,7 +138,7 @@ def test_eight_nodes_with_a_gpu_each_are_no_place_for_tensor_parallelism_over_fo
     builds.config.write_text(yaml.safe_dump(values))
     monkeypatch.setenv(WAIT_VARIABLE, "1")
     process = builds.start(tmp_path / "run")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 2, output
     assert "asks for 1 CPU and 4 GPU and L4 on one node, and no node has that" in output
     assert not (tmp_path / "run").exists()
