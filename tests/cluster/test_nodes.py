@@ -19,13 +19,25 @@ from tests.faults.test_killed_nodes import QUICK_TO_NOTICE
 pytestmark = pytest.mark.slow
 
 
+HEAD = {"num_cpus": 0, "include_dashboard": False}
+"""Of a cluster: it takes no replicas."""
+
+
 @pytest.fixture
 def cluster():
-    """A head that takes no replicas."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    made = Cluster(initialize_head=True, head_node_args=HEAD)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def noticing():
+    """A cluster that soon notices a node's death."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args=HEAD | {"_system_config": QUICK_TO_NOTICE})
     yield made
     made.shutdown()
 
@@ -47,9 +59,9 @@ def nodes_of(name, address) -> list[str]:
     [{"replicas": 1, "max_replicas": 2}, {"replicas": 2, "min_replicas": 1}],
     ids=["as the load asks", "as many as there is room for"],
 )
-def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tmp_path, replicas):
-    first = cluster.add_node(num_cpus=2)
-    builds = Builds(cluster.address, tmp_path)
+def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(noticing, tmp_path, replicas):
+    first = noticing.add_node(num_cpus=2)
+    builds = Builds(noticing.address, tmp_path)
     values = yaml.safe_load(builds.config.read_text())
     values["target_instructions"] = 200
     values["generator"] |= {**replicas, "cpus": 2, "max_batch": 8}
@@ -70,11 +82,11 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(cluster, tm
             time.sleep(0.1)
 
     until(lambda: list(run.glob("bootstrap/*/block-*.parquet")))
-    shards = nodes_of("Shard", cluster.address)
-    assert sorted(shards) == sorted([first.node_id, cluster.head_node.node_id])
-    second = cluster.add_node(num_cpus=2)
-    until(lambda: second.node_id in nodes_of("GeneratorReplica", cluster.address))
-    cluster.remove_node(first, allow_graceful=False)
+    shards = nodes_of("Shard", noticing.address)
+    assert sorted(shards) == sorted([first.node_id, noticing.head_node.node_id])
+    second = noticing.add_node(num_cpus=2)
+    until(lambda: second.node_id in nodes_of("GeneratorReplica", noticing.address))
+    noticing.remove_node(first, allow_graceful=False)
     process.wait(timeout=240)
     reader.join()
     assert process.returncode == 0, "".join(output)
