@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from ray_si import Run
 from ray_si.config.scores import scores_of
 from ray_si.scores.compute import compute
+from tests.command import ENVIRONMENT
 from tests.endpoint import KEY, MODEL
 from tests.pages import ROOT, blocks
 
@@ -65,6 +67,14 @@ def test_an_endpoint_is_asked(ray_session, endpoint, run, monkeypatch):
 @pytest.mark.slow
 def test_preferences_reach_trls_trainer_and_print_what_the_page_shows(ray_session, run):
     assert run("train_preferences") == SHOWN["train_preferences"]
+
+
+@pytest.mark.slow
+def test_a_job_on_a_cluster_prints_what_the_page_shows(folder):
+    """In a process of its own: it starts a Ray beside that of the tests."""
+    command = [sys.executable, str(ROOT / "examples" / "job_on_cluster.py"), str(folder / "job")]
+    printed = subprocess.check_output(command, cwd=folder, env=ENVIRONMENT, text=True)
+    assert printed == SHOWN["job_on_cluster"]
 
 
 def patterns(page, root):
