@@ -48,6 +48,7 @@ def values(replicas: int, least: int) -> dict[str, Any]:
             "replay": {"latency_s": 2.0, "start_s": START_S, "failing_starts": FAILING},
         },
         "dedup": {"cosine": None},
+        "bootstrap": {"stall_rounds": 10**6},  # what the replay writes is soon all there already
     }
 
 
