@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.syntax import PACKAGE, TREES
+
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "ray_si"
 BASE = {"records", "errors", "_version"}
 BYTES = {"storage", "run", "export"}
 RUN = BASE | BYTES | {"config", "self_instruct", "dedup", "engines"}
@@ -83,7 +84,7 @@ def _nodes(tree: ast.AST, *, typing: bool) -> Iterator[ast.AST]:
 def _imports(path: Path, *, typing: bool = True) -> set[str]:
     """What a module imports, wherever in it; a module of ours by its own name."""
     found = set()
-    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), typing=typing):
+    for node in _nodes(TREES[path], typing=typing):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

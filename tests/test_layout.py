@@ -6,8 +6,9 @@ import ast
 from fnmatch import fnmatch
 from pathlib import Path
 
+from tests.syntax import PACKAGE, TREES
+
 TESTS = Path(__file__).parent
-PACKAGE = TESTS.parent / "ray_si"
 
 THROUGH_ANOTHER = {
     "audit/checkpoint_checks": "audit/test_verify.py",
@@ -84,7 +85,7 @@ def modules_with_logic() -> list[str]:
         if not path.name.startswith("__")
         and any(
             isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _does_something(node)
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(TREES[path])
         )
     ]
 
