@@ -13,8 +13,11 @@ from ray_si.serving.placement import in_words, placement
 _BYTES_AN_INSTRUCTION = 103
 """Of the driver's memory (docs/capacity.md)."""
 
-_BYTES_IN_THE_GATE, _BYTES_OF_AN_EMBEDDING = 184, 1536
+_BYTES_IN_THE_GATE = 184
 """On top where the gate has one shard, which the driver searches itself."""
+
+_BYTES_OF_AN_EMBEDDING, _BYTES_OF_A_VECTOR = 493, 1536
+"""And with a cosine gate: codes of the exact index, or the vectors that FAISS's indexes hold."""
 
 _BASE_GIB = 4.0
 """Of the driver and Ray's own processes on the head, without any instruction."""
@@ -133,7 +136,9 @@ def _check_head(values: Values, config: RunConfig) -> None:
     each = _BYTES_AN_INSTRUCTION
     if config.dedup.shards == 1:
         each += _BYTES_IN_THE_GATE
-        each += _BYTES_OF_AN_EMBEDDING if config.dedup.cosine is not None else 0
+        if config.dedup.cosine is not None:
+            is_exact = config.dedup.embedding_index == "exact"
+            each += _BYTES_OF_AN_EMBEDDING if is_exact else _BYTES_OF_A_VECTOR
     need = (_BASE_GIB + config.target_instructions * each / 2**30) / _SHARE
     if need > values.head.memory_gib:
         raise ConfigError(
