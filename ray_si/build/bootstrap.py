@@ -23,6 +23,7 @@ from ray_si.config.rounds import BUSY
 from ray_si.dedup.layers import Screened, joined
 from ray_si.engines.base import Completion
 from ray_si.errors import BudgetError, NoProgressError
+from ray_si.pipeline.conditions import rounds_of_openings
 from ray_si.pipeline.decisions import (
     Usable,
     are_openings_used_up,
@@ -36,7 +37,6 @@ from ray_si.pipeline.decisions import (
     with_candidates,
 )
 from ray_si.pipeline.gate import OpenGate
-from ray_si.pipeline.openings import rounds_of_openings
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.prompting import DRAWN, Prompting, PromptRow, instruction_request, rendered
 from ray_si.pipeline.token_budget import TokenBudget

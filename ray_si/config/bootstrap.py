@@ -43,6 +43,9 @@ class Bootstrap(_Section):
     demonstrations without."""
     prompts_per_opening: int | None = Field(None, ge=1)
     """Most prompts with the same opening; when that is reached, phase 1 ends as at a plateau."""
+    topics: tuple[str, ...] = ()
+    """What new tasks are to be about, one topic or person a prompt, used in turn; in YAML also a
+    text file with one a line. The prompt says so by the template topic."""
     lookahead: int = Field(1, ge=0)
     """Rounds generated while an earlier one is still being gated."""
     fit_to_slots: bool = False
@@ -85,6 +88,10 @@ class Bootstrap(_Section):
             raise ValueError("machine_demonstrations is more than demonstrations")
         if self.min_words > self.max_words:
             raise ValueError("min_words is more than max_words")
+        for name in ("openings", "topics"):
+            texts = getattr(self, name)
+            if len(set(texts)) < len(texts) or not all(text.strip() for text in texts):
+                raise ValueError(f"{name}: one is empty or there twice")
         if self.openings:
             self._check_openings()
         elif self.prompts_per_opening is not None:
@@ -98,9 +105,6 @@ class Bootstrap(_Section):
                 "openings begin one instruction of a completion: set new_instructions to 1, mode "
                 "to instructions, and classification_share to 0"
             )
-        once = [text for text in self.openings if self.openings.count(text) == 1]
-        if len(once) < len(self.openings) or not all(text.strip() for text in self.openings):
-            raise ValueError("openings: one is empty or there twice")
         if self.prompts_per_opening is not None:
             prompts = self.prompts_per_opening * len(self.openings)
             if prompts < self.prompts_per_round:

@@ -14,6 +14,9 @@ from ray_si.errors import ConfigError, one_line
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
+_LISTS = ("openings", "topics")
+"""Keys of ``bootstrap`` that may name a text file."""
+
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML configuration and apply dotted overrides such as ``generator.replicas=2``.
@@ -43,17 +46,12 @@ def read_values(path: str | Path | None, overrides: list[str] | tuple[str, ...])
     values = {} if path is None else _read(Path(path))
     for override in overrides:
         _apply(values, override)
-    bootstrap = values.get("bootstrap")
-    if (
-        path is not None
-        and isinstance(bootstrap, dict)
-        and isinstance(name := bootstrap.get("openings"), str)
-    ):
-        values["bootstrap"] = bootstrap | {"openings": _found(name, Path(path).parent)}
-    folder = values.get("prompts")
-    if path is not None and isinstance(folder, str) and not Path(folder).exists():
-        beside = Path(path).parent / folder
-        values["prompts"] = str(beside) if beside.exists() else folder
+    if path is not None:
+        folder = Path(path).parent
+        found = {name: _found(file, folder) for name, file in _lists(values).items()}
+        values = _with_lists(values, found)
+        if isinstance(prompts := values.get("prompts"), str):
+            values["prompts"] = _found(prompts, folder)
     return values
 
 
@@ -92,14 +90,12 @@ def _read(path: Path) -> dict[str, Any]:
 def parse_config(values: dict[str, Any], source: str = "configuration") -> RunConfig:
     """Check a run's nested values; ConfigError lists every wrong key in one line.
 
-    ``prompts`` may name a folder of templates, ``bootstrap.openings`` a file of them.
+    ``prompts`` may name a folder of templates, each of `_LISTS` a file.
     """
     if isinstance(values.get("prompts"), str):
         values = values | {"prompts": read_prompts(values["prompts"])}
-    bootstrap = values.get("bootstrap")
-    if isinstance(bootstrap, dict) and isinstance(bootstrap.get("openings"), str):
-        openings = read_openings(bootstrap["openings"])
-        values = values | {"bootstrap": bootstrap | {"openings": openings}}
+    read = {name: read_list(path, f"bootstrap.{name}") for name, path in _lists(values).items()}
+    values = _with_lists(values, read)
     return parse_section(RunConfig, values, source)
 
 
@@ -134,19 +130,30 @@ def read_prompts(folder: str) -> dict[str, str]:
         raise ConfigError(f"prompts: cannot read the templates in {folder}: {error}") from error
 
 
-def read_openings(path: str) -> list[str]:
-    """The openings in a text file, one a line; blank lines and those that begin with # are none.
+def read_list(path: str, key: str) -> list[str]:
+    """The texts in a file, one a line; blank lines and those that begin with # are none.
 
-    Raises ConfigError where it cannot be read or holds none.
+    Raises ConfigError, naming the key, where it cannot be read or holds none.
     """
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"bootstrap.openings: cannot read {path}: {error}") from error
-    openings = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not openings:
-        raise ConfigError(f"bootstrap.openings: {path} holds no opening")
-    return openings
+        raise ConfigError(f"{key}: cannot read {path}: {error}") from error
+    texts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not texts:
+        raise ConfigError(f"{key}: {path} holds no line")
+    return texts
+
+
+def _lists(values: dict[str, Any]) -> dict[str, str]:
+    """Which of `_LISTS` name a file, and the file."""
+    bootstrap = values.get("bootstrap")
+    given = bootstrap if isinstance(bootstrap, dict) else {}
+    return {name: given[name] for name in _LISTS if isinstance(given.get(name), str)}
+
+
+def _with_lists(values: dict[str, Any], lists: dict[str, Any]) -> dict[str, Any]:
+    return values | {"bootstrap": values["bootstrap"] | lists} if lists else values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -281,6 +281,7 @@ class RunConfig(_Section):
             style=generator.prompt_style,
             later_style=instances.prompt_style or later,
             openings=bootstrap.openings,
+            topics=bool(bootstrap.topics),
             inputs=instances.inputs if instances.method == "steps" else None,
             joint=bootstrap.mode == "joint",
             classification_share=bootstrap.classification_share,
@@ -449,7 +450,7 @@ _PLACEMENT = {
 }
 
 _LATER_IN = {
-    "bootstrap": ("openings", "prompts_per_opening", "checks", "same_demonstrations"),
+    "bootstrap": ("openings", "prompts_per_opening", "topics", "checks", "same_demonstrations"),
     "instances": (
         *("method", "answers", "greedy_first", "inputs", "prompt_style"),
         *("demonstrations", "input_demonstrations", "checks", "max_input_words"),

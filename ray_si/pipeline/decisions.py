@@ -17,7 +17,7 @@ from ray_si.config import Bootstrap, RunConfig
 from ray_si.dedup import DedupResult, Neighbours
 from ray_si.dedup.tokens import unread
 from ray_si.engines.base import Completion
-from ray_si.pipeline.openings import opening_of, rounds_of_openings
+from ray_si.pipeline.conditions import conditions_of, rounds_of_openings
 from ray_si.records import Instance
 from ray_si.run.ids import instruction_id
 from ray_si.run.manifests import RoundManifest, by_set, count_contaminated
@@ -109,7 +109,7 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
         "headings": config.language.as_headings(),
         "tags": config.reasoning.tags,
     }
-    text = opening_of(config, row["request_id"]) + row["text"]
+    text = conditions_of(config, row["request_id"]).opening + row["text"]
     if options.mode == "joint":
         items = parse_joint(text, row["finish_reason"], **how)
     else:

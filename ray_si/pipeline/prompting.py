@@ -18,8 +18,8 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.dedup.clusters import cluster
 from ray_si.engines.base import Purpose, Request
+from ray_si.pipeline.conditions import Conditions, conditions_at, conditions_of
 from ray_si.pipeline.instances import AcceptedInstruction, PoolRow
-from ray_si.pipeline.openings import opening_at
 from ray_si.records import Instance, SeedTask
 from ray_si.run.checkpoint import POOL_COLUMNS
 from ray_si.run.ids import regions_seed, request_id, request_seed
@@ -64,7 +64,7 @@ class PromptRequest:
     seed: int
     classification_only: bool
     demonstrations: list[Source]
-    opening: str = ""
+    conditions: Conditions
 
 
 class _AskedRow(TypedDict):
@@ -87,14 +87,12 @@ class ExampleText(TypedDict):
 class DrawnRow(_AskedRow):
     """A request before its prompt is rendered: ``examples`` are its demonstrations, in order."""
 
-    opening: str
     examples: list[ExampleText]
 
 
 DRAWN = pa.schema(
     [
         *(RAW_BLOCK.field(name) for name in _AskedRow.__annotations__),
-        ("opening", pa.string()),
         ("examples", pa.list_(pa.struct([("instruction", pa.string()), ("instance", INSTANCE)]))),
     ]
 )
@@ -177,8 +175,8 @@ class Prompting:
         requests = []
         for index in range(options.prompts_per_round):
             only = self.is_classification_only(index)
-            opening = opening_at(self._config, round_, index)
-            kind = _kind_of(opening, only)
+            conditions = conditions_at(self._config, round_, index)
+            kind = _kind_of(conditions.opening, only)
             seed = request_seed(self._config.seed, round_, index)
             first = request_seed(self._config.seed, round_, 0)
             drawn = sample_demonstrations(
@@ -196,7 +194,7 @@ class Prompting:
                 for d in drawn
             ]
             id_ = request_id(round_, index)
-            requests.append(PromptRequest(index, id_, seed, only, sources, opening))
+            requests.append(PromptRequest(index, id_, seed, only, sources, conditions))
         return requests
 
     @property
@@ -213,7 +211,7 @@ class Prompting:
     def render(self, request: PromptRequest) -> RenderedPrompt:
         """The prompt of a request."""
         examples = [source.example for source in request.demonstrations]
-        return render(self._config, examples, request.classification_only, request.opening)
+        return render(self._config, examples, request.classification_only, request.conditions)
 
     def longest_prompt(self) -> RenderedPrompt:
         """About as long a prompt as a round may have.
@@ -232,8 +230,8 @@ class Prompting:
         machine = Source("", Example(own, human[0].example.instance if human else None), only)
         count = min(options.machine_demonstrations, options.demonstrations)
         sources = human[: options.demonstrations - count] + [machine] * count
-        opening = max(options.openings, key=len, default="")
-        return self.render(PromptRequest(0, "", 0, only, sources, opening))
+        longest = (max(texts, key=len, default="") for texts in (options.openings, options.topics))
+        return self.render(PromptRequest(0, "", 0, only, sources, Conditions(*longest)))
 
     def drawn(self, round_: int) -> list[DrawnRow]:
         """Every request of a round, in order, for `rendered`."""
@@ -244,7 +242,6 @@ class Prompting:
                 "seed": request.seed,
                 "classification_prompt": request.classification_only,
                 "demonstrations": [source.id for source in request.demonstrations],
-                "opening": request.opening,
                 "examples": [_example_text(source.example) for source in request.demonstrations],
             }
             for request in self.requests(round_)
@@ -300,7 +297,8 @@ def rendered(config: RunConfig, drawn: Sequence[DrawnRow]) -> list[PromptRow]:
     rows: list[PromptRow] = []
     for request in drawn:
         examples = [_as_example(item) for item in request["examples"]]
-        prompt = render(config, examples, request["classification_prompt"], request["opening"])
+        conditions = conditions_of(config, request["request_id"])
+        prompt = render(config, examples, request["classification_prompt"], conditions)
         rows.append(
             {
                 "block": request["block"],
@@ -316,19 +314,23 @@ def rendered(config: RunConfig, drawn: Sequence[DrawnRow]) -> list[PromptRow]:
 
 
 def render(
-    config: RunConfig, examples: Sequence[Example], classification_only: bool, opening: str
+    config: RunConfig,
+    examples: Sequence[Example],
+    classification_only: bool,
+    conditions: Conditions,
 ) -> RenderedPrompt:
-    """Phase 1's prompt with these demonstrations, and an opening or none ("")."""
+    """Phase 1's prompt with these demonstrations, under these conditions."""
     options: dict[str, Any] = {
         "style": config.generator.prompt_style,
         "classification_only": classification_only,
         "new": config.bootstrap.new_instructions,
+        "topic": conditions.topic,
         "templates": config.prompts,
     }
     if config.bootstrap.mode == "joint":
         return joint_prompt(examples, **options, headings=config.language.as_headings())
     texts = [example.instruction for example in examples]
-    return instruction_prompt(texts, **options, opening=opening)
+    return instruction_prompt(texts, **options, opening=conditions.opening)
 
 
 def _example_text(example: Example) -> ExampleText:

@@ -56,9 +56,9 @@ def answer_seed(instance_seed: int, place: int, answer: int) -> int:
     return derive_seed(instance_seed, "answer", place, answer)
 
 
-def openings_seed(run_seed: int, cycle: int) -> int:
-    """The seed with which openings are shuffled for the next time that each is used."""
-    return derive_seed(run_seed, "openings", cycle, 0)
+def dealing_seed(run_seed: int, what: str, cycle: int) -> int:
+    """The seed with which openings, say, are shuffled for the next time that each is used."""
+    return derive_seed(run_seed, what, cycle, 0)
 
 
 def regions_seed(run_seed: int, round_: int) -> int:

@@ -32,10 +32,11 @@ _PLACEHOLDERS = {
     "classification": _ONE,
     "input_first": _ONE,
     "output_first": _ONE,
+    "topic": frozenset({"topic"}),
 }
 """Kind of template -> what it may hold in braces."""
 
-_NEEDED = {"demonstrations", "instruction"}
+_NEEDED = {"demonstrations", "instruction", "topic"}
 _IN_BRACES = re.compile(r"\{(\w+)\}")
 
 _CHAT_ONLY = {"input": _ONE, "user_turn": _ONE}
@@ -90,15 +91,16 @@ def templates_in_use(
     classification_share: float = 0.0,
     ask_class: bool = True,
     openings: Sequence[str] = (),
+    topics: bool = False,
     inputs: Inputs | None = None,
 ) -> dict[str, str]:
     """The templates that a run renders, by name: its own where ``given``, else ours.
 
     ``later_style`` is that of phases 2 and 3, where it is another. ``ask_class`` says whether the
     model is asked which instructions are classification tasks; ``openings`` are those of
-    instructions, and ``inputs`` says how inputs are come by
-    where they are asked apart from outputs. Raises ValueError for a name that is
-    none of `TEMPLATES`, an empty text, an unknown placeholder or a missing one.
+    instructions, ``topics`` whether they have any, and ``inputs`` says how inputs are come by where
+    they are asked apart from outputs. Raises ValueError for a name that is none of `TEMPLATES`, an
+    empty text, an unknown placeholder or a missing one.
     """
     for name, text in given.items():
         _check(name, text)
@@ -108,6 +110,7 @@ def templates_in_use(
     kinds = {refers_to_text(opening) for opening in openings}
     if True in kinds:
         names = [name for name in names if False in kinds] + [f"{style}_instructions_with_input"]
+    names += [f"{style}_topic"] if topics else []
     later_style = later_style or style
     later = ["classification"] if ask_class else []
     if inputs is None:
@@ -161,12 +164,14 @@ def instruction_prompt(
     classification_only: bool = False,
     new: int = 8,
     opening: str = "",
+    topic: str = "",
     templates: Templates = _OURS,
 ) -> RenderedPrompt:
     """Ask for ``new`` further instructions after the numbered demonstrations.
 
     With an ``opening``, in completion style, the next one begins with these words already, and
-    the completion ends with its line.
+    the completion ends with its line. What the template "topic" says of a ``topic`` stands below
+    the demonstrations.
 
     Completion style ends with the next number, so the completion begins with its text; it stops
     where the number after the last wanted one would begin. Chat style asks in words. A colon at the
@@ -174,6 +179,7 @@ def instruction_prompt(
     """
     texts = [_joined_lines(text).rstrip(":") for text in demonstrations]
     numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
+    numbered += _on_topic(topic, style, templates)
     kind = "instructions_classification" if classification_only else "instructions"
     if opening and refers_to_text(opening):
         kind = "instructions_with_input"
@@ -193,17 +199,20 @@ def joint_prompt(
     style: Style,
     classification_only: bool = False,
     new: int = 8,
+    topic: str = "",
     templates: Templates = _OURS,
     headings: Headings = ENGLISH,
 ) -> RenderedPrompt:
     """Ask for ``new`` further tasks, each with instruction, input and output, in one completion.
 
     As Alpaca did (github.com/tatsu-lab/stanford_alpaca), in a form of our own. Completion style
-    ends with the next number and the heading of its instruction.
+    ends with the next number and the heading of its instruction. A ``topic`` as in
+    `instruction_prompt`.
     """
     numbered = "\n\n".join(
         f"{i}. {_with_headings(task, headings)}" for i, task in enumerate(demonstrations, 1)
     )
+    numbered += _on_topic(topic, style, templates)
     kind = "joint_classification" if classification_only else "joint"
     first, last = len(demonstrations) + 1, len(demonstrations) + new
     values = {"demonstrations": numbered, "new": new, "first": first, "last": last}
@@ -212,6 +221,11 @@ def joint_prompt(
     if style == "chat":
         return RenderedPrompt(_as_turn(text), stop)
     return RenderedPrompt(f"{text}\n\n{first}. {headings.instruction}:", stop)
+
+
+def _on_topic(topic: str, style: Style, templates: Templates) -> str:
+    """What follows the demonstrations where tasks on a topic are asked for."""
+    return f"\n\n{_render(templates, f'{style}_topic', topic=topic)}" if topic else ""
 
 
 def _with_headings(task: Example, headings: Headings) -> str:

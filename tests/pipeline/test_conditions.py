@@ -1,7 +1,8 @@
-"""Openings: which words a request begins the next instruction with, and what comes of it."""
+"""Openings and topics: which of them a request has, and what comes of it."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from ray_si.build.builder import check_inputs
 from ray_si.config.file import load_config, parse_config
 from ray_si.errors import ConfigError
+from ray_si.pipeline.conditions import conditions_at, conditions_of, rounds_of_openings
 from ray_si.pipeline.decisions import candidates_of, is_plateau
-from ray_si.pipeline.openings import opening_at, opening_of, rounds_of_openings
 from ray_si.pipeline.prompting import Prompting
 from ray_si.run.ids import request_id
 from ray_si.run.schemas import ACCEPTED
@@ -30,11 +31,11 @@ def config(**bootstrap):
 
 
 def test_each_opening_is_used_once_in_every_cycle():
-    used = [opening_at(config(), *divmod(k, 4)) for k in range(12)]
+    used = [conditions_at(config(), *divmod(k, 4)).opening for k in range(12)]
     for start in range(0, 12, 3):
         assert sorted(used[start : start + 3]) == sorted(OPENINGS)
-    assert opening_of(config(), request_id(2, 3)) == used[11]
-    assert opening_at(parse_config(replay_values()), 0, 0) == ""
+    assert conditions_of(config(), request_id(2, 3)).opening == used[11]
+    assert conditions_at(parse_config(replay_values()), 0, 0) == ("", "")
 
 
 def test_a_prompt_ends_with_its_opening_after_demonstrations_of_its_kind():
@@ -42,9 +43,9 @@ def test_a_prompt_ends_with_its_opening_after_demonstrations_of_its_kind():
     given = {seed.id for seed in SEEDS if any(item.input for item in seed.instances)}
     for request in prompting.requests(0):
         made = prompting.render(request)
-        assert made.prompt.endswith(f"\n9. {request.opening}")
+        assert made.prompt.endswith(f"\n9. {request.conditions.opening}")
         assert made.stop == ("\n",)
-        needs_text = request.opening.startswith("Rewrite")
+        needs_text = request.conditions.opening.startswith("Rewrite")
         assert all((source.id in given) == needs_text for source in request.demonstrations)
         assert ("comes with one text" in made.prompt) == needs_text
 
@@ -58,7 +59,7 @@ def test_machine_written_demonstrations_are_of_the_same_kind():
     ]
     prompting.extend(ACCEPTED.empty_table().from_pylist(rows, ACCEPTED))
     for request in prompting.requests(1):
-        kind = "given" if request.opening.startswith("Rewrite") else "alone"
+        kind = "given" if request.conditions.opening.startswith("Rewrite") else "alone"
         machine = [s.id for s in request.demonstrations if s.id.startswith(("alone", "given"))]
         assert [name[:5] for name in machine] == [kind] * 2
 
@@ -67,7 +68,7 @@ def test_a_candidate_is_the_opening_with_what_the_model_wrote():
     row = {"request_id": request_id(0, 0), "text": " keep many dogs?", "finish_reason": "stop",
            "classification_prompt": False}  # fmt: skip
     (candidate,) = candidates_of(row, config())
-    assert candidate.text == f"{opening_at(config(), 0, 0)} keep many dogs?"
+    assert candidate.text == f"{conditions_at(config(), 0, 0).opening} keep many dogs?"
     assert candidate.reason is None
 
 
@@ -77,7 +78,8 @@ def test_phase_1_is_over_when_every_opening_was_used_as_often_as_it_may():
     busy = {"accepted": 4, "candidates": 4}
     assert not is_plateau([busy], options)
     assert is_plateau([busy] * 2, options)
-    used = Counter(opening_at(config(prompts_per_opening=3), *divmod(k, 4)) for k in range(8))
+    options = config(prompts_per_opening=3)
+    used = Counter(conditions_at(options, *divmod(k, 4)).opening for k in range(8))
     assert max(used.values()) == 3
     assert rounds_of_openings(config().bootstrap) is None
 
@@ -92,9 +94,11 @@ def test_phase_1_is_over_when_every_opening_was_used_as_often_as_it_may():
         ({"openings": [], "prompts_per_opening": 2}, "prompts_per_opening needs openings"),
         ({"prompts_per_opening": 1}, "less than a round"),
         ({"openings": "nowhere.txt"}, "bootstrap.openings: cannot read nowhere.txt"),
+        ({"topics": "nowhere.txt"}, "bootstrap.topics: cannot read nowhere.txt"),
+        ({"topics": ["tea", "tea"]}, "topics: one is empty or there twice"),
     ],
 )
-def test_openings_that_no_run_can_use_are_refused(bootstrap, message):
+def test_lists_that_no_run_can_use_are_refused(bootstrap, message):
     with pytest.raises(ConfigError) as caught:
         config(**bootstrap)
     assert message in str(caught.value)
@@ -114,7 +118,7 @@ def test_a_file_of_openings_lies_beside_its_configuration(tmp_path):
     made = load_config(tmp_path / "run.yaml")
     assert made.bootstrap.openings == ("Why do people", "Give three tips for")
     (tmp_path / "openings.txt").write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="holds no opening"):
+    with pytest.raises(ConfigError, match=r"bootstrap\.openings: .* holds no line"):
         load_config(tmp_path / "run.yaml")
 
 
@@ -133,9 +137,58 @@ def test_a_round_may_show_the_same_demonstrations_in_all_its_prompts_of_a_kind()
         {
             tuple(source.id for source in request.demonstrations)
             for request in prompting.requests(round_)
-            if not request.opening.startswith("Rewrite")
+            if not request.conditions.opening.startswith("Rewrite")
         }
         for round_ in (0, 1)
     ]
     assert [len(each) for each in shown] == [1, 1]
     assert shown[0] != shown[1]
+
+
+TOPICS = ("tea", "night trains", "tax returns")
+
+
+@pytest.mark.parametrize("style", ["completion", "chat"])
+@pytest.mark.parametrize("mode", ["instructions", "joint"])
+def test_a_prompt_names_its_topic_below_the_demonstrations(style, mode):
+    values = replay_values()
+    values["generator"]["prompt_style"] = style
+    values["bootstrap"] |= {"topics": TOPICS, "mode": mode}
+    made = parse_config(values)
+    prompting = Prompting(made, SEEDS)
+    for request in prompting.requests(0):
+        rendered = prompting.render(request)
+        prompt = rendered.prompt if style == "completion" else rendered.prompt[0]["content"]
+        topic = request.conditions.topic
+        assert [name for name in TOPICS if f"topic: {name}." in prompt] == [topic]
+        assert prompt.index("\n8. ") < prompt.index(f"topic: {topic}.")
+        if style == "completion":
+            assert prompt.split(f"topic: {topic}.\n")[1].startswith(("9.", "\n9. Instruction:"))
+    assert prompting.rows(0)[5]["prompt"] == json.dumps(
+        prompting.render(prompting.requests(0)[5]).prompt
+    )
+
+
+def test_topics_and_openings_are_dealt_apart():
+    made = config(topics=TOPICS, prompts_per_round=9)
+    pairs = {conditions_at(made, *divmod(k, 9)) for k in range(90)}
+    assert len(pairs) == len(TOPICS) * len(OPENINGS)
+    in_turn = [conditions_at(made, 0, k).topic for k in range(9)]
+    assert [sorted(in_turn[k : k + 3]) for k in (0, 3, 6)] == [sorted(TOPICS)] * 3
+
+
+def test_a_run_depends_on_its_topics_and_on_what_is_said_of_them():
+    plain, given = parse_config(replay_values()), config(topics=TOPICS)
+    assert "topics" not in plain.identity()["bootstrap"]
+    assert "completion_topic" not in plain.prompts
+    assert given.prompts["completion_topic"]
+    others = config(topics=TOPICS[:2])
+    assert given.fingerprint("seeds") != others.fingerprint("seeds")
+    assert parse_config(given.model_dump(mode="json")) == given
+
+
+def test_a_file_of_topics_lies_beside_its_configuration(tmp_path):
+    (tmp_path / "people.txt").write_text("a nurse on night duty\n# nobody\na baker\n")
+    (tmp_path / "run.yaml").write_text("bootstrap: {topics: people.txt}")
+    topics = load_config(tmp_path / "run.yaml").bootstrap.topics
+    assert topics == ("a nurse on night duty", "a baker")

@@ -1,0 +1,37 @@
+"""What prompts may ask in other ways: each through a whole build, `verify` and a resumption."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_si.build.builder import build
+from ray_si.config.file import parse_config
+from tests.builds import digests
+from tests.integration.test_modes import cut_short, findings, rows, small
+
+pytestmark = pytest.mark.usefixtures("without_cluster")
+
+TOPICS = ["tea", "night trains", "tax returns"]
+WAYS = {"topics": {"topics": TOPICS}}
+
+
+@pytest.fixture(scope="module", params=list(WAYS))
+def built(request, without_cluster, tmp_path_factory):
+    """A finished run, its configuration, and the result of its build."""
+    values = small(classification_share=0, **WAYS[request.param])
+    location = tmp_path_factory.mktemp(request.param) / "run"
+    return location, parse_config(values), build(parse_config(values), str(location))
+
+
+def test_a_run_is_verified_and_reaches_its_target(built):
+    location, config, result = built
+    assert not findings(location)
+    assert result.stats["accepted"] == config.target_instructions
+    assert result.stats["rows"] == len(rows(location, "data/*.parquet")) > 30
+
+
+def test_a_run_cut_short_ends_with_the_same_bytes(built, tmp_path):
+    location, config, result = built
+    copy = cut_short(location, tmp_path / "run")
+    assert build(config, str(copy)).stats == result.stats
+    assert digests(copy) == digests(location)
