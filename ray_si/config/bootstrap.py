@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ray_si.config.section import Section as _Section
 from ray_si.self_instruct.checks import INSTRUCTION_CHECKS, known_checks
+from ray_si.self_instruct.prompts import Method
+
+_OF_METHOD: dict[str, dict[str, Any]] = {"plan": {"new_instructions": 1}}
+"""By method, what it takes; also the defaults of these keys under it."""
 
 
 class Bootstrap(_Section):
@@ -16,6 +20,9 @@ class Bootstrap(_Section):
     mode: Literal["instructions", "joint"] = "instructions"
     """What a completion holds: instructions alone (the paper), or whole tasks with input and output
     (Alpaca); then phases 2 and 3 ask the model only about those that came without an output."""
+    method: Method = "list"
+    """How instructions are asked for: a list goes on (the paper); or one at a time, after a plan
+    for it that is no part of it (CoT-Self-Instruct)."""
     demonstrations: int = Field(8, ge=1)
     """Examples in a prompt."""
     machine_demonstrations: int = Field(2, ge=0)
@@ -82,6 +89,13 @@ class Bootstrap(_Section):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return known_checks(names, INSTRUCTION_CHECKS)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_method(cls, values: Any) -> Any:
+        """What a method takes is its default."""
+        method = values.get("method") if isinstance(values, dict) else None
+        return _OF_METHOD.get(method, {}) | values if isinstance(method, str) else values
+
     @model_validator(mode="after")
     def _consistent(self) -> Bootstrap:
         if self.machine_demonstrations > self.demonstrations:
@@ -92,11 +106,24 @@ class Bootstrap(_Section):
             texts = getattr(self, name)
             if len(set(texts)) < len(texts) or not all(text.strip() for text in texts):
                 raise ValueError(f"{name}: one is empty or there twice")
+        if self.method != "list":
+            self._check_method()
         if self.openings:
             self._check_openings()
         elif self.prompts_per_opening is not None:
             raise ValueError("prompts_per_opening needs openings")
         return self
+
+    def _check_method(self) -> None:
+        """Raise ValueError for what a method other than list has no use for."""
+        if self.mode == "joint" or self.classification_share or self.openings:
+            raise ValueError(
+                f"method {self.method} asks for one instruction of any kind: set mode to "
+                "instructions, classification_share to 0, and openings to none"
+            )
+        for name, value in _OF_METHOD[self.method].items():
+            if getattr(self, name) != value:
+                raise ValueError(f"method {self.method} takes {name} {value}: leave it out")
 
     def _check_openings(self) -> None:
         """Raise ValueError for openings that no run can use."""

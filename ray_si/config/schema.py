@@ -179,6 +179,11 @@ class RunConfig(_Section):
             raise ValueError(
                 "rules original has none for whole tasks: set bootstrap.mode to instructions"
             )
+        if self.rules == "original" and self.bootstrap.method != "list":
+            raise ValueError(
+                f"rules original has none for bootstrap.method {self.bootstrap.method}: set it to "
+                "list"
+            )
         if self.reasoning.expected and self.classification.method == "labels":
             raise ValueError(
                 "reasoning.expected: labels would be scored where the thought begins: set "
@@ -284,6 +289,7 @@ class RunConfig(_Section):
             topics=bool(bootstrap.topics),
             inputs=instances.inputs if instances.method == "steps" else None,
             joint=bootstrap.mode == "joint",
+            method=bootstrap.method,
             classification_share=bootstrap.classification_share,
             ask_class=info.data["classification"].method != "prompt",
         )
@@ -450,7 +456,10 @@ _PLACEMENT = {
 }
 
 _LATER_IN = {
-    "bootstrap": ("openings", "prompts_per_opening", "topics", "checks", "same_demonstrations"),
+    "bootstrap": (
+        *("openings", "prompts_per_opening", "topics", "checks", "same_demonstrations"),
+        "method",
+    ),
     "instances": (
         *("method", "answers", "greedy_first", "inputs", "prompt_style"),
         *("demonstrations", "input_demonstrations", "checks", "max_input_words"),

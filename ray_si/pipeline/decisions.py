@@ -36,7 +36,7 @@ from ray_si.run.schemas import (
 )
 from ray_si.self_instruct.checks import failed_check
 from ray_si.self_instruct.filters import instruction_quality_reason, instruction_reason
-from ray_si.self_instruct.parsing import Candidate, parse_instructions, parse_joint
+from ray_si.self_instruct.parsing import Candidate, parse_instructions, parse_joint, parse_marked
 
 FAILURES = {"error": "engine_error", "refused": "refused"}
 """Finish reasons of requests that have no text -> reason code of their rejection."""
@@ -105,15 +105,17 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
     how: dict[str, Any] = {
         "drop": options.drop_unfinished,
         "sentence_case": options.sentence_case,
-        "chat": config.generator.prompt_style == "chat",
         "headings": config.language.as_headings(),
         "tags": config.reasoning.tags,
     }
     text = conditions_of(config, row["request_id"]).opening + row["text"]
+    chat, finish_reason = config.generator.prompt_style == "chat", row["finish_reason"]
     if options.mode == "joint":
-        items = parse_joint(text, row["finish_reason"], **how)
+        items = parse_joint(text, finish_reason, chat=chat, **how)
+    elif options.method == "plan":
+        items = parse_marked(text, finish_reason, **how)
     else:
-        items = parse_instructions(text, row["finish_reason"], rules=config.rules, **how)
+        items = parse_instructions(text, finish_reason, chat=chat, rules=config.rules, **how)
     labelled = row["classification_prompt"] and config.classification.method == "prompt"
     return [
         replace(item, reason=item.reason or _reason(item.text, config, labelled)) for item in items

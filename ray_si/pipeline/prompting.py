@@ -34,6 +34,7 @@ from ray_si.self_instruct.prompts import (
     instance_prompt,
     instruction_prompt,
     joint_prompt,
+    plan_prompt,
 )
 from ray_si.self_instruct.sampling import sample_demonstrations
 
@@ -322,14 +323,16 @@ def render(
     """Phase 1's prompt with these demonstrations, under these conditions."""
     options: dict[str, Any] = {
         "style": config.generator.prompt_style,
-        "classification_only": classification_only,
-        "new": config.bootstrap.new_instructions,
         "topic": conditions.topic,
         "templates": config.prompts,
     }
+    texts = [example.instruction for example in examples]
+    if config.bootstrap.method == "plan":
+        return plan_prompt(texts, **options)
+    options["classification_only"] = classification_only
+    options["new"] = config.bootstrap.new_instructions
     if config.bootstrap.mode == "joint":
         return joint_prompt(examples, **options, headings=config.language.as_headings())
-    texts = [example.instruction for example in examples]
     return instruction_prompt(texts, **options, opening=conditions.opening)
 
 

@@ -1,10 +1,11 @@
-"""An answer with a numbered list -> its items: instructions, or whole tasks."""
+"""An answer with a numbered list, or a heading -> its items: instructions, or whole tasks."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from ray_si.records import Instance
 from ray_si.self_instruct.headings import (
@@ -105,6 +106,25 @@ def read_list(text: str, *, chat: bool, headings: Headings) -> list[Item]:
     if chat and not any(numbers) and sum(bool(line.text.strip()) for line in lines) > 1:
         return [replace(item, reason=item.reason or "unnumbered") for item in items]
     return items
+
+
+def read_marked(text: str, *, headings: Headings) -> list[Item] | None:
+    """What stands behind the last heading of an instruction, up to the next heading, as a list.
+
+    None where there is no such heading.
+    """
+    lines = lines_of(text, headings)
+    marked = [
+        place
+        for place, line in enumerate(lines)
+        if line.heading and line.heading.name == "instruction"
+    ]
+    if not marked:
+        return None
+    heading, rows = lines[marked[-1]].heading, lines[marked[-1] + 1 :]
+    assert heading
+    behind = [line.text for line in takewhile(lambda line: not line.heading, rows)]
+    return read_list("\n".join([heading.rest, *behind]), chat=False, headings=headings)
 
 
 def _number(line: Line) -> Number | None:

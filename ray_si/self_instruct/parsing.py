@@ -10,7 +10,7 @@ from typing import Literal
 from ray_si.records import Instance
 from ray_si.self_instruct import original_rules
 from ray_si.self_instruct.headings import ENGLISH, Headings
-from ray_si.self_instruct.numbered import Item, read_list, read_tasks
+from ray_si.self_instruct.numbered import Item, read_list, read_marked, read_tasks
 from ray_si.self_instruct.pairs import Read, is_placeholder, read_pairs
 from ray_si.self_instruct.thoughts import TAGS, Tag, split_thoughts
 
@@ -86,6 +86,30 @@ def parse_joint(
     if not parts.is_finished:
         return _cut_in_thought(items, parts.thought, sentence_case)
     return _candidates(parts.answer, items, finish_reason, drop, sentence_case)
+
+
+def parse_marked(
+    text: str,
+    finish_reason: str,
+    *,
+    drop: Drop = "last",
+    sentence_case: bool = False,
+    headings: Headings = ENGLISH,
+    tags: Sequence[Tag] = TAGS,
+) -> list[Candidate]:
+    """Read the instruction behind its heading; what stands before it, a plan, is no part of it.
+
+    As `parse_instructions` otherwise. A completion without that heading comes back as one candidate
+    with reason "unmarked", or "unfinished" where the model ran out of tokens.
+    """
+    parts = split_thoughts(text, tags)
+    items = read_marked(parts.answer, headings=headings)
+    if not parts.is_finished:
+        return _cut_in_thought(items or [], parts.thought, sentence_case)
+    if items is None and parts.answer.strip():
+        reason = "unfinished" if finish_reason == "length" else "unmarked"
+        return [Candidate(0, parts.answer.strip(), reason)]
+    return _candidates(parts.answer, items or [], finish_reason, drop, sentence_case)
 
 
 def _candidates(

@@ -16,6 +16,9 @@ from ray_si.self_instruct.headings import ENGLISH, Headings
 
 Style = Literal["completion", "chat"]
 
+Method = Literal["list", "plan"]
+"""How instructions are asked for: as a list goes on, or one at a time after a plan for it."""
+
 Inputs = Literal["asked", "user_turn"]
 """How an input is come by where it is asked apart from the output."""
 
@@ -33,6 +36,7 @@ _PLACEHOLDERS = {
     "input_first": _ONE,
     "output_first": _ONE,
     "topic": frozenset({"topic"}),
+    "plan": frozenset({"demonstrations"}),
 }
 """Kind of template -> what it may hold in braces."""
 
@@ -88,6 +92,7 @@ def templates_in_use(
     style: Style,
     later_style: Style | None = None,
     joint: bool = False,
+    method: Method = "list",
     classification_share: float = 0.0,
     ask_class: bool = True,
     openings: Sequence[str] = (),
@@ -96,11 +101,12 @@ def templates_in_use(
 ) -> dict[str, str]:
     """The templates that a run renders, by name: its own where ``given``, else ours.
 
-    ``later_style`` is that of phases 2 and 3, where it is another. ``ask_class`` says whether the
-    model is asked which instructions are classification tasks; ``openings`` are those of
-    instructions, ``topics`` whether they have any, and ``inputs`` says how inputs are come by where
-    they are asked apart from outputs. Raises ValueError for a name that is none of `TEMPLATES`, an
-    empty text, an unknown placeholder or a missing one.
+    ``method`` is that of instructions, ``later_style`` that of phases 2 and 3, where it is another
+    than ``style``. ``ask_class`` says whether the model is asked which instructions are
+    classification tasks; ``openings`` are those of instructions, ``topics`` whether they have any,
+    and ``inputs`` says how inputs are come by where they are asked apart from outputs. Raises
+    ValueError for a name that is none of `TEMPLATES`, an empty text, an unknown placeholder or a
+    missing one.
     """
     for name, text in given.items():
         _check(name, text)
@@ -110,6 +116,8 @@ def templates_in_use(
     kinds = {refers_to_text(opening) for opening in openings}
     if True in kinds:
         names = [name for name in names if False in kinds] + [f"{style}_instructions_with_input"]
+    if method != "list":
+        names = [f"{style}_{method}"]
     names += [f"{style}_topic"] if topics else []
     later_style = later_style or style
     later = ["classification"] if ask_class else []
@@ -177,9 +185,7 @@ def instruction_prompt(
     where the number after the last wanted one would begin. Chat style asks in words. A colon at the
     end of a demonstration, behind which its input would stand, is left out.
     """
-    texts = [_joined_lines(text).rstrip(":") for text in demonstrations]
-    numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
-    numbered += _on_topic(topic, style, templates)
+    numbered = _numbered(demonstrations) + _on_topic(topic, style, templates)
     kind = "instructions_classification" if classification_only else "instructions"
     if opening and refers_to_text(opening):
         kind = "instructions_with_input"
@@ -191,6 +197,26 @@ def instruction_prompt(
     if opening:
         return RenderedPrompt(f"{text}\n{first}. {opening}", ("\n",))
     return RenderedPrompt(f"{text}\n{first}.", ("\n\n", f"\n{last + 1}.", f"\n{last + 1} ."))
+
+
+def plan_prompt(
+    demonstrations: Sequence[str],
+    *,
+    style: Style,
+    topic: str = "",
+    templates: Templates = _OURS,
+) -> RenderedPrompt:
+    """Ask for a plan, and then for one further instruction behind the heading of one.
+
+    As CoT-Self-Instruct (arXiv 2507.23751), in words of our own; `parse_marked` reads it.
+    Demonstrations and ``topic`` stand as in `instruction_prompt`. Completion style shows how in
+    the template, and ends with a blank line.
+    """
+    numbered = _numbered(demonstrations) + _on_topic(topic, style, templates)
+    text = _render(templates, f"{style}_plan", demonstrations=numbered)
+    return (
+        RenderedPrompt(_as_turn(text), ()) if style == "chat" else RenderedPrompt(text, ("\n\n",))
+    )
 
 
 def joint_prompt(
@@ -221,6 +247,11 @@ def joint_prompt(
     if style == "chat":
         return RenderedPrompt(_as_turn(text), stop)
     return RenderedPrompt(f"{text}\n\n{first}. {headings.instruction}:", stop)
+
+
+def _numbered(demonstrations: Sequence[str]) -> str:
+    texts = [_joined_lines(text).rstrip(":") for text in demonstrations]
+    return "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
 
 
 def _on_topic(topic: str, style: Style, templates: Templates) -> str:

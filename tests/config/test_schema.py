@@ -204,3 +204,29 @@ def test_what_rows_are_scored_by_is_checked_and_changes_nothing_else():
     assert config.identity() == parse_config({}).identity()
     with pytest.raises(ConfigError, match="did you mean unit"):
         parse_config({"scores": {"length": {"units": "words"}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bootstrap": {"method": "plans"}}, "bootstrap.method"),
+        ({"bootstrap": {"method": "plan", "new_instructions": 4}}, "takes new_instructions 1"),
+        ({"bootstrap": {"method": "plan", "mode": "joint"}}, "set mode to instructions"),
+        ({"bootstrap": {"method": "plan", "classification_share": 0.1}}, "classification_share to"),
+        ({"bootstrap": {"method": "plan", "openings": ["Why do"]}}, "openings to none"),
+        ({"bootstrap": {"method": "plan"}, "rules": "original"}, "none for bootstrap.method plan"),
+    ],
+)
+def test_what_a_method_of_asking_has_no_use_for_is_refused_in_a_line(values, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_method_takes_is_its_default_and_part_of_the_runs_identity():
+    planned = parse_config({"bootstrap": {"method": "plan"}})
+    assert planned.bootstrap.new_instructions == 1
+    assert parse_config(planned.model_dump(mode="json")) == planned
+    assert planned.identity()["bootstrap"]["method"] == "plan"
+    assert "method" not in parse_config({}).identity()["bootstrap"]

@@ -12,7 +12,10 @@ from tests.integration.test_modes import cut_short, findings, rows, small
 pytestmark = pytest.mark.usefixtures("without_cluster")
 
 TOPICS = ["tea", "night trains", "tax returns"]
-WAYS = {"topics": {"topics": TOPICS}}
+WAYS = {
+    "topics": {"topics": TOPICS},
+    "plan": {"method": "plan", "topics": TOPICS, "prompts_per_round": 32},
+}
 
 
 @pytest.fixture(scope="module", params=list(WAYS))
@@ -35,3 +38,14 @@ def test_a_run_cut_short_ends_with_the_same_bytes(built, tmp_path):
     copy = cut_short(location, tmp_path / "run")
     assert build(config, str(copy)).stats == result.stats
     assert digests(copy) == digests(location)
+
+
+def test_no_plan_becomes_a_row(built):
+    location, config, _ = built
+    texts = [row["instruction"] for row in rows(location, "bootstrap/round-*/accepted-*")]
+    assert not [text for text in texts if "Much has been said" in text or "Instruction:" in text]
+    if config.bootstrap.method == "plan":
+        raw = rows(location, "bootstrap/round-*/block-*")
+        assert all(row["text"].startswith(" Much has been said") for row in raw)
+        refused = {row["reason"] for row in rows(location, "bootstrap/round-*/rejected-*")}
+        assert {"unmarked", "unfinished"} <= refused

@@ -13,6 +13,7 @@ from ray_si.self_instruct.parsing import (
     parse_instances,
     parse_instructions,
     parse_joint,
+    parse_marked,
     read_input,
     read_instances,
     read_output,
@@ -327,3 +328,38 @@ def test_a_long_input_ends_with_the_last_sentence_within_so_many_words():
         assert cut == ("Hi Tom. I am so glad.", None)
     assert read_input("No end of it at all", "stop", max_words=3) == ("No end of it at all", None)
     assert read_input(text, "stop", max_words=100) == (text, None)
+
+
+PLAN = "The tasks above are about food. None is a question.\n1. So it should be one."
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        f"{PLAN}\nInstruction: Name a river.",
+        f"{PLAN}\n\n**Instruction:** Name a river.\n\nI hope this helps!",
+        f"{PLAN}\n\n### Instruction:\n\nName a river.\nInput: none",
+        "Instruction: Name a lake.\nToo easy.\nINSTRUCTION: Name a\nriver.\nOutput: The Nile.",
+        f"<think>Instruction: Name a lake.</think>{PLAN}\nInstruction: Name a river.",
+    ],
+)
+def test_an_instruction_is_what_stands_behind_its_last_heading(marked):
+    found = parse_marked(marked, "stop")
+    assert [item.text for item in found if item.reason is None] == ["Name a river."]
+    assert {item.reason for item in found} <= {None, "remark"}
+
+
+def test_without_a_heading_a_plan_is_no_instruction():
+    assert parse_marked(PLAN, "stop") == [Candidate(0, PLAN, "unmarked")]
+    assert parse_marked(PLAN, "length") == [Candidate(0, PLAN, "unfinished")]
+    assert parse_marked(" \n", "stop") == [Candidate(0, " \n", "empty_completion")]
+    (cut,) = parse_marked(f"{PLAN}\nInstruction: Name a riv", "length")
+    assert (cut.text, cut.reason) == ("Name a riv", "unfinished")
+    (thought,) = parse_marked(f"<think>{PLAN}", "length")
+    assert thought.reason == "unfinished_reasoning"
+
+
+def test_the_heading_of_an_instruction_may_be_in_another_language():
+    german = Headings(instruction="Aufgabe")
+    found = parse_marked("Plan.\nAufgabe: Nenne einen Fluss.", "stop", headings=german)
+    assert [item.text for item in found] == ["Nenne einen Fluss."]

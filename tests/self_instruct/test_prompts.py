@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ray_si.records import Instance
-from ray_si.self_instruct.parsing import Headings, parse_joint
+from ray_si.self_instruct.parsing import Candidate, Headings, parse_joint, parse_marked
 from ray_si.self_instruct.prompts import (
     TEMPLATES,
     Example,
@@ -18,6 +18,7 @@ from ray_si.self_instruct.prompts import (
     instruction_prompt,
     joint_prompt,
     our_template,
+    plan_prompt,
     templates_in_use,
 )
 
@@ -159,3 +160,29 @@ def test_what_the_model_writes_as_the_user_may_follow_earlier_turns():
     made = input_prompt("Be brief.", style="chat", inputs="user_turn", demonstrations=[shown])
     assert [turn["content"] for turn in made.prompt[1:]] == ["Go away.", "Please leave.", ""]
     assert [turn["role"] for turn in made.prompt] == ["system", "user", "assistant", "user"]
+
+
+def test_a_plan_is_asked_for_before_the_instruction():
+    (turn,) = plan_prompt(DEMONSTRATIONS, style="chat").prompt
+    assert "1. Name a river.\n2. Tell a {first} joke about cats." in turn["content"]
+    assert turn["content"].index("Plan one") < turn["content"].index('"Instruction:"')
+    made = plan_prompt(DEMONSTRATIONS, style="completion", topic="tea")
+    end = (
+        "2. Tell a {first} joke about cats.\n\nThe next tasks are about another topic: tea.\nPlan:"
+    )
+    assert made.prompt.endswith(end)
+    assert made.stop == ("\n\n",)
+
+
+def test_what_the_template_shows_of_plans_is_read_as_it_should_be():
+    shown = our_template("completion_plan").split("\n\n")[1:3]
+    for part in shown:
+        completion = part.split("\nPlan:")[1]
+        (found,) = parse_marked(completion, "stop")
+        assert found == Candidate(0, completion.split("Instruction: ")[1])
+
+
+def test_a_method_has_a_template_in_place_of_the_lists():
+    used = templates_in_use({}, style="chat", method="plan", topics=True)
+    assert {"chat_plan", "chat_topic"} < set(used)
+    assert "chat_instructions" not in used

@@ -149,6 +149,8 @@ def _task(rng: random.Random) -> str:
 
 
 def _instructions(request: Request, rng: random.Random) -> ScriptedText:
+    if _asks_for_plan(request):
+        return _planned(rng)
     numbers = re.findall(r"^(\d+)\.", _text(request.prompt), re.MULTILINE)
     first = int(numbers[-1]) if numbers else 1
     slip = rng.random()
@@ -164,6 +166,19 @@ def _instructions(request: Request, rng: random.Random) -> ScriptedText:
     if slip > 0.9:
         return text[: -rng.randint(5, 20)], "length"
     return text, "stop"
+
+
+def _asks_for_plan(request: Request) -> bool:
+    return re.search(r"^Plan\b", _text(request.prompt), re.MULTILINE) is not None
+
+
+def _planned(rng: random.Random) -> ScriptedText:
+    """One task behind a plan for it, which is forgotten or cut off now and then."""
+    plan, slip = f" {_sentence(rng)}", rng.random()
+    if slip < 0.05:
+        return plan, "stop"
+    text = f"{plan}\nInstruction: {_task(rng)}"
+    return (text[: -rng.randint(5, 20)], "length") if slip > 0.9 else (text, "stop")
 
 
 def _joint(request: Request, rng: random.Random) -> ScriptedText:
