@@ -122,7 +122,11 @@ def _gpus() -> Finding:
 
 
 def _extras() -> Iterator[Finding]:
-    metadata = importlib.metadata.metadata("ray_si")
+    try:
+        metadata = importlib.metadata.metadata("ray_si")
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("extras", "cannot be told: ray_si runs from its folder, it is not installed")
+        return
     requirements = [Requirement(text) for text in importlib.metadata.requires("ray_si") or ()]
     there: list[str] = []
     absent: list[str] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 from ray_si.planning import doctor
 
 
@@ -28,3 +30,17 @@ def test_this_machine_in_lines():
     subjects = [finding.subject for finding in doctor.machine()]
     assert subjects[:4] == ["versions", "machine", "GPUs", "extras"]
     assert subjects[-1] == "quick start"
+
+
+def test_a_ray_si_that_runs_from_its_folder_uninstalled(monkeypatch):
+    """As one in the working folder of a job does."""
+    found = importlib.metadata.metadata
+
+    def metadata(name):
+        if name == "ray_si":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata, "metadata", metadata)
+    (extras,) = [each for each in doctor.machine() if each.subject == "extras"]
+    assert extras.text == "cannot be told: ray_si runs from its folder, it is not installed"
