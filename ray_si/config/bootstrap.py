@@ -8,10 +8,18 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_si.config.section import Section as _Section
 from ray_si.self_instruct.checks import INSTRUCTION_CHECKS, known_checks
-from ray_si.self_instruct.prompts import Method
+from ray_si.self_instruct.prompts import REWRITES, Method
 
-_OF_METHOD: dict[str, dict[str, Any]] = {"plan": {"new_instructions": 1}}
-"""By method, what it takes; also the defaults of these keys under it."""
+_OF_METHOD: dict[str, dict[str, Any]] = {
+    "plan": {"new_instructions": 1},
+    "evolve": {"new_instructions": 1, "demonstrations": 1},
+}
+"""By method, what it takes, which may as well be left out."""
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "evolve": {"machine_demonstrations": 1, "rewrites": REWRITES},
+}
+"""By method, defaults that are others than those of list."""
 
 
 class Bootstrap(_Section):
@@ -21,8 +29,9 @@ class Bootstrap(_Section):
     """What a completion holds: instructions alone (the paper), or whole tasks with input and output
     (Alpaca); then phases 2 and 3 ask the model only about those that came without an output."""
     method: Method = "list"
-    """How instructions are asked for: a list goes on (the paper); or one at a time, after a plan
-    for it that is no part of it (CoT-Self-Instruct)."""
+    """How instructions are asked for: a list goes on (the paper); or one at a time: after a plan
+    for it that is no part of it (CoT-Self-Instruct); by evolve, one of the demonstrations rewritten
+    (Evol-Instruct)."""
     demonstrations: int = Field(8, ge=1)
     """Examples in a prompt."""
     machine_demonstrations: int = Field(2, ge=0)
@@ -53,6 +62,9 @@ class Bootstrap(_Section):
     topics: tuple[str, ...] = ()
     """What new tasks are to be about, one topic or person a prompt, used in turn; in YAML also a
     text file with one a line. The prompt says so by the template topic."""
+    rewrites: tuple[str, ...] = ()
+    """Of method evolve: what to change of a task, used in turn; in YAML also a text file with one a
+    line. Ours make it harder in four ways and vary it in two."""
     lookahead: int = Field(1, ge=0)
     """Rounds generated while an earlier one is still being gated."""
     fit_to_slots: bool = False
@@ -92,9 +104,11 @@ class Bootstrap(_Section):
     @model_validator(mode="before")
     @classmethod
     def _of_method(cls, values: Any) -> Any:
-        """What a method takes is its default."""
+        """What a method takes, and its own defaults, need not be given."""
         method = values.get("method") if isinstance(values, dict) else None
-        return _OF_METHOD.get(method, {}) | values if isinstance(method, str) else values
+        if not isinstance(method, str):
+            return values
+        return _OF_METHOD.get(method, {}) | _DEFAULTS.get(method, {}) | values
 
     @model_validator(mode="after")
     def _consistent(self) -> Bootstrap:
@@ -102,10 +116,12 @@ class Bootstrap(_Section):
             raise ValueError("machine_demonstrations is more than demonstrations")
         if self.min_words > self.max_words:
             raise ValueError("min_words is more than max_words")
-        for name in ("openings", "topics"):
+        for name in ("openings", "topics", "rewrites"):
             texts = getattr(self, name)
             if len(set(texts)) < len(texts) or not all(text.strip() for text in texts):
                 raise ValueError(f"{name}: one is empty or there twice")
+        if bool(self.rewrites) != (self.method == "evolve"):
+            raise ValueError("rewrites are those of method evolve, which needs one at least")
         if self.method != "list":
             self._check_method()
         if self.openings:

@@ -14,7 +14,7 @@ from ray_si.errors import ConfigError, one_line
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
-_LISTS = ("openings", "topics")
+_LISTS = ("openings", "topics", "rewrites")
 """Keys of ``bootstrap`` that may name a text file."""
 
 

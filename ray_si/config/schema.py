@@ -458,7 +458,7 @@ _PLACEMENT = {
 _LATER_IN = {
     "bootstrap": (
         *("openings", "prompts_per_opening", "topics", "checks", "same_demonstrations"),
-        "method",
+        *("method", "rewrites"),
     ),
     "instances": (
         *("method", "answers", "greedy_first", "inputs", "prompt_style"),

@@ -1,4 +1,4 @@
-"""What a prompt sets beforehand: the words that the next instruction begins with, or its topic.
+"""What a prompt sets beforehand: how the next instruction begins, its topic, a way to rewrite.
 
 Of each there is a list, and every request has one of it, dealt in turn: a cycle uses each once, in
 an order of its own. Which one it is follows from the request's place alone, so nothing has to be
@@ -20,6 +20,7 @@ class Conditions(NamedTuple):
 
     opening: str = ""
     topic: str = ""
+    rewrite: str = ""
 
 
 def conditions_at(config: RunConfig, round_: int, index: int) -> Conditions:
@@ -29,13 +30,14 @@ def conditions_at(config: RunConfig, round_: int, index: int) -> Conditions:
     return Conditions(
         _dealt(options.openings, config.seed, "openings", count),
         _dealt(options.topics, config.seed, "topics", count),
+        _dealt(options.rewrites, config.seed, "rewrites", count),
     )
 
 
 def conditions_of(config: RunConfig, request_id: str) -> Conditions:
     """The conditions of a request by its id."""
     options = config.bootstrap
-    if not (options.openings or options.topics):
+    if not (options.openings or options.topics or options.rewrites):
         return Conditions()
     place = place_of_request(request_id)
     assert place is not None, f"{request_id} is no request's id"

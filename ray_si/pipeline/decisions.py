@@ -108,11 +108,14 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
         "headings": config.language.as_headings(),
         "tags": config.reasoning.tags,
     }
-    text = conditions_of(config, row["request_id"]).opening + row["text"]
     chat, finish_reason = config.generator.prompt_style == "chat", row["finish_reason"]
+    begun = conditions_of(config, row["request_id"]).opening
+    if options.method == "evolve" and not chat:
+        begun = f"{config.language.as_headings().instruction}:"
+    text = begun + row["text"]
     if options.mode == "joint":
         items = parse_joint(text, finish_reason, chat=chat, **how)
-    elif options.method == "plan":
+    elif options.method in ("plan", "evolve"):
         items = parse_marked(text, finish_reason, **how)
     else:
         items = parse_instructions(text, finish_reason, chat=chat, rules=config.rules, **how)

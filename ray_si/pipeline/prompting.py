@@ -35,6 +35,7 @@ from ray_si.self_instruct.prompts import (
     instruction_prompt,
     joint_prompt,
     plan_prompt,
+    rewrite_prompt,
 )
 from ray_si.self_instruct.sampling import sample_demonstrations
 
@@ -231,8 +232,9 @@ class Prompting:
         machine = Source("", Example(own, human[0].example.instance if human else None), only)
         count = min(options.machine_demonstrations, options.demonstrations)
         sources = human[: options.demonstrations - count] + [machine] * count
-        longest = (max(texts, key=len, default="") for texts in (options.openings, options.topics))
-        return self.render(PromptRequest(0, "", 0, only, sources, Conditions(*longest)))
+        lists = options.openings, options.topics, options.rewrites
+        longest = Conditions(*(max(texts, key=len, default="") for texts in lists))
+        return self.render(PromptRequest(0, "", 0, only, sources, longest))
 
     def drawn(self, round_: int) -> list[DrawnRow]:
         """Every request of a round, in order, for `rendered`."""
@@ -329,6 +331,8 @@ def render(
     texts = [example.instruction for example in examples]
     if config.bootstrap.method == "plan":
         return plan_prompt(texts, **options)
+    if config.bootstrap.method == "evolve":
+        return rewrite_prompt(texts[0], conditions.rewrite, **options)
     options["classification_only"] = classification_only
     options["new"] = config.bootstrap.new_instructions
     if config.bootstrap.mode == "joint":

@@ -16,8 +16,19 @@ from ray_si.self_instruct.headings import ENGLISH, Headings
 
 Style = Literal["completion", "chat"]
 
-Method = Literal["list", "plan"]
-"""How instructions are asked for: as a list goes on, or one at a time after a plan for it."""
+Method = Literal["list", "plan", "evolve"]
+"""How instructions are asked for: as a list goes on; or one at a time, after a plan for it, or as
+another task rewritten."""
+
+REWRITES = (
+    "Add one requirement or limit that the answer must keep to.",
+    "Make it more specific: name a place, a person, a number or an occasion.",
+    "Ask for something that takes one more step of thought.",
+    "Ask for the reasons, causes or consequences as well.",
+    "Keep the kind of task, but turn to a rarer subject.",
+    "Ask for another kind of answer about the same subject.",
+)
+"""Ways to rewrite a task: four that make it harder, two that vary it."""
 
 Inputs = Literal["asked", "user_turn"]
 """How an input is come by where it is asked apart from the output."""
@@ -37,10 +48,11 @@ _PLACEHOLDERS = {
     "output_first": _ONE,
     "topic": frozenset({"topic"}),
     "plan": frozenset({"demonstrations"}),
+    "evolve": frozenset({"instruction", "change"}),
 }
 """Kind of template -> what it may hold in braces."""
 
-_NEEDED = {"demonstrations", "instruction", "topic"}
+_NEEDED = {"demonstrations", "instruction", "topic", "change"}
 _IN_BRACES = re.compile(r"\{(\w+)\}")
 
 _CHAT_ONLY = {"input": _ONE, "user_turn": _ONE}
@@ -217,6 +229,29 @@ def plan_prompt(
     return (
         RenderedPrompt(_as_turn(text), ()) if style == "chat" else RenderedPrompt(text, ("\n\n",))
     )
+
+
+def rewrite_prompt(
+    instruction: str,
+    change: str,
+    *,
+    style: Style,
+    topic: str = "",
+    templates: Templates = _OURS,
+) -> RenderedPrompt:
+    """Ask for another task made of this one by a ``change``, behind the heading of an instruction.
+
+    As Evol-Instruct (arXiv 2304.12244), in words of our own; `parse_marked` reads it. What the
+    template "topic" says of a ``topic`` stands behind the change. Completion style ends with the
+    heading, so the completion begins with the text, and ends with its line.
+    """
+    if topic:
+        change = f"{change} {_render(templates, f'{style}_topic', topic=topic)}"
+    values = {"instruction": _joined_lines(instruction), "change": change}
+    text = _render(templates, f"{style}_evolve", **values)
+    if style == "chat":
+        return RenderedPrompt(_as_turn(text), ())
+    return RenderedPrompt(text, ("\n",))
 
 
 def joint_prompt(

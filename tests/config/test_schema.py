@@ -215,6 +215,10 @@ def test_what_rows_are_scored_by_is_checked_and_changes_nothing_else():
         ({"bootstrap": {"method": "plan", "classification_share": 0.1}}, "classification_share to"),
         ({"bootstrap": {"method": "plan", "openings": ["Why do"]}}, "openings to none"),
         ({"bootstrap": {"method": "plan"}, "rules": "original"}, "none for bootstrap.method plan"),
+        ({"bootstrap": {"method": "evolve", "demonstrations": 4}}, "takes demonstrations 1"),
+        ({"bootstrap": {"method": "evolve", "rewrites": []}}, "which needs one at least"),
+        ({"bootstrap": {"method": "plan", "rewrites": ["Add."]}}, "those of method evolve"),
+        ({"bootstrap": {"method": "evolve", "rewrites": ["A.", "A."]}}, "or there twice"),
     ],
 )
 def test_what_a_method_of_asking_has_no_use_for_is_refused_in_a_line(values, message):
@@ -229,4 +233,9 @@ def test_what_a_method_takes_is_its_default_and_part_of_the_runs_identity():
     assert planned.bootstrap.new_instructions == 1
     assert parse_config(planned.model_dump(mode="json")) == planned
     assert planned.identity()["bootstrap"]["method"] == "plan"
-    assert "method" not in parse_config({}).identity()["bootstrap"]
+    assert not {"method", "rewrites"} & parse_config({}).identity()["bootstrap"].keys()
+    evolved = parse_config({"bootstrap": {"method": "evolve", "machine_demonstrations": 0}})
+    assert (evolved.bootstrap.demonstrations, evolved.bootstrap.machine_demonstrations) == (1, 0)
+    assert evolved.bootstrap.rewrites
+    others = parse_config({"bootstrap": {"method": "evolve", "rewrites": ["Add a limit."]}})
+    assert others.fingerprint("seeds") != evolved.fingerprint("seeds")

@@ -15,6 +15,8 @@ TOPICS = ["tea", "night trains", "tax returns"]
 WAYS = {
     "topics": {"topics": TOPICS},
     "plan": {"method": "plan", "topics": TOPICS, "prompts_per_round": 32},
+    "evolve": {"method": "evolve", "prompts_per_round": 32},
+    "evolve in chat": {"method": "evolve", "prompts_per_round": 32},
 }
 
 
@@ -22,6 +24,8 @@ WAYS = {
 def built(request, without_cluster, tmp_path_factory):
     """A finished run, its configuration, and the result of its build."""
     values = small(classification_share=0, **WAYS[request.param])
+    if request.param.endswith("in chat"):
+        values["generator"]["prompt_style"] = "chat"
     location = tmp_path_factory.mktemp(request.param) / "run"
     return location, parse_config(values), build(parse_config(values), str(location))
 
@@ -40,12 +44,23 @@ def test_a_run_cut_short_ends_with_the_same_bytes(built, tmp_path):
     assert digests(copy) == digests(location)
 
 
+@pytest.mark.parametrize("built", ["plan"], indirect=True)
 def test_no_plan_becomes_a_row(built):
-    location, config, _ = built
+    location, _, _ = built
     texts = [row["instruction"] for row in rows(location, "bootstrap/round-*/accepted-*")]
     assert not [text for text in texts if "Much has been said" in text or "Instruction:" in text]
-    if config.bootstrap.method == "plan":
-        raw = rows(location, "bootstrap/round-*/block-*")
-        assert all(row["text"].startswith(" Much has been said") for row in raw)
-        refused = {row["reason"] for row in rows(location, "bootstrap/round-*/rejected-*")}
-        assert {"unmarked", "unfinished"} <= refused
+    raw = rows(location, "bootstrap/round-*/block-*")
+    assert all(row["text"].startswith(" Much has been said") for row in raw)
+    refused = {row["reason"] for row in rows(location, "bootstrap/round-*/rejected-*")}
+    assert {"unmarked", "unfinished"} <= refused
+
+
+@pytest.mark.parametrize("built", ["evolve", "evolve in chat"], indirect=True)
+def test_rewritten_tasks_name_the_one_that_they_come_from(built):
+    location, _, _ = built
+    accepted = rows(location, "bootstrap/round-*/accepted-*")
+    rounds = {row["id"]: row["round"] for row in accepted}
+    assert all(len(row["demonstrations"]) == 1 for row in accepted)
+    later = [row for row in accepted if row["round"] > 0]
+    assert later
+    assert all(rounds[row["demonstrations"][0]] < row["round"] for row in later)

@@ -35,7 +35,7 @@ def test_each_opening_is_used_once_in_every_cycle():
     for start in range(0, 12, 3):
         assert sorted(used[start : start + 3]) == sorted(OPENINGS)
     assert conditions_of(config(), request_id(2, 3)).opening == used[11]
-    assert conditions_at(parse_config(replay_values()), 0, 0) == ("", "")
+    assert conditions_at(parse_config(replay_values()), 0, 0) == ("", "", "")
 
 
 def test_a_prompt_ends_with_its_opening_after_demonstrations_of_its_kind():
@@ -192,3 +192,35 @@ def test_a_file_of_topics_lies_beside_its_configuration(tmp_path):
     (tmp_path / "run.yaml").write_text("bootstrap: {topics: people.txt}")
     topics = load_config(tmp_path / "run.yaml").bootstrap.topics
     assert topics == ("a nurse on night duty", "a baker")
+
+
+@pytest.mark.parametrize("style", ["completion", "chat"])
+def test_a_request_rewrites_one_task_in_the_way_dealt_to_it(style):
+    values = replay_values()
+    values["generator"]["prompt_style"] = style
+    values["bootstrap"] = {"method": "evolve", "prompts_per_round": 6, "lookahead": 0}
+    made = parse_config(values)
+    prompting = Prompting(made, SEEDS)
+    row = {"id": "mine", "instruction": "Name a river.", "classification_prompt": False}
+    prompting.extend(ACCEPTED.empty_table().from_pylist([row], ACCEPTED))
+    requests = prompting.requests(1)
+    assert {request.conditions.rewrite for request in requests} == set(made.bootstrap.rewrites)
+    for request in requests:
+        prompt = json.dumps(prompting.render(request).prompt)
+        assert [source.id for source in request.demonstrations] == ["mine"]
+        assert "Task: Name a river." in prompt
+        assert request.conditions.rewrite in prompt
+
+
+@pytest.mark.parametrize(
+    ("style", "text"),
+    [("completion", " Name a river in Peru."), ("chat", "Instruction: Name a river in Peru.")],
+)
+def test_a_rewritten_task_is_what_stands_behind_its_heading(style, text):
+    values = replay_values()
+    values["generator"]["prompt_style"] = style
+    values["bootstrap"] = {"method": "evolve"}
+    row = {"request_id": request_id(0, 0), "text": text, "finish_reason": "stop",
+           "classification_prompt": False}  # fmt: skip
+    (candidate,) = candidates_of(row, parse_config(values))
+    assert (candidate.text, candidate.reason) == ("Name a river in Peru.", None)

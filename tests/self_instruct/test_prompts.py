@@ -19,6 +19,7 @@ from ray_si.self_instruct.prompts import (
     joint_prompt,
     our_template,
     plan_prompt,
+    rewrite_prompt,
     templates_in_use,
 )
 
@@ -186,3 +187,13 @@ def test_a_method_has_a_template_in_place_of_the_lists():
     used = templates_in_use({}, style="chat", method="plan", topics=True)
     assert {"chat_plan", "chat_topic"} < set(used)
     assert "chat_instructions" not in used
+
+
+def test_a_task_is_rewritten_by_a_change():
+    (turn,) = rewrite_prompt("Name {a}\nriver.", "Add a {limit}.", style="chat", topic="tea").prompt
+    assert "Task: Name {a} river." in turn["content"]
+    topic = "Every new task must have to do with this topic: tea."
+    assert f"Add a {{limit}}. {topic}" in turn["content"]
+    made = rewrite_prompt("Name a river.", "Add a limit.", style="completion")
+    assert made.prompt.endswith("Task: Name a river.\nChange: Add a limit.\nInstruction:")
+    assert made.stop == ("\n",)

@@ -149,8 +149,9 @@ def _task(rng: random.Random) -> str:
 
 
 def _instructions(request: Request, rng: random.Random) -> ScriptedText:
-    if _asks_for_plan(request):
-        return _planned(rng)
+    asked = _text(request.prompt).rstrip()
+    if asked.endswith(("Instruction:", "Plan:")) or '"Instruction:"' in asked:
+        return _one_instruction(rng, is_begun=asked.endswith("Instruction:"))
     numbers = re.findall(r"^(\d+)\.", _text(request.prompt), re.MULTILINE)
     first = int(numbers[-1]) if numbers else 1
     slip = rng.random()
@@ -168,16 +169,14 @@ def _instructions(request: Request, rng: random.Random) -> ScriptedText:
     return text, "stop"
 
 
-def _asks_for_plan(request: Request) -> bool:
-    return re.search(r"^Plan\b", _text(request.prompt), re.MULTILINE) is not None
-
-
-def _planned(rng: random.Random) -> ScriptedText:
-    """One task behind a plan for it, which is forgotten or cut off now and then."""
-    plan, slip = f" {_sentence(rng)}", rng.random()
-    if slip < 0.05:
-        return plan, "stop"
-    text = f"{plan}\nInstruction: {_task(rng)}"
+def _one_instruction(rng: random.Random, *, is_begun: bool) -> ScriptedText:
+    """A task; where its heading is not there yet, behind that and a plan, or a plan alone."""
+    text, slip = f" {_task(rng)}", rng.random()
+    if not is_begun:
+        plan = f" {_sentence(rng)}"
+        if slip < 0.05:
+            return plan, "stop"
+        text = f"{plan}\nInstruction:{text}"
     return (text[: -rng.randint(5, 20)], "length") if slip > 0.9 else (text, "stop")
 
 
