@@ -42,6 +42,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import adversarial
 import embeddings
 import numpy as np
 from gate import fresh, peak_mib, rounded, table, timed
@@ -248,76 +249,10 @@ def online(pool: int) -> dict[str, Any]:
     raise RuntimeError("the vectors ran out")
 
 
-KINDS = ("random", "clustered", "equal", "near equal", "sign-flipped", "one direction", "outliers",
-         "tiny")  # fmt: skip
-
-
-def adversarial(rng: np.random.Generator, n: int, dimension: int, kind: str) -> np.ndarray:
-    rows = rng.normal(size=(n, dimension))
-    if kind == "clustered":
-        rows = rows[rng.integers(max(1, n // 8), size=n)] + 0.15 * rng.uniform(0, 3, (n, 1)) * rows
-    elif kind == "equal":
-        rows[:] = rows[0]
-    elif kind == "near equal":
-        rows = rows[0] + 1e-7 * rows
-    elif kind == "sign-flipped":
-        rows = rows[rng.integers(3, size=n)] * rng.choice([-1, 1], size=(n, 1))
-    elif kind == "one direction":
-        rows = np.eye(dimension)[rng.integers(dimension, size=n)] + 1e-3 * rows
-    elif kind == "outliers":
-        rows[:, 0] *= 1000
-        rows[n // 2 :, -1] *= 1000
-    elif kind == "tiny":
-        rows *= 1e-42
-    rows[rng.random(n) < 0.02] = 0
-    return rows.astype(np.float32)
-
-
-def oracle(pool: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """All cosines of normalized rows, products summed in order in double precision."""
-    left, right = queries.astype(np.float64), pool.astype(np.float64)
-    totals = np.zeros((len(left), len(right)))
-    for k in range(pool.shape[1]):
-        totals += left[:, k, None] * right[None, :, k]
-    return np.clip(totals, -1, 1)
-
-
 def fuzz(decisions: int) -> dict[str, Any]:
-    """Random indexes against the oracle; how many decisions, how many differ."""
     from ray_si.dedup import CosineIndex
-    from ray_si.dedup.cosine.scalar import normalized
 
-    rng = np.random.default_rng(0)
-    done = different = above = at_threshold = indexes = 0
-    while done < decisions:
-        kind, dimension = KINDS[indexes % len(KINDS)], int(rng.choice([1, 3, 16, 64, 70, 130]))
-        size = int(rng.integers(1, 400))
-        rows = adversarial(rng, size + 1000, dimension, kind)
-        pool, queries = normalized(rows[:size]), normalized(rows[size:])
-        cosines = oracle(pool, queries)
-        threshold = float(rng.choice([1e-6, 0.3, 0.7, 0.9, 0.99, 1.0]))
-        own = float(cosines[rng.integers(1000), rng.integers(size)])
-        if rng.random() < 0.5 and 0 < own <= 1:
-            threshold = own
-        index = CosineIndex(dimension, threshold)
-        for part in np.array_split(rows[:size], rng.integers(1, 6)):
-            index.add(part)
-        scores, ids = index.search(rows[size:])
-        best = cosines.argmax(axis=1)
-        highest = cosines[np.arange(1000), best]
-        expected_ids = np.where(highest > threshold, best, -1)
-        expected = np.where(highest > threshold, highest, 0)
-        different += int(((ids != expected_ids) | (scores != expected)).sum())
-        above += int((expected_ids >= 0).sum())
-        at_threshold += int((highest == threshold).sum())
-        done, indexes = done + 1000, indexes + 1
-    return {
-        "indexes": indexes,
-        "decisions": done,
-        "above_the_threshold": above,
-        "exactly_at_the_threshold": at_threshold,
-        "different": different,
-    }
+    return adversarial.fuzz(decisions, CosineIndex)
 
 
 def traits(vectors: np.ndarray) -> dict[str, Any]:

@@ -38,6 +38,7 @@ THROUGH_ANOTHER = {
     "config/generator": "config/test_engine_options.py",
     "dedup/batch": "dedup/test_deduplicator.py",
     "dedup/cosine/chunk": "dedup/cosine/test_index.py",
+    "dedup/cosine/host": "dedup/cosine/test_index.py",
     "dedup/pool": "dedup/test_deduplicator.py",
     "dedup/segment": "dedup/test_rouge_index.py",
     "engines/models": "engines/test_registry.py",
