@@ -13,6 +13,7 @@ from ray_si.self_instruct.prompts import REWRITES, Method
 _OF_METHOD: dict[str, dict[str, Any]] = {
     "plan": {"new_instructions": 1},
     "evolve": {"new_instructions": 1, "demonstrations": 1},
+    "template": {"new_instructions": 1, "demonstrations": 0, "machine_demonstrations": 0},
 }
 """By method, what it takes, which may as well be left out."""
 
@@ -30,9 +31,10 @@ class Bootstrap(_Section):
     (Alpaca); then phases 2 and 3 ask the model only about those that came without an output."""
     method: Method = "list"
     """How instructions are asked for: a list goes on (the paper); or one at a time: after a plan
-    for it that is no part of it (CoT-Self-Instruct); by evolve, one of the demonstrations rewritten
-    (Evol-Instruct)."""
-    demonstrations: int = Field(8, ge=1)
+    for it that is no part of it (CoT-Self-Instruct); by evolve, another task rewritten
+    (Evol-Instruct); by template, as a chat model's own user writes, with nothing before it
+    (Magpie)."""
+    demonstrations: int = Field(8, ge=0)
     """Examples in a prompt."""
     machine_demonstrations: int = Field(2, ge=0)
     """How many of them are machine-written, once there are any; in classification-only prompts,
@@ -114,6 +116,8 @@ class Bootstrap(_Section):
     def _consistent(self) -> Bootstrap:
         if self.machine_demonstrations > self.demonstrations:
             raise ValueError("machine_demonstrations is more than demonstrations")
+        if not self.demonstrations and self.method != "template":
+            raise ValueError(f"method {self.method} shows demonstrations: set them to 1 or more")
         if self.min_words > self.max_words:
             raise ValueError("min_words is more than max_words")
         for name in ("openings", "topics", "rewrites"):

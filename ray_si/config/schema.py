@@ -195,6 +195,7 @@ class RunConfig(_Section):
                 f"reasoning.expected: no thought fits into {room} tokens: set "
                 "generator.sampling.classification.max_tokens to 1000, say"
             )
+        self._check_open_turn()
         if self.bootstrap.demonstration_sampling == "diverse" and self.dedup.cosine is None:
             raise ValueError(
                 "bootstrap.demonstration_sampling diverse needs the cosine gate's embeddings: "
@@ -207,6 +208,20 @@ class RunConfig(_Section):
                 "generator.prompt_style to completion (instances.prompt_style may stay chat)"
             )
         return self
+
+    def _check_open_turn(self) -> None:
+        """Raise ValueError where method template cannot have the model write a user's turn."""
+        if self.bootstrap.method != "template":
+            return
+        if self.generator.prompt_style != "chat":
+            raise ValueError(
+                "bootstrap.method template opens a chat's turn: set generator.prompt_style to chat"
+            )
+        if self.generator.engine == "openai":
+            raise ValueError(
+                "bootstrap.method template: an endpoint leaves no user turn open; use list, plan "
+                "or evolve"
+            )
 
     def _check_steps(self) -> None:
         """Raise ValueError for a way of asking in steps that cannot go together with the rest."""

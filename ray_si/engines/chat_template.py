@@ -13,6 +13,8 @@ from ray_si.errors import EngineError
 from ray_si.records import Message
 
 _FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+_MISTRALS = "tekken.json"
+"""Mistral's own tokenizer, which has the template built in."""
 """Where a model's folder may hold its template."""
 
 _SWITCHES = {"enable_thinking": False, "thinking": False}
@@ -76,6 +78,23 @@ def _special(tokenizer: Any) -> set[int]:
         added = tokenizer.added_tokens_decoder
         special |= {number for number, token in added.items() if token.special}
     return special
+
+
+def check_turns(folder: Path, requests: Sequence[Request]) -> None:
+    """Raise EngineError where a model without a chat template is asked in turns.
+
+    As far as the model's files are in the folder already.
+    """
+    if all(isinstance(request.prompt, str) for request in requests):
+        return
+    *templates, tokenizer = (folder / name for name in _FILES)
+    if not tokenizer.is_file() or any(path.is_file() for path in (*templates, folder / _MISTRALS)):
+        return
+    if "chat_template" not in tokenizer.read_text("utf-8"):
+        raise EngineError(
+            "the model has no chat template: set generator.prompt_style to completion (and "
+            "instances.prompt_style, where it is set), or name an instruct model"
+        )
 
 
 def check_labels(folder: Path, requests: Sequence[Request], arguments: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ray_si.engines import bundled, models, remote
 from ray_si.engines.adapters import check_adapter
 from ray_si.engines.base import Engine, Request
-from ray_si.engines.chat_template import check_labels
+from ray_si.engines.chat_template import check_labels, check_turns
 from ray_si.engines.context import check_context
 from ray_si.engines.memory import check_memory
 from ray_si.engines.models import check_embedder, check_model
@@ -83,6 +83,7 @@ def check(
             check_reward_model(str(model), models.read_config(folder))
             return
         check_context(folder, requests, options.get("max_model_len"))
+        check_turns(folder, requests)
         check_labels(folder, requests, options.get("chat_template_kwargs", {}))
         if engine == "vllm":
             _check_spread(folder, options)

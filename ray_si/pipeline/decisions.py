@@ -36,7 +36,13 @@ from ray_si.run.schemas import (
 )
 from ray_si.self_instruct.checks import failed_check
 from ray_si.self_instruct.filters import instruction_quality_reason, instruction_reason
-from ray_si.self_instruct.parsing import Candidate, parse_instructions, parse_joint, parse_marked
+from ray_si.self_instruct.parsing import (
+    Candidate,
+    parse_instructions,
+    parse_joint,
+    parse_marked,
+    parse_turn,
+)
 
 FAILURES = {"error": "engine_error", "refused": "refused"}
 """Finish reasons of requests that have no text -> reason code of their rejection."""
@@ -115,6 +121,8 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
     text = begun + row["text"]
     if options.mode == "joint":
         items = parse_joint(text, finish_reason, chat=chat, **how)
+    elif options.method == "template":
+        items = parse_turn(text, finish_reason, sentence_case=options.sentence_case)
     elif options.method in ("plan", "evolve"):
         items = parse_marked(text, finish_reason, **how)
     else:

@@ -36,6 +36,7 @@ from ray_si.self_instruct.prompts import (
     joint_prompt,
     plan_prompt,
     rewrite_prompt,
+    turn_prompt,
 )
 from ray_si.self_instruct.sampling import sample_demonstrations
 
@@ -323,11 +324,10 @@ def render(
     conditions: Conditions,
 ) -> RenderedPrompt:
     """Phase 1's prompt with these demonstrations, under these conditions."""
-    options: dict[str, Any] = {
-        "style": config.generator.prompt_style,
-        "topic": conditions.topic,
-        "templates": config.prompts,
-    }
+    options: dict[str, Any] = {"topic": conditions.topic, "templates": config.prompts}
+    if config.bootstrap.method == "template":
+        return turn_prompt(**options)
+    options["style"] = config.generator.prompt_style
     texts = [example.instruction for example in examples]
     if config.bootstrap.method == "plan":
         return plan_prompt(texts, **options)
@@ -394,7 +394,8 @@ def instruction_request(config: RunConfig, prompt: RenderedPrompt, seed: int) ->
     """Phase 1's request with this prompt."""
     purpose = config.bootstrap_purpose
     params = getattr(config.generator.sampling, purpose).params(_stops(config, prompt))
-    return Request(prompt.prompt, params, seed, purpose)
+    is_open = config.bootstrap.method == "template"
+    return Request(prompt.prompt, params, seed, purpose, continue_final_message=is_open)
 
 
 def _stops(config: RunConfig, prompt: RenderedPrompt) -> tuple[str, ...]:

@@ -112,6 +112,12 @@ def parse_marked(
     return _candidates(parts.answer, items or [], finish_reason, drop, sentence_case)
 
 
+def parse_turn(text: str, finish_reason: str, *, sentence_case: bool = False) -> list[Candidate]:
+    """Read a turn that the model wrote as the user: all of it is one instruction, lines kept."""
+    items = [Item(text.strip())] if text.strip() else []
+    return _candidates(text, items, finish_reason, "all", sentence_case)
+
+
 def _candidates(
     text: str, items: list[Item], finish_reason: str, drop: Drop, sentence_case: bool
 ) -> list[Candidate]:

@@ -16,9 +16,9 @@ from ray_si.self_instruct.headings import ENGLISH, Headings
 
 Style = Literal["completion", "chat"]
 
-Method = Literal["list", "plan", "evolve"]
-"""How instructions are asked for: as a list goes on; or one at a time, after a plan for it, or as
-another task rewritten."""
+Method = Literal["list", "plan", "evolve", "template"]
+"""How instructions are asked for: as a list goes on; or one at a time, after a plan for it, as
+another task rewritten, or as the turn of a user that the chat template opens."""
 
 REWRITES = (
     "Add one requirement or limit that the answer must keep to.",
@@ -55,7 +55,7 @@ _PLACEHOLDERS = {
 _NEEDED = {"demonstrations", "instruction", "topic", "change"}
 _IN_BRACES = re.compile(r"\{(\w+)\}")
 
-_CHAT_ONLY = {"input": _ONE, "user_turn": _ONE}
+_CHAT_ONLY = {"input": _ONE, "user_turn": _ONE, "turn_topic": frozenset({"topic"})}
 _COMPLETION_ONLY = {"instructions_with_input": _LIST}
 """The same of the kinds that only one style has a template for."""
 
@@ -129,8 +129,9 @@ def templates_in_use(
     if True in kinds:
         names = [name for name in names if False in kinds] + [f"{style}_instructions_with_input"]
     if method != "list":
-        names = [f"{style}_{method}"]
-    names += [f"{style}_topic"] if topics else []
+        names = [f"{style}_{method}"] if method != "template" else []
+    if topics:
+        names.append("chat_turn_topic" if method == "template" else f"{style}_topic")
     later_style = later_style or style
     later = ["classification"] if ask_class else []
     if inputs is None:
@@ -252,6 +253,19 @@ def rewrite_prompt(
     if style == "chat":
         return RenderedPrompt(_as_turn(text), ())
     return RenderedPrompt(text, ("\n",))
+
+
+def turn_prompt(*, topic: str = "", templates: Templates = _OURS) -> RenderedPrompt:
+    """Have the model write as the user, in a turn that is left open; `parse_turn` reads it.
+
+    As Magpie (arXiv 2406.08464): the chat template and nothing else. What the template "turn_topic"
+    says of a ``topic`` stands in a system turn before it.
+    """
+    turns: list[Message] = [{"role": "user", "content": ""}]
+    if topic:
+        text = _render(templates, "chat_turn_topic", topic=topic)
+        turns.insert(0, {"role": "system", "content": text})
+    return RenderedPrompt(turns, (), continue_final_message=True)
 
 
 def joint_prompt(

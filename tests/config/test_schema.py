@@ -216,6 +216,19 @@ def test_what_rows_are_scored_by_is_checked_and_changes_nothing_else():
         ({"bootstrap": {"method": "plan", "openings": ["Why do"]}}, "openings to none"),
         ({"bootstrap": {"method": "plan"}, "rules": "original"}, "none for bootstrap.method plan"),
         ({"bootstrap": {"method": "evolve", "demonstrations": 4}}, "takes demonstrations 1"),
+        ({"bootstrap": {"demonstrations": 0, "machine_demonstrations": 0}}, "shows demonstrations"),
+        ({"bootstrap": {"method": "template"}}, "set generator.prompt_style to chat"),
+        (
+            {"bootstrap": {"method": "template", "demonstrations": 2}},
+            "takes demonstrations 0: leave it out",
+        ),
+        (
+            {
+                "bootstrap": {"method": "template"},
+                "generator": {"engine": "openai", "model": "m", "prompt_style": "chat"},
+            },
+            "an endpoint leaves no user turn open",
+        ),
         ({"bootstrap": {"method": "evolve", "rewrites": []}}, "which needs one at least"),
         ({"bootstrap": {"method": "plan", "rewrites": ["Add."]}}, "those of method evolve"),
         ({"bootstrap": {"method": "evolve", "rewrites": ["A.", "A."]}}, "or there twice"),

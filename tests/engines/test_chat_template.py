@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ray_si.engines.base import Request, SamplingParams
-from ray_si.engines.chat_template import around_thoughts, check_labels, decode, encode
+from ray_si.engines.chat_template import around_thoughts, check_labels, check_turns, decode, encode
 from ray_si.errors import EngineError
 
 TURNS = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant]"
@@ -100,3 +100,16 @@ def test_an_open_turn_goes_on_where_its_text_ends(begun):
     turns = [*ASKED.prompt, {"role": "user", "content": begun}]
     request = Request(turns, ASKED.sampling, 0, "input", continue_final_message=True)
     assert _text(ALWAYS, {}, request) == "[user]Isit?[user]" + begun.replace(" ", "")
+
+
+def test_turns_need_a_chat_template_as_far_as_the_files_are_there(tmp_path):
+    check_turns(tmp_path, [ASKED])  # nothing is there yet
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    check_turns(tmp_path, [Request("Name a river.", ASKED.sampling, 0)])
+    with pytest.raises(EngineError, match=r"no chat template: set generator\.prompt_style"):
+        check_turns(tmp_path, [ASKED])
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    check_turns(tmp_path, [ASKED])
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    check_turns(tmp_path, [ASKED])

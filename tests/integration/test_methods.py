@@ -17,6 +17,7 @@ WAYS = {
     "plan": {"method": "plan", "topics": TOPICS, "prompts_per_round": 32},
     "evolve": {"method": "evolve", "prompts_per_round": 32},
     "evolve in chat": {"method": "evolve", "prompts_per_round": 32},
+    "template in chat": {"method": "template", "topics": TOPICS, "prompts_per_round": 32},
 }
 
 
@@ -64,3 +65,12 @@ def test_rewritten_tasks_name_the_one_that_they_come_from(built):
     later = [row for row in accepted if row["round"] > 0]
     assert later
     assert all(rounds[row["demonstrations"][0]] < row["round"] for row in later)
+
+
+@pytest.mark.parametrize("built", ["template in chat"], indirect=True)
+def test_a_users_turn_is_the_whole_instruction_and_shows_nothing(built):
+    location, _, _ = built
+    texts = {row["request_id"]: row["text"] for row in rows(location, "bootstrap/round-*/block-*")}
+    for row in rows(location, "bootstrap/round-*/accepted-*"):
+        assert row["instruction"] == texts[row["request_id"]].strip()
+        assert row["demonstrations"] == []

@@ -12,7 +12,7 @@ from ray_si.config.file import load_config, parse_config
 from ray_si.errors import ConfigError
 from ray_si.pipeline.conditions import conditions_at, conditions_of, rounds_of_openings
 from ray_si.pipeline.decisions import candidates_of, is_plateau
-from ray_si.pipeline.prompting import Prompting
+from ray_si.pipeline.prompting import Prompting, instruction_request
 from ray_si.run.ids import request_id
 from ray_si.run.schemas import ACCEPTED
 from ray_si.run.seeds import load_seeds
@@ -224,3 +224,22 @@ def test_a_rewritten_task_is_what_stands_behind_its_heading(style, text):
            "classification_prompt": False}  # fmt: skip
     (candidate,) = candidates_of(row, parse_config(values))
     assert (candidate.text, candidate.reason) == ("Name a river in Peru.", None)
+
+
+def test_a_request_by_template_leaves_the_users_turn_open():
+    values = replay_values()
+    values["generator"]["prompt_style"] = "chat"
+    values["bootstrap"] = {"method": "template", "prompts_per_round": 3, "topics": TOPICS}
+    made = parse_config(values)
+    prompting = Prompting(made, SEEDS)
+    prompts = [prompting.render(request) for request in prompting.requests(0)]
+    asked = [instruction_request(made, prompt, 0) for prompt in prompts]
+    assert all(request.continue_final_message for request in asked)
+    assert [request.prompt[-1] for request in asked] == [{"role": "user", "content": ""}] * 3
+    assert sorted(r.prompt[0]["content"].split("topic: ")[1] for r in asked) == [
+        f"{topic}." for topic in sorted(TOPICS)
+    ]
+    plain = parse_config(replay_values())
+    (first, *_) = Prompting(plain, SEEDS).requests(0)
+    prompt = Prompting(plain, SEEDS).render(first)
+    assert not instruction_request(plain, prompt, 0).continue_final_message

@@ -14,6 +14,7 @@ from ray_si.self_instruct.parsing import (
     parse_instructions,
     parse_joint,
     parse_marked,
+    parse_turn,
     read_input,
     read_instances,
     read_output,
@@ -363,3 +364,10 @@ def test_the_heading_of_an_instruction_may_be_in_another_language():
     german = Headings(instruction="Aufgabe")
     found = parse_marked("Plan.\nAufgabe: Nenne einen Fluss.", "stop", headings=german)
     assert [item.text for item in found] == ["Nenne einen Fluss."]
+
+
+def test_a_users_turn_is_one_instruction_whatever_its_form():
+    text = "Sort these:\n\n1. b\n2. a\nInput: none"
+    assert parse_turn(f"\n{text}\n", "stop") == [Candidate(0, text)]
+    assert parse_turn(text, "length") == [Candidate(0, text, "unfinished")]
+    assert parse_turn(" \n", "stop") == [Candidate(0, " \n", "empty_completion")]

@@ -21,6 +21,7 @@ from ray_si.self_instruct.prompts import (
     plan_prompt,
     rewrite_prompt,
     templates_in_use,
+    turn_prompt,
 )
 
 DEMONSTRATIONS = ["Name a river.", "Tell a {first} joke\nabout cats."]
@@ -183,10 +184,16 @@ def test_what_the_template_shows_of_plans_is_read_as_it_should_be():
         assert found == Candidate(0, completion.split("Instruction: ")[1])
 
 
+LATER = {"chat_classification", "chat_input_first", "chat_output_first"}
+
+
 def test_a_method_has_a_template_in_place_of_the_lists():
     used = templates_in_use({}, style="chat", method="plan", topics=True)
     assert {"chat_plan", "chat_topic"} < set(used)
     assert "chat_instructions" not in used
+    used = templates_in_use({}, style="chat", method="template", topics=True)
+    assert set(used) == {"chat_turn_topic", *LATER}
+    assert set(templates_in_use({}, style="chat", method="template")) == LATER
 
 
 def test_a_task_is_rewritten_by_a_change():
@@ -197,3 +204,13 @@ def test_a_task_is_rewritten_by_a_change():
     made = rewrite_prompt("Name a river.", "Add a limit.", style="completion")
     assert made.prompt.endswith("Task: Name a river.\nChange: Add a limit.\nInstruction:")
     assert made.stop == ("\n",)
+
+
+def test_the_model_may_write_the_users_turn_with_nothing_before_it_or_a_topic():
+    made = turn_prompt()
+    assert made.prompt == [{"role": "user", "content": ""}]
+    assert made.continue_final_message
+    system, user = turn_prompt(topic="tea").prompt
+    assert system["role"] == "system"
+    assert "topic: tea." in system["content"]
+    assert user == made.prompt[0]

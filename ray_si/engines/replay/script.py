@@ -150,8 +150,9 @@ def _task(rng: random.Random) -> str:
 
 def _instructions(request: Request, rng: random.Random) -> ScriptedText:
     asked = _text(request.prompt).rstrip()
-    if asked.endswith(("Instruction:", "Plan:")) or '"Instruction:"' in asked:
-        return _one_instruction(rng, is_begun=asked.endswith("Instruction:"))
+    is_begun = request.continue_final_message or asked.endswith("Instruction:")
+    if is_begun or asked.endswith("Plan:") or '"Instruction:"' in asked:
+        return _one_instruction(rng, is_begun=is_begun)
     numbers = re.findall(r"^(\d+)\.", _text(request.prompt), re.MULTILINE)
     first = int(numbers[-1]) if numbers else 1
     slip = rng.random()
