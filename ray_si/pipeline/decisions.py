@@ -35,7 +35,7 @@ from ray_si.run.schemas import (
     embedding_column,
 )
 from ray_si.self_instruct.checks import failed_check
-from ray_si.self_instruct.filters import instruction_quality_reason, instruction_reason
+from ray_si.self_instruct.filters import echoes, instruction_quality_reason, instruction_reason
 from ray_si.self_instruct.parsing import (
     Candidate,
     parse_instructions,
@@ -115,7 +115,8 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
         "tags": config.reasoning.tags,
     }
     chat, finish_reason = config.generator.prompt_style == "chat", row["finish_reason"]
-    begun = conditions_of(config, row["request_id"]).opening
+    conditions = conditions_of(config, row["request_id"])
+    begun = conditions.opening
     if options.method == "evolve" and not chat:
         begun = f"{config.language.as_headings().instruction}:"
     text = begun + row["text"]
@@ -129,7 +130,13 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
         items = parse_instructions(text, finish_reason, chat=chat, rules=config.rules, **how)
     labelled = row["classification_prompt"] and config.classification.method == "prompt"
     return [
-        replace(item, reason=item.reason or _reason(item.text, config, labelled)) for item in items
+        replace(
+            item,
+            reason=item.reason
+            or _reason(item.text, config, labelled)
+            or ("scaffolding" if echoes(item.text, conditions.rewrite) else None),
+        )
+        for item in items
     ]
 
 

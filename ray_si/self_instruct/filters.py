@@ -110,6 +110,7 @@ _PLACEHOLDER = re.compile(
     r"(?<![\w)\]])\[(?=\w)[^\]\d\[(){}=\"]{2,40}\]|<(?!module>)[a-z _]{2,30}>|_{3,}", re.IGNORECASE
 )
 """In brackets, but no index, list or "<module>" of a program."""
+_ECHOED = 4
 _SENTENCE_END = re.compile(r"[.!?][\"')]?\s+(?=\S)")
 
 
@@ -287,6 +288,15 @@ def _is_label(answer: str, instruction: str) -> bool:
         rf"|{label}\s*(?:[,/)]|\b(?:or|and)\b)|{quote}{re.escape(answer)}{quote}"
     )
     return bool(answer and re.search(listed, instruction, re.I))
+
+
+def echoes(instruction: str, change: str) -> bool:
+    """Whether what was to be a task rewritten says how it was to be rewritten.
+
+    It begins with the same four words; Evol-Instruct refuses such tasks, too (arXiv 2304.12244).
+    """
+    begun = change.casefold().split()[:_ECHOED]
+    return bool(begun) and instruction.casefold().split()[:_ECHOED] == begun
 
 
 def filter_instances(

@@ -223,13 +223,14 @@ def plan_prompt(
 
     As CoT-Self-Instruct (arXiv 2507.23751), in words of our own; `parse_marked` reads it.
     Demonstrations and ``topic`` stand as in `instruction_prompt`. Completion style shows how in
-    the template, and ends with a blank line.
+    the template, whose last line begins the plan; the completion ends with a blank line, or where
+    another list or plan would begin.
     """
     numbered = _numbered(demonstrations) + _on_topic(topic, style, templates)
     text = _render(templates, f"{style}_plan", demonstrations=numbered)
-    return (
-        RenderedPrompt(_as_turn(text), ()) if style == "chat" else RenderedPrompt(text, ("\n\n",))
-    )
+    if style == "chat":
+        return RenderedPrompt(_as_turn(text), ())
+    return RenderedPrompt(text, ("\n\n", "\n1.", "\n" + text.splitlines()[-1]))
 
 
 def rewrite_prompt(

@@ -243,3 +243,16 @@ def test_a_request_by_template_leaves_the_users_turn_open():
     (first, *_) = Prompting(plain, SEEDS).requests(0)
     prompt = Prompting(plain, SEEDS).render(first)
     assert not instruction_request(plain, prompt, 0).continue_final_message
+
+
+def test_a_rewritten_task_that_repeats_what_was_to_be_changed_is_refused():
+    made = parse_config(replay_values() | {"bootstrap": {"method": "evolve"}})
+    row = {"request_id": request_id(0, 0), "finish_reason": "stop", "classification_prompt": False}
+    change = conditions_at(made, 0, 0).rewrite
+
+    def reason(text):
+        return candidates_of(row | {"text": f" {text}"}, made)[0].reason
+
+    assert reason(change) == reason(change.upper()) == "scaffolding"
+    assert reason(" ".join([*change.split()[:4], "and name a river."])) == "scaffolding"
+    assert reason(f"Name a river. {change}") is None

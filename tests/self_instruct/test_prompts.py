@@ -173,7 +173,7 @@ def test_a_plan_is_asked_for_before_the_instruction():
         "2. Tell a {first} joke about cats.\n\nThe next tasks are about another topic: tea.\nPlan:"
     )
     assert made.prompt.endswith(end)
-    assert made.stop == ("\n\n",)
+    assert made.stop == ("\n\n", "\n1.", "\nPlan:")
 
 
 def test_what_the_template_shows_of_plans_is_read_as_it_should_be():
