@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from ray_si.config import RunConfig
 from ray_si.config.file import load_config
 from ray_si.experiments.loop import load_loop
+from ray_si.self_instruct.prompts import Method
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -43,3 +45,19 @@ def test_the_german_example_has_templates_for_all_that_it_uses():
     assert config.prompts.keys() == ours.keys()
     assert all(config.prompts[name] != text for name, text in ours.items())
     assert config.labels == (" Klassifikation", " Generierung")
+
+
+def test_the_ways_of_asking_that_are_compared_differ_in_nothing_else(monkeypatch):
+    monkeypatch.syspath_prepend(str(CONFIGS.parent / "benchmarks"))
+    import presets
+
+    made = {name: presets.settings(name, []) for name in presets.CASES}
+    for config in made.values():
+        assert config.bootstrap.prompts_per_round == 32
+        assert config.instances_by.sampling.answer == made["plain"].generator.sampling.answer
+        same = {"prompt_style": "chat"}
+        assert config.instances.model_copy(update=same) == made["plain"].instances
+        assert config.dedup == made["plain"].dedup
+    assert {config.bootstrap.method for config in made.values()} == set(get_args(Method))
+    assert not made["plain"].bootstrap.topics
+    assert len(made["template with topics"].bootstrap.topics) == 32
