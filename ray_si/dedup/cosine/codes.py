@@ -29,7 +29,7 @@ Half precision, on a GPU (`ray_si.dedup.cosine.device`): all d coordinates round
 11 bits, so that |e| <= 2**-11|x| + sqrt(d)·2**-25, the latter for numbers below the least normal
 one, 2**-14. With |q| and |x| at most 1
 
-    q·x = h_q·h_x + h_q·e_x + e_q·x <= h_q·h_x + 2(2**-11 + sqrt(d)·2**-25)
+    |q·x - h_q·h_x| = |h_q·e_x + e_q·x| <= 2(2**-11 + sqrt(d)·2**-25)
 
 to first order. Products of 11 bits are exact in single precision, and summed there. Tensor cores
 add a few at a time, all but the last 2**-23 of each (Fasi, Higham, Mikaitis and Pranesh, Numerical
@@ -37,7 +37,8 @@ Behavior of NVIDIA Tensor Cores, 2021; sums are below 2 throughout), and process
 of a sum: together less than (d + 16)·2**-22, of which twice as much is taken. The sum is rounded to
 half precision, by 2**-11 at most. All this and a hundredth more, for higher orders and rows that
 are longer than 1 by 2e-6, is 0.0017 for d = 384 (`margin`). So a pair above the threshold has a
-product of at least the threshold minus this, rounded down to half precision.
+product of at least the threshold minus this, and a query's nearest row one of at least the query's
+largest product minus twice this.
 """
 
 from __future__ import annotations

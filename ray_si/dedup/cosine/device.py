@@ -1,10 +1,11 @@
 """Rows of a cosine index in the memory of a GPU, searched there with torch.
 
-A search has three steps. Products of half-precision copies bound all cosines from above
+A search has three steps. Products of half-precision copies say within a margin what all cosines are
 (`ray_si.dedup.cosine.codes`, "Half precision"), and of 32 rows and a query only the largest stays.
-Where it may be above the threshold, the 32 are multiplied again, each for itself. The few pairs
-left are decided by sums in order and in double precision, which are the same, bit for bit, on any
-device. It needs torch and NumPy alone, and runs on a processor too, for tests.
+Where it may be above the threshold, and a query's nearest by what was seen so far, the 32 are
+multiplied again, each for itself. The few pairs left are decided by sums in order and in double
+precision, which are the same, bit for bit, on any device. It needs torch and NumPy alone, and runs
+on a processor too, for tests.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SMALLEST, _LARGEST = 1 << 14, 1 << 19
 _HITS = 1 << 14
 """Groups looked into at a time: bounds the copies of their rows."""
 
-_PAIRS = 1 << 16
+_PAIRS = 1 << 17
 """Pairs decided at a time."""
 
 _MULTIPLE = 8
@@ -47,7 +48,7 @@ _NO_ID = np.iinfo(np.int64).max
 
 
 def margin(dimension: int) -> float:
-    """More than a product of half-precision copies is less than the cosine.
+    """More than a product of half-precision copies differs from the cosine.
 
     See `ray_si.dedup.cosine.codes`, "Half precision".
     """
@@ -102,7 +103,7 @@ class DeviceRows:
             )
             ids = torch.full((len(queries),), -1, dtype=torch.int64, device=self._device)
             undecided: list[_Pairs] = []
-            for pairs in self._possible(queries, _at_most(threshold - margin(self.dimension))):
+            for pairs in self._possible(queries, threshold):
                 undecided.append(pairs)
                 if sum(len(pairs.ids) for pairs in undecided) >= _PAIRS:
                     cosines, ids = _decide(queries, undecided, cosines, ids)
@@ -117,22 +118,29 @@ class DeviceRows:
             for part in block.rows[: block.size].split(_SMALLEST):
                 yield part.cpu().numpy()
 
-    def _possible(self, queries: torch.Tensor, limit: float) -> Iterator[_Pairs]:
-        """Pairs of a query and a row whose product is at least the limit."""
+    def _possible(self, queries: torch.Tensor, threshold: float) -> Iterator[_Pairs]:
+        """Pairs of a query and a row that may be above the threshold, and the query's nearest.
+
+        A row is not the nearest where its product is two margins less than another's.
+        """
         import torch
 
+        least = threshold - margin(self.dimension)
         for start in range(0, len(queries), QUERIES):
             some = queries[start : start + QUERIES]
             halves = self._zeros(-(-len(some) // _MULTIPLE) * _MULTIPLE, torch.float16)
             halves[: len(some), : self.dimension] = some
+            limits = torch.full((len(some),), least, device=self._device)
             for block in self._blocks:
                 largest = _largest_products(block, halves)[:, : len(some)]
-                hits = (largest >= limit).nonzero()
+                nearest = largest.amax(0).float() - 2 * margin(self.dimension)
+                limits = torch.maximum(limits, nearest)
+                hits = (largest >= limits).nonzero()
                 for part in hits.split(_HITS) if len(hits) else ():
                     groups, asked = part.unbind(1)
                     rows = groups[:, None] * GROUP + torch.arange(GROUP, device=self._device)
                     products = torch.bmm(block.halves[rows], halves[asked][:, :, None])[:, :, 0]
-                    possible = (products >= limit) & (rows < block.size)
+                    possible = (products >= limits[asked, None]) & (rows < block.size)
                     hit, within = possible.nonzero().unbind(1)
                     found = rows[hit, within]
                     yield _Pairs(start + asked[hit], block.first_id + found, block.rows[found])
@@ -240,12 +248,6 @@ def _seen(name: str) -> torch.device:
 
 def _padded(dimension: int) -> int:
     return -(-dimension // _MULTIPLE) * _MULTIPLE
-
-
-def _at_most(limit: float) -> float:
-    """The largest half-precision number that is no more: what products are compared with."""
-    nearest = np.float16(limit)
-    return float(nearest if float(nearest) <= limit else np.nextafter(nearest, np.float16(-np.inf)))
 
 
 def _largest_products(block: _Block, queries: torch.Tensor) -> torch.Tensor:
