@@ -3,7 +3,8 @@
     python benchmarks/quickstart_rows.py generate NAME --seed 0    rows into runs/rows/NAME-0.json
     python benchmarks/quickstart_rows.py stored RUN NAME-0         the same of a finished run
     python benchmarks/quickstart_rows.py page A-0 B-0 ...          runs/rows/page.html, and its key
-    python benchmarks/quickstart_rows.py commit RATINGS ...        benchmarks/quickstart_rows.json
+    python benchmarks/quickstart_rows.py commit RATINGS ... --runs A-0,B-0
+                                       [--to FILE]                 benchmarks/quickstart_rows.json
     python benchmarks/quickstart_rows.py                           print the table of that file
 
 NAME is "new", configs/quickstart.yaml, or "former", benchmarks/quickstart_former.yaml. The rows of
@@ -186,8 +187,8 @@ def page_of(rows: Sequence[dict[str, Any]]) -> tuple[str, Any]:
     return make_page(examples, answers, count=len(rows), seed=0, evaluation=EVALUATION)
 
 
-def commit(runs: Sequence[str], ratings: Sequence[str]) -> None:
-    """Write rows with their grades, and what the runs took, to the committed file."""
+def commit(runs: Sequence[str], ratings: Sequence[str], to: Path = RESULT) -> None:
+    """Write rows with their grades, and what the runs took, to the committed file or another."""
     rows = mixed(runs)
     _, key = page_of(rows)
     by_row = {entry["example"]: token for token, entry in key.items()}
@@ -200,15 +201,15 @@ def commit(runs: Sequence[str], ratings: Sequence[str]) -> None:
         took[run] = {k: v for k, v in data.items() if k not in ("rows", "others")}
     agreement = summarize(raters, key)
     result = {"runs": took, "agreement": agreement["pairs"], "rows": rows}
-    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    to.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 # The table -------------------------------------------------------------------------------------
 
 
-def table() -> str:
-    """What the committed grades come to, as Markdown."""
-    result = json.loads(RESULT.read_text("utf-8"))
+def table(path: Path = RESULT) -> str:
+    """What the grades of a file come to, as Markdown."""
+    result = json.loads(path.read_text("utf-8"))
     rows = result["rows"]
     lines = [
         "| run | rows | acceptable, by reading | with input | first three words | first words "
@@ -278,6 +279,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", default="")
+    parser.add_argument("--to", type=Path, default=RESULT)
     arguments = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     if arguments.what == "generate":
@@ -297,10 +299,10 @@ def main() -> None:
         (FOLDER / "key.json").write_text(json.dumps(key), "utf-8")
         print(f"{FOLDER}/page.html: {len(key)} rows; grades {', '.join(GRADES)}")
     elif arguments.what == "commit":
-        commit(arguments.runs.split(","), arguments.names)
-        print(table())
+        commit(arguments.runs.split(","), arguments.names, arguments.to)
+        print(table(arguments.to))
     else:
-        print(table())
+        print(table(arguments.to))
 
 
 if __name__ == "__main__":
