@@ -46,6 +46,7 @@ from ray_si.run.layout import round_folder
 from ray_si.run.run import Run
 from ray_si.run.schemas import RAW_BLOCK, RawRow
 from ray_si.run.tokens import tokens_of
+from ray_si.scores.during import Passing
 from ray_si.self_instruct.prompts import RenderedPrompt
 from ray_si.serving.applications import Generators
 from ray_si.serving.background import Alarm, in_thread
@@ -141,6 +142,8 @@ class BootstrapPhase:
         self._seeds = len(seeds)
         self._leaves_slots = config.busy_share < BUSY
         self._told_unread = False
+        self._passing = Passing.of(config)
+        self._passed = self._counted = 0  # rows, and the blocks that they are of
         self._screening: Screening | None = None
         self._prompting = Prompting(config, seeds)
         is_diverse = self._prompting.needs_embeddings
@@ -169,14 +172,16 @@ class BootstrapPhase:
         in_flight: dict[int, Future[CompleteRound]] = {}
         try:
             while self._prompting.accepted < self._config.target_instructions:
-                if self._is_plateau():
+                if self._has_enough() or self._is_plateau():
                     break
                 current = len(self._rounds.manifests)
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
                         seen = self._seeds + self._prompting.seen(round_)
                         in_flight[round_] = in_thread(self._complete_round, round_, seen, abandon)
-                if self._may_fill(current, len(in_flight)):
+                if self._passing:  # it counts what they write
+                    self._instances.begin()
+                elif self._may_fill(current, len(in_flight)):
                     self._keep_for_rounds()
                     self._instances.begin()
                 self._gate.settle()
@@ -331,6 +336,25 @@ class BootstrapPhase:
             f"the last {len(last)} rounds accepted almost nothing "
             f"(rejected: {common or 'nothing'}). {self._standing()}"
         )
+
+    def _has_enough(self) -> bool:
+        """Whether as many rows hold ``select.during`` as are wanted.
+
+        Of full instance blocks of what the next round's prompts may show, which are waited for: so
+        it does not depend on how far the instances are.
+        """
+        during = self._config.select.during
+        if self._passing is None or during is None:
+            return False
+        seen = self._prompting.seen(len(self._rounds.manifests))
+        blocks = seen // self._config.instances.block_size
+        for block in self._instances.blocks(self._counted, blocks):
+            self._passed += self._passing.count(block)
+        self._counted = max(self._counted, blocks)
+        if self._passed < during.rows:
+            return False
+        self._report(f"{self._passed} rows hold {during.by!r}, {during.rows} were wanted")
+        return True
 
     def _goes_on(self, plateau: str) -> bool:
         """True where the instances come next, which is reported; NoProgressError where not."""

@@ -25,6 +25,7 @@ from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
 from ray_si.run.seeds import BUNDLED, load_seeds, seeds_of
 from ray_si.run.strays import clean_up, is_clean
+from ray_si.scores.during import Passing
 from ray_si.self_instruct.filters import refers_to_text
 from ray_si.serving.connect import is_this_machine
 
@@ -89,6 +90,7 @@ def check_inputs(config: RunConfig) -> Inputs:
                 "bootstrap.openings: some need seed tasks with an input to follow, some without, "
                 f"and there is none {'with' if text else 'without'}"
             )
+    Passing.of(config)
     return Inputs(seeds, digest, checked_sets(config))
 
 

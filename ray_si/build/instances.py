@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +26,15 @@ from ray_si.pipeline.steps import ask_in_steps, shown_in_run
 from ray_si.pipeline.token_budget import Claim, TokenBudget
 from ray_si.run.checkpoint import POOL_COLUMNS, CommittedRounds
 from ray_si.run.ids import instance_seed
-from ray_si.run.instance_parts import BlockRecord, Counts, InstanceParts, part_table, records_of
+from ray_si.run.instance_parts import (
+    PART_BLOCKS,
+    BlockRecord,
+    Counts,
+    InstanceParts,
+    part_table,
+    records_of,
+    stored_blocks,
+)
 from ray_si.run.run import Run
 from ray_si.serving.applications import Generators
 from ray_si.serving.background import Alarm, in_thread
@@ -155,16 +163,32 @@ class InstancePhase:
         self._is_running = True
         total = self._rounds.accepted
         self._report()
-        while self.counts.instructions < total:
+        self._complete(0, -(-total // self._size), total)
+        self._parts.commit(total, {"rounds": len(self._rounds.manifests)})
+
+    def blocks(self, first: int, last: int) -> Iterator[pa.Table]:
+        """The full blocks from ``first`` to before ``last``, in order, once they are written.
+
+        Raises BudgetError as `run` does.
+        """
+        if first >= last:
+            return
+        self._complete(first, last, last * self._size)
+        parts = range(first // PART_BLOCKS, (last - 1) // PART_BLOCKS + 1)
+        keys = {b: key for part in parts for b, key in stored_blocks(self._run, part).items()}
+        yield from read_ahead(self._run.read, [keys[block] for block in range(first, last)])
+
+    def _complete(self, first: int, last: int, instructions: int) -> None:
+        """Have these blocks written, which the first so many instructions need."""
+        while not all(self._parts.has(block) for block in range(first, last)):
             before = self.counts.instructions
-            self._begin(-(-total // self._size))
-            for future in self._working:
+            self._begin(last)
+            for future in list(self._working):
                 self._alarm.result_of(future)
             if self._is_denied and self.counts.instructions == before:
                 raise self._token_budget.error(
-                    f"{before} of {total} instructions have their instances, which are kept"
+                    f"{before} of {instructions} instructions have their instances, which are kept"
                 )
-        self._parts.commit(total, {"rounds": len(self._rounds.manifests)})
 
     def _begin(self, blocks: int) -> None:
         """Have the first ``blocks`` read where they stand, and else written."""

@@ -17,6 +17,7 @@ from ray_si.config.instances import Instances
 from ray_si.config.rounds import MANY_SLOTS, Spread, busy_share, fitted, latencies
 from ray_si.config.scores import scores_of
 from ray_si.config.section import Section as _Section
+from ray_si.config.select import Select
 from ray_si.engines.base import Purpose
 from ray_si.self_instruct.parsing import Rules
 from ray_si.self_instruct.prompts import LABELS, Style, templates_in_use
@@ -167,6 +168,7 @@ class RunConfig(_Section):
     output: Output = Output()
     card: Card = Card()
     budget: Budget = Budget()
+    select: Select = Select()
     scores: dict[str, Any] = Field({})
     """What ``ray-si score`` computes of the rows where it is given no other names: settings by
     name; see the chapter on scores. Nothing that is generated depends on it."""
@@ -202,6 +204,8 @@ class RunConfig(_Section):
                 "set dedup.cosine"
             )
         self._check_steps()
+        if self.select.during and self.output.keep:
+            raise ValueError("select.during counts every row: leave output.keep out")
         if self.bootstrap.openings and self.generator.prompt_style != "completion":
             raise ValueError(
                 "bootstrap.openings: a chat writes its answer from the start; set "
@@ -485,6 +489,7 @@ _LATER_IN = {
 
 _LATER = {
     "rules": "lines",
+    "select": Select().model_dump(mode="json"),
     "reasoning": Reasoning().model_dump(mode="json"),
     "decontaminate_ngram": None,
 }

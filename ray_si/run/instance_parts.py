@@ -139,7 +139,7 @@ class InstanceParts:
             if listed == _LISTED_APART:
                 stored = self._run.finished_blocks(INSTANCES)
                 break
-            blocks = _stored(self._run, part)
+            blocks = stored_blocks(self._run, part)
             if part > last and not blocks:
                 break
             stored |= blocks
@@ -282,7 +282,7 @@ def read_blocks(run: Run) -> Iterator[pa.Table]:
     return read_ahead(lambda info: run.read(info.key), instance_objects(run, manifest))
 
 
-def _stored(run: Run, part: int) -> dict[int, str]:
+def stored_blocks(run: Run, part: int) -> dict[int, str]:
     """Number -> key of the blocks of a part that stand."""
     stem = f"{part * PART_BLOCKS:05d}"[: 1 - len(str(PART_BLOCKS))]
     blocks = run.finished_blocks(INSTANCES, stem)
