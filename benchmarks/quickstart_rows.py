@@ -1,18 +1,17 @@
 """What the quick start's rows are worth, graded blind beside those of the quick start before.
 
-    python benchmarks/quickstart_rows.py generate NAME --seed 0    rows into runs/rows/NAME-0.json
-    python benchmarks/quickstart_rows.py stored RUN NAME-0         the same of a finished run
+    ray-si build configs/quickstart.yaml --set seed=1 --out runs/new-1
+    python benchmarks/quickstart_rows.py stored runs/new-1 new-1   its rows, runs/rows/new-1.json
     python benchmarks/quickstart_rows.py page A-0 B-0 ...          runs/rows/page.html, and its key
     python benchmarks/quickstart_rows.py commit RATINGS ... --runs A-0,B-0
                                        [--to FILE]                 benchmarks/quickstart_rows.json
     python benchmarks/quickstart_rows.py                           print the table of that file
 
-NAME is "new", configs/quickstart.yaml, or "former", benchmarks/quickstart_former.yaml. The rows of
-a seed are those of a build, or are generated in this process, by the requests, the gate and the
-filters that a build has; the first forty are graded. The page is that of `evaluate`, without
-references: forty rows of every run in one order, under tokens that say nothing of where they come
-from. Grades are the paper's, A to D; A and B are acceptable. Scores are judged by the area under
-the ROC curve against acceptable.
+The former quick start is benchmarks/quickstart_former.yaml; names of its runs begin with "former".
+The first forty rows of a run are graded. The page is that of `evaluate`, without references: the
+rows of all runs in one order, under tokens that say nothing of where they come from. Grades are the
+paper's, A to D; A and B are acceptable. Scores are judged by the area under the ROC curve against
+acceptable.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import argparse
 import hashlib
 import json
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -30,14 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_si import load_config
-from ray_si.config import RunConfig
-from ray_si.export.kept import Row, choose
 from ray_si.export.rows import training_rows
-from ray_si.pipeline.decisions import decide_round, is_plateau, texts_of
-from ray_si.pipeline.instances import AcceptedInstruction, pool_of
-from ray_si.pipeline.prompting import Prompting, instruction_request
-from ray_si.planning.preview import DryRun, raw_row
 from ray_si.records import Instance
 from ray_si.run.run import Run
 from ray_si.training.ratings import GRADES, load_ratings, make_page, summarize
@@ -46,59 +37,14 @@ from ray_si.training.tasks import Example
 HERE = Path(__file__).parent
 FOLDER = HERE.parent / "runs" / "rows"
 RESULT = HERE / "quickstart_rows.json"
-CONFIGS = {
-    "new": HERE.parent / "configs" / "quickstart.yaml",
-    "former": HERE / "quickstart_former.yaml",
-}
 FIRST = 40
 """Rows of a run that are graded."""
 
 EVALUATION = "quickstart-rows"
 
 
-# Generating ------------------------------------------------------------------------------------
-
-
-def generate(config: RunConfig) -> dict[str, Any]:
-    """The rows that a build of this configuration exports, and what it took."""
-    began = time.process_time()
-    dry_run = DryRun(config)
-    accepted, logprobs, counts = instructions_of(dry_run, config)
-    written = dry_run.write(accepted)
-    rows, reasons = [], Counter[str]()
-    for item, logprob, made in zip(accepted, logprobs, written, strict=True):
-        reasons.update(rejection["reason"] for rejection in made.rejected)
-        chosen = [answer for answer in made.answers if answer["is_chosen"]]
-        for place, instance in enumerate(made.kept):
-            rows.append(
-                {
-                    "id": item.id,
-                    "place": place,
-                    "instruction": item.instruction,
-                    **instance,
-                    "instruction_logprob": logprob,
-                    "output_logprob": chosen[place]["mean_logprob"] if chosen else None,
-                }
-            )
-    kept, left_out = rows, {}
-    if config.output.keep:
-        chosen_rows = choose(
-            [_ranked(row, config) for row in rows], config.output.keep.model_dump()
-        )
-        kept = [row for row in rows if (row["id"], row["place"]) in chosen_rows.rows]
-        left_out = chosen_rows.left_out
-    return {
-        "processor_seconds": round(time.process_time() - began),
-        "instructions": counts,
-        "instances_rejected": dict(reasons.most_common()),
-        "left_out": left_out,
-        "rows": kept,
-        "others": [row for row in rows if row not in kept],
-    }
-
-
 def stored(location: str) -> dict[str, Any]:
-    """The same of a run that a build has finished."""
+    """The rows of a run that a build has finished, with their likelihoods, and its counts."""
     run = Run.open(location)
     stats = run.stats()
     assert stats is not None, "the run is not finished"
@@ -120,47 +66,7 @@ def stored(location: str) -> dict[str, Any]:
         "instances_rejected": stats["instances_rejected"],
         "left_out": stats.get("left_out", {}),
         "rows": rows,
-        "others": [],
     }
-
-
-def instructions_of(
-    dry_run: DryRun, config: RunConfig
-) -> tuple[list[AcceptedInstruction], list[float | None], dict[str, Any]]:
-    """Phase 1, round by round: what is accepted, its completions' log-probabilities, and counts."""
-    prompting, gate = Prompting(config, dry_run.seeds), dry_run.gate()
-    accepted: list[AcceptedInstruction] = []
-    logprobs: list[float | None] = []
-    manifests: list[Any] = []
-    refused: Counter[str] = Counter()
-    while prompting.accepted < config.target_instructions:
-        if is_plateau(manifests, config.bootstrap):
-            break
-        drawn = prompting.requests(len(manifests))
-        requests = [instruction_request(config, prompting.render(a), a.seed) for a in drawn]
-        rows = [raw_row(a, done) for a, done in zip(drawn, dry_run.answer(requests), strict=True)]
-        table, _, manifest = decide_round(
-            config,
-            len(manifests),
-            rows,
-            config.target_instructions - prompting.accepted,
-            lambda usable: gate.filter(texts_of(usable)),
-        )
-        prompting.extend(table)
-        manifests.append(manifest)
-        refused.update(manifest["rejected"])
-        accepted += pool_of(table)
-        logprobs += table["mean_logprob"].to_pylist()
-    candidates = sum(manifest["candidates"] for manifest in manifests)
-    counts = {"candidates": candidates, "accepted": len(accepted), "rejected": dict(refused)}
-    return accepted, logprobs, counts
-
-
-def _ranked(row: dict[str, Any], config: RunConfig) -> Row:
-    by_length = sorted(config.bootstrap.openings, key=len, reverse=True)
-    opening = next((o for o in by_length if row["instruction"].startswith(o)), None)
-    logprobs = (row["output_logprob"], row["instruction_logprob"])
-    return Row(row["id"], row["place"], opening, bool(row["input"]), *logprobs)
 
 
 # Grading ---------------------------------------------------------------------------------------
@@ -198,7 +104,7 @@ def commit(runs: Sequence[str], ratings: Sequence[str], to: Path = RESULT) -> No
     took = {}
     for run in runs:
         data = json.loads((FOLDER / f"{run}.json").read_text("utf-8"))
-        took[run] = {k: v for k, v in data.items() if k not in ("rows", "others")}
+        took[run] = {k: v for k, v in data.items() if k != "rows"}
     agreement = summarize(raters, key)
     result = {"runs": took, "agreement": agreement["pairs"], "rows": rows}
     to.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -274,22 +180,13 @@ def _distinct_2(rows: list[dict[str, Any]]) -> float:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=("generate", "stored", "page", "commit"))
+    parser.add_argument("what", nargs="?", choices=("stored", "page", "commit"))
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", default="")
     parser.add_argument("--to", type=Path, default=RESULT)
     arguments = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    if arguments.what == "generate":
-        (name,) = arguments.names
-        threads = f"generator.threads={arguments.threads}"  # on which the rows do not depend
-        made = generate(load_config(CONFIGS[name], [f"seed={arguments.seed}", threads]))
-        text = json.dumps(made, indent=1, ensure_ascii=False)
-        (FOLDER / f"{name}-{arguments.seed}.json").write_text(text, "utf-8")
-        print({k: v for k, v in made.items() if k not in ("rows", "others")})
-    elif arguments.what == "stored":
+    if arguments.what == "stored":
         location, name = arguments.names
         text = json.dumps(stored(location), indent=1, ensure_ascii=False)
         (FOLDER / f"{name}.json").write_text(text, "utf-8")
