@@ -114,7 +114,9 @@ class RunContents:
 
     @property
     def waiting_blocks(self) -> int:
-        """Raw blocks that no round counts on yet."""
+        """Raw blocks that no round counts on yet; of a finished run, which needs no more, none."""
+        if self.stats:
+            return 0  # there may be some of rounds begun ahead, until they are cleaned up
         rounds = (round_of_block(key) for key in self._audit.keys)
         return sum(round_ is not None and round_ not in self.rounds for round_ in rounds)
 

@@ -61,8 +61,7 @@ def test_a_run_cut_short_anywhere_ends_with_the_same_bytes(built, tmp_path):
     for name in ("stats.json", "instances/manifest.json", "instances/block-00001.parquet"):
         (late / name).unlink()
     for copy in (early, late):
-        stats = build(config, str(copy)).stats
-        assert {**stats, "documents": []} == {**result.stats, "documents": []}
+        assert build(config, str(copy)).stats == result.stats
         assert digests(copy) == digests(location)
 
 
