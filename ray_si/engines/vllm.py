@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ _TAIL = 1 << 18
 """Bytes at the end of the error output in which the engine's last error is looked for."""
 
 _ERROR = re.compile(r"\b(\w+(?:Error|Exception): .*\S)")
+
+_WORDS_S = 3.0
+"""Seconds within which processes that end write why."""
 
 _NO_REASON = re.compile("EngineDeadError|EngineCore encountered|initialization failed")
 """Errors that only tell of another, higher up."""
@@ -143,7 +147,7 @@ class VLLMEngine:
     def check_health(self) -> None:
         """Raise where the workers are dead, and no request has noticed yet, or hang."""
         if self._engine.errored:
-            raise EngineDiedError(_last_error())
+            raise EngineDiedError(_last_words())
         self._stall.look(self._pulse.steps, is_busy=self._running > 0)
 
     def close(self) -> None:
@@ -186,7 +190,7 @@ class VLLMEngine:
         try:
             return [output async for output in outputs][-1]
         except EngineDeadError as error:
-            raise EngineDiedError(_last_error()) from error
+            raise EngineDiedError(_last_words()) from error
         finally:
             self._running -= 1
 
@@ -268,7 +272,15 @@ def _reason(error: BaseException) -> str:
     return _last_error(said) if _NO_REASON.search(str(error)) else said
 
 
-def _last_error(otherwise: str = "its workers died without a word") -> str:
+def _last_words() -> str:
+    """What the dead engine's processes wrote last; on a busy machine they may be at it still."""
+    until = time.monotonic() + _WORDS_S
+    while not (said := _last_error("")) and time.monotonic() < until:
+        time.sleep(0.1)  # nothing else is left to do here
+    return said or "its workers died without a word"
+
+
+def _last_error(otherwise: str) -> str:
     """The last error that the engine's processes wrote to the error output that they share."""
     try:
         path = Path(os.readlink("/proc/self/fd/2"))
