@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 from ray_si.errors import EngineError
 from ray_si.records import Message, Prompt
 from ray_si.training.config import Encoding, TrainingEncoding
-from ray_si.training.joint_tokens import JointTokenizer, Tokens
+from ray_si.training.joint_tokens import JointTokenizer, JointTokens
 from ray_si.training.turns import Turn, assistant_turn, render
 
 TOKENS = pa.schema(
@@ -85,7 +85,7 @@ class Encoder:
         self._joint = JointTokenizer(tokenizer, begin=encoding != "chat")
         self._control = _control_tokens(tokenizer)
         self._turn_control = {
-            lead: self._controls(self._joint.tokenize([""], [f"{lead}x{self._turn.end}"])[0])
+            lead: int(self._controls(self._tokens([""], [lead + "x"]))[0])
             for lead in {self._turn.lead, ""}
         }
         self.counts: Counter[str] = Counter(
@@ -99,52 +99,62 @@ class Encoder:
         self, ids: Sequence[str], prompts: Sequence[str], completions: Sequence[str]
     ) -> pa.Table:
         """The kept rows, of schema `TOKENS`."""
-        kept: list[str] = []
-        parts: list[list[int]] = []  # prompt and learned tokens of each kept row, in turn
         batches = [slice(start, start + _BATCH) for start in range(0, len(ids), _BATCH)]
-        turns = [self._turn.around(completion) for completion in completions]
-        learned = [f"{lead}{answer}{self._turn.end}" for lead, answer in turns]
-
-        def tokenize(part: slice) -> list[Tokens | None]:
-            return self._joint.tokenize(self._opened(prompts[part]), learned[part])
-
+        tables = [TOKENS.empty_table()]
         # of two batches one is in the tokenizer, outside of Python's lock
-        with ThreadPoolExecutor(2) as tokenizing:
-            tokenized = tokenizing.map(tokenize, batches)
-            for id_, (lead, _), tokens in zip(
-                ids, turns, chain.from_iterable(tokenized), strict=True
+        with ThreadPoolExecutor(2) as encoding:
+            for table, counts in encoding.map(
+                lambda part: self._encoded(ids[part], prompts[part], completions[part]), batches
             ):
-                result = self._judged(lead, tokens)
-                if isinstance(result, str):
-                    self.counts[result] += 1
-                else:
-                    kept.append(id_)
-                    parts += result
-        self.counts["rows"] += len(ids)
-        self.counts["kept"] += len(kept)
-        table = _table(kept, parts)
-        self.counts["tokens"] += len(table["input_ids"].combine_chunks().flatten())
-        self.counts["completion_tokens"] += sum(map(len, parts[1::2]))
-        return table
+                tables.append(table)
+                self.counts.update(counts)
+        return pa.concat_tables(tables).combine_chunks()
 
-    def _judged(self, lead: str, tokens: Tokens | None) -> Tokens | str:
-        """Prompt and learned tokens of a row, or what counts why it is not kept."""
-        if tokens is None:
-            return "inside_token"
-        if self._controls(tokens) > self._turn_control[lead]:
-            return "control_token"
-        prompt, learned = tokens
-        if not self._turn.stops:
-            learned.append(self._tokenizer.eos_token_id)
-        elif not learned or learned[-1] not in self._stops:
-            return "no_end_token"
-        excess = len(prompt) + len(learned) - self._max_length
-        if excess <= 0:
-            return prompt, learned
-        if self._too_long == "drop" or excess >= len(learned):
-            return "dropped"
-        self.counts["truncated"] += 1
-        return prompt, learned[:-excess]
+    def _encoded(
+        self, ids: Sequence[str], prompts: Sequence[str], completions: Sequence[str]
+    ) -> tuple[pa.Table, Counter[str]]:
+        """The kept rows of a batch, and what is to be counted of it."""
+        turns = [self._turn.around(completion) for completion in completions]
+        tokens = self._tokens(self._opened(prompts), [lead + answer for lead, answer in turns])
+        fates = self._fates(tokens, [lead for lead, _ in turns])
+        kept = fates == "kept"
+        lengths = np.where(kept, np.minimum(tokens.sizes, self._max_length), 0)
+        fits = tokens.places < np.repeat(lengths, tokens.sizes)
+        values, learned = tokens.ids[fits], tokens.follows[fits]
+        starts = np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int32)
+        columns = [
+            pa.ListArray.from_arrays(starts, part)
+            for part in (values, np.where(learned, values, np.int32(IGNORED)))
+        ]
+        kept_ids = pa.array([ids[row] for row in np.flatnonzero(kept).tolist()], pa.string())
+        counts = Counter(fates.tolist())
+        counts["rows"] = len(ids)
+        counts["truncated"] = int((lengths < tokens.sizes)[kept].sum())
+        counts["tokens"] = len(values)
+        counts["completion_tokens"] = int(learned.sum())
+        return pa.table([kept_ids, *columns], schema=TOKENS), counts
+
+    def _tokens(self, opened: Sequence[str], answers: Sequence[str]) -> JointTokens:
+        """Those of prompts and of answers with their leads, up to and with the end of the turn."""
+        tokens = self._joint.tokenize(opened, [answer + self._turn.end for answer in answers])
+        if self._turn.stops:
+            return tokens
+        ids = np.insert(tokens.ids, np.cumsum(tokens.sizes), self._tokenizer.eos_token_id)
+        return replace(tokens, ids=ids, following=tokens.following + 1)
+
+    def _fates(self, tokens: JointTokens, leads: Sequence[str]) -> np.ndarray:
+        """What counts each row: "kept", "dropped" or one of `REFUSALS`."""
+        last = np.append(tokens.ids, -1)[np.cumsum(tokens.sizes) - 1]
+        ended = (tokens.following > 0) & np.isin(last, list(self._stops))
+        shortest = tokens.sizes if self._too_long == "drop" else tokens.prompts + 1
+        allowed = np.array([self._turn_control[lead] for lead in leads], np.int64)
+        reasons = {
+            "inside_token": ~tokens.parted,
+            "control_token": self._controls(tokens) > allowed,
+            "no_end_token": ~ended,
+            "dropped": shortest > self._max_length,
+        }
+        return np.select(list(reasons.values()), list(reasons), "kept")
 
     def _opened(self, prompts: Sequence[str]) -> list[str]:
         """The prompts as text, up to where the model goes on."""
@@ -155,36 +165,22 @@ class Encoder:
         conversations = [[_question(prompt)] for prompt in prompts]
         return render(self._tokenizer, conversations, add_generation_prompt=True)
 
-    def _controls(self, tokens: Tokens | None) -> int:
-        """Control tokens among those that are learned."""
-        assert tokens is not None
-        if self._control.isdisjoint(tokens[1]):
-            return 0
-        return sum(map(self._control.__contains__, tokens[1]))
+    def _controls(self, tokens: JointTokens) -> np.ndarray:
+        """How many of each row's learned tokens are control tokens."""
+        rows = np.repeat(np.arange(len(tokens.sizes)), tokens.sizes)
+        found = rows[tokens.follows & np.isin(tokens.ids, self._control)]
+        return np.bincount(found, minlength=len(tokens.sizes))
 
 
-def _control_tokens(tokenizer: Any) -> frozenset[int]:
+def _control_tokens(tokenizer: Any) -> list[int]:
     """Tokens that no answer may spell, since they steer the model: the special ones.
 
     Without the unknown token, which stands for text, and those around thoughts.
     """
     added = tokenizer.added_tokens_decoder
     special = {id_ for id_, token in added.items() if token.special} | {*tokenizer.all_special_ids}
-    return frozenset(
+    return sorted(
         id_
         for id_ in special - {tokenizer.unk_token_id}
         if "think" not in str(tokenizer.convert_ids_to_tokens(id_)).lower()
     )
-
-
-def _table(ids: list[str], parts: list[list[int]]) -> pa.Table:
-    """Rows of `TOKENS`: ``parts`` has the prompt's and the learned tokens of each id in turn."""
-    lengths = np.fromiter(map(len, parts), np.int64, len(parts))
-    tokens = np.fromiter(chain.from_iterable(parts), np.int32, lengths.sum())
-    learned = np.repeat(np.arange(len(parts)) % 2 == 1, lengths)
-    starts = np.concatenate([[0], np.cumsum(lengths[::2] + lengths[1::2])]).astype(np.int32)
-    columns = [
-        pa.ListArray.from_arrays(starts, values)
-        for values in (tokens, np.where(learned, tokens, np.int32(IGNORED)))
-    ]
-    return pa.table([pa.array(ids, pa.string()), *columns], schema=TOKENS)

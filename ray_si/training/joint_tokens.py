@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from os.path import commonprefix
 from typing import Any
 
@@ -18,6 +19,48 @@ Tokens = tuple[list[int], list[int]]
 
 _NEAR = 64
 """Characters at the end of a prompt within which its last special token spares tokenizing it."""
+
+
+@dataclass(frozen=True)
+class JointTokens:
+    """The tokens of texts, one text after another.
+
+    ``ids`` are int32; ``prompts`` and ``following`` are how many of each text are its prompt's, and
+    how many follow. ``parted`` is False for a text that has none, since what follows begins inside
+    a token of its prompt.
+    """
+
+    ids: np.ndarray
+    prompts: np.ndarray
+    following: np.ndarray
+    parted: np.ndarray
+
+    @classmethod
+    def of(cls, texts: Sequence[Tokens | None]) -> JointTokens:
+        """Those of texts tokenized one by one; None for one that is not parted."""
+        parts = [part for tokens in texts for part in tokens or ([], [])]
+        sizes = _sizes(parts)
+        parted = np.array([tokens is not None for tokens in texts], bool)
+        return cls(_flat(parts, sizes), sizes[::2], sizes[1::2], parted)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many tokens each text has."""
+        sizes: np.ndarray = self.prompts + self.following
+        return sizes
+
+    @property
+    def places(self) -> np.ndarray:
+        """Of each token how many of its text's are before it."""
+        starts = np.cumsum(self.sizes) - self.sizes
+        places: np.ndarray = np.arange(len(self.ids)) - np.repeat(starts, self.sizes)
+        return places
+
+    @property
+    def follows(self) -> np.ndarray:
+        """Of each token whether it follows its text's prompt."""
+        follows: np.ndarray = self.places >= np.repeat(self.prompts, self.sizes)
+        return follows
 
 
 class JointTokenizer:
@@ -49,53 +92,79 @@ class JointTokenizer:
         self._after = lru_cache(1024)(self._tokens_after)
         self._begun = lru_cache(16)(self._tokens_of_begun)
 
-    def tokenize(self, prompts: Sequence[str], following: Sequence[str]) -> list[Tokens | None]:
-        """Both parts of each text; None where the second begins inside a token of the first."""
+    def tokenize(self, prompts: Sequence[str], following: Sequence[str]) -> JointTokens:
+        """Both parts of each text."""
         joint = [before + after for before, after in zip(prompts, following, strict=True)]
         if self._backend is None:
-            return [self._by_prefix(*texts) for texts in zip(prompts, joint, strict=True)]
-        opened: list[list[int] | None] = [None] * len(prompts)
+            return JointTokens.of(list(map(self._by_prefix, prompts, joint)))
+        opened: list[list[int]] | None = None
         end = prompts[0][-_NEAR:] if prompts else ""  # that of any: a template's is the same
         if self._begin or not any(text in end for text in self._fixed.values()):
             batch = self._backend.encode_batch_fast(prompts, add_special_tokens=self._begin)
             opened = [encoded.ids for encoded in batch]
         if self._lengths is not None:
-            parts = self._parted(self._lengths, prompts, joint)
-            return [
-                self._by_offsets(prompt, text, ids)
-                if part is None
-                else (ids or self._opened(prompt, part[0]), part[1])
-                for prompt, text, ids, part in zip(prompts, joint, opened, parts, strict=True)
-            ]
+            return self._by_bytes(self._lengths, prompts, joint, opened)
         whole = self._bare.encode_batch(joint, add_special_tokens=False)
-        rows = zip(prompts, joint, opened, whole, strict=True)
-        return [self._split(prompt, text, ids, encoded) for prompt, text, ids, encoded in rows]
+        known = opened or repeat(None, len(prompts))
+        return JointTokens.of(list(map(self._split, prompts, joint, known, whole)))
 
-    def _parted(
-        self, lengths: np.ndarray, prompts: Sequence[str], joint: Sequence[str]
-    ) -> Iterator[Tokens | None]:
-        """Joint tokens before and after the end of each prompt, by the bytes that each stands for.
+    def _by_bytes(
+        self,
+        lengths: np.ndarray,
+        prompts: Sequence[str],
+        joint: Sequence[str],
+        opened: list[list[int]] | None,
+    ) -> JointTokens:
+        """Parts the joint tokens at the end of each prompt, by the bytes that each stands for.
 
-        None where a token reaches over the end, or not all bytes of the text have a token.
+        By offsets where a token reaches over that end, or not all bytes of a text have a token.
         """
         begin, begin_ids = self._begun_alike(prompts)
         rests = [text[len(begin) :] for text in joint]
         batch = self._bare.encode_batch_fast(rests, add_special_tokens=False)
-        whole = [encoded.ids for encoded in batch]
-        sizes = np.fromiter(map(len, whole), np.int64, len(whole))
-        flat = np.fromiter(chain.from_iterable(whole), np.int64, sizes.sum())
-        places = np.concatenate([[0], np.cumsum(lengths[flat])])  # in bytes, of every token
-        firsts = np.concatenate([[0], np.cumsum(sizes)])  # of each text's tokens
-        starts = places[firsts[:-1]]
-        skipped = len(begin.encode())
-        ends = starts + np.fromiter((len(text.encode()) - skipped for text in prompts), np.int64)
-        cuts = np.searchsorted(places, ends)
-        read = np.fromiter((len(text.encode()) for text in rests), np.int64)
-        fits = (places[cuts] == ends) & (places[firsts[1:]] - starts == read)
-        for ids, cut, is_right in zip(
-            whole, (cuts - firsts[:-1]).tolist(), fits.tolist(), strict=True
-        ):
-            yield (begin_ids + ids[:cut], ids[cut:]) if is_right else None
+        sizes = _sizes(batch) + len(begin_ids)
+        whole = _flat((begin_ids + encoded.ids for encoded in batch), sizes)
+        ends = np.cumsum(sizes)
+        starts = ends - sizes
+        # where the prompts end, in bytes and then in tokens
+        places = np.concatenate([[0], np.cumsum(lengths[whole])])
+        wanted = places[starts] + _bytes(prompts)
+        cuts = np.minimum(np.searchsorted(places, wanted), ends)
+        fits = (places[cuts] == wanted) & (places[ends] - places[starts] == _bytes(joint))
+        # a text's are whole[start:head], its own of `between`, and whole[cut:end]
+        heads, between = starts.copy(), opened
+        if between is None:
+            heads, between = self._own_tokens(prompts, whole, starts, cuts)
+        own, following = heads - starts + _sizes(between), ends - cuts
+        parted = np.ones(len(joint), bool)
+        for row in np.flatnonzero(~fits).tolist():
+            known = opened[row] if opened is not None else None
+            tokens = self._by_offsets(prompts[row], joint[row], known)
+            before, after = tokens or ([], [])
+            heads[row], between[row], cuts[row] = starts[row], before + after, ends[row]
+            own[row], following[row], parted[row] = len(before), len(after), tokens is not None
+        inner = _sizes(between)
+        pool = np.concatenate([whole, _flat(between, inner)])
+        firsts = np.stack([starts, len(whole) + np.cumsum(inner) - inner, cuts], axis=1)
+        counts = np.stack([heads - starts, inner, ends - cuts], axis=1)
+        return JointTokens(_slices(pool, firsts.ravel(), counts.ravel()), own, following, parted)
+
+    def _own_tokens(
+        self, prompts: Sequence[str], whole: np.ndarray, starts: np.ndarray, cuts: np.ndarray
+    ) -> tuple[np.ndarray, list[list[int]]]:
+        """Up to where the joint tokens are a prompt's own too, and its own from there on.
+
+        They may differ after the last special token only: texts are cut at those first.
+        """
+        special = np.flatnonzero(np.isin(whole, list(self._fixed)))
+        lasts = np.concatenate([[-1], special])[np.searchsorted(special, cuts)]
+        own = [
+            self._own_after(int(whole[last]), prompt)
+            if last >= start
+            else self._backend_ids(prompt)
+            for prompt, last, start in zip(prompts, lasts.tolist(), starts.tolist(), strict=True)
+        ]
+        return np.maximum(lasts + 1, starts), own
 
     def _begun_alike(self, prompts: Sequence[str]) -> tuple[str, list[int]]:
         """What all prompts begin with, up to and with a special token, and the tokens of that.
@@ -140,15 +209,15 @@ class JointTokenizer:
         return opened or self._opened(prompt, ids[:first]), ids[first:]
 
     def _opened(self, prompt: str, joint: list[int]) -> list[int]:
-        """The prompt's own tokens, given the joint text's up to there.
-
-        They may differ after the last special token only: texts are cut at those first.
-        """
+        """The prompt's own tokens, given the joint text's up to there; see `_own_tokens`."""
         for last in range(len(joint) - 1, -1, -1):
             if joint[last] in self._fixed:
-                rest = prompt.rpartition(self._fixed[joint[last]])[2]
-                return joint[: last + 1] + self._after(joint[last], rest)
+                return joint[: last + 1] + self._own_after(joint[last], prompt)
         return self._backend_ids(prompt)
+
+    def _own_after(self, special: int, prompt: str) -> list[int]:
+        """A prompt's tokens after its last special one."""
+        return self._after(special, prompt.rpartition(self._fixed[special])[2])
 
     def _tokens_after(self, special: int, text: str) -> list[int]:
         whole = self._bare.id_to_token(special) + text
@@ -220,3 +289,22 @@ def _is_byte_level(tokenizer: Tokenizer) -> bool:
             for step in steps
         )
     )
+
+
+def _sizes(lists: Sequence[Sized]) -> np.ndarray:
+    return np.fromiter(map(len, lists), np.int64, len(lists))
+
+
+def _bytes(texts: Sequence[str]) -> np.ndarray:
+    return np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
+
+
+def _flat(lists: Iterable[list[int]], sizes: np.ndarray) -> np.ndarray:
+    """Lists of these sizes, one after another."""
+    return np.fromiter(chain.from_iterable(lists), np.int32, int(sizes.sum()))
+
+
+def _slices(values: np.ndarray, firsts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Slices of an array, one after another."""
+    moved = firsts - (np.cumsum(sizes) - sizes)
+    return values.take(np.repeat(moved, sizes) + np.arange(sizes.sum()))

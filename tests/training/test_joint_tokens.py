@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import astuple
 
 import pytest
 from hypothesis import given, strategies as st
@@ -57,6 +58,11 @@ pieces = st.sampled_from(
 texts = st.lists(pieces, max_size=6).map("".join)
 
 
+def tokenized(tokenizer, prompts, following):
+    """What is made of texts, in lists."""
+    return [part.tolist() for part in astuple(tokenizer.tokenize(prompts, following))]
+
+
 @given(
     st.sampled_from(["", "<|im_start|>", "a<|im_end|>\n<|im_start|>user\n", "<|im_start|"]),
     st.lists(st.tuples(texts, texts), min_size=1, max_size=4),
@@ -71,7 +77,7 @@ def test_bytes_of_tokens_tell_the_same_as_their_offsets(opening, rows, kind, beg
     assert by_bytes._lengths is not None
     by_offsets._lengths = None
     prompts, following = zip(*rows, strict=True)
-    assert by_bytes.tokenize(prompts, following) == by_offsets.tokenize(prompts, following)
+    assert tokenized(by_bytes, prompts, following) == tokenized(by_offsets, prompts, following)
 
 
 def test_a_token_that_another_begins_with_is_not_where_texts_are_parted():
@@ -82,10 +88,44 @@ def test_a_token_that_another_begins_with_is_not_where_texts_are_parted():
     prompts, following = ["<|im_start|>user", "<|im_start|>us"], ["x", "er"]
     by_bytes, by_offsets = (JointTokenizer(longer, begin=False) for _ in range(2))
     by_offsets._lengths = None
-    assert by_bytes.tokenize(prompts, following) == by_offsets.tokenize(prompts, following)
+    assert tokenized(by_bytes, prompts, following) == tokenized(by_offsets, prompts, following)
 
 
 def test_tokens_of_tokenizers_that_alter_a_text_do_not_tell_their_bytes():
     made = {kind: zoo.tokenizer(kind, "none") for kind in zoo.KINDS if kind != "bytes"}
     told = {k for k, made in made.items() if byte_lengths(made.backend_tokenizer) is not None}
     assert told == {"gpt2", "gpt4"}
+
+
+@given(
+    st.lists(st.tuples(texts, texts), max_size=6),
+    st.sampled_from(["none", "chatml", "qwen2.5", "qwen3", "llama3", "without-end-of-turn"]),
+    st.sampled_from(["gpt2", "gpt4"]),
+    st.integers(8, 60),
+    st.sampled_from(["drop", "truncate"]),
+)
+def test_rows_encoded_together_are_those_encoded_one_by_one_and_counted_alike(
+    rows, family, kind, max_length, too_long
+):
+    """By bytes all at once, by offsets each alone."""
+    limits = {"max_length": max_length, "too_long": too_long}
+    (together, *_), (alone, *_) = (encoder(kind, family, **limits) for _ in range(2))
+    assert together._joint._lengths is not None
+    alone._joint._lengths = None
+    ids = [str(number) for number in range(len(rows))]
+    table = together.encode(ids, [prompt for prompt, _ in rows], [answer for _, answer in rows])
+    each = [alone.encode([i], [p], [a]) for i, (p, a) in zip(ids, rows, strict=True)]
+    assert table.to_pylist() == [row for part in each for row in part.to_pylist()]
+    assert together.counts == alone.counts
+    assert together.counts["tokens"] == sum(len(row["input_ids"]) for row in table.to_pylist())
+
+
+def test_a_batch_keeps_the_order_of_rows_that_need_offsets_among_those_that_do_not():
+    made, tokenizer, asked = encoder("gpt4", "none")
+    answers = ["Nile", "\n\n    return x", "", "\n", "Nile"]
+    table = made.encode([*"abcde"], [PROMPT] * 5, answers)
+    assert table["id"].to_pylist() == [*"abcde"]
+    for answer, row in zip(answers, table.to_pylist(), strict=True):
+        prompt, learned = split(row)
+        assert prompt == tokenizer(asked)["input_ids"]
+        assert written(tokenizer, learned) == answer + zoo.EOS
