@@ -7,7 +7,8 @@ encoded with the bundled model's tokenizer, which happens once for a fine-tuning
 its result is Parquet again. ``tokens_by_offsets_...``: the same by the offsets of tokens, as it is
 for tokenizers whose tokens do not tell their bytes, and was for all. ``tokens_apart_...``: as it
 was until prompt and answer were tokenized as one text, through the tokenizer's own call and Python
-lists.
+lists. ``tokenizer_alone_...``: nothing but the tokenizer, on the same joint texts: no encoder that
+gives it whole texts is faster.
 ``_cpu_us`` beside a rate is the time of all cores that a row takes. ``batches``: padded tensors
 out of that, shuffled, as the trainer's own data loader hands them out, reading the Parquet
 included; ``trl_collator``: the same through TRL's collator.
@@ -41,7 +42,7 @@ from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.training.base import inspect
 from ray_si.training.batches import Batches, row_numbers
-from ray_si.training.encode import IGNORED, TOKENS, Encoder
+from ray_si.training.encode import _BATCH as BATCH, IGNORED, TOKENS, Encoder
 from ray_si.training.job import Job, encode_rows
 
 ROWS_PER_SHARD = 10_000
@@ -106,6 +107,16 @@ def tokens_apart(
     return pa.table(columns, TOKENS)
 
 
+def joint_texts(encoder: Encoder, run: Run) -> list[list[str]]:
+    """The texts that an encoder tokenizes, in batches of its size."""
+    texts = []
+    for _, prompts, completions in rows(run):
+        turns = map(encoder._turn.around, completions)
+        for opened, (lead, answer) in zip(encoder._opened(prompts), turns, strict=True):
+            texts.append(f"{opened}{lead}{answer}{encoder._turn.end}")
+    return [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+
+
 @contextmanager
 def timed(found: dict[str, Any], name: str, count: int) -> Iterator[None]:
     """Rows a second of the block, and microseconds of all cores' time that a row takes.
@@ -145,7 +156,12 @@ def measure(count: int, passes: int) -> dict[str, Any]:
                 f"tokens_by_offsets_{encoding}": partial(joint, by_bytes=False),
                 f"tokens_{encoding}": partial(joint, by_bytes=True),
             }
+            encoder = Encoder(tokenizer, encoding, max_length=1024, too_long="drop")
+            bare, texts = encoder._joint._bare, joint_texts(encoder, run)
             for number in range(passes):
+                with timed(found, f"tokenizer_alone_{encoding}", count):
+                    for batch in texts:
+                        bare.encode_batch_fast(batch, add_special_tokens=False)
                 for name, way in ways.items():
                     job = Job(str(Path(scratch) / f"{name}-{number}"))
                     with timed(found, name, count):
