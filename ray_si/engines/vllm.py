@@ -32,7 +32,7 @@ from ray_si.errors import EngineError
 logger = logging.getLogger(__name__)
 
 _TAIL = 1 << 18
-"""Bytes at the end of the error output in which the engine's last error is looked for."""
+"""Bytes at the end of an output in which the engine's last error is looked for."""
 
 _ERROR = re.compile(r"\b(\w+(?:Error|Exception): .*\S)")
 
@@ -281,13 +281,20 @@ def _last_words() -> str:
 
 
 def _last_error(otherwise: str) -> str:
-    """The last error that the engine's processes wrote to the error output that they share."""
-    try:
-        path = Path(os.readlink("/proc/self/fd/2"))
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:  # a terminal or a pipe
-        return otherwise
-    said = [match for match in _ERROR.findall(text) if not _NO_REASON.search(match)]
-    return said[-1] if said else otherwise
+    """The last error that the engine's processes wrote where this one writes, too.
+
+    Its traceback comes on the error output once workers have ended, which takes seconds; vLLM's log
+    has it at once, on the standard output.
+    """
+    for output in (2, 1):
+        try:
+            path = Path(os.readlink(f"/proc/self/fd/{output}"))
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - _TAIL))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:  # a terminal or a pipe
+            continue
+        said = [match for match in _ERROR.findall(text) if not _NO_REASON.search(match)]
+        if said:
+            return said[-1]
+    return otherwise
