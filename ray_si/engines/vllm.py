@@ -296,5 +296,5 @@ def _last_error(otherwise: str) -> str:
             continue
         said = [match for match in _ERROR.findall(text) if not _NO_REASON.search(match)]
         if said:
-            return said[-1]
+            return str(said[-1])
     return otherwise
