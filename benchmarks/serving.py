@@ -120,7 +120,7 @@ class Measured:
 
         def listen(progress: Any) -> None:
             now = time.monotonic() - self.began
-            if progress.note.startswith("round"):
+            if progress.note.startswith("round "):
                 self.commits.append(now)
             elif self.began and progress.usage.replicas and not self.ended:
                 self.load.append((now, progress.usage.running))

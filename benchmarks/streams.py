@@ -146,7 +146,7 @@ def measure(case: Case) -> dict[str, Any]:
             answered = progress.usage.requests.total()
             if answered and not began:
                 began.update(at=time.monotonic(), answered=answered, cpu=processor.total())
-            if progress.note.startswith("round"):
+            if progress.note.startswith("round "):
                 commits.append(time.monotonic())
                 began.update(end=processor.total(), done=answered)
             elif began and not commits[case.rounds - 1 :]:
