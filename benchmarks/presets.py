@@ -230,7 +230,7 @@ def main() -> None:
             if case == name or case in report["cases"]
         }
         ROWS.mkdir(parents=True, exist_ok=True)
-        made = json.dumps({"rows": rows, "others": []}, indent=1, ensure_ascii=False)
+        made = json.dumps({"rows": rows}, indent=1, ensure_ascii=False)
         (ROWS / f"preset-{name.replace(' ', '-')}.json").write_text(made, "utf-8")
         if arguments.write:
             text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"

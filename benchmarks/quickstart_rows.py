@@ -10,8 +10,7 @@
 The former quick start is benchmarks/quickstart_former.yaml; names of its runs begin with "former".
 The first forty rows of a run are graded. The page is that of `evaluate`, without references: the
 rows of all runs in one order, under tokens that say nothing of where they come from. Grades are the
-paper's, A to D; A and B are acceptable. Scores are judged by the area under the ROC curve against
-acceptable.
+paper's, A to D; A and B are acceptable. What scores say of these grades, score_auc.py tells.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ray_si.export.rows import training_rows
 from ray_si.records import Instance
@@ -131,40 +128,12 @@ def table(path: Path = RESULT) -> str:
             f"{sum(bool(r['input']) for r in part)} | {len({_first(r, 3) for r in part})} | "
             f"{len({_first(r, 1) for r in part})} | {_distinct_2(part):.2f} |"
         )
-    lines += ["", "| score | no input | with input |", "| --- | --- | --- |"]
-    new = [row for row in rows if row["run"].startswith("new")]
-    for name, score in SCORES.items():
-        parts = [[row for row in new if bool(row["input"]) == kind] for kind in (False, True)]
-        lines.append(f"| {name} | {' | '.join(_auc(part, score) for part in parts)} |")
     return "\n".join(lines)
 
 
 def is_good(row: dict[str, Any], rater: str) -> bool:
     """Whether a rater finds a row acceptable."""
     return row["grades"][rater] in ("A", "B")
-
-
-SCORES = {
-    "log-probability of the answer": lambda row: row["output_logprob"],
-    "log-probability of the instruction": lambda row: row["instruction_logprob"],
-    "sum of both": lambda row: row["output_logprob"] + row["instruction_logprob"],
-    "short answer (minus words)": lambda row: -len(row["output"].split()),
-    "short instruction (minus words)": lambda row: -len(row["instruction"].split()),
-}
-
-
-def _auc(rows: list[dict[str, Any]], score: Any) -> str:
-    """Area under the ROC curve against acceptable by most readings; ties count half."""
-    good = [score(r) for r in rows if _mean_good(r) > 0.5]
-    bad = [score(r) for r in rows if _mean_good(r) <= 0.5]
-    if not good or not bad:
-        return "-"
-    wins = np.subtract.outer(np.array(good), np.array(bad))
-    return f"{float((wins > 0).mean() + (wins == 0).mean() / 2):.2f} (n={len(rows)})"
-
-
-def _mean_good(row: dict[str, Any]) -> float:
-    return float(np.mean([is_good(row, rater) for rater in row["grades"]]))
 
 
 def _first(row: dict[str, Any], count: int) -> str:

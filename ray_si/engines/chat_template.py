@@ -13,9 +13,10 @@ from ray_si.errors import EngineError
 from ray_si.records import Message
 
 _FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+"""Where a model's folder may hold its template."""
+
 _MISTRALS = "tekken.json"
 """Mistral's own tokenizer, which has the template built in."""
-"""Where a model's folder may hold its template."""
 
 _SWITCHES = {"enable_thinking": False, "thinking": False}
 """Arguments by which templates let a model answer at once: Qwen, SmolLM; DeepSeek, Granite."""

@@ -56,11 +56,12 @@ def _dealt(texts: tuple[str, ...], run_seed: int, what: str, count: int) -> str:
     if not texts:
         return ""
     cycle, place = divmod(count, len(texts))
-    return _shuffled(texts, dealing_seed(run_seed, what, cycle))[place]
+    return texts[_order(len(texts), dealing_seed(run_seed, what, cycle))[place]]
 
 
 @lru_cache(maxsize=16)
-def _shuffled(texts: tuple[str, ...], seed: int) -> list[str]:
-    order = list(texts)
+def _order(count: int, seed: int) -> list[int]:
+    """By number, not by text: a list may have as many topics as a round has prompts, or more."""
+    order = list(range(count))
     random.Random(seed).shuffle(order)
     return order

@@ -123,7 +123,8 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
     if options.mode == "joint":
         items = parse_joint(text, finish_reason, chat=chat, **how)
     elif options.method == "template":
-        items = parse_turn(text, finish_reason, sentence_case=options.sentence_case)
+        sentence_case, tags = options.sentence_case, config.reasoning.tags
+        items = parse_turn(text, finish_reason, sentence_case=sentence_case, tags=tags)
     elif options.method in ("plan", "evolve"):
         items = parse_marked(text, finish_reason, **how)
     else:

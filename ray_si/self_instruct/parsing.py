@@ -112,10 +112,19 @@ def parse_marked(
     return _candidates(parts.answer, items or [], finish_reason, drop, sentence_case)
 
 
-def parse_turn(text: str, finish_reason: str, *, sentence_case: bool = False) -> list[Candidate]:
-    """Read a turn that the model wrote as the user: all of it is one instruction, lines kept."""
-    items = [Item(text.strip())] if text.strip() else []
-    return _candidates(text, items, finish_reason, "all", sentence_case)
+def parse_turn(
+    text: str, finish_reason: str, *, sentence_case: bool = False, tags: Sequence[Tag] = TAGS
+) -> list[Candidate]:
+    """Read a turn that the model wrote as the user: all of it is one instruction, lines kept.
+
+    Thoughts between ``tags`` are left out, as in `parse_instructions`.
+    """
+    parts = split_thoughts(text, tags)
+    turn = parts.answer.strip()
+    items = [Item(turn)] if turn else []
+    if not parts.is_finished:
+        return _cut_in_thought(items, parts.thought, sentence_case)
+    return _candidates(parts.answer, items, finish_reason, "all", sentence_case)
 
 
 def _candidates(

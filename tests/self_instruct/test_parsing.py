@@ -371,3 +371,11 @@ def test_a_users_turn_is_one_instruction_whatever_its_form():
     assert parse_turn(f"\n{text}\n", "stop") == [Candidate(0, text)]
     assert parse_turn(text, "length") == [Candidate(0, text, "unfinished")]
     assert parse_turn(" \n", "stop") == [Candidate(0, " \n", "empty_completion")]
+
+
+def test_a_thought_is_no_part_of_a_turn_that_the_model_writes_as_its_user():
+    thought = "The user will ask for a poem."
+    turn = f"<think>{thought}</think>\n\nWrite a poem about rain."
+    assert parse_turn(turn, "stop") == [Candidate(0, "Write a poem about rain.")]
+    (cut,) = parse_turn(f"<think>{thought}", "length")
+    assert cut.reason == "unfinished_reasoning"
