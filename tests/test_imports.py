@@ -51,7 +51,7 @@ ROOMS = {
 }
 """Room -> what it may import besides itself. The package's __init__ imports lazily."""
 
-WITH_RAY = {"serving", "build", "experiments", "submission"}
+WITH_RAY = {"serving", "build", "corpora", "experiments", "submission"}
 WITH_TORCH = {"dedup", "engines", "training"}
 MOST_FILES = 15
 """Modules in a folder, its __init__ included, beyond which nobody finds anything in it."""

@@ -32,6 +32,7 @@ THROUGH_ANOTHER = {
     "cli/reporting": "cli/test_runs.py",
     "cli/training_output": "experiments/test_loop.py",
     "corpora/options": "corpora/test_dedup.py",
+    "corpora/reading": "corpora/test_spread.py",
     "config/answers": "config/test_schema.py",
     "config/bootstrap": "config/test_schema.py",
     "config/scores": "scores/test_compute.py",

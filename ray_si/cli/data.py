@@ -18,7 +18,9 @@ from ray_si.cli.output import DedupDisplay, print_dedup_summary, print_removals
     "ray-si dedup a.jsonl b.jsonl.gz --to kept.jsonl\n\n"
     "ray-si dedup s3://data/train.parquet --to s3://data/kept.parquet --text-field question "
     "--against test.jsonl --cosine off\n\n"
-    "ray-si dedup week-12.jsonl --to new.jsonl --index s3://data/seen",
+    "ray-si dedup week-12.jsonl --to new.jsonl --index s3://data/seen\n\n"
+    "ray-si dedup s3://data/a.parquet s3://data/b.parquet --to s3://data/kept.parquet --shards 8 "
+    "--embedder-gpus 1 --address auto",
 )
 def dedup(
     inputs: Annotated[
@@ -50,6 +52,17 @@ def dedup(
     embedder: Annotated[
         str, typer.Option(metavar="MODEL", help="Of the cosine: bundled, a folder, or on the hub.")
     ] = "all-minilm-l6-v2",
+    embedders: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Actors on Ray that embed; by default as many as it has room for, or this process "
+            "where nothing else needs Ray.",
+        ),
+    ] = None,
+    embedder_gpus: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of a GPU, for each embedder on Ray.")
+    ] = 0.0,
     address: Address = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT where it exists.")
@@ -91,6 +104,8 @@ def dedup(
                 tokenizer=tokenizer,
                 shards=shards,
                 embedder=embedder,
+                embedders=embedders,
+                embedder_gpus=embedder_gpus,
                 address=address,
                 overwrite=overwrite,
                 skip_unreadable=skip_unreadable,

@@ -7,14 +7,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ray_si.corpora.index import CorpusIndex, IndexOptions
 from ray_si.corpora.options import check_thresholds
+from ray_si.corpora.reading import LocalReader, Place, Reader
 from ray_si.dedup import Deduplicator, DedupResult
 from ray_si.dedup.tokens import unread
 from ray_si.engines import registry
@@ -30,9 +34,6 @@ from ray_si.storage.corpus import (
 )
 from ray_si.storage.corpus_writer import open_writer
 from ray_si.storage.files import File, locate, staged
-
-if TYPE_CHECKING:
-    from ray_si.build.gate import ShardedDeduplicator
 
 REJECTED_TEXTS = pa.schema(
     [
@@ -59,8 +60,11 @@ UNREADABLE = "unreadable"
 """The reason of rows that were passed over because they cannot be read."""
 
 _BATCH_ROWS = 10_000
-_BATCH_ROWS_EMBEDDED = 500
+_BATCH_ROWS_EMBEDDED = {"cores": 500, "GPUs": 4096}
 """Fewer where a model reads them, so that progress shows every few seconds."""
+
+_OPENED_AT_ONCE = 16
+"""Files that are looked into at a time before any is read, which on S3 takes some requests each."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ def dedup_files(
     tokenizer: str = "auto",
     shards: int = 1,
     embedder: str = "all-minilm-l6-v2",
+    embedders: int | None = None,
+    embedder_gpus: float = 0.0,
     address: str | None = None,
     overwrite: bool = False,
     skip_unreadable: bool = False,
@@ -113,9 +119,12 @@ def dedup_files(
     ``out`` as `REJECTED_TEXTS` says. Both files appear when all is done, or neither. Texts are in
     ``text_field``, in ``against`` files also in "instruction". ``cosine`` None switches that gate
     off. Rows that cannot be read are an error; with ``skip_unreadable`` they are passed over, and
-    counted and named in what is rejected. More than one shard needs Ray, at ``address``; its object
-    store keeps the pool too, to rebuild a shard that dies. Memory holds a batch and the gate's
-    pool.
+    counted and named in what is rejected. Memory holds a batch and the gate's pool.
+
+    More than one of ``shards``, ``embedders`` or ``embedder_gpus`` need Ray, at ``address``. Ray
+    Data reads the files there, and embeds all texts, where cosines are compared, on that many
+    actors with a share of a GPU each; None is as many as there is room for. Ray's object store
+    keeps the pool too, to rebuild a shard that dies.
 
     Nothing may resemble what is in the ``index``, a folder or ``s3://`` prefix, either, which takes
     what is kept: see `CorpusIndex`. A job with an index that was killed goes on where it was.
@@ -129,49 +138,68 @@ def dedup_files(
     check_thresholds(rouge, cosine, tokenizer)
     if shards < 1:
         raise ConfigError(f"--shards must be at least 1, not {shards}")
+    if embedders is not None and embedders < 1:
+        raise ConfigError(f"--embedders must be at least 1, not {embedders}")
+    if not 0 <= embedder_gpus <= 1:
+        raise ConfigError(f"--embedder-gpus is a share of a GPU, 0 to 1, not {embedder_gpus:g}")
+    if cosine is None and (embedders or embedder_gpus):
+        raise ConfigError("without the cosine gate nothing is embedded: leave out --cosine off")
     targets = [locate(rejected_name(out)), locate(out)]
-    skip = skip_unreadable
-    corpora = [
-        open_corpus(locate(path), text_field, skip_unreadable=skip)
-        for path in inputs
-        if holds_rows(path)
-    ]
-    unwanted = [
-        open_corpus(locate(path), text_field, "instruction", skip_unreadable=skip)
-        for path in against
-    ]
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as threads:
+        skip = skip_unreadable
+        corpora = list(
+            threads.map(
+                lambda path: open_corpus(locate(path), text_field, skip_unreadable=skip),
+                filter(holds_rows, inputs),
+            )
+        )
+        unwanted = list(
+            threads.map(
+                lambda path: open_corpus(
+                    locate(path), text_field, "instruction", skip_unreadable=skip
+                ),
+                against,
+            )
+        )
     if cosine is not None:
         registry.check_embedder(embedder)
 
     # nothing may resemble the unwanted texts; then every row is kept or rejected, in order
-    tally = _Tally(listen, total=sum(corpus.size for corpus in corpora))
-    rows = _BATCH_ROWS if cosine is None else _BATCH_ROWS_EMBEDDED
+    tally = _Tally(listen, [corpus.size for corpus in corpora])
     with ExitStack() as stack:
         corpus_index = None
         if index is not None:
             options = IndexOptions(rouge, cosine, tokenizer, None if cosine is None else embedder)
-            job = _job(corpora, unwanted, text_field, out, skip_unreadable=skip)
+            job = _job(corpora, unwanted, text_field, out, skip_unreadable=skip_unreadable)
             opened = CorpusIndex.opened(index, options, job, discard=discard_unfinished)
             corpus_index = stack.enter_context(opened)
         is_resumed = corpus_index is not None and corpus_index.is_resumed
         _check_files(corpora, unwanted, targets, overwrite or is_resumed)
         with staged(*targets) as paths:
             tally.report(note="starting")
+            gate_options: dict[str, Any] = {"rouge": rouge, "cosine": cosine}
+            gate_options["tokenizer"] = tokenizer
+            model = None if cosine is None else embedder
+            if shards > 1 or embedders or embedder_gpus:
+                opened_gate = _on_ray(
+                    address, shards, model, embedders, embedder_gpus, gate_options
+                )
+            else:
+                opened_gate = _here(model, gate_options, corpus_index)
             with (
-                _gate(rouge, cosine, tokenizer, shards, embedder, address, corpus_index) as gate,
+                opened_gate as (gate, reader),
                 closing(open_writer(paths[0], targets[0].location, REJECTED_TEXTS)) as rejected,
                 closing(open_writer(paths[1], out, _first_with_columns(corpora).schema)) as kept,
             ):
-                decide = _filled(gate, corpus_index, unwanted, rows, tally)
-                for corpus in corpora:
-                    for batch in corpus.batches(rows):
-                        result = decide(batch.texts)
-                        assert len(result.accepted) + len(result.rejected) == len(batch.texts)
-                        kept.write(batch.take(result.accepted))
-                        rejected.write_rows(_left_out(result, batch, corpus, corpus_index))
-                        tally.count(result, batch)
-                        tally.unread += unread(batch.texts) if tokenizer == "reference" else 0
-                    tally.finish(corpus)
+                decide = _filled(gate, corpus_index, unwanted, reader, tally)
+                known = corpus_index.known(reader.cut) if corpus_index is not None else None
+                for number, place, batch, embeddings in reader.read(corpora, known):
+                    result = decide(batch.texts, embeddings, place)
+                    assert len(result.accepted) + len(result.rejected) == len(batch.texts)
+                    kept.write(batch.take(result.accepted))
+                    rejected.write_rows(_left_out(result, batch, corpora[number], corpus_index))
+                    tally.count(result, batch, number)
+                    tally.unread += unread(batch.texts) if tokenizer == "reference" else 0
             tally.report(note="writing")
         if corpus_index is not None:
             corpus_index.finish()
@@ -268,49 +296,71 @@ def _difference(schema: pa.Schema, other: pa.Schema) -> str:
 
 
 @contextmanager
-def _gate(
-    rouge: float,
-    cosine: float | None,
-    tokenizer: str,
-    shards: int,
-    embedder: str,
-    address: str | None,
-    index: CorpusIndex | None,
-) -> Iterator[Deduplicator | ShardedDeduplicator]:
-    options: dict[str, Any] = {"rouge": rouge, "cosine": cosine, "tokenizer": tokenizer}
-    if cosine is not None:
-        encode = registry.embedder(embedder).encode
-        options["encoder"] = encode if index is None else index.encoder(encode)
-    if shards == 1:
-        yield Deduplicator(**options)
+def _here(
+    model: str | None, options: dict[str, Any], index: CorpusIndex | None
+) -> Iterator[tuple[Deduplicator, Reader]]:
+    """A gate in this process, which embeds what ROUGE-L lets pass."""
+    if model is None:
+        yield Deduplicator(**options), LocalReader(_BATCH_ROWS)
         return
-    from ray_si.build.gate import ShardedDeduplicator
-    from ray_si.serving.connect import connect
+    encode = registry.embedder(model).encode
+    encoder = encode if index is None else index.encoder(encode)
+    yield Deduplicator(encoder=encoder, **options), LocalReader(_BATCH_ROWS_EMBEDDED["cores"])
 
-    with connect(address), ShardedDeduplicator(shards=shards, restore=None, **options) as gate:
-        yield gate
+
+@contextmanager
+def _on_ray(
+    address: str | None,
+    shards: int,
+    model: str | None,
+    embedders: int | None,
+    gpus: float,
+    options: dict[str, Any],
+) -> Iterator[tuple[Deduplicator, Reader]]:
+    """A gate over shards, if there are several, that gets its batches embedded."""
+    from ray_si.build.gate import ShardedDeduplicator
+    from ray_si.corpora.spread import Embedders, SpreadReader
+    from ray_si.serving.connect import connect
+    from ray_si.serving.placement import for_workers
+
+    with connect(address):
+        if model is None:
+            reader = SpreadReader(_BATCH_ROWS, None)
+        else:
+            pool = Embedders.fitting(str(for_workers(model)), embedders, gpus)
+            reader = SpreadReader(_BATCH_ROWS_EMBEDDED["GPUs" if gpus else "cores"], pool)
+        if shards == 1:
+            yield Deduplicator(**options), reader
+            return
+        with ShardedDeduplicator(shards=shards, restore=None, **options) as gate:
+            yield gate, reader
 
 
 def _filled(
     gate: Deduplicator,
     index: CorpusIndex | None,
     unwanted: Sequence[Corpus],
-    rows: int,
+    reader: Reader,
     tally: _Tally,
-) -> Callable[[list[str]], DedupResult]:
+) -> Callable[[list[str], np.ndarray | None, Place], DedupResult]:
     """What decides on a batch, once what nothing may resemble is in the gate."""
+
+    def as_compared(embeddings: np.ndarray | None) -> np.ndarray | None:
+        return embeddings if index is None or embeddings is None else index.rounded(embeddings)
+
     if index is not None:
         tally.report(note="reading the index")
         index.fill(gate)
-    for corpus in unwanted:
-        tally.report(note=f"reading {corpus.file.location}")
-        for batch in corpus.batches(rows):
-            gate.add(batch.texts, source=corpus.file.location)
-            tally.count_unreadable(len(batch.unreadable), corpus.file.location)
+    if unwanted:
+        tally.report(note=f"reading {', '.join(corpus.file.location for corpus in unwanted)}")
+    for number, _, batch, embeddings in reader.read(unwanted):
+        source = unwanted[number].file.location
+        gate.add(batch.texts, as_compared(embeddings), source=source)
+        tally.count_unreadable(len(batch.unreadable), source)
     if index is None:
-        return gate.filter
+        return lambda texts, embeddings, place: gate.filter(texts, embeddings)
     index.begin(gate)
-    return index.filter
+    return lambda texts, embeddings, place: index.filter(texts, as_compared(embeddings), place)
 
 
 def _left_out(
@@ -340,20 +390,21 @@ def _left_out(
 
 
 class _Tally:
-    """Counts rows, and tells the listener."""
+    """Counts rows of inputs of these sizes, and tells the listener."""
 
-    def __init__(self, listen: Callable[[DedupProgress], None], total: int) -> None:
-        self.now = DedupProgress(total=total)
+    def __init__(self, listen: Callable[[DedupProgress], None], sizes: Sequence[int]) -> None:
+        self.now = DedupProgress(total=sum(sizes))
         self.reasons: Counter[str] = Counter()
         self.unread = 0
         self._listen = listen
-        self._before = 0  # size of the inputs that are finished
+        self._before = [0, *accumulate(sizes)]
 
     def report(self, note: str = "") -> None:
         self.now = replace(self.now, note=note)
         self._listen(self.now)
 
-    def count(self, result: DedupResult, batch: CorpusBatch) -> None:
+    def count(self, result: DedupResult, batch: CorpusBatch, number: int) -> None:
+        """Count a batch of the input of this number."""
         self.reasons.update(
             f"{duplicate.reason} ({duplicate.source})" if duplicate.source else duplicate.reason
             for duplicate in result.rejected
@@ -365,16 +416,13 @@ class _Tally:
             rows=self.now.rows + len(result.accepted) + left_out,
             accepted=self.now.accepted + len(result.accepted),
             rejected=self.now.rejected + left_out,
-            done=self._before + batch.done,
+            done=self._before[number] + batch.done,
         )
         self.report()
 
     def count_unreadable(self, count: int, source: str | None = None) -> None:
         if count:
             self.reasons[f"{UNREADABLE} ({source})" if source else UNREADABLE] += count
-
-    def finish(self, corpus: Corpus) -> None:
-        self._before += corpus.size
 
 
 def _peak_bytes() -> int:

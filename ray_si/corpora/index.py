@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ray_si.corpora.reading import Place
 from ray_si.dedup import Deduplicator, DedupResult, Duplicate
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.errors import CorpusError
@@ -76,6 +77,9 @@ class CorpusIndex:
         self._job = job
         self._manifest: dict[str, Any] = {}
         self._encoder: _Recording | None = None
+        self._dimension: int | None = None
+        self._cut = ""
+        self._place: Place | None = None
         self._gate: Deduplicator | None = None
         self._excluded = 0  # texts in the gate that are not of the index, after its first rows
         self._logged: deque[dict[str, Any]] = deque()
@@ -116,8 +120,23 @@ class CorpusIndex:
 
     def encoder(self, encode: Encoder) -> Encoder:
         """The encoder that the gate has to use: with embeddings as they are stored."""
-        self._encoder = _Recording(encode)
+        self._encoder = _Recording(lambda texts: self.rounded(encode(texts)))
         return self._encoder
+
+    def rounded(self, embeddings: np.ndarray) -> np.ndarray:
+        """Embeddings as they are stored; CorpusError where those of the index have other sizes."""
+        if self._dimension not in (None, embeddings.shape[1]):
+            raise CorpusError(
+                f"the index has embeddings of {self._dimension} numbers, and the embedder gives "
+                f"{embeddings.shape[1]}: use the model that it was made with"
+            )
+        return compact(embeddings)
+
+    def known(self, cut: str) -> Place | None:
+        """The last batch of the job that was decided before, of those that are cut like this."""
+        self._cut = cut
+        job = self._manifest["job"]
+        return tuple(job["place"]) if job.get("cut") == cut and job.get("place") else None
 
     def fill(self, gate: Deduplicator) -> None:
         """Put the texts of the index into an empty gate."""
@@ -133,17 +152,21 @@ class CorpusIndex:
         for part in self._manifest["job"]["decisions"]:
             self._logged.extend(self._table(part).to_pylist())
 
-    def filter(self, texts: Sequence[str]) -> DedupResult:
-        """Decide on a batch of the job, as before as far as it was decided before.
+    def filter(
+        self, texts: Sequence[str], embeddings: np.ndarray | None, place: Place
+    ) -> DedupResult:
+        """Decide on the batch of the job at this place, as before as far as it was decided before.
 
-        ``match_id`` of what is rejected counts the texts of the index; -1 where the match is none
-        of these.
+        ``embeddings`` of all texts are `rounded`; without them the `encoder` is asked. ``match_id``
+        of what is rejected counts the texts of the index; -1 where the match is none of these.
         """
         known = [self._logged.popleft() for _ in range(min(len(texts), len(self._logged)))]
         rest = texts[len(known) :]
         decided = _replayed(known)
         if rest or not known:
-            decided = _joined(decided, self._decide(rest), len(known))
+            vectors = None if embeddings is None else embeddings[len(known) :]
+            self._place = place
+            decided = _joined(decided, self._decide(rest, vectors), len(known))
         return decided
 
     def finish(self) -> None:
@@ -155,11 +178,13 @@ class CorpusIndex:
 
     # Deciding ----------------------------------------------------------------------------------
 
-    def _decide(self, texts: Sequence[str]) -> DedupResult:
+    def _decide(self, texts: Sequence[str], embeddings: np.ndarray | None) -> DedupResult:
         assert self._gate is not None, "the job has not begun"
-        result = self._gate.filter(texts)
+        result = self._gate.filter(texts, embeddings)
         result = replace(result, rejected=[self._of_index(item) for item in result.rejected])
         vectors = {} if self._encoder is None else self._encoder.last
+        if embeddings is not None:
+            vectors = dict(zip(texts, embeddings, strict=True))
         self._kept += [(texts[i], vectors.get(texts[i])) for i in result.accepted]
         rows: dict[int, dict[str, Any]] = {i: {"is_kept": True} for i in result.accepted}
         for item in result.rejected:
@@ -253,6 +278,8 @@ class CorpusIndex:
                 | {
                     "parts": [*job["parts"], asdict(part)],
                     "decisions": [*job["decisions"], asdict(decisions)],
+                    "cut": self._cut,
+                    "place": self._place,
                 }
             }
         )
@@ -276,8 +303,8 @@ class CorpusIndex:
     def _add(self, gate: Deduplicator, part: dict[str, Any]) -> None:
         table = self._table(part)
         vectors = embeddings_of(table)
-        if self._encoder is not None and vectors is not None:
-            self._encoder.dimension = vectors.shape[1]
+        if vectors is not None:
+            self._dimension = vectors.shape[1]
         gate.add(table["text"].to_pylist(), vectors)
 
     def _table(self, part: dict[str, Any]) -> pa.Table:
@@ -286,23 +313,14 @@ class CorpusIndex:
 
 
 class _Recording:
-    """An encoder that rounds embeddings as they are stored; ``last`` are those of its last call.
-
-    CorpusError where they have another ``dimension`` than those of the index, if it has any.
-    """
+    """An encoder whose ``last`` are the embeddings of its last call, by text."""
 
     def __init__(self, encode: Encoder) -> None:
         self._encode = encode
-        self.dimension: int | None = None
         self.last: dict[str, np.ndarray] = {}
 
     def __call__(self, texts: list[str]) -> np.ndarray:
-        embeddings = compact(self._encode(texts))
-        if self.dimension not in (None, embeddings.shape[1]):
-            raise CorpusError(
-                f"the index has embeddings of {self.dimension} numbers, and the embedder gives "
-                f"{embeddings.shape[1]}: use the model that it was made with"
-            )
+        embeddings = self._encode(texts)
         self.last = dict(zip(texts, embeddings, strict=True))
         return embeddings
 

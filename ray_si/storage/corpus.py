@@ -25,6 +25,8 @@ _BATCH_BYTES = 64 << 20
 """A batch ends at about this size, however few rows it has."""
 _BUFFER = 4 << 20
 """Bytes read at once: one request on S3."""
+PART_BYTES = 64 << 20
+"""Least size of a part that may be read apart from the others, where a file can be cut."""
 _BOM = b"\xef\xbb\xbf"
 _HINT = "name one with --text-field"
 
@@ -76,7 +78,8 @@ class CorpusBatch:
 
     ``texts`` and ``numbers`` (of the line or row in the file, from 1) are parallel to ``records``.
     ``done`` says how much of the corpus is read, in the unit of its ``size``. ``unreadable`` are
-    the rows that were passed over on the way: their numbers, and what is wrong with each.
+    the rows that were passed over on the way: their numbers, and what is wrong with each. ``last``
+    is the number of the last line or row read.
     """
 
     texts: list[str]
@@ -84,12 +87,22 @@ class CorpusBatch:
     records: Records
     done: int
     unreadable: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    last: int = 0
 
     def take(self, indices: Sequence[int]) -> Records:
         """The records at ``indices``, in that order."""
         if isinstance(self.records, list):
             return [self.records[i] for i in indices]
         return _taken(self.records, indices)
+
+    def numbered_from(self, first: int) -> CorpusBatch:
+        """With ``first`` lines or rows before those that it was counted with."""
+        return dataclasses.replace(
+            self,
+            numbers=[first + number for number in self.numbers],
+            unreadable=[(first + number, what) for number, what in self.unreadable],
+            last=first + self.last,
+        )
 
 
 def _taken(records: pa.RecordBatch, indices: Sequence[int]) -> pa.RecordBatch:
@@ -117,7 +130,7 @@ class JsonlCorpus:
         self.size = file.size()
         self.field = fields[0] if fields else ""
         self.is_empty = True
-        self._skip = skip
+        self.skips_unreadable = skip
         for number, line in self._all_lines():
             self.is_empty = False
             if not fields:
@@ -127,29 +140,39 @@ class JsonlCorpus:
                 self._text(line)
             except _UnreadableError as error:
                 if not skip:
-                    raise self._bad(number, error) from error
+                    raise self.unreadable(number, error) from error
             else:
                 break
 
-    def batches(self, rows: int) -> Iterator[CorpusBatch]:
+    def parts(self) -> list[range]:
+        """What `batches` can read apart, in order: bytes of the file. Compressed it is one part."""
+        if self.is_empty:
+            return []
+        step = self.size if format_of(self.file.location).codec else PART_BYTES
+        return [range(i, min(i + step, self.size)) for i in range(0, self.size, step)]
+
+    def batches(self, rows: int, part: range | None = None) -> Iterator[CorpusBatch]:
         """All rows in order, at most ``rows`` in a batch and fewer where they are long.
 
-        Raises CorpusError naming file and line for anything that cannot be read.
+        Of a ``part`` those that begin in it, counted from its first line; then there is a batch at
+        least. Raises CorpusError naming file and line for anything that cannot be read.
         """
         texts: list[str] = []
         numbers: list[int] = []
         lines: list[bytes] = []
         unreadable: list[tuple[int, str]] = []
-        size = 0
+        size = number = 0
         if self.is_empty:
             return
         with self._open() as (stored, stream):
-            for number, line in self._lines(stream):
+            for number, line in self._lines(stream, part or range(self.size)):
+                if not line.strip():
+                    continue
                 try:
                     text = self._text(line)
                 except _UnreadableError as error:
-                    if not self._skip:
-                        raise self._bad(number, error) from error
+                    if not self.skips_unreadable:
+                        raise self.unreadable(number, error) from error
                     unreadable.append((number, str(error)))
                 else:
                     texts.append(text)
@@ -157,10 +180,11 @@ class JsonlCorpus:
                     lines.append(line)
                 size += len(line)
                 if len(lines) + len(unreadable) == rows or size >= _BATCH_BYTES:
-                    yield CorpusBatch(texts, numbers, lines, stored.tell(), unreadable)
+                    yield CorpusBatch(texts, numbers, lines, stored.tell(), unreadable, number)
                     texts, numbers, lines, unreadable, size = [], [], [], [], 0
-        if lines or unreadable:
-            yield CorpusBatch(texts, numbers, lines, self.size, unreadable)
+        if lines or unreadable or part:
+            done = part.stop if part else self.size
+            yield CorpusBatch(texts, numbers, lines, done, unreadable, number)
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """All rows with the numbers of their lines, whatever they hold; CorpusError as above."""
@@ -168,12 +192,20 @@ class JsonlCorpus:
             try:
                 yield number, _row(line)
             except _UnreadableError as error:
-                raise self._bad(number, error) from error
+                raise self.unreadable(number, error) from error
+
+    def unreadable(self, number: int, what: object) -> CorpusError:
+        """The error that a line of this number is, where such are not passed over."""
+        where = f"{self.file.location}, line {number}"
+        return CorpusError(f"{where}: {what}; mend or remove the line")
 
     def _all_lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines that are not blank."""
         if self.size:  # else there is nothing that could be decompressed
             with self._open() as (_, stream):
-                yield from self._lines(stream)
+                for number, line in self._lines(stream, range(self.size)):
+                    if line.strip():
+                        yield number, line
 
     @contextmanager
     def _open(self) -> Iterator[tuple[io.BufferedReader, io.BufferedReader]]:
@@ -188,12 +220,19 @@ class JsonlCorpus:
                 stream = io.BufferedReader(pa.CompressedInputStream(stored, codec), _BUFFER)
             yield stored, stream
 
-    @staticmethod
-    def _lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+    def _lines(self, stream: io.BufferedReader, part: range) -> Iterator[tuple[int, bytes]]:
+        """The lines that begin in a part of the file, blank ones too, numbered from 1."""
+        place, end = part.start, part.stop
+        if place:  # a line that began before it ends with the first line end from there on
+            stream.seek(place - 1)
+            place += len(stream.readline()) - 1
+        is_cut = end < self.size
         for number, line in enumerate(stream, 1):
+            if is_cut and place >= end:
+                return
+            place += len(line)
             line = line.removeprefix(_BOM)  # within a file, too, where files were put together
-            if line.strip():
-                yield number, line if line.endswith(b"\n") else line + b"\n"
+            yield number, line if line.endswith(b"\n") else line + b"\n"
 
     def _text(self, line: bytes) -> str:
         row = _row(line)
@@ -207,10 +246,6 @@ class JsonlCorpus:
         except UnicodeEncodeError as error:
             raise _UnreadableError(f"field {self.field!r} has half a surrogate pair") from error
         return text
-
-    def _bad(self, number: int, what: object) -> CorpusError:
-        where = f"{self.file.location}, line {number}"
-        return CorpusError(f"{where}: {what}; mend or remove the line")
 
 
 class _UnreadableError(ValueError):
@@ -241,15 +276,16 @@ class ParquetCorpus:
         self, file: File, fields: Sequence[str], hint: str = _HINT, *, skip: bool = False
     ) -> None:
         self.file = file
-        self._skip = skip
+        self.skips_unreadable = skip
         self.schema: pa.Schema = pa.schema([])
         self.size, self._row_bytes = 0, 0.0
+        self._groups: list[tuple[int, int]] = []  # rows and bytes of each
         if file.size():
             with self._open() as stored:
                 self.schema, self.size = stored.schema_arrow, stored.metadata.num_rows
-                groups = [stored.metadata.row_group(i) for i in range(stored.num_row_groups)]
-            sizes = (group.total_byte_size / max(group.num_rows, 1) for group in groups)
-            self._row_bytes = max(sizes, default=0.0)
+                groups = (stored.metadata.row_group(i) for i in range(stored.num_row_groups))
+                self._groups = [(group.num_rows, group.total_byte_size) for group in groups]
+            self._row_bytes = max((size / max(n, 1) for n, size in self._groups), default=0.0)
         self.field = fields[0] if fields else ""
         self.is_empty = not self.size
         if self.is_empty or not fields:  # empty files' columns often have no type
@@ -261,32 +297,45 @@ class ParquetCorpus:
                 f"{file.location}: column {self.field!r} is of type {type_}, not string; {hint}"
             )
 
-    def batches(self, rows: int) -> Iterator[CorpusBatch]:
+    def parts(self) -> list[range]:
+        """What `batches` can read apart, in order: row groups of the file."""
+        parts: list[range] = []
+        begin = size = 0
+        for number, (_, group_bytes) in enumerate(self._groups, 1):
+            size += group_bytes
+            if size >= PART_BYTES or number == len(self._groups):
+                parts.append(range(begin, number))
+                begin, size = number, 0
+        return parts
+
+    def batches(self, rows: int, part: range | None = None) -> Iterator[CorpusBatch]:
         """All rows in order, at most ``rows`` in a batch and fewer where they are long.
 
-        Raises CorpusError naming file and row for anything that cannot be read.
+        Of a ``part`` its own, counted from its first. Raises CorpusError naming file and row for
+        anything that cannot be read.
         """
         rows = max(1, min(rows, int(_BATCH_BYTES / max(self._row_bytes, 1))))
-        done = 0
         if self.is_empty:
             return
+        groups = range(len(self._groups)) if part is None else part
+        before = sum(count for count, _ in self._groups[: groups.start])
+        read = 0
         with self._open() as stored:
             # on this thread alone: Arrow's pools can abort a process as it exits (arrow#34314)
-            for records in stored.iter_batches(batch_size=rows, use_threads=False):
-                column, first = records.column(self.field), done + 1
-                done += len(records)
+            for records in stored.iter_batches(rows, row_groups=list(groups), use_threads=False):
+                column, first = records.column(self.field), read + 1
+                read += len(records)
                 texts, wrong = _texts_of(column)
-                for i, what in wrong.items():
-                    if not self._skip:
-                        raise self._bad(first + i, what)
+                unreadable = [
+                    (first + i, f"column {self.field!r} {what}") for i, what in wrong.items()
+                ]
+                for number, what in unreadable:
+                    if not self.skips_unreadable:
+                        raise self.unreadable(number, what)
                 sound = [i for i in range(len(records)) if i not in wrong]
-                yield CorpusBatch(
-                    texts,
-                    [first + i for i in sound],
-                    _taken(records, sound) if wrong else records,
-                    done,
-                    [(first + i, f"column {self.field!r} {what}") for i, what in wrong.items()],
-                )
+                numbers = [first + i for i in sound]
+                kept = _taken(records, sound) if wrong else records
+                yield CorpusBatch(texts, numbers, kept, before + read, unreadable, read)
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """All rows with their numbers, whatever they hold; CorpusError where they are damaged."""
@@ -299,6 +348,11 @@ class ParquetCorpus:
                     number += 1
                     yield number, row
 
+    def unreadable(self, number: int, what: object) -> CorpusError:
+        """The error that a row of this number is, where such are not passed over."""
+        where = f"{self.file.location}, row {number}"
+        return CorpusError(f"{where}: {what}; mend or remove the row")
+
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
         with (
@@ -307,10 +361,6 @@ class ParquetCorpus:
             pq.ParquetFile(source, buffer_size=_BUFFER) as stored,
         ):
             yield stored
-
-    def _bad(self, number: int, what: str) -> CorpusError:
-        where = f"{self.file.location}, row {number}"
-        return CorpusError(f"{where}: column {self.field!r} {what}; mend or remove the row")
 
 
 Corpus = JsonlCorpus | ParquetCorpus

@@ -127,9 +127,9 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(s3, s3_server, tmp_path, m
     decided = []
     decide = corpus_index.CorpusIndex._decide
 
-    def counted(self, texts):
+    def counted(self, texts, embeddings):
         decided.extend(texts)
-        return decide(self, texts)
+        return decide(self, texts, embeddings)
 
     monkeypatch.setattr(corpus_index.CorpusIndex, "_decide", counted)
     monkeypatch.setattr(dedup, "_BATCH_ROWS", 23)

@@ -9,8 +9,10 @@ from contextlib import closing
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ray_si.errors import CorpusError
+from ray_si.storage import corpus
 from ray_si.storage.corpus import open_corpus
 from ray_si.storage.corpus_writer import open_writer
 from ray_si.storage.files import locate, staged
@@ -230,3 +232,27 @@ def test_line_breaks_that_json_does_not_know_are_content_and_marks_are_none(tmp_
     (batch,) = read(path)
     assert batch.texts == texts
     assert batch.numbers == [1, 2, 3]
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    lines=st.lists(st.sampled_from([b"", b" ", *LINES])),
+    ends=st.sampled_from([b"", b"\n", b"\r\n"]),
+    part_bytes=st.integers(1, 90),
+    rows=st.integers(1, 4),
+)  # fmt: skip
+def test_parts_read_apart_are_the_file(tmp_path, monkeypatch, lines, ends, part_bytes, rows):
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines) + ends)
+    monkeypatch.setattr(corpus, "PART_BYTES", part_bytes)
+    file = open_corpus(locate(str(tmp_path / "a.jsonl")), skip_unreadable=True)
+    whole, apart, before = [], [], 0
+    for batch in file.batches(rows):
+        whole += [*zip(batch.numbers, batch.records, strict=True), *batch.unreadable]
+    for part in file.parts():
+        batches = [batch.numbered_from(before) for batch in file.batches(rows, part)]
+        before = batches[-1].last
+        for batch in batches:
+            apart += [*zip(batch.numbers, batch.records, strict=True), *batch.unreadable]
+    assert sorted(apart, key=lambda row: row[0]) == sorted(whole, key=lambda row: row[0])

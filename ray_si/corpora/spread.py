@@ -1,0 +1,196 @@
+"""Corpora read and embedded over a cluster by Ray Data: ``read`` tasks, a pool of `Embed` actors.
+
+A part of a file is a row, which a ``read`` task makes into a row for each of its batches; `Embed`
+adds their embeddings. Batches come in order, and are cut the same whatever the cluster is like. No
+more of them are read than there is room for in the object store while the gate is busy.
+
+A batch is a pickle in its row: Arrow has no place for lines as they are stored, beside columns of
+any kind.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from ray_si import errors
+from ray_si.corpora.reading import Place, Read
+from ray_si.engines import registry
+from ray_si.errors import ConfigError, RaySIError
+from ray_si.storage.corpus import PART_BYTES, Corpus, CorpusBatch
+
+_BATCHES = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("part", "number")),
+        *((name, pa.large_binary()) for name in ("batch", "embeddings")),
+        *((name, pa.string()) for name in ("error", "message")),
+    ]
+)
+"""A batch of a part: its number there, and pickles of the `CorpusBatch` and of its embeddings; or
+the name and message of the error of ours in its stead."""
+
+_READING, _EMBEDDING = 0.25, 0.5
+"""Cores that a task and an actor reserve. They differ, or Ray Data makes one operator of both, in
+which an actor reads all of a part and embeds it alone."""
+
+
+@dataclass(frozen=True)
+class Embedders:
+    """Actors with a model: so many, each with a share of a GPU, or with none."""
+
+    model: str
+    count: int
+    gpus: float = 0.0
+
+    @classmethod
+    def fitting(cls, model: str, count: int | None, gpus: float) -> Embedders:
+        """As many as asked for, else one for each core or share of a GPU that the cluster has.
+
+        Raises ConfigError where it has no room for them.
+        """
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = _cores()
+        room = int((cores - _READING) / _EMBEDDING)
+        most, has = min(room, max(1, int(cores))), f"{cores:g} cores"
+        if gpus:
+            cards = sum(int(node.get("GPU", 0.0)) for node in nodes)
+            room = most = min(room, cards * math.floor(1 / gpus + 1e-9))
+            has += f" and {cards} GPUs"
+        count = most if count is None else count
+        if not 1 <= count <= room:
+            raise ConfigError(
+                f"the cluster has {has}: with --embedder-gpus {gpus:g} there is room for "
+                f"{room} embedders, and not for {max(count, 1)}"
+            )
+        return cls(model, count, gpus)
+
+
+def _cores() -> float:
+    return sum(n["Resources"].get("CPU", 0.0) for n in ray.nodes() if n["Alive"])
+
+
+@dataclass(frozen=True)
+class SpreadReader:
+    """Reads over the cluster that this process is connected to, and embeds if that is asked for.
+
+    Files that are not on S3 are read on this node.
+    """
+
+    rows: int
+    embedders: Embedders | None
+
+    @property
+    def cut(self) -> str:
+        """See `Reader`."""
+        return f"parts of {PART_BYTES} bytes, {self.rows} rows"
+
+    def read(self, corpora: Sequence[Corpus], known: Place | None = None) -> Iterator[Read]:
+        """See `Reader`."""
+        parts = [(number, part) for number, corpus in enumerate(corpora) for part in corpus.parts()]
+        ends = [0] * len(corpora)  # number of the last line or row so far
+        start, place = 0, -1
+        for row in _batches(corpora, parts, self.rows, self.embedders, known):
+            number = parts[row["part"]][0]
+            if row["error"]:
+                raise getattr(errors, row["error"])(row["message"])
+            if row["part"] != place:
+                start, place = ends[number], row["part"]
+            batch: CorpusBatch = pickle.loads(row["batch"]).numbered_from(start)
+            ends[number] = batch.last
+            if batch.unreadable and not corpora[number].skips_unreadable:
+                raise corpora[number].unreadable(*batch.unreadable[0])
+            vectors = pickle.loads(row["embeddings"]) if row["embeddings"] else None
+            yield Read(number, (place, row["number"]), batch, vectors)
+
+
+def _batches(
+    corpora: Sequence[Corpus],
+    parts: Sequence[tuple[int, range]],
+    rows: int,
+    embedders: Embedders | None,
+    known: Place | None,
+) -> Iterator[dict[str, Any]]:
+    """Rows of `_BATCHES`, in order."""
+    if not parts:
+        return
+    # what cannot be read is an error to the reader, which knows how many lines are before the part
+    tolerant = [copy.copy(corpus) for corpus in corpora]
+    for corpus in tolerant:
+        corpus.skips_unreadable = True
+    dealt = [
+        pa.table({"part": [i], "corpus": [pickle.dumps((tolerant[number], part))]})
+        for i, (number, part) in enumerate(parts)
+    ]
+    is_local = any(corpus.file.is_local for corpus in corpora)
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()} if is_local else None
+    dataset: Any = ray.data.from_blocks(dealt)
+    dataset.context.target_max_block_size = 1  # a batch goes on as soon as it is there
+    dataset.context.execution_options.preserve_order = True
+    blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    dataset = dataset.map_batches(
+        _read,
+        fn_kwargs={"rows": rows},
+        compute=ray.data.TaskPoolStrategy(min(len(parts), max(1, int(_cores())))),
+        num_cpus=_READING,
+        label_selector=here,
+        **blocks,
+    )
+    if embedders:
+        dataset = dataset.map_batches(
+            Embed,
+            fn_constructor_kwargs={"model": embedders.model, "known": known},
+            compute=ray.data.ActorPoolStrategy(size=embedders.count),
+            num_cpus=_EMBEDDING,
+            num_gpus=embedders.gpus,
+            **blocks,
+        )
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from table.to_pylist()
+
+
+# Operators ---------------------------------------------------------------------------------
+
+
+def _read(table: pa.Table, *, rows: int) -> Iterator[pa.Table]:
+    """The batches of a part. An error raised here would reach the driver as a traceback."""
+    for dealt in table.to_pylist():
+        corpus, part = pickle.loads(dealt["corpus"])
+        try:
+            for number, batch in enumerate(corpus.batches(rows, part)):
+                row = {"part": dealt["part"], "number": number, "batch": pickle.dumps(batch)}
+                yield pa.Table.from_pylist([row], _BATCHES)
+        except RaySIError as error:
+            yield pa.Table.from_pylist([{"part": dealt["part"]} | _failed(error)], _BATCHES)
+
+
+class Embed:
+    """Adds the embeddings to batches, but for those up to ``known``."""
+
+    def __init__(self, model: str, known: Place | None) -> None:
+        self._encode = registry.embedder(model).encode
+        self._known = known or (-1, -1)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The same rows, with embeddings."""
+        rows = table.to_pylist()
+        for row in rows:
+            if row["error"] or (row["part"], row["number"]) <= self._known:
+                continue
+            texts = pickle.loads(row["batch"]).texts
+            try:
+                row["embeddings"] = pickle.dumps(self._encode(texts)) if texts else None
+            except RaySIError as error:
+                row |= _failed(error)
+        return pa.Table.from_pylist(rows, _BATCHES)
+
+
+def _failed(error: RaySIError) -> dict[str, str]:
+    return {"error": type(error).__name__, "message": str(error)}
