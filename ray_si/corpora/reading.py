@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -42,7 +43,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class LocalReader:
-    """Reads in this process, at most ``rows`` at a time, without embeddings."""
+    """Reads in this process, at most ``rows`` at a time, one batch ahead, without embeddings."""
 
     rows: int
 
@@ -53,6 +54,13 @@ class LocalReader:
 
     def read(self, corpora: Sequence[Corpus], known: Place | None = None) -> Iterator[Read]:
         """See `Reader`."""
-        for number, corpus in enumerate(corpora):
-            for i, batch in enumerate(corpus.batches(self.rows)):
-                yield Read(number, (number, i), batch)
+        batches = (
+            Read(number, (number, i), batch)
+            for number, corpus in enumerate(corpora)
+            for i, batch in enumerate(corpus.batches(self.rows))
+        )
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(next, batches, None)
+            while (batch := coming.result()) is not None:
+                coming = thread.submit(next, batches, None)
+                yield batch

@@ -177,13 +177,13 @@ def test_a_job_whose_driver_was_killed_embeds_no_batch_again(
 
     monkeypatch.setattr(SpreadReader, "read", counted)
     monkeypatch.setattr(corpus_index, "COMMIT_BATCHES", 2)
-    options = {"embedder": model, "embedders": 2}
-    for name, place in (("kept", "seen"), ("whole", "other")):
-        embedded.clear()
+    spread_over = {"embedders": 2, "shards": 2}
+    for name, place, options in (("kept", "seen", spread_over), ("whole", "other", {})):
         dedup_files(
-            ["s3://data/in.jsonl"], f"s3://data/{name}.jsonl", index=f"s3://data/{place}", **options
-        )
-        assert len(embedded) == 400 if name == "whole" else 100 < len(embedded) < 300
+            ["s3://data/in.jsonl"], f"s3://data/{name}.jsonl", index=f"s3://data/{place}",
+            embedder=model, **options,
+        )  # fmt: skip
+    assert 100 < len(embedded) < 300
 
     def bodies(name):
         for end in (".jsonl", ".rejected.jsonl"):
