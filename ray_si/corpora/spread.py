@@ -20,11 +20,12 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.exceptions import RayError
 
 from ray_si import errors
 from ray_si.corpora.reading import Place, Read
 from ray_si.engines import registry
-from ray_si.errors import ConfigError, RaySIError
+from ray_si.errors import ConfigError, GateError, RaySIError, one_line
 from ray_si.storage.corpus import PART_BYTES, Corpus, CorpusBatch
 
 _BATCHES = pa.schema(
@@ -74,7 +75,7 @@ class Embedders:
 
 
 def _cores() -> float:
-    return sum(n["Resources"].get("CPU", 0.0) for n in ray.nodes() if n["Alive"])
+    return float(sum(n["Resources"].get("CPU", 0) for n in ray.nodes() if n["Alive"]))
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,12 @@ def _batches(
             num_gpus=embedders.gpus,
             **blocks,
         )
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from table.to_pylist()
+    tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    try:
+        for table in tables:
+            yield from table.to_pylist()
+    except RayError as error:  # beyond what Ray does again by itself
+        raise GateError(f"Ray gave up reading or embedding: {one_line(error)}") from error
 
 
 # Operators ---------------------------------------------------------------------------------
@@ -175,14 +180,22 @@ class Embed:
     """Adds the embeddings to batches, but for those up to ``known``."""
 
     def __init__(self, model: str, known: Place | None) -> None:
-        self._encode = registry.embedder(model).encode
         self._known = known or (-1, -1)
+        self._failed: dict[str, str] = {}
+        try:
+            registry.check_embedder(model)
+            self._encode = registry.embedder(model).encode
+        except RaySIError as error:  # raised here it would have Ray start another, for ever
+            self._failed = _failed(error)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The same rows, with embeddings."""
         rows = table.to_pylist()
         for row in rows:
             if row["error"] or (row["part"], row["number"]) <= self._known:
+                continue
+            if self._failed:
+                row |= self._failed
                 continue
             texts = pickle.loads(row["batch"]).texts
             try:

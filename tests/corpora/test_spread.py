@@ -226,3 +226,10 @@ def test_text_of_which_an_embedder_makes_nan_is_one_line(ray_session, tmp_path):
     arguments = ("--to", "kept.jsonl", "--embedder", model, "--embedders", 1)
     done = invoke("dedup", "in.jsonl", *arguments, cwd=tmp_path)
     assert_one_line_error(done, "gives NaN for")
+
+
+def test_an_embedder_that_cannot_start_is_an_error_of_its_rows_and_not_started_for_ever(tmp_path):
+    table = pa.Table.from_pylist([{"part": 0, "number": 0, "batch": b""}], spread._BATCHES)
+    (row,) = spread.Embed(str(tmp_path / "no-model"), None)(table).to_pylist()
+    assert row["error"] == "EngineError"
+    assert "no-model" in row["message"]
