@@ -119,9 +119,9 @@ def dedup_files(
     ``out`` as `REJECTED_TEXTS` says. Both files appear when all is done, or neither. Texts are in
     ``text_field``, in ``against`` files also in "instruction". ``cosine`` None switches that gate
     off. Rows that cannot be read are an error; with ``skip_unreadable`` they are passed over, and
-    counted and named in what is rejected. Memory holds a batch and the gate's pool.
+    counted and named in what is rejected. Memory holds two batches and the gate's pool.
 
-    More than one of ``shards``, ``embedders`` or ``embedder_gpus`` need Ray, at ``address``. Ray
+    More than one of ``shards``, ``embedders``, ``embedder_gpus`` or an ``address`` need Ray. Ray
     Data reads the files there, and embeds all texts, where cosines are compared, on that many
     actors with a share of a GPU each; None is as many as there is room for. Ray's object store
     keeps the pool too, to rebuild a shard that dies.
@@ -140,8 +140,10 @@ def dedup_files(
         raise ConfigError(f"--shards must be at least 1, not {shards}")
     if embedders is not None and embedders < 1:
         raise ConfigError(f"--embedders must be at least 1, not {embedders}")
-    if not 0 <= embedder_gpus <= 1:
-        raise ConfigError(f"--embedder-gpus is a share of a GPU, 0 to 1, not {embedder_gpus:g}")
+    if embedder_gpus and not 0.01 <= embedder_gpus <= 1:
+        raise ConfigError(f"--embedder-gpus is a share of a GPU, 0.01 to 1, not {embedder_gpus:g}")
+    if discard_unfinished and index is None:
+        raise ConfigError("--discard-unfinished is about the job of an --index: name that")
     if cosine is None and (embedders or embedder_gpus):
         raise ConfigError("without the cosine gate nothing is embedded: leave out --cosine off")
     targets = [locate(rejected_name(out)), locate(out)]
@@ -180,7 +182,7 @@ def dedup_files(
             gate_options: dict[str, Any] = {"rouge": rouge, "cosine": cosine}
             gate_options["tokenizer"] = tokenizer
             model = None if cosine is None else embedder
-            if shards > 1 or embedders or embedder_gpus:
+            if shards > 1 or embedders or embedder_gpus or address:
                 opened_gate = _on_ray(
                     address, shards, model, embedders, embedder_gpus, gate_options
                 )

@@ -182,10 +182,11 @@ class CorpusIndex:
         assert self._gate is not None, "the job has not begun"
         result = self._gate.filter(texts, embeddings)
         result = replace(result, rejected=[self._of_index(item) for item in result.rejected])
-        vectors = {} if self._encoder is None else self._encoder.last
-        if embeddings is not None:
-            vectors = dict(zip(texts, embeddings, strict=True))
-        self._kept += [(texts[i], vectors.get(texts[i])) for i in result.accepted]
+        asked = {} if self._encoder is None else self._encoder.last
+        self._kept += [
+            (texts[i], asked.get(texts[i]) if embeddings is None else embeddings[i])
+            for i in result.accepted
+        ]
         rows: dict[int, dict[str, Any]] = {i: {"is_kept": True} for i in result.accepted}
         for item in result.rejected:
             rows[item.index] = {
@@ -321,7 +322,8 @@ class _Recording:
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         embeddings = self._encode(texts)
-        self.last = dict(zip(texts, embeddings, strict=True))
+        # of equal texts the first, which is the one that may be kept
+        self.last = dict(zip(reversed(texts), embeddings[::-1], strict=True))
         return embeddings
 
 

@@ -20,12 +20,14 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+import ray.data.exceptions
 from ray.exceptions import RayError
 
 from ray_si import errors
 from ray_si.corpora.reading import Place, Read
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, GateError, RaySIError, one_line
+from ray_si.serving.placement import embedding_device
 from ray_si.storage.corpus import PART_BYTES, Corpus, CorpusBatch
 
 _BATCHES = pa.schema(
@@ -41,6 +43,10 @@ the name and message of the error of ours in its stead."""
 _READING, _EMBEDDING = 0.25, 0.5
 """Cores that a task and an actor reserve. They differ, or Ray Data makes one operator of both, in
 which an actor reads all of a part and embeds it alone."""
+
+
+_GIVEN_UP = (RayError, getattr(ray.data.exceptions, "ExecutionTimeoutError", RayError))
+"""What Ray Data ends with; newer versions with the latter, where nothing finds room for long."""
 
 
 @dataclass(frozen=True)
@@ -126,28 +132,33 @@ def _batches(
     tolerant = [copy.copy(corpus) for corpus in corpora]
     for corpus in tolerant:
         corpus.skips_unreadable = True
-    dealt = [
-        pa.table({"part": [i], "corpus": [pickle.dumps((tolerant[number], part))]})
-        for i, (number, part) in enumerate(parts)
-    ]
+    dataset: Any = ray.data.from_blocks(
+        [
+            pa.table({"part": [i], "corpus": [number], "start": [part.start], "stop": [part.stop]})
+            for i, (number, part) in enumerate(parts)
+        ]
+    )
     is_local = any(corpus.file.is_local for corpus in corpora)
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()} if is_local else None
-    dataset: Any = ray.data.from_blocks(dealt)
     dataset.context.target_max_block_size = 1  # a batch goes on as soon as it is there
     dataset.context.execution_options.preserve_order = True
     blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
     dataset = dataset.map_batches(
         _read,
-        fn_kwargs={"rows": rows},
+        fn_kwargs={"rows": rows, "corpora": tolerant},
         compute=ray.data.TaskPoolStrategy(min(len(parts), max(1, int(_cores())))),
-        num_cpus=_READING,
+        num_cpus=0 if is_local else _READING,  # there may be none left on this node
         label_selector=here,
         **blocks,
     )
     if embedders:
         dataset = dataset.map_batches(
             Embed,
-            fn_constructor_kwargs={"model": embedders.model, "known": known},
+            fn_constructor_kwargs={
+                "model": embedders.model,
+                "device": embedding_device(embedders.gpus),
+                "known": known,
+            },
             compute=ray.data.ActorPoolStrategy(size=embedders.count),
             num_cpus=_EMBEDDING,
             num_gpus=embedders.gpus,
@@ -157,17 +168,17 @@ def _batches(
     try:
         for table in tables:
             yield from table.to_pylist()
-    except RayError as error:  # beyond what Ray does again by itself
-        raise GateError(f"Ray gave up reading or embedding: {one_line(error)}") from error
+    except _GIVEN_UP as error:  # beyond what Ray does again by itself
+        raise GateError(f"Ray gave up reading or embedding: {one_line(error, 300)}") from error
 
 
 # Operators ---------------------------------------------------------------------------------
 
 
-def _read(table: pa.Table, *, rows: int) -> Iterator[pa.Table]:
+def _read(table: pa.Table, *, rows: int, corpora: Sequence[Corpus]) -> Iterator[pa.Table]:
     """The batches of a part. An error raised here would reach the driver as a traceback."""
     for dealt in table.to_pylist():
-        corpus, part = pickle.loads(dealt["corpus"])
+        corpus, part = corpora[dealt["corpus"]], range(dealt["start"], dealt["stop"])
         try:
             for number, batch in enumerate(corpus.batches(rows, part)):
                 row = {"part": dealt["part"], "number": number, "batch": pickle.dumps(batch)}
@@ -179,13 +190,13 @@ def _read(table: pa.Table, *, rows: int) -> Iterator[pa.Table]:
 class Embed:
     """Adds the embeddings to batches, but for those up to ``known``."""
 
-    def __init__(self, model: str, known: Place | None) -> None:
+    def __init__(self, model: str, device: str | None, known: Place | None) -> None:
         self._known = known or (-1, -1)
         self._failed: dict[str, str] = {}
         try:
             registry.check_embedder(model)
-            self._encode = registry.embedder(model).encode
-        except RaySIError as error:  # raised here it would have Ray start another, for ever
+            self._encode = registry.embedder(model, device).encode
+        except RaySIError as error:  # raised here it would reach the driver as a traceback
             self._failed = _failed(error)
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
+from torch import OutOfMemoryError
 from transformers.utils import logging
 
 from ray_si.errors import EngineError, one_line
@@ -15,25 +17,35 @@ _BATCH = {"cpu": 64, "cuda": 512}
 class Embedder:
     """Encodes texts with the model in ``path``, in float32.
 
-    Loading one turns off the progress bars of transformers in this process.
+    Loading one turns off the progress bars of transformers in this process. Raises EngineError
+    where it cannot be loaded, or the ``device`` has no room.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, device: str | None = None) -> None:
         logging.disable_progress_bar()
         self._path = path
-        self._model = SentenceTransformer(path)
+        try:
+            self._model = SentenceTransformer(path, device=device)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            what = one_line(error, 200)
+            raise EngineError(f"the embedder {path} cannot be loaded: {what}") from error
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings of length 1, float32, shape (n, dimension).
 
-        Zeros where the model knows nothing of a text. EngineError where it gives NaN or infinity.
+        Zeros where the model knows nothing of a text. EngineError where it gives NaN or infinity,
+        or a GPU has no room.
         """
-        vectors: np.ndarray = self._model.encode(
-            texts,
-            batch_size=_BATCH.get(self._model.device.type, _BATCH["cuda"]),
-            normalize_embeddings=True,
-            show_progress_bar=False,
-        )
+        try:
+            vectors: np.ndarray = self._model.encode(
+                texts,
+                batch_size=_BATCH.get(self._model.device.type, _BATCH["cuda"]),
+                normalize_embeddings=True,
+                show_progress_bar=False,
+            )
+        except OutOfMemoryError as error:
+            what = one_line(error, 200)
+            raise EngineError(f"no room for the embedder {self._path}: {what}") from error
         if len(unusable := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
             text = one_line(texts[unusable[0]], 60)
             raise EngineError(

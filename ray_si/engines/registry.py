@@ -123,11 +123,14 @@ def create(engine: str, model: str | None, options: dict[str, Any]) -> Engine:
     return made
 
 
-def embedder(model: str) -> Embedder:
-    """Load a sentence-transformers model: bundled, a folder, or a hub name."""
+def embedder(model: str, device: str | None = None) -> Embedder:
+    """Load a sentence-transformers model: bundled, a folder, or a hub name.
+
+    ``device`` is torch's, by default a GPU where there is one. Raises EngineError.
+    """
     from ray_si.engines.embedding import Embedder
 
-    return Embedder(models.resolve(model))
+    return Embedder(models.resolve(model), device)
 
 
 def check_reward_model(model: str, config: dict[str, Any]) -> None:

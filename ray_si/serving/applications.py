@@ -23,7 +23,12 @@ from ray_si.engines.base import Purpose
 from ray_si.errors import EngineError, GenerationError
 from ray_si.serving.client import short, start_failure
 from ray_si.serving.custody import Custody, identity_of, is_of
-from ray_si.serving.placement import engine_arguments, for_workers, placement
+from ray_si.serving.placement import (
+    embedding_device,
+    engine_arguments,
+    for_workers,
+    placement,
+)
 from ray_si.serving.replicas import EmbedderReplica, GeneratorReplica
 from ray_si.serving.routing import FewestRequestsOfTwo
 from ray_si.serving.usage import Usage
@@ -264,7 +269,7 @@ class Serving:
                     max_constructor_retry_count=2,
                     ray_actor_options={"num_cpus": embedder.cpus, "num_gpus": embedder.gpus},
                 )
-                .bind(for_workers(embedder.model))
+                .bind(for_workers(embedder.model), embedding_device(embedder.gpus))
             )
         return [
             serve.RunTarget(deployment, name=app, route_prefix=None, logging_config=quiet)

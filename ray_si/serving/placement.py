@@ -99,6 +99,14 @@ def for_workers(path: str | None) -> str | None:
     return absolute(path)
 
 
+def embedding_device(gpus: float) -> str | None:
+    """The torch device of an embedder with this share of a GPU; None is torch's own choice.
+
+    Ray leaves a node's GPUs visible to whoever reserved none of them, and all would take the first.
+    """
+    return None if gpus else "cpu"
+
+
 def in_words(resources: dict[str, float]) -> str:
     """Resources of one node as a message has them."""
     return " and ".join(

@@ -321,10 +321,10 @@ class _Metrics:
 
 
 class EmbedderReplica:
-    """One sentence-transformers model behind a handle."""
+    """One sentence-transformers model behind a handle, on this torch ``device``."""
 
-    def __init__(self, model: str) -> None:
-        self._embedder = registry.embedder(model)
+    def __init__(self, model: str, device: str | None) -> None:
+        self._embedder = registry.embedder(model, device)
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, float]:
         """Embeddings, float32, shape (len(texts), dimension), and the seconds that they took."""

@@ -201,8 +201,9 @@ def test_a_job_whose_driver_was_killed_embeds_no_batch_again(
     ("options", "message"),
     [
         (("--embedders", 0), "--embedders must be at least 1, not 0"),
-        (("--embedder-gpus", 1.5), "--embedder-gpus is a share of a GPU, 0 to 1, not 1.5"),
+        (("--embedder-gpus", 1.5), "--embedder-gpus is a share of a GPU, 0.01 to 1, not 1.5"),
         (("--embedders", 2, "--cosine", "off"), "without the cosine gate nothing is embedded"),
+        (("--discard-unfinished",), "--discard-unfinished is about the job of an --index"),
         (("--embedders", 8), "has 4 cores: with --embedder-gpus 0 there is room for 7 embedders"),
         (("--embedder-gpus", 0.5), "has 4 cores and 0 GPUs: with --embedder-gpus 0.5 there is"),
     ],
@@ -230,6 +231,6 @@ def test_text_of_which_an_embedder_makes_nan_is_one_line(ray_session, tmp_path):
 
 def test_an_embedder_that_cannot_start_is_an_error_of_its_rows_and_not_started_for_ever(tmp_path):
     table = pa.Table.from_pylist([{"part": 0, "number": 0, "batch": b""}], spread._BATCHES)
-    (row,) = spread.Embed(str(tmp_path / "no-model"), None)(table).to_pylist()
+    (row,) = spread.Embed(str(tmp_path / "no-model"), "cpu", None)(table).to_pylist()
     assert row["error"] == "EngineError"
     assert "no-model" in row["message"]
