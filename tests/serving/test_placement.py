@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_si.config.file import parse_config
-from ray_si.serving.placement import placement
+from ray_si.serving.placement import embedding_device, placement
 
 
 def asked(**generator):
@@ -60,3 +60,8 @@ def test_a_model_over_several_gpus_has_a_bundle_for_each_close_together():
     assert options["placement_group_bundles"] == [kinds | {"CPU": 5.0}, kinds, kinds, kinds]
     assert options["placement_group_strategy"] == "PACK"
     assert options["ray_actor_options"] == {"num_cpus": 5.0}  # its GPUs are its workers'
+
+
+def test_an_embedder_without_a_share_of_a_gpu_stays_off_those_that_it_can_see():
+    assert embedding_device(0.0) == "cpu"
+    assert embedding_device(0.1) is None
