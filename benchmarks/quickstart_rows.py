@@ -122,13 +122,20 @@ def table(path: Path = RESULT) -> str:
     families = Counter(run.split("-")[0] for run in result["runs"])
     for name in [*result["runs"], *(family for family in families if families[family] > 1)]:
         part = [r for r in rows if r["run"] == name or r["run"].split("-")[0] == name]
-        good = [sum(is_good(r, k) for r in part) for k in part[0]["grades"]]
-        lines.append(
-            f"| {name} | {len(part)} | {', '.join(f'{100 * g / len(part):.0f} %' for g in good)} | "
-            f"{sum(bool(r['input']) for r in part)} | {len({_first(r, 3) for r in part})} | "
-            f"{len({_first(r, 1) for r in part})} | {_distinct_2(part):.2f} |"
-        )
+        lines.append(_line(name, part))
+    for words, has_input in (("with", True), ("without", False)):
+        part = [r for r in rows if r["run"].startswith("new") and bool(r["input"]) == has_input]
+        lines.append(_line(f"new, {words} an input", part))
     return "\n".join(lines)
+
+
+def _line(name: str, part: list[dict[str, Any]]) -> str:
+    good = [sum(is_good(r, k) for r in part) for k in part[0]["grades"]]
+    return (
+        f"| {name} | {len(part)} | {', '.join(f'{100 * g / len(part):.0f} %' for g in good)} | "
+        f"{sum(bool(r['input']) for r in part)} | {len({_first(r, 3) for r in part})} | "
+        f"{len({_first(r, 1) for r in part})} | {_distinct_2(part):.2f} |"
+    )
 
 
 def is_good(row: dict[str, Any], rater: str) -> bool:
