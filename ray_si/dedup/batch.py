@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +12,17 @@ import numpy as np
 from ray_si.dedup.cosine.scalar import exact_cosines
 from ray_si.dedup.embedding_index import ROUNDING
 from ray_si.dedup.pool import EXACT, make_index, nearest
-from ray_si.dedup.rouge_index import RougeIndex, Similar, similar_to
-from ray_si.dedup.segment import Best, near_pairs
+from ray_si.dedup.rouge import Threshold
+from ray_si.dedup.rouge_index import RougeIndex, Similar, no_match, similar_to
+from ray_si.dedup.segment import Best, Segment, near_pairs
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.dedup.vocabulary import Encoded
 
 _CHUNK = 1024
 """Texts compared with each other pair by pair; accepted ones of earlier chunks are indexed."""
+
+_SLICE = 1024
+"""Texts that a thread takes at a time."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,9 @@ class Batch:
         embedding_index: str = EXACT,
     ) -> None:
         self._embedding_index = embedding_index
-        self._index = RougeIndex(rouge, tokenizer)  # of what is accepted here
+        self._index = RougeIndex(rouge, tokenizer)  # of what is accepted here and has a near one
         self._encoded = self._index.encode(texts)
+        self._has_near = _have_near(self._encoded, self._index.threshold)
         self.cosines = np.zeros(0)
 
     def decide(
@@ -70,27 +77,24 @@ class Batch:
         if cosine is not None and vectors is not None and by_cosine is not None:
             gate = _CosineGate(cosine, vectors, by_cosine, pool_size, self._embedding_index)
             self.cosines = gate.cosines
-        rows = np.cumsum(by_rouge[0] < 0)  # 1 + a survivor's row in ``vectors``
+        rouge = _RougeGate(self._encoded, self._has_near, by_rouge, self._index)
+        rows = np.cumsum(by_rouge.ids < 0).tolist()  # 1 + a survivor's row in ``vectors``
         for start in range(0, len(self._encoded), _CHUNK):
-            indices = np.arange(start, min(start + _CHUNK, len(self._encoded)))
-            chunk = _RougeChunk(
-                self._encoded.take(indices), [part[indices] for part in by_rouge], self._index,
-                pool_size,
-            )  # fmt: skip
+            end = min(start + _CHUNK, len(self._encoded))
+            rouge.begin_chunk(start, end)
             if gate:
-                gate.begin_chunk(int(rows[start - 1]) if start else 0, int(rows[indices[-1]]))
-            for k, index in enumerate(indices.tolist()):
-                reason, match = "rouge", chunk.match(k)
+                gate.begin_chunk(rows[start - 1] if start else 0, rows[end - 1])
+            for index in range(start, end):
+                reason, match = "rouge", rouge.match(index)
                 if gate and not match:
-                    reason, match = "cosine", gate.match(int(rows[index]) - 1)
+                    reason, match = "cosine", gate.match(rows[index] - 1)
                 if match:
                     refused.append(Match(index, reason, *match))
                     continue
-                chunk.accept(k, pool_size + len(accepted))
+                rouge.accept(index, pool_size + len(accepted))
                 if gate:
-                    gate.accept(int(rows[index]) - 1)
+                    gate.accept(rows[index] - 1)
                 accepted.append(index)
-            self._index.add_encoded(chunk.accepted())
         return accepted, refused
 
     def similar(self, accepted: list[int], k: int, pool_size: int) -> list[Similar]:
@@ -103,45 +107,75 @@ class Batch:
         ]
 
 
-class _RougeChunk:
-    """The ROUGE-L gate over texts that are compared with each other pair by pair.
+class _RougeGate:
+    """The ROUGE-L gate over a batch, ``by_pool`` being the pool's answer for each of its texts.
 
-    ``by_pool`` is the pool's answer for each of them, ``earlier`` has what was accepted before in
-    the batch, with ids from ``pool_size`` on.
+    Only texts that have a near one in the batch can refuse each other, so only they are compared in
+    order: pair by pair within a chunk, and with what was accepted of earlier chunks, which goes
+    into ``earlier``.
     """
 
     def __init__(
-        self, texts: Encoded, by_pool: Sequence[np.ndarray], earlier: RougeIndex, pool_size: int
+        self, texts: Encoded, has_near: np.ndarray, by_pool: Best, earlier: RougeIndex
     ) -> None:
-        self._texts = texts
-        by_batch = earlier.best_encoded(texts)
-        (ids, lcs, totals), (batch_ids, batch_lcs, batch_totals) = by_pool, by_batch
-        nearer = batch_lcs * totals > lcs * batch_totals
-        ids = np.where(nearer, batch_ids + pool_size, ids)
-        lcs, totals = np.where(nearer, batch_lcs, lcs), np.where(nearer, batch_totals, totals)
-        self._best = list(zip(ids.tolist(), lcs.tolist(), totals.tolist(), strict=True))
+        self._texts, self._has_near = texts, has_near
+        self._by_pool, self._earlier = by_pool, earlier
+        self._best = list(zip(*(column.tolist() for column in by_pool), strict=True))
+        self._earlier_ids: list[int] = []  # parallel to ``earlier``
+        self._ids: dict[int, int] = {}  # of what was accepted of this chunk, with a near one
         self._pairs: dict[int, list[tuple[int, int, int]]] = {}  # by the later text
-        later, before, common = near_pairs(texts, earlier.threshold, ids < 0)
-        sums = texts.lengths[later] + texts.lengths[before]
-        for i, *pair in zip(*(a.tolist() for a in (later, before, common, sums)), strict=True):
-            self._pairs.setdefault(i, []).append(tuple(pair))
-        self._ids: dict[int, int] = {}  # place in the chunk -> id of what was accepted
 
-    def match(self, k: int) -> tuple[int, float] | None:
-        """Id and score of the nearest earlier text of text k, where that is too near."""
-        id_, lcs, total = self._best[k]
-        for j, pair_lcs, pair_total in self._pairs.get(k, ()):
-            if j in self._ids and pair_lcs * total > lcs * pair_total:
-                id_, lcs, total = self._ids[j], pair_lcs, pair_total
+    def begin_chunk(self, start: int, end: int) -> None:
+        """Go on to the texts from ``start`` to ``end``, and compare those with near ones."""
+        if self._ids:
+            self._earlier.add_encoded(self._texts.take(np.fromiter(self._ids, np.int64)))
+            self._earlier_ids += self._ids.values()
+            self._ids = {}
+        indices = start + np.flatnonzero(self._has_near[start:end])
+        texts = self._texts.take(indices)
+        ids, lcs, totals = (column[indices] for column in self._by_pool)
+        places, batch_lcs, batch_totals = self._earlier.best_encoded(texts)
+        nearer = batch_lcs * totals > lcs * batch_totals
+        ids[nearer] = np.array(self._earlier_ids, np.int64)[places[nearer]]
+        lcs, totals = np.where(nearer, batch_lcs, lcs), np.where(nearer, batch_totals, totals)
+        best = zip(ids.tolist(), lcs.tolist(), totals.tolist(), strict=True)
+        for index, found in zip(indices.tolist(), best, strict=True):
+            self._best[index] = found
+        self._pairs = {}
+        later, before, common = near_pairs(texts, self._earlier.threshold, ids < 0)
+        sums = texts.lengths[later] + texts.lengths[before]
+        pairs = (indices[later], indices[before], common, sums)
+        for index, *pair in zip(*(a.tolist() for a in pairs), strict=True):
+            self._pairs.setdefault(index, []).append(tuple(pair))
+
+    def match(self, index: int) -> tuple[int, float] | None:
+        """Id and score of the nearest earlier text of this one, where that is too near."""
+        id_, lcs, total = self._best[index]
+        for other, pair_lcs, pair_total in self._pairs.get(index, ()):
+            if other in self._ids and pair_lcs * total > lcs * pair_total:
+                id_, lcs, total = self._ids[other], pair_lcs, pair_total
         return None if id_ < 0 else (id_, 2 * lcs / total)
 
-    def accept(self, k: int, id_: int) -> None:
-        """Count text k among the earlier ones, under this id."""
-        self._ids[k] = id_
+    def accept(self, index: int, id_: int) -> None:
+        """Count this text among the earlier ones, under this id."""
+        if self._has_near[index]:
+            self._ids[index] = id_
 
-    def accepted(self) -> Encoded:
-        """The accepted texts, in order."""
-        return self._texts.take(np.fromiter(self._ids, np.int64, len(self._ids)))
+
+def _have_near(texts: Encoded, threshold: Threshold) -> np.ndarray:
+    """Which of the texts have another one that is too near, by threads: bool, shape (n,)."""
+    found = no_match(len(texts))
+    if len(texts):
+        segment = Segment(texts, 0, int(texts.tokens.max(initial=-1)) + 1, threshold)
+
+        def look(start: int) -> None:
+            part = slice(start, start + _SLICE)
+            queries = texts.take(np.arange(len(texts))[part])
+            segment.search(queries, threshold, Best(*(a[part] for a in found)), first=start)
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            list(threads.map(look, range(0, len(texts), _SLICE)))
+    return found.ids >= 0
 
 
 class _CosineGate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +64,8 @@ class RougeIndex:
     Exact: F = 2·LCS/(m+n) on tokens, compared with the threshold in integers, for texts of any
     length. Incremental: the last texts added are scanned as they are; from some thousand on they
     become a segment of their own, and segments are merged when they are of similar size, so each
-    text is indexed again some log2(n / 1024) times in all. Not for several threads at once;
+    text is indexed again some log2(n / 1024) times in all. The newest segment is made in a thread
+    beside what the caller does next; a search comes to it last. Not for several threads at once;
     `search` uses ``threads`` of its own (default: the cores this process may use).
 
     Raises ValueError for a threshold outside (0, 1] or an unknown tokenizer.
@@ -80,6 +81,8 @@ class RougeIndex:
         self.threshold = Threshold(threshold)
         self._vocabulary = Vocabulary(tokenizer)
         self._segments: list[Segment] = []
+        self._newest: Future[Segment] | None = None  # after these
+        self._sealed = 0  # texts in segments
         self._tail = Encoded.concatenate([])
         self._tail_bits = np.zeros(0, np.uint64)
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -97,11 +100,7 @@ class RougeIndex:
         """Bytes that the index holds."""
         own = self._tail.tokens.nbytes + self._tail.offsets.nbytes + self._tail_bits.nbytes
         own += self.threshold.nbytes + self._vocabulary.nbytes
-        return own + sum(segment.nbytes for segment in self._segments)
-
-    @property
-    def _sealed(self) -> int:
-        return sum(map(len, self._segments))
+        return own + sum(segment.nbytes for segment in self._finished())
 
     # Adding ------------------------------------------------------------------------------------
 
@@ -131,13 +130,26 @@ class RougeIndex:
 
     def _seal(self) -> None:
         """Give the tail postings, together with segments before it of up to `_RATIO` its size."""
-        parts = [self._tail]
+        segments = self._finished()
+        merged: list[Segment] = []
+        size = len(self._tail)
+        while segments and len(segments[-1]) <= _RATIO * size:
+            merged.insert(0, segments.pop())
+            size += len(merged[0])
+        self._sealed += len(self._tail)
+        thread = ThreadPoolExecutor(1)
+        self._newest = thread.submit(
+            _merged, merged, self._tail, self._sealed - size, len(self._vocabulary), self.threshold
+        )
+        thread.shutdown(wait=False)
         self._tail, self._tail_bits = Encoded.concatenate([]), np.zeros(0, np.uint64)
-        while self._segments and len(self._segments[-1]) <= _RATIO * sum(map(len, parts)):
-            parts.insert(0, self._segments.pop().encoded())
-        encoded = Encoded.concatenate(parts)
-        del parts
-        self._segments.append(Segment(encoded, self._sealed, len(self._vocabulary), self.threshold))
+
+    def _finished(self) -> list[Segment]:
+        """All segments, the newest included."""
+        if self._newest is not None:
+            self._segments.append(self._newest.result())
+            self._newest = None
+        return self._segments
 
     def _cover(self, encoded: Encoded) -> None:
         self.threshold.cover(int(encoded.lengths.max(initial=0)))
@@ -187,6 +199,8 @@ class RougeIndex:
         found = no_match(len(queries))
         for segment in self._segments:
             segment.search(queries, self.threshold, found)
+        if self._newest is not None:
+            self._newest.result().search(queries, self.threshold, found)
         scan(queries, self.threshold, self._tail, self._tail_bits, self._sealed, found)
         return found
 
@@ -199,7 +213,7 @@ class RougeIndex:
 
     def similar(self, queries: Encoded, k: int) -> list[Similar]:
         """`most_similar` for encoded texts."""
-        parts = [segment.encoded() for segment in self._segments] + [self._tail]
+        parts = [segment.encoded() for segment in self._finished()] + [self._tail]
         pool = Encoded.concatenate(parts)
         one = [
             queries.tokens[start:end]
@@ -212,7 +226,7 @@ class RougeIndex:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, atomically. OSError where that cannot be done."""
-        parts = [segment.encoded() for segment in self._segments] + [self._tail]
+        parts = [segment.encoded() for segment in self._finished()] + [self._tail]
         index_file.save(path, self.threshold.fraction, self._vocabulary, Encoded.concatenate(parts))
 
     @classmethod
@@ -240,6 +254,17 @@ class RougeIndex:
         index._vocabulary = vocabulary
         index.add_encoded(encoded)
         return index
+
+
+def _merged(
+    segments: list[Segment], tail: Encoded, first_id: int, words: int, threshold: Threshold
+) -> Segment:
+    """One segment with the texts of these, a list that is emptied, and of the tail."""
+    parts = [segment.encoded() for segment in segments]
+    segments.clear()  # their postings take memory
+    encoded = Encoded.concatenate([*parts, tail])
+    del parts
+    return Segment(encoded, first_id, words, threshold)
 
 
 def similar_to(query: np.ndarray, pool: Encoded, k: int, first_id: int = 0) -> Similar:

@@ -74,15 +74,19 @@ class Segment:
         positions[self._by_length] = np.arange(len(self), dtype=np.int32)
         return Encoded(self._tokens, self._offsets).take(positions)
 
-    def search(self, queries: Encoded, threshold: Threshold, best: Best) -> None:
-        """Improve ``best`` for the queries, whose token ids are of the same vocabulary."""
+    def search(self, queries: Encoded, threshold: Threshold, best: Best, first: int = -1) -> None:
+        """Improve ``best`` for the queries, whose token ids are of the same vocabulary.
+
+        With ``first`` the queries are texts of the segment itself, in order from this one on: none
+        finds itself, and any other one above the threshold will do.
+        """
         longest = int(queries.lengths.max(initial=0))
         _search(
             queries.tokens, queries.offsets,
             threshold.need, threshold.reach, threshold.shortest,
             self._tokens, self._offsets, self._by_length, self.first_id, self._longest,
             self._ranks, self._starts, self._texts, self._signatures, self._keys,
-            np.zeros(len(self) if longest > 64 else 0, np.int32), *best,
+            np.zeros(len(self) if longest > 64 else 0, np.int32), first, *best,
         )  # fmt: skip
 
 
@@ -269,7 +273,7 @@ def _search(
     q_tokens: Any, q_offsets: Any,
     need: Any, reach: Any, shortest: Any,
     tokens: Any, offsets: Any, by_length: Any, first_id: Any, longest: Any,
-    ranks: Any, starts: Any, texts: Any, bits: Any, keys: Any, seen: Any,
+    ranks: Any, starts: Any, texts: Any, bits: Any, keys: Any, seen: Any, first: Any,
     best_ids: Any, best_lcs: Any, best_totals: Any,
 ) -> None:  # fmt: skip
     table, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
@@ -290,18 +294,18 @@ def _search(
                 known += 1
                 own |= token_bit(token)
         _sort(row[:known])
-        loaded = False
+        loaded = is_done = False
         ordered = query  # sorted when a long query first needs it
         for k in range(known):
             if k > 0 and row[k] == row[k - 1]:
                 continue
             left = known - k  # this token and those after it, the only ones that can be shared
             longest_match = min(longest, reach[left] - m)
-            if longest_match < shortest_match:
+            if longest_match < shortest_match or is_done:
                 break
             p, stop = starts[row[k]], starts[row[k] + 1]
             p = _lower_bound(keys, p, stop, _key(shortest_match, 0))
-            while p < stop:
+            while p < stop and not is_done:
                 n = np.int64(keys[p] >> 8)
                 if n == _MANY:
                     n = offsets[texts[p] + 1] - offsets[texts[p]]
@@ -312,14 +316,16 @@ def _search(
                     break
                 last_key = _key(n, n - required)
                 run_end = stop if n < _MANY else p + 1  # longer texts are looked at one by one
-                while p < run_end and keys[p] <= last_key:
+                while p < run_end and keys[p] <= last_key and not is_done:
                     if (
                         popcount(own & ~bits[p]) <= known - required
                         and popcount(bits[p] & ~own) <= n - required
                     ):
                         text = texts[p]
                         other = tokens[offsets[text] : offsets[text + 1]]
-                        if m > 64:
+                        if first >= 0 and by_length[text] == first + q:
+                            found = 0
+                        elif m > 64:
                             found = 0
                             if seen[text] != q + 1:
                                 seen[text] = q + 1
@@ -338,6 +344,7 @@ def _search(
                         ):  # fmt: skip
                             required = _needed(need, m + n, best_lcs[q], best_totals[q])
                             last_key = _key(n, n - required)
+                            is_done = first >= 0
                     p += 1
                 p = _skip(keys, p, stop, _key(n + 1, 0)) if n < _MANY else max(p, run_end)
 

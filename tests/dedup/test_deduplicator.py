@@ -36,7 +36,7 @@ def test_decisions_equal_the_slow_loop_for_any_batches(pool, texts, threshold, c
     expected, refused = one_by_one(pool, texts, threshold)
     gate = Deduplicator(rouge=threshold, cosine=None)
     gate.add(pool)
-    with mock.patch.object(batch, "_CHUNK", chunk):
+    with mock.patch.multiple(batch, _CHUNK=chunk, _SLICE=chunk):
         accepted, rejected, _ = in_batches(gate, texts, cuts)
     assert accepted == expected
     assert [i for i, _ in rejected] == sorted(refused)
@@ -47,6 +47,26 @@ def test_decisions_equal_the_slow_loop_for_any_batches(pool, texts, threshold, c
         assert (duplicate.score, duplicate.match_id) == (float(score), match)
         assert duplicate.match == earlier[match]
     assert len(gate) == len(pool) + len(expected)
+
+
+def test_a_large_batch_full_of_near_duplicates_is_decided_as_small_ones():
+    rng = np.random.default_rng(7)
+    texts = []
+    for i in range(3000):
+        words = [f"w{word}" for word in rng.integers(0, 50_000, rng.integers(4, 30))]
+        if i % 3:
+            words = texts[rng.integers(i)].split()
+            for _ in range(rng.integers(3)):
+                words[rng.integers(len(words))] = f"w{rng.integers(50_000)}"
+        texts.append(" ".join(words))
+    whole, parts = (Deduplicator(rouge=0.7, cosine=None) for _ in range(2))
+    accepted, rejected, _ = in_batches(whole, texts, [])
+    small = in_batches(parts, texts, range(50, 3000, 50))
+    assert accepted == small[0]
+    assert [(i, d.match_id, d.score) for i, d in rejected] == [
+        (i, d.match_id, d.score) for i, d in small[1]
+    ]
+    assert 1000 < len(accepted) < 2000
 
 
 def slow_cosine(vectors, pool_size, threshold):
@@ -78,7 +98,7 @@ def test_cosine_decisions_equal_the_slow_loop(seed, threshold, pool_size, cuts, 
     expected, nearest = slow_cosine(vectors, pool_size, threshold)
     gate = Deduplicator(rouge=0.7, cosine=threshold, embedding_index=kind)
     gate.add(texts[:pool_size], vectors[:pool_size])
-    with mock.patch.object(batch, "_CHUNK", chunk):
+    with mock.patch.multiple(batch, _CHUNK=chunk, _SLICE=chunk):
         found = in_batches(gate, texts[pool_size:], cuts, vectors[pool_size:])
     accepted, rejected, cosines = found
     assert [pool_size + i for i in accepted] == expected
