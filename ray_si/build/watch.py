@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from concurrent.futures import wait
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +23,7 @@ from ray_si.run.instance_parts import Counts
 from ray_si.run.manifests import by_set
 from ray_si.run.run import LIVE, Run
 from ray_si.serving.applications import Serving
+from ray_si.serving.background import in_thread
 
 _LOOK_S = 1.0
 """Seconds between looks at the replicas."""
@@ -58,10 +60,9 @@ class Watcher:
         self._serving, self._reporter, self._run = serving, reporter, run
         self._lost = run.lease.lost
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def __enter__(self) -> Watcher:
-        self._thread.start()
+        self._watching = in_thread(self._watch)
         return self
 
     def __exit__(
@@ -71,7 +72,7 @@ class Watcher:
         trace: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._thread.join(None if kind is None else _FAREWELL_S)
+        wait([self._watching], None if kind is None else _FAREWELL_S)
 
     def _watch(self) -> None:
         self._look()

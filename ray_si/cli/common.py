@@ -13,8 +13,23 @@ import typer
 
 from ray_si.cli.output import console
 from ray_si.errors import RaySIError, UserError
+from ray_si.serving.connect import is_left_open
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """The application; it ends its process itself where Ray had to be left open."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().__call__(*arguments, **options)
+        except SystemExit as end:  # as every verb ends
+            if is_left_open():
+                sys.stdout.flush()
+                os._exit(int(end.code or 0))
+            raise
+
+
+app = _App(
     help="Build instruction-tuning datasets the Self-Instruct way, on a Ray cluster.",
     no_args_is_help=True,
     add_completion=False,

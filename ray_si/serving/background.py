@@ -60,6 +60,6 @@ class Alarm:
         return future.result()
 
 
-def wait_for_all(timeout_s: float) -> None:
-    """Until everything that was begun `in_thread` has ended, at most so long."""
-    wait(_running.copy(), timeout_s)
+def wait_for_all(timeout_s: float) -> bool:
+    """Until everything that was begun `in_thread` has ended, at most so long; whether it has."""
+    return not wait(_running.copy(), timeout_s).not_done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +18,10 @@ from ray_si.errors import ConfigError, one_line
 from ray_si.serving.background import wait_for_all
 
 _ENDING_S = 10.0
-"""Most seconds for what still runs in threads when a connection is closed."""
+"""Most seconds for what still asks Ray when a connection is to be closed."""
+
+_left_open = False
+"""Whether a connection was to be closed and could not be yet."""
 
 _TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
 """What to do where a cluster lets in only who has its token."""
@@ -29,35 +34,72 @@ def connect(address: str | None) -> Iterator[bool]:
     ``address`` is a cluster's; without it $RAY_ADDRESS counts, else Ray is started on this machine.
     Where this process has initialised Ray already, that one is used and stays. Raises ConfigError
     where no cluster answers, or one of another version of Ray or Python.
+
+    What still asks Ray after a while keeps the connection open, see `is_left_open`: it is closed at
+    the next chance, before another one is opened or when Python ends.
     """
     import ray
     from ray.data import DataContext
-    from ray.serve.context import _set_global_client
 
+    if _left_open:
+        _close()
+    is_ours, is_started = _left_open, False
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         # it tells of every process that is started later, as transformers and torch do
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         _connect(address)
-        close = ray.shutdown
-    else:
-        close = None
+        is_ours, is_started = True, address == "local"
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.issue_detectors_config.detectors = []
     try:
-        yield address == "local" and close is not None
+        yield is_started
     finally:
-        if close:
-            # its replicas are gone, so a round begun ahead ends soon; with Ray closed under it, it
-            # would report the lost connection at length, and once took the process with it
-            wait_for_all(_ENDING_S)
-            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-            close()
-            # Serve's client outlives Ray, and takes the next Ray that is started here for its own
-            _set_global_client(None)
+        if is_ours:
+            _close()
+
+
+def is_left_open() -> bool:
+    """Whether something still asks a Ray that was to be closed.
+
+    Closed under it, or as Python ends, Ray would take the process with it: by a status of its own
+    or a signal, in the middle of a call. So a process that knows its status leaves by `os._exit`.
+    """
+    return _left_open
+
+
+def _close() -> None:
+    """Close the connection, once nothing asks Ray any more; else leave it open."""
+    global _left_open
+    import ray
+    from ray.serve.context import _set_global_client
+
+    # replicas are gone, so a round begun ahead ends soon; it would report that at length
+    _left_open = not _is_quiet(_ENDING_S)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    atexit.unregister(_close)
+    if _left_open:
+        atexit.register(_close)
+        return
+    ray.shutdown()
+    # Serve's client outlives Ray, and takes the next Ray that is started here for its own
+    _set_global_client(None)
+
+
+def _is_quiet(timeout_s: float) -> bool:
+    """Wait until no thread of ours asks Ray, nor one of Ray Data's, at most so long; whether so."""
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    end = time.monotonic() + timeout_s
+    is_quiet = wait_for_all(timeout_s)
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor):  # waits only two seconds for itself
+            thread.join(max(0.0, end - time.monotonic()))
+            is_quiet = is_quiet and not thread.is_alive()
+    return is_quiet
 
 
 def is_this_machine(address: str | None) -> bool:

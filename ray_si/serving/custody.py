@@ -28,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si._version import __version__
 from ray_si.config import RunConfig
+from ray_si.serving.background import in_thread
 from ray_si.serving.placement import engine_arguments, placement
 from ray_si.serving.usage import Meter
 
@@ -152,7 +153,7 @@ class Custody:
         self._take_over()
         if self.custodian is None:
             self.custodian = self._create()
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        in_thread(self._beat)
         return self
 
     def __exit__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -28,3 +29,87 @@ def test_serve_is_looked_for_anew_in_each_ray_that_a_process_starts():
         [sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.split() == ["done"], done.stderr
+
+
+ASKING = """
+import ray_si.serving
+import sys, threading, time
+from contextlib import suppress
+import ray
+from ray.exceptions import RayError
+from ray_si.cli import app
+from ray_si.serving import connect as module
+from ray_si.serving.background import in_thread
+
+module._ENDING_S = 0.2
+ended = threading.Event()
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def answer(self):
+        return 1
+
+def ask(actor):
+    while not ended.is_set():
+        with suppress(RayError):
+            ray.get(actor.answer.remote())
+
+def connect_and_ask():
+    with module.connect(ADDRESS):
+        actor = Actor.remote()
+        ray.get(actor.answer.remote())
+        asking = [in_thread(ask, actor) for _ in range(4)]
+        time.sleep(0.5)
+    return asking
+"""
+"""Threads that ask Ray, and go on doing so as its connection is closed."""
+
+
+def ended(script, address):
+    """The end of a process that connects and asks and does what ``script`` says."""
+    program = ASKING.replace("ADDRESS", repr(address)) + textwrap.dedent(script)
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_ray_is_not_closed_under_what_still_asks_it_but_before_the_next_connection(ray_address):
+    done = ended(
+        """
+        asking = connect_and_ask()
+        print(module.is_left_open(), ray.is_initialized())
+        with module.connect(ADDRESS):  # they still ask
+            first = ray.get_runtime_context().get_job_id()
+        print(module.is_left_open(), [future.done() for future in asking])
+        ended.set()
+        for future in asking:
+            future.result()
+        with module.connect(ADDRESS):
+            print(first != ray.get_runtime_context().get_job_id())
+        print(module.is_left_open(), ray.is_initialized())
+        """.replace("ADDRESS", repr(ray_address)),
+        ray_address,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "True True",
+        "True [False, False, False, False]",
+        "True",
+        "False False",
+    ]
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_command_ends_with_its_own_status_whatever_still_asks_ray(ray_address, status):
+    done = ended(
+        f"""
+        @app.command()
+        def verb():
+            connect_and_ask()
+            print("done")
+            sys.exit({status})
+
+        app(["verb"])
+        """,
+        ray_address,
+    )
+    assert (done.returncode, done.stdout) == (status, "done\n"), done.stderr
