@@ -186,9 +186,12 @@ def test_where_a_model_is_refused_nothing_is_left_and_the_lease_is_given_back(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_budget_with_rounds_ahead_ends_whenever_the_target_is_reached(tmp_path, replay_config):
+@pytest.mark.parametrize(("tokens", "seed"), [(6_000, 0), (5_000, 1)])
+def test_a_budget_with_rounds_ahead_ends_whenever_the_target_is_reached(
+    tmp_path, replay_config, tokens, seed
+):
     """A later round that was granted part, or waits, is given up then, with what it reserved."""
-    replay_config |= {"target_instructions": 60, "budget": {"tokens": 6_000}}
+    replay_config |= {"target_instructions": 60, "budget": {"tokens": tokens}, "seed": seed}
     replay_config["generator"]["replay"] = {"latency_s": 0.3}
     replay_config["bootstrap"] |= {"prompts_per_round": 16, "block_size": 2, "lookahead": 2}
     building = Building(replay_config, tmp_path / "run")
