@@ -94,12 +94,13 @@ def _is_quiet(timeout_s: float) -> bool:
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
     end = time.monotonic() + timeout_s
-    is_quiet = wait_for_all(timeout_s)
-    for thread in threading.enumerate():
-        if isinstance(thread, StreamingExecutor):  # waits only two seconds for itself
-            thread.join(max(0.0, end - time.monotonic()))
-            is_quiet = is_quiet and not thread.is_alive()
-    return is_quiet
+    if not wait_for_all(timeout_s):
+        return False
+    # an execution that was given up waits only two seconds for its own thread
+    executors = [each for each in threading.enumerate() if isinstance(each, StreamingExecutor)]
+    for executor in executors:
+        executor.join(max(0.0, end - time.monotonic()))
+    return not any(executor.is_alive() for executor in executors)
 
 
 def is_this_machine(address: str | None) -> bool:
