@@ -50,12 +50,13 @@ logger = logging.getLogger(__name__)
 class Shard:
     """An actor with every ``count``-th text of the pool, from ``number`` on.
 
-    It answers with ids of the whole pool.
+    It answers with ids of the whole pool, and shares its node's cores with ``neighbours`` shards,
+    itself included.
     """
 
-    def __init__(self, number: int, count: int, options: dict[str, Any]) -> None:
+    def __init__(self, number: int, count: int, neighbours: int, options: dict[str, Any]) -> None:
         self._number, self._count = number, count
-        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
         self._pool = LocalPool(threads=threads, **options)
 
     def restore(self, restore: Restore | None, additions: Additions, size: int) -> None:
@@ -186,7 +187,8 @@ class ShardedPool:
         nodes = _homes()
         home = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=False)
         actor = ray.remote(Shard).options(num_cpus=0, scheduling_strategy=home)
-        return actor.remote(number, count, self._options)
+        neighbours = _neighbours(number, count, len(nodes))
+        return actor.remote(number, count, neighbours, self._options)
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
         """Every shard's answer, in order."""
@@ -216,6 +218,11 @@ class ShardedPool:
         except (RayActorError, ActorUnschedulableError):
             logger.warning("gate shard %d was lost while it was rebuilt", number)
         return getattr(shard, method).remote(*arguments)
+
+
+def _neighbours(number: int, count: int, nodes: int) -> int:
+    """Of ``count`` shards, how many are on the node of this one, dealt to the nodes in turn."""
+    return len(range(number % nodes, count, nodes))
 
 
 def _homes() -> list[str]:

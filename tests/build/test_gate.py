@@ -13,7 +13,7 @@ import ray
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ray_si.build.builder import build
-from ray_si.build.gate import ShardedDeduplicator, _homes
+from ray_si.build.gate import ShardedDeduplicator, _homes, _neighbours
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator, EmbeddingIndex, deduplicator as deduplicator_module
 from ray_si.errors import GateError
@@ -210,3 +210,9 @@ def _node(number, *, head=False, spot=False, gpus=0):
 def test_shards_lie_where_nodes_last_and_have_no_gpus_if_there_are_such(monkeypatch, nodes, homes):
     monkeypatch.setattr("ray_si.build.gate.ray.nodes", lambda: nodes)
     assert _homes() == homes
+
+
+def test_shards_share_the_cores_of_their_node_and_not_of_the_cluster():
+    assert [_neighbours(number, 8, 8) for number in range(8)] == [1] * 8
+    assert [_neighbours(number, 5, 2) for number in range(5)] == [3, 2, 3, 2, 3]
+    assert [_neighbours(number, 2, 1) for number in range(2)] == [2, 2]
