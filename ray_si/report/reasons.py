@@ -62,7 +62,7 @@ REASONS = {
     "alike_items": "Two items of a list say nearly the same.",
     "long_title": "A title, slogan or name of more than 12 words or several lines.",
     "repetitive": "Fewer than 62 % of the words are distinct.",
-    "hardly_changed": "A rewriting that is 93 % the same as its text.",
+    "hardly_changed": "A rewriting that is 87 % the same as its text.",
     "other_length": "A rewriting far longer or shorter than its text, or not shorter as asked.",
     "unended": "The answer breaks off without a full stop.",
     # several answers

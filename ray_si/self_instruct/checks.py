@@ -21,7 +21,7 @@ InstanceCheck = Callable[[str, Instance], bool]
 _ALIKE = 0.75
 """Similarity of characters from which two items of a list say the same."""
 
-_SAME = 0.93
+_SAME = 0.87
 """The same of a text and its rewriting, beyond which hardly anything was rewritten."""
 
 _LONGER, _SHORTER, _CLEARLY_SHORTER = 1.35, 0.35, 0.87
@@ -37,7 +37,9 @@ _FEWEST, _MOST = 12, 40
 _ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+(.+)$", re.MULTILINE)
 _TITLE = re.compile(r"\b(?:title|headline|slogan|motto|name|caption|subject line)s?\b", re.I)
 _REWRITE = re.compile(
-    r"\b(?:rewrite|rephrase|reword|paraphrase|shorten|change|improve|edit|correct|make the)\b", re.I
+    r"\b(?:rewrite|rephrase|reword|paraphrase|shorten|condense|summari[sz]e|simplify|change|improve|"
+    r"edit|correct|make the|short(?:er)? version)\b",
+    re.I,
 )
 _SHORTEN = re.compile(
     r"\b(?:short(?:er|en)?|brief(?:er)?|concise|fewer|condense|summari[sz]e)\b", re.I
@@ -68,9 +70,10 @@ _BEYOND_WORDING = re.compile(
 _ASKS_FOR_HELP = re.compile(
     r"\b(?:can you|could you (?:please )?(?:help|rewrite|make|edit|review)|"
     r"please (?:help|rewrite|edit|review|revise)|i need (?:help|you to)|"
-    r"help me (?:rewrite|write|with (?:this|my))|rewrite|rephrase|"
-    r"the (?:text|message|e-?mail|post|paragraph) (?:is|should|needs))\b|"
-    r"^\W*(?:here(?:'s| is)|i(?:'m| am) (?:writing|trying|looking for) )",
+    r"help me (?:rewrite|write|with (?:this|my))|rewrite|rephrase|translate|"
+    r"the (?:text|message|e-?mail|post|paragraph) (?:is|should|needs)|"
+    r"following (?:text|sentence|message|e-?mail|post|paragraph))\b|"
+    r"^\W*(?:here(?:'s| is)|how to|i(?:'m| am) (?:writing|trying|looking for) )",
     re.I,
 )
 _GREETING = re.compile(
@@ -78,6 +81,7 @@ _GREETING = re.compile(
 )
 _BYLINE = re.compile(
     r"^\s*(?:by|author|title|subject|from|to|date)\b\s*:?.{0,60}$|\[|\]|(?:sincerely|regards),?\s*$"
+    r"|\A[^\n,.!?]{1,60}\n|^\s*#|\*\*|```"
     r"|[\U0001f300-\U0001faff]",
     re.I | re.M,
 )

@@ -234,9 +234,14 @@ def read_input(
     return ("" if is_placeholder(written) else written), None
 
 
+_TITLE_BEFORE_NAME = re.compile(r"\b(?:Dr|Mrs?|Ms|Prof|St|vs|e\.g|i\.e)\.$")
+"""A full stop that ends no sentence."""
+
+
 def _sentences_of(text: str, max_words: int | None) -> str:
     """The whole sentences that a text begins with, of so many words at most; "" where none is."""
-    ends = [match.end() for match in re.finditer(r"[.!?][\"')]*(?=\s|$)", text)]
+    stops = re.finditer(r"[.!?][\"')]*(?=\s|$)", text)
+    ends = [stop.end() for stop in stops if not _TITLE_BEFORE_NAME.search(text, 0, stop.end())]
     if max_words is not None:
         ends = [end for end in ends if len(text[:end].split()) <= max_words]
     return text[: ends[-1]] if ends else ""

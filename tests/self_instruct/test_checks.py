@@ -43,6 +43,10 @@ def test_instructions(name, refused, passed):
         ("input_kind", "Rewrite the e-mail to make it short.", TEXT, f"Hi Tom, {TEXT}"),
         ("input_kind", "Rewrite the post to make it short.", f"Dear Ms Hall, {TEXT}", TEXT),
         ("input_kind", REWRITE, f"{TEXT}\nBy Tom Hall", f"Hi Tom, {TEXT}"),
+        ("input_kind", REWRITE, f"The original passage:\n\n{TEXT}", f"Hi Tom,\n\n{TEXT}"),
+        ("input_kind", REWRITE, f"### News\n\n{TEXT}", f"{TEXT}\n\n{TEXT}"),
+        ("input_kind", REWRITE, f"**Hurry!** {TEXT}", f"Hurry! {TEXT}"),
+        ("input_asks", REWRITE, f"Translate the following sentence. {TEXT}", TEXT),
     ],
 )
 def test_inputs(name, instruction, refused, passed):
@@ -62,6 +66,7 @@ LIST = "1. Drink more water.\n2. {}\n3. Sleep for eight hours."
         ("alike_items", "", LIST.format("Drink more tea."), LIST.format("Walk to work.")),
         ("repetitive", "", "It is good and it is good and it is good and it is so good.", POLITE),
         ("hardly_changed", TEXT, TEXT.replace("Please", "Do"), POLITE),
+        ("hardly_changed", TEXT, TEXT.replace(" here", " with us").replace("Please", "Do"), POLITE),
         ("other_length", TEXT, "Come.", POLITE),
         ("other_length", TEXT, f"{POLITE} {POLITE}", POLITE),
         ("unended", "", "It is good to walk because it makes you fit and then", POLITE),
@@ -70,6 +75,20 @@ LIST = "1. Drink more water.\n2. {}\n3. Sleep for eight hours."
 def test_answers(name, instance, refused, passed):
     for output, reason in ((refused, name), (passed, None)):
         assert failed_instance_check([name], REWRITE, Instance(instance, output)) == reason
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "Condense the text to one line.",
+        "Summarize the post.",
+        "Write a shorter version of the text.",
+    ],
+)
+def test_a_summary_is_clearly_shorter_than_its_text_and_says_something(instruction):
+    for output, reason in ((POLITE, "other_length"), ("Your parcel is here: collect it.", None)):
+        instance = Instance(TEXT, output)
+        assert failed_instance_check(["other_length"], instruction, instance) == reason
 
 
 def test_a_title_is_short_and_one_line():

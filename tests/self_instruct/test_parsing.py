@@ -331,6 +331,13 @@ def test_a_long_input_ends_with_the_last_sentence_within_so_many_words():
     assert read_input(text, "stop", max_words=100) == (text, None)
 
 
+def test_a_title_before_a_name_ends_no_sentence():
+    text = "We met Dr. Hall and Ms. Chen. Both work with Prof. Ito and"
+    for finish_reason, max_words in (("length", None), ("stop", 11), ("length", 9)):
+        cut = read_input(text, finish_reason, cut_at_sentence=True, max_words=max_words)
+        assert cut == ("We met Dr. Hall and Ms. Chen.", None)
+
+
 PLAN = "The tasks above are about food. None is a question.\n1. So it should be one."
 
 
