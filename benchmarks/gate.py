@@ -457,7 +457,7 @@ def split_in_this_process(shards: int) -> Any:
 
     class Pool(ShardedPool):
         def _start(self, number: int, count: int) -> Any:
-            return Shard(number, count, self._options)
+            return Shard(number, count, count, self._options)
 
         def _ask(self, method: str, *arguments: Any) -> list[Any]:
             values = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in arguments]
