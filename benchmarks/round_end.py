@@ -4,12 +4,14 @@
 
 A pool of made-up instructions (corpus.py) with random embeddings of 384 numbers; then two rounds of
 candidates, whose completions come in blocks, parsed as a task of Ray Data parses them. The prompts
-of the second have not seen what the first accepted, as with a lookahead of one. Screened: every
-block is asked of the pool as it lands (`Deduplicator.screen`), one after the other here, and the
-round's end is `decide_round` with what that found. Not screened: `decide_round` asks for all of it,
-embeddings included, which a model would take far longer for. Writing the round's tables to storage
-is in neither. Decisions are compared. Seconds are those of a clock, and of all cores ("cpu"), in
-which BLAS counts the threads that wait for one another: give it one.
+of the second have not seen what the first accepted, as with a lookahead of one, and its blocks come
+in before and after the first is decided, by turns with the first's. Screened: every block is asked
+of the pool, and of the other blocks, as it lands (`OpenGate.screen`), one after the other here, and
+the round's end is `joined` and `decide_round` with what that found. Not screened: `decide_round`
+asks for all of it, embeddings included, which a model would take far longer for. Writing the
+round's tables to storage is in neither. Decisions on the second round are compared, and its end is
+what is told. Seconds are those of a clock, and of all cores ("cpu"), in which BLAS counts the
+threads that wait for one another: give it one.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ import pyarrow as pa
 
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator
-from ray_si.dedup.layers import joined
+from ray_si.dedup.layers import Screened, joined
 from ray_si.pipeline.decisions import (
+    RoundDecisions,
     Usable,
     decide_round,
     passed,
@@ -39,6 +42,7 @@ from ray_si.pipeline.decisions import (
     texts_of,
     with_candidates,
 )
+from ray_si.pipeline.gate import OpenGate
 from ray_si.run.schemas import RAW_BLOCK
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -76,52 +80,88 @@ def block(number: int, texts: Sequence[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, RAW_BLOCK)
 
 
+class Round:
+    """Its blocks as they land; ``number`` is its own, ``seen`` the pool of its prompts."""
+
+    def __init__(self, number: int, texts: Sequence[str], seen: int) -> None:
+        self.number, self.seen = number, seen
+        size = A_BLOCK * A_COMPLETION
+        self.blocks = [
+            with_candidates(CONFIG, block(k, texts[start : start + size]))
+            for k, start in enumerate(range(0, len(texts), size))
+        ]
+        self.rows: list[Any] = []
+        self.found: list[Usable] = []
+        self.screened: list[Screened] = []
+
+    def land(self, gate: OpenGate, count: int, *, screens: bool) -> None:
+        """So many more blocks are there."""
+        for table in self.blocks[:count]:
+            rows, candidates = read_candidates(table)
+            self.rows += rows
+            self.found += candidates
+            if screens:
+                texts = texts_of(passed(candidates))
+                self.screened.append(gate.screen(texts, self.seen, self.number))
+        del self.blocks[:count]
+
+    def decide(self, gate: OpenGate) -> RoundDecisions:
+        """The round's end."""
+        known = joined(self.screened) if self.screened else None
+        given = None if known else gate.embed(texts_of(passed(self.found)))
+        return decide_round(
+            CONFIG,
+            self.number,
+            self.rows,
+            len(self.found),
+            lambda usable: gate.filter(texts_of(usable), given, known),
+            self.found,
+            known.embeddings if known else given,
+        )
+
+
 def measure(pool: int, candidates: int, cosine: float | None) -> dict[str, Any]:
     """Seconds of a round's end, both ways."""
     texts = list(corpus.texts(pool + 2 * candidates))
     seconds: dict[str, Any] = {}
     decided = {}
     for way in ("screened", "not_screened"):
-        layers = 1 if way == "screened" else None
-        gate = Deduplicator(0.7, cosine, embeddings, layers=layers)
+        screens = way == "screened"
+        behind = Deduplicator(0.7, cosine, layers=1 if screens else None)
+        gate = OpenGate(behind, embeddings if cosine else None, None)
         began = time.perf_counter()
         for start in range(0, pool, 20_000):
             part = texts[start : min(pool, start + 20_000)]
-            gate.add(part, embeddings(part) if cosine else None)
-            gate.settle()
-        seen = len(gate)
+            behind.add(part, gate.embed(part))
+            behind.settle()
         seconds[f"filling_{way}"] = time.perf_counter() - began
-        for number in range(2):  # the first is the layer that the second's prompts did not see
-            first = pool + number * candidates
-            size = A_BLOCK * A_COMPLETION
-            blocks = [
-                with_candidates(CONFIG, block(k, texts[start : start + size]))
-                for k, start in enumerate(range(first, first + candidates, size))
-            ]
-            began = time.perf_counter()
-            rows, found, screened = [], [], []
-            for table in blocks:
-                block_rows, block_candidates = read_candidates(table)
-                rows += block_rows
-                found += block_candidates
-                if layers:
-                    screened.append(gate.screen(texts_of(passed(block_candidates)), seen))
-            seconds[f"landing_{way}"] = time.perf_counter() - began
-            known = joined(screened) if screened else None
-
-            def decide(usable: Sequence[Usable], gate: Any = gate, known: Any = known) -> Any:
-                return gate.filter(texts_of(usable), screened=known)
-
-            began, cpu = time.perf_counter(), time.process_time()
-            result = decide_round(CONFIG, number, rows, len(found), decide, found)
-            seconds[f"end_{way}"] = time.perf_counter() - began
-            seconds[f"end_{way}_cpu"] = time.process_time() - cpu
-        decided[way] = (result.accepted.column("id").to_pylist(), result.rejected.to_pylist())
-    assert decided["screened"] == decided["not_screened"], "decisions differ"
+        first, second = (
+            Round(number, texts[start : start + candidates], pool)
+            for number, start in enumerate(range(pool, len(texts), candidates))
+        )
+        began = time.perf_counter()
+        half = len(second.blocks) // 2
+        for _ in range(half):
+            first.land(gate, 1, screens=screens)
+            second.land(gate, 1, screens=screens)
+        first.land(gate, len(first.blocks), screens=screens)
+        first.decide(gate)
+        second.land(gate, len(second.blocks), screens=screens)
+        seconds[f"landing_{way}"] = time.perf_counter() - began
+        began, cpu = time.perf_counter(), time.process_time()
+        result = second.decide(gate)
+        seconds[f"end_{way}"] = time.perf_counter() - began
+        seconds[f"end_{way}_cpu"] = time.process_time() - cpu
+        decided[way] = result
+        began = time.perf_counter()
+        behind.settle()
+        seconds[f"settling_{way}"] = time.perf_counter() - began
+    for one, other in zip(*decided.values(), strict=True):
+        assert one == other, "decisions differ"
     return {
         "pool": pool,
         "candidates": candidates,
-        "accepted": len(decided["screened"][0]),
+        "accepted": decided["screened"].accepted.num_rows,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
 

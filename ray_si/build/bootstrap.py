@@ -145,6 +145,7 @@ class BootstrapPhase:
         self._passing = Passing.of(config)
         self._passed = self._counted = 0  # rows, and the blocks that they are of
         self._screening: Screening | None = None
+        self._opened = len(gate)
         self._prompting = Prompting(config, seeds)
         is_diverse = self._prompting.needs_embeddings
         for table in rounds.with_embeddings() if is_diverse else rounds.tables:
@@ -177,7 +178,7 @@ class BootstrapPhase:
                 current = len(self._rounds.manifests)
                 for round_ in range(current, current + width):
                     if round_ not in in_flight and self._is_wanted(round_, current):
-                        seen = self._seeds + self._prompting.seen(round_)
+                        seen = max(self._opened, self._seeds + self._prompting.seen(round_))
                         in_flight[round_] = in_thread(self._complete_round, round_, seen, abandon)
                 if self._passing:  # it counts what they write
                     self._instances.begin()
@@ -220,13 +221,15 @@ class BootstrapPhase:
     # Asking ------------------------------------------------------------------------------------
 
     def _complete_round(self, round_: int, seen: int, abandon: threading.Event) -> CompleteRound:
-        """Answer what a round still lacks; its blocks, screened against the pool ``seen`` by it."""
+        """Answer what a round still lacks; its blocks, screened against the pool ``seen``."""
         folder = round_folder(round_)
         requests = pa.Table.from_pylist(self._prompting.drawn(round_), DRAWN)
         keys = self._run.finished_blocks(folder)
         sound = zip(keys, read_ahead(self._run.sound_block, keys.values()), strict=True)
         stored = {
-            number: self._complete_block(with_candidates(self._config, block[0]), block[1], seen)
+            number: self._complete_block(
+                with_candidates(self._config, block[0]), block[1], seen, round_
+            )
             for number, block in sound
             if block
         }
@@ -256,15 +259,17 @@ class BootstrapPhase:
                 for number, table, info in written:
                     del missing[number]
                     claim.settle(table.num_rows, tokens_of(table))
-                    stored[number] = self._complete_block(table, info, seen)
+                    stored[number] = self._complete_block(table, info, seen, round_)
         return [stored[number] for number in sorted(stored)]
 
-    def _complete_block(self, block: pa.Table, info: ShardInfo, seen: int) -> CompleteBlock:
+    def _complete_block(
+        self, block: pa.Table, info: ShardInfo, seen: int, round_: int
+    ) -> CompleteBlock:
         """Of a block `with_candidates`, which go to be screened."""
         rows, candidates = read_candidates(block)
         screened = None
         if self._screening:
-            screened = self._screening.submit(texts_of(passed(candidates)), seen)
+            screened = self._screening.submit(texts_of(passed(candidates)), seen, round_)
         return CompleteBlock(rows, candidates, info, screened)
 
     # Deciding ----------------------------------------------------------------------------------
@@ -280,10 +285,10 @@ class BootstrapPhase:
         infos = [block.info for block in complete]
         assert len(rows) == self._config.bootstrap.prompts_per_round, "a round lost rows"
         room = self._config.target_instructions - self._prompting.accepted
+        given = None
         if screened is None:
-            embeddings = given = self._gate.embed(texts_of(passed(candidates)))
-        else:
-            embeddings, given = screened.embeddings, None
+            given = self._gate.embed(texts_of(passed(candidates)))
+        embeddings = given if screened is None else screened.embeddings
         decided = decide_round(
             self._config,
             round_,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 from concurrent.futures import Future
 from contextlib import suppress
@@ -12,8 +13,13 @@ from ray_si.dedup.layers import Screened
 from ray_si.pipeline.gate import OpenGate
 from ray_si.serving.background import in_thread
 
+_END = float("inf")
+"""After the last round."""
+
 
 class _Asked(NamedTuple):
+    round: float
+    number: int
     texts: list[str]
     size: int
     screened: Future[Screened]
@@ -22,13 +28,15 @@ class _Asked(NamedTuple):
 class Screening:
     """Has blocks of candidates screened in the background; see `Deduplicator.screen`.
 
-    ``at_once`` are under way at a time, since each waits for an embedder. What they raise their
-    futures raise. ``with`` ends the work; what is not begun by then is left.
+    ``at_once`` are under way at a time, since each waits for an embedder, an earlier round's before
+    a later one's. What they raise their futures raise. ``with`` ends the work; what is not begun by
+    then is left.
     """
 
     def __init__(self, gate: Deduplicator | OpenGate, at_once: int) -> None:
         self._gate, self._at_once = gate, at_once
-        self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._asked: queue.PriorityQueue[_Asked] = queue.PriorityQueue()
+        self._numbers = itertools.count()
 
     def __enter__(self) -> Screening:
         for _ in range(self._at_once):
@@ -40,17 +48,18 @@ class Screening:
             while True:
                 self._asked.get_nowait()
         for _ in range(self._at_once):
-            self._asked.put(None)
+            self.submit([], 0, _END)
 
-    def submit(self, texts: list[str], size: int) -> Future[Screened]:
-        """What the first ``size`` of the pool say of these texts, once it is known."""
+    def submit(self, texts: list[str], size: int, round_: float) -> Future[Screened]:
+        """What the first ``size`` of the pool say of these texts of a round, once it is known."""
         future: Future[Screened] = Future()
-        self._asked.put(_Asked(texts, size, future))
+        self._asked.put(_Asked(round_, next(self._numbers), texts, size, future))
         return future
 
     def _work(self) -> None:
-        while (asked := self._asked.get()) is not None:
+        while (asked := self._asked.get()).round != _END:
             try:
-                asked.screened.set_result(self._gate.screen(asked.texts, asked.size))
+                found = self._gate.screen(asked.texts, asked.size, batch=int(asked.round))
+                asked.screened.set_result(found)
             except BaseException as error:  # noqa: BLE001 - whoever waits for the round raises it
                 asked.screened.set_exception(error)

@@ -7,7 +7,7 @@ keeps evaluation sets out, `NgramIndex` finds texts inside longer ones.
 """
 
 from ray_si.dedup.cosine import CosineIndex
-from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Neighbours, warm_up
+from ray_si.dedup.deduplicator import Deduplicator, warm_up
 from ray_si.dedup.embedding_index import EmbeddingIndex
 from ray_si.dedup.exclusions import (
     CONTAMINATED,
@@ -17,6 +17,7 @@ from ray_si.dedup.exclusions import (
     NgramIndex,
     decide_rest,
 )
+from ray_si.dedup.result import DedupResult, Duplicate, Neighbours
 from ray_si.dedup.rouge_index import RougeIndex, Similar
 
 __all__ = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,7 +21,10 @@ from ray_si.dedup.layers import (
     nearer_by_cosine,
     nearer_by_rouge,
 )
+from ray_si.dedup.peers import Peers
+from ray_si.dedup.peers.walk import BY_ROUGE
 from ray_si.dedup.pool import EXACT, EXACT_KINDS, LocalPool, Pool
+from ray_si.dedup.result import DedupResult, Duplicate, Neighbours, joined_results
 from ray_si.dedup.rouge_index import Similar
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
@@ -31,53 +34,6 @@ _BATCH = 16_384
 
 Encoder = Callable[[list[str]], np.ndarray]
 """Texts -> embeddings of shape (n, dimension)."""
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A text that came too close to an earlier one.
-
-    ``index`` is its place in the batch; ``reason`` is "rouge" or "cosine"; ``match_id`` is the
-    position in the pool of ``match``, the nearest earlier text (the earliest of equals), and
-    ``score`` their ROUGE-L F or cosine. ``source`` is what `Deduplicator.add` was told of it.
-    """
-
-    index: int
-    reason: str
-    match_id: int
-    match: str
-    score: float
-    source: str | None = None
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest texts of an accepted one by ROUGE-L, whatever the threshold, nearest first.
-
-    ``mean`` is its mean ROUGE-L F with the whole pool before it.
-    """
-
-    texts: list[str]
-    scores: list[float]
-    mean: float
-
-
-@dataclass(frozen=True)
-class DedupResult:
-    """What one batch came to.
-
-    ``accepted`` are indices into the batch, ascending; parallel to it are the rows of
-    ``embeddings`` and ``cosines``, each text's highest cosine with an earlier one (None where the
-    cosine gate is off or its index "exact"; -1 for the very first), and ``neighbours`` (None unless
-    asked for).
-    ``rejected`` is ascending too.
-    """
-
-    accepted: list[int] = field(default_factory=list)
-    rejected: list[Duplicate] = field(default_factory=list)
-    embeddings: np.ndarray | None = None
-    cosines: np.ndarray | None = None
-    neighbours: list[Neighbours] | None = None
 
 
 class Deduplicator:
@@ -99,7 +55,9 @@ class Deduplicator:
     With ``layers``, what needs no order can be found out before a batch is complete, by several
     threads: `screen` asks the pool as it was some batches ago, and `filter` then only what came
     since. Each batch is a layer; `settle` keeps the last ``layers`` of them apart. Not for an
-    index that finds approximately, whose answers depend on where it is cut.
+    index that finds approximately, whose answers depend on where it is cut. Where `screen` is told
+    of batches it compares their texts with each other, too, so that `filter` only walks over the
+    pairs that are near; not with `most_similar` or an index that measures more than those.
 
     Raises ValueError for thresholds outside (0, 1], an unknown tokenizer or factory string.
     """
@@ -127,6 +85,9 @@ class Deduplicator:
                 raise ValueError(f"embedding_index {embedding_index} cannot be searched in layers")
             make = partial(LocalPool, rouge, tokenizer, embedding_index)
             self._pool = self._layers = LayeredPool(self._pool, layers, make)
+        self._peers: Peers | None = None
+        if layers is not None and not most_similar and (cosine is None or embedding_index == EXACT):
+            self._peers = Peers(rouge, cosine, tokenizer)
         self._lock = threading.Lock()  # the pool is for one thread at a time
         self.screening_s = 0.0
         """Seconds that `screen` has searched the pool so far, without what it waited for."""
@@ -172,22 +133,31 @@ class Deduplicator:
         vectors = None if embeddings is None else _fitting(embeddings, texts)
         with self._lock:
             self._begin(None)
+            if screened and self._peers and self._peers.has(screened.batch):
+                return self._walk(texts, screened)
+            if screened and screened.vectors is not None:
+                screened = replace(screened, vectors=np.asarray(screened.vectors))
             parts = []
             for start in range(0, len(texts), _BATCH):
                 part = texts[start : start + _BATCH]
                 known = screened and screened.part(start, start + len(part))
                 parts.append(self._filter(part, vectors, start, known))
-        return _joined(parts)
+        return joined_results(parts)
 
     def screen(
-        self, texts: Sequence[str], size: int, embeddings: np.ndarray | None = None
+        self,
+        texts: Sequence[str],
+        size: int,
+        embeddings: np.ndarray | None = None,
+        batch: int | None = None,
     ) -> Screened:
         """What the first ``size`` of the pool say of some texts; their order does not matter.
 
         Of those that pass the ROUGE-L gate against them, the encoder is asked for embeddings, where
-        ``embeddings`` has none for every text. Safe to call from several threads, beside `filter`
-        too. Needs ``layers``; ``size`` is where one of those begins that are kept apart, or the
-        length of the pool.
+        ``embeddings`` has none for every text. ``batch`` numbers the batch that they will be part
+        of, in the order of decision. Safe to call from several threads, beside `filter` too. Needs
+        ``layers``; ``size`` is where one of those begins that are kept apart, or the length of the
+        pool, and the same for all of a batch.
         """
         assert self._layers is not None, "a pool without layers is not screened"
         with self._lock:
@@ -205,13 +175,22 @@ class Deduplicator:
                 began = time.monotonic()
                 by_cosine = self._layers.nearest_by_cosine(vectors, self._cosine, end=size)
                 self.screening_s += time.monotonic() - began
-        return Screened(len(texts), size, by_rouge, vectors, by_cosine)
+        numbers = None
+        if self._peers is not None and batch is not None:
+            with self._lock:
+                began = time.monotonic()
+                numbers = self._peers.add(batch, texts, by_rouge.ids >= 0, vectors)
+                self.screening_s += time.monotonic() - began
+        found = Screened(len(texts), size, by_rouge, vectors, by_cosine)
+        return replace(found, batch=batch, numbers=numbers)
 
     def settle(self) -> None:
         """Merge layers that are no longer asked apart; decisions do not depend on it."""
         if self._layers is not None:
             with self._lock:
                 self._layers.settle()
+                if self._peers is not None:
+                    self._peers.forget(self._layers.settled)
 
     def rethreshold(self, *, rouge: float | None = None, cosine: float | None = None) -> None:
         """Use higher thresholds from the next batch on.
@@ -230,6 +209,37 @@ class Deduplicator:
             self._rouge = rouge
         self._cosine = self._cosine if cosine is None else cosine
 
+    def _walk(self, texts: Sequence[str], screened: Screened) -> DedupResult:
+        """Decide on a batch whose pairs are known."""
+        assert self._layers is not None
+        assert self._peers is not None
+        assert screened.batch is not None
+        assert screened.numbers is not None
+        decided = self._peers.decided()
+        by_rouge = self._nearest_by_rouge(texts, screened, decided)
+        survivors = np.flatnonzero(by_rouge.ids < 0)
+        by_cosine = None
+        if self._cosine is not None and len(survivors):
+            by_cosine = self._nearest_by_cosine(survivors, screened, decided)
+        size = len(self._pool)
+        reasons, ids, cosines = self._peers.decide(
+            screened.batch, screened.numbers, by_rouge, by_cosine, size
+        )
+        accepted = np.flatnonzero(reasons == 0)
+        scores = np.where(reasons == BY_ROUGE, 2 * by_rouge.lcs / by_rouge.totals, cosines)
+        refused = np.flatnonzero(reasons)
+        columns = (refused, reasons[refused], ids[refused], scores[refused])
+        matches = [
+            Match(index, "rouge" if reason == BY_ROUGE else "cosine", id_, score)
+            for index, reason, id_, score in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+        kept = [texts[i] for i in accepted.tolist()]
+        explained = self._explain(matches, size, kept, 0)
+        vectors = screened.vectors
+        is_kept = (reasons == 0)[screened.by_rouge.ids < 0]
+        self._layers.add_later(kept, lambda: None if vectors is None else vectors[is_kept])
+        return DedupResult(accepted.tolist(), explained)
+
     def _filter(
         self,
         texts: Sequence[str],
@@ -244,7 +254,8 @@ class Deduplicator:
         by_cosine = None
         if self._cosine is not None and len(survivors):
             if screened is not None:
-                vectors, by_cosine = self._nearest_by_cosine(survivors, screened)
+                vectors = np.asarray(screened.vectors)[screened.rows(survivors)]
+                by_cosine = self._nearest_by_cosine(survivors, screened)
             else:
                 vectors = (
                     self._encode([texts[i] for i in survivors.tolist()])
@@ -267,26 +278,32 @@ class Deduplicator:
         self._pool.add(kept, result.embeddings)
         return result
 
-    def _nearest_by_rouge(self, texts: Sequence[str], screened: Screened | None) -> Best:
+    def _nearest_by_rouge(
+        self, texts: Sequence[str], screened: Screened | None, but: Collection[int] = ()
+    ) -> Best:
         if screened is None:
             return self._pool.nearest_by_rouge(texts)
         assert self._layers is not None
-        since = self._layers.nearest_by_rouge(texts, start=screened.size)
+        since = self._layers.nearest_by_rouge(texts, start=screened.size, but=but)
         return nearer_by_rouge(screened.by_rouge, since)
 
     def _nearest_by_cosine(
-        self, survivors: np.ndarray, screened: Screened
-    ) -> tuple[np.ndarray, Cosines]:
-        """Embeddings and nearest texts of those that pass the ROUGE-L gate."""
+        self, survivors: np.ndarray, screened: Screened, but: Collection[int] = ()
+    ) -> Cosines:
+        """Nearest texts of those that pass the ROUGE-L gate.
+
+        ``but`` leaves out layers, by the ids that they begin with.
+        """
         assert self._layers is not None
         assert self._cosine is not None
-        assert screened.vectors is not None
         assert screened.by_cosine is not None
-        rows = np.searchsorted(np.flatnonzero(screened.by_rouge.ids < 0), survivors)
-        vectors = screened.vectors[rows]
-        ids, cosines = screened.by_cosine
-        since = self._layers.nearest_by_cosine(vectors, self._cosine, start=screened.size)
-        return vectors, nearer_by_cosine((ids[rows], cosines[rows]), since)
+        rows = screened.rows(survivors)
+        best = screened.by_cosine[0][rows], screened.by_cosine[1][rows]
+        if self._layers.has_since(screened.size, but):
+            vectors, start = np.asarray(screened.vectors)[rows], screened.size
+            since = self._layers.nearest_by_cosine(vectors, self._cosine, start=start, but=but)
+            best = nearer_by_cosine(best, since)
+        return best
 
     def _explain(
         self, matches: list[Match], size: int, kept: list[str], offset: int
@@ -357,18 +374,3 @@ def _fitting(embeddings: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     if len(vectors) != len(texts):
         raise ValueError(f"there are {len(vectors)} embeddings for {len(texts)} texts")
     return vectors
-
-
-def _joined(parts: list[DedupResult]) -> DedupResult:
-    if len(parts) == 1:
-        return parts[0]
-    embeddings = [part.embeddings for part in parts if part.embeddings is not None]
-    cosines = [part.cosines for part in parts if part.cosines is not None]
-    neighbours = [n for part in parts for n in part.neighbours or ()]
-    return DedupResult(
-        [i for part in parts for i in part.accepted],
-        [duplicate for part in parts for duplicate in part.rejected],
-        np.concatenate(embeddings) if embeddings else None,
-        np.concatenate(cosines) if cosines else None,
-        neighbours if any(part.neighbours is not None for part in parts) else None,
-    )

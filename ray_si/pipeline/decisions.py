@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ray_si.config import Bootstrap, RunConfig
 from ray_si.dedup import DedupResult, Neighbours
+from ray_si.dedup.layers import Parts
 from ray_si.dedup.tokens import unread
 from ray_si.engines.base import Completion
 from ray_si.pipeline.conditions import conditions_of, rounds_of_openings
@@ -26,12 +27,10 @@ from ray_si.run.schemas import (
     INSTANCE,
     REFUSED_EMBEDDINGS,
     REJECTED,
-    AcceptedRow,
     CompletionRow,
     InstanceText,
     Neighbour,
     RawRow,
-    RejectedRow,
     embedding_column,
 )
 from ray_si.self_instruct.checks import failed_check
@@ -229,7 +228,7 @@ def decide_round(
     room: int,
     decide: Decide,
     candidates: Sequence[Usable] | None = None,
-    embeddings: np.ndarray | None = None,
+    embeddings: np.ndarray | Parts | None = None,
 ) -> RoundDecisions:
     """What a round comes to, from its raw rows by request id.
 
@@ -241,37 +240,39 @@ def decide_round(
         candidates = all_candidates(config, rows)
     usable = passed(candidates)
     result = decide(usable)
+    kept = [usable[i] for i in result.accepted[:room]]
     # every candidate is rejected by a filter, by the gate, for want of room, or accepted
-    rejected = [
-        _rejection(item, item.candidate.reason) for item in candidates if item.candidate.reason
+    left_out = [
+        _Rejected(item, item.candidate.reason) for item in candidates if item.candidate.reason
     ]
-    rejected += [
-        _rejection(usable[d.index], d.reason, d.match, d.score, d.source) for d in result.rejected
+    left_out += [
+        _Rejected(usable[d.index], d.reason, d.match, d.score, d.source) for d in result.rejected
     ]
-    rejected += [_rejection(usable[i], "target_reached") for i in result.accepted[room:]]
-    rejected.sort(key=lambda row: (row["request_id"], row["position"]))
-    accepted = [
-        _acceptance(config, round_, usable[i], result, k)
-        for k, i in enumerate(result.accepted[:room])
-    ]
-    stored, refused = pa.Table.from_pylist(accepted, ACCEPTED), None
+    left_out += [_Rejected(usable[i], "target_reached") for i in result.accepted[room:]]
+    left_out.sort(key=lambda item: (item.usable.row["request_id"], item.usable.candidate.position))
+    stored, refused = _accepted(config, round_, rows, kept, result), None
     if embeddings is not None:
         is_kept = np.zeros(len(usable), bool)
         is_kept[result.accepted[:room]] = True
         stored = _with_embeddings(stored, embeddings[is_kept])
         refused = _refused([usable[i] for i in np.flatnonzero(~is_kept)], embeddings[~is_kept])
-    assert len(accepted) + len(rejected) == len(candidates), "a round lost candidates"
+    assert len(kept) + len(left_out) == len(candidates), "a round lost candidates"
     manifest: RoundManifest = {
         "round": round_,
         "requests": len(rows),
         "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
         "completion_tokens": sum(row["completion_tokens"] for row in rows),
         "candidates": len(candidates),
-        "accepted": len(accepted),
-        "rejected": dict(sorted(Counter(row["reason"] for row in rejected).items())),
-        "contaminated": by_set(count_contaminated(rejected, "instructions")),
+        "accepted": len(kept),
+        "rejected": dict(sorted(Counter(str(item.reason) for item in left_out).items())),
+        "contaminated": by_set(
+            count_contaminated(
+                ({"source": item.source, "reason": item.reason} for item in left_out),
+                "instructions",
+            )
+        ),
     }
-    return RoundDecisions(stored, pa.Table.from_pylist(rejected, REJECTED), manifest, refused)
+    return RoundDecisions(stored, _rejected(left_out), manifest, refused)
 
 
 def _with_embeddings(accepted: pa.Table, embeddings: np.ndarray) -> pa.Table:
@@ -288,31 +289,43 @@ def _refused(candidates: Sequence[Usable], embeddings: np.ndarray) -> pa.Table:
     return pa.table(columns, schema=REFUSED_EMBEDDINGS)
 
 
-def _acceptance(
-    config: RunConfig, round_: int, usable: Usable, result: DedupResult, place: int
-) -> AcceptedRow:
-    """The row of the candidate at a place of those that the gate accepted."""
-    row, candidate = usable
-    generator = config.generator
-    near = result.neighbours[place] if result.neighbours else None
-    return {
-        "id": usable.id,
-        "instruction": candidate.text,
-        "round": round_,
-        "request_id": row["request_id"],
-        "position": candidate.position,
-        "request_seed": row["seed"],
-        "classification_prompt": row["classification_prompt"],
-        "demonstrations": row["demonstrations"],
-        "model": generator.model or generator.engine,
-        "revision": generator.revision,
-        "mean_logprob": row["mean_logprob"],
-        "most_similar": None if near is None else _similar(near),
-        "mean_rouge": None if near is None else near.mean,
-        "cosine": None if result.cosines is None else float(result.cosines[place]),
-        "embedding": None,
-        "instance": instance_text(candidate),
+def _accepted(
+    config: RunConfig,
+    round_: int,
+    rows: Sequence[RawRow],
+    kept: Sequence[Usable],
+    result: DedupResult,
+) -> pa.Table:
+    """The rows of what is accepted, by columns: a round may have a hundred thousand."""
+    count, generator, none = len(kept), config.generator, [None] * len(kept)
+    places = {row["request_id"]: place for place, row in enumerate(rows)}
+    requests = pa.array([places[item.row["request_id"]] for item in kept], pa.int64())
+
+    def of_request(values: list[Any], name: str) -> pa.Array:
+        return pa.array(values, ACCEPTED.field(name).type).take(requests)
+
+    near = result.neighbours[:count] if result.neighbours else None
+    columns = {
+        "id": [item.id for item in kept],
+        "instruction": texts_of(kept),
+        "round": [round_] * count,
+        "request_id": [item.row["request_id"] for item in kept],
+        "position": [item.candidate.position for item in kept],
+        "request_seed": of_request([row["seed"] for row in rows], "request_seed"),
+        "classification_prompt": of_request(
+            [row["classification_prompt"] for row in rows], "classification_prompt"
+        ),
+        "demonstrations": of_request([row["demonstrations"] for row in rows], "demonstrations"),
+        "model": [generator.model or generator.engine] * count,
+        "revision": [generator.revision] * count,
+        "mean_logprob": of_request([row["mean_logprob"] for row in rows], "mean_logprob"),
+        "most_similar": none if near is None else [_similar(found) for found in near],
+        "mean_rouge": none if near is None else [found.mean for found in near],
+        "cosine": none if result.cosines is None else result.cosines[:count],
+        "embedding": none,
+        "instance": [instance_text(item.candidate) for item in kept],
     }
+    return pa.table(columns, schema=ACCEPTED)
 
 
 def _similar(near: Neighbours) -> list[Neighbour]:
@@ -327,20 +340,22 @@ def instance_text(candidate: Candidate) -> InstanceText | None:
     return cast(InstanceText, asdict(candidate.instance)) if candidate.instance else None
 
 
-def _rejection(
-    usable: Usable,
-    reason: str | None,
-    match: str | None = None,
-    score: float | None = None,
-    source: str | None = None,
-) -> RejectedRow:
-    assert reason is not None
-    return {
-        "request_id": usable.row["request_id"],
-        "position": usable.candidate.position,
-        "text": usable.candidate.text,
-        "reason": reason,
-        "match": match,
-        "score": score,
-        "source": source,
+class _Rejected(NamedTuple):
+    usable: Usable
+    reason: str | None
+    match: str | None = None
+    score: float | None = None
+    source: str | None = None
+
+
+def _rejected(items: Sequence[_Rejected]) -> pa.Table:
+    columns = {
+        "request_id": [item.usable.row["request_id"] for item in items],
+        "position": [item.usable.candidate.position for item in items],
+        "text": [item.usable.candidate.text for item in items],
+        "reason": [item.reason for item in items],
+        "match": [item.match for item in items],
+        "score": [item.score for item in items],
+        "source": [item.source for item in items],
     }
+    return pa.table(columns, schema=REJECTED)

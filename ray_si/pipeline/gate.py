@@ -54,6 +54,9 @@ class OpenGate:
     encode: Encoder | None
     inputs: pa.Table | None
 
+    def __len__(self) -> int:
+        return len(self.gate)
+
     def embed(self, texts: Sequence[str]) -> np.ndarray | None:
         """The embeddings of candidates as the gate compares them; None where it compares none.
 
@@ -64,10 +67,11 @@ class OpenGate:
             return None
         return compact(self.encode(list(texts))) if texts else np.zeros((0, 0), np.float16)
 
-    def screen(self, texts: Sequence[str], size: int) -> Screened:
+    def screen(self, texts: Sequence[str], size: int, batch: int | None = None) -> Screened:
         """See `Deduplicator.screen`; with the embeddings of all texts."""
         embeddings = self.embed(texts)
-        return replace(self.gate.screen(texts, size, embeddings), embeddings=embeddings)
+        screened = self.gate.screen(texts, size, embeddings, batch)
+        return replace(screened, embeddings=embeddings)
 
     def filter(
         self,

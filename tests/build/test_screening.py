@@ -19,7 +19,7 @@ class Waiting:
         self.go, self._lock = threading.Event(), threading.Lock()
         self.waiting = self.most = 0
 
-    def screen(self, texts, size):
+    def screen(self, texts, size, batch):
         with self._lock:
             self.waiting += 1
             self.most = max(self.most, self.waiting)
@@ -32,7 +32,7 @@ class Waiting:
 def test_so_many_blocks_wait_for_an_embedder_at_a_time_and_no_more():
     gate = Waiting()
     with Screening(gate, 3) as screening:
-        futures = [screening.submit([str(number)], number) for number in range(8)]
+        futures = [screening.submit([str(number)], number, 0) for number in range(8)]
         while gate.waiting < 3:
             threading.Event().wait(0.01)
         assert gate.most == 3
@@ -44,7 +44,7 @@ def test_what_an_embedder_raises_is_raised_for_its_block_alone():
     gate = Waiting()
     gate.go.set()
     with Screening(gate, 2) as screening:
-        good, bad = screening.submit(["good"], 1), screening.submit(["hangs"], 1)
+        good, bad = screening.submit(["good"], 1, 0), screening.submit(["hangs"], 1, 0)
         assert good.result(30) == (["good"], 1)
         with pytest.raises(GenerationError, match="not answered"):
             bad.result(30)
@@ -53,7 +53,7 @@ def test_what_an_embedder_raises_is_raised_for_its_block_alone():
 def test_what_is_not_begun_when_the_work_ends_is_left_and_no_thread_remains():
     gate = Waiting()
     with Screening(gate, 1) as screening:
-        first, second = screening.submit(["one"], 0), screening.submit(["two"], 0)
+        first, second = screening.submit(["one"], 0, 0), screening.submit(["two"], 0, 0)
         while gate.waiting < 1:
             threading.Event().wait(0.01)
     gate.go.set()
@@ -67,7 +67,27 @@ def test_a_real_gate_is_screened_by_several_threads_alike():
     gate = Deduplicator(0.7, None, layers=1)
     gate.add(texts[:1])
     with Screening(gate, 4) as screening:
-        futures = [screening.submit([text], 1) for text in texts for _ in range(5)]
+        futures = [screening.submit([text], 1, 0) for text in texts for _ in range(5)]
         found = [int(future.result(30).by_rouge.ids[0]) for future in futures]
     assert found[:5] == [0] * 5
     assert found == [i for text in texts for i in [int(gate.screen([text], 1).by_rouge.ids[0])] * 5]
+
+
+def test_an_earlier_round_goes_first():
+    asked = []
+
+    class Noting(Waiting):
+        def screen(self, texts, size, batch):
+            asked.append((batch, texts[0]))
+            return super().screen(texts, size, batch)
+
+    gate = Noting()
+    with Screening(gate, 1) as screening:
+        futures = [screening.submit(["first"], 0, 5)]
+        while gate.waiting < 1:
+            threading.Event().wait(0.01)
+        futures += [screening.submit([name], 0, r) for name, r in (("a", 5), ("b", 4), ("c", 4))]
+        gate.go.set()
+        for future in futures:
+            future.result(30)
+    assert asked == [(5, "first"), (4, "b"), (4, "c"), (5, "a")]

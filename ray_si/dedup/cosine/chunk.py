@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -139,6 +140,35 @@ class Chunk:
                 self._coarse, self._size, factors, least, group, pairs
             )
             _settle(vectors, self._rows, self._fine, pairs[:count], self._first_id, best)
+
+    def above(
+        self, vectors: np.ndarray, queries: Queries, factors: products.Factors, step: float,
+        threshold: float,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+        """All pairs of a query and a row's id above the threshold, and their cosines, in parts."""
+        least = limits(queries, np.full(len(vectors), threshold), step)
+        room = max(_ROOM, products.GROUP * (len(vectors) + products.QUERIES))
+        pairs = np.empty((room, 2), np.int32)
+        group = 0
+        while group * products.GROUP < self._size:
+            count, group = products.pairs_above(
+                self._coarse, self._size, factors, least, group, pairs
+            )
+            cosines = _cosines(vectors, self._rows, self._fine, pairs[:count], threshold)
+            kept = np.flatnonzero(cosines > threshold)
+            yield pairs[kept] + np.array([0, self._first_id]), cosines[kept]
+
+
+@njit(cache=True, nogil=True)
+def _cosines(queries: Any, rows: Any, fine: Fine, pairs: Any, threshold: Any) -> Any:
+    """Cosines of pairs that coarse codes let pass; the threshold where it is no more than that."""
+    cosines = np.full(len(pairs), threshold)
+    rounding = 2 * rows.shape[1] * 2.0**-24 + SLACK
+    for i, (q, row) in enumerate(pairs):
+        product = np.float64(fine.steps[row]) * fine_product(queries[q], fine.codes[row])
+        if product + LONGEST * fine.errors[row] + rounding > threshold:
+            cosines[i] = max(threshold, cosine(queries[q], rows[row]))
+    return cosines
 
 
 @njit(cache=True, nogil=True)

@@ -84,6 +84,33 @@ class HostRows:
                 list(threads.map(search, parts))
         return best.cosines, best.ids
 
+    def pairs(
+        self, embeddings: np.ndarray, threshold: float, room: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """All pairs above the threshold, on the calling thread; None where more than ``room``.
+
+        Queries and ids, int64, shape (pairs, 2), and cosines, float64.
+        """
+        queries = self._checked(embeddings)
+        found = [(np.zeros((0, 2), np.int64), np.zeros(0))]
+        for start in range(0, len(queries) if self._rotation else 0, _QUERIES):
+            part = queries[start : start + _QUERIES]
+            for pairs, cosines in self._pairs(part, threshold):
+                room -= len(pairs)
+                if room < 0:
+                    return None
+                found.append((pairs + np.array([start, 0]), cosines))
+        return np.concatenate([pairs for pairs, _ in found]), np.concatenate([c for _, c in found])
+
+    def _pairs(
+        self, vectors: np.ndarray, threshold: float
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        assert self._rotation is not None
+        queries = encode_queries(self._rotation, vectors)
+        factors = products.factors(queries.codes)
+        for chunk in self._chunks:
+            yield from chunk.above(vectors, queries, factors, self._rotation.step, threshold)
+
     def parts(self) -> Iterator[np.ndarray]:
         """The rows as they were normalized, float32, in parts of shape (n, dimension)."""
         return (chunk.rows for chunk in self._chunks)

@@ -10,10 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from ray_si.dedup.cosine.scalar import normalized
-from ray_si.dedup.deduplicator import Deduplicator, DedupResult, Duplicate, Encoder
+from ray_si.dedup.deduplicator import Deduplicator, Encoder
 from ray_si.dedup.exclusions.ngrams import NgramIndex
 from ray_si.dedup.layers import Screened
 from ray_si.dedup.pool import LocalPool
+from ray_si.dedup.result import DedupResult, Duplicate
 from ray_si.dedup.tokens import Tokenizer
 
 CONTAMINATED = "contaminated"
@@ -160,14 +161,18 @@ class GuardedGate:
         return decide_rest(len(texts), found, decide)
 
     def screen(
-        self, texts: Sequence[str], size: int, embeddings: np.ndarray | None = None
+        self,
+        texts: Sequence[str],
+        size: int,
+        embeddings: np.ndarray | None = None,
+        batch: int | None = None,
     ) -> Screened:
         """See `Deduplicator.screen`; what is too close to an excluded text is refused already."""
         vectors, found = self._find(texts, embeddings)
         refused = {duplicate.index for duplicate in found}
         rest = [i for i in range(len(texts)) if i not in refused]
         part = None if vectors is None else vectors[rest]
-        screened = self._gate.screen([texts[i] for i in rest], size, part)
+        screened = self._gate.screen([texts[i] for i in rest], size, part, batch)
         return replace(screened, count=len(texts), refused=tuple(found))
 
     @property
