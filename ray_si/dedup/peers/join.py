@@ -27,6 +27,12 @@ from ray_si.dedup.vocabulary import Vocabulary
 
 _UNKNOWN = np.iinfo(np.int32).max
 
+_LONGEST = 64
+"""Postings of a run at most."""
+
+_MANY = 0xFFFF
+"""From this length or place on, a posting does not tell them apart."""
+
 
 class Near(NamedTuple):
     """Pairs above the threshold: who asked and whom it is near, LCS length, summed token counts.
@@ -51,18 +57,20 @@ class Near(NamedTuple):
 
 
 class _Listed(NamedTuple):
-    """Texts, and a list of postings for each token, which begins with the ``first``.
+    """Texts, and for each token a list of postings: who has it among the first.
 
-    A posting is five int64 in a row, so that memory gives it in one piece: the text, the following
-    posting, the text's signature and length, and the token's place in it. ``size``: texts and
-    postings in use.
+    A posting is two int64: the text's signature, and in 32, 16 and 16 bits the text, its length and
+    the token's place. A list lies in runs, each twice as long as the one before, up to `_LONGEST`,
+    so that memory is read in one piece: ``lists`` has where a token's last run starts, how many
+    postings it holds and has room for; before it stands the same of the run before. ``size``: texts
+    and postings in use.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     settled: np.ndarray
     seen: np.ndarray
-    first: np.ndarray
+    lists: np.ndarray
     postings: np.ndarray
     size: np.ndarray
 
@@ -79,8 +87,9 @@ class RougeJoin:
         self._vocabulary = Vocabulary(tokenizer)
         self._listed = _Listed(
             tokens=np.zeros(0, np.int32), offsets=np.zeros(1, np.int64),
-            settled=np.zeros(0, bool), seen=np.zeros(0, np.int32), first=np.zeros(0, np.int64),
-            postings=np.zeros((0, 5), np.int64), size=np.zeros(2, np.int64),
+            settled=np.zeros(0, bool), seen=np.zeros(0, np.int32),
+            lists=np.zeros((0, 3), np.int64), postings=np.zeros((0, 2), np.int64),
+            size=np.zeros(2, np.int64),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -131,16 +140,16 @@ class RougeJoin:
             offsets=_grown(listed.offsets, size + 1, size + texts + 1),
             settled=_grown(listed.settled, size, size + texts),
             seen=_grown(listed.seen, size, size + texts),
-            first=_grown(listed.first, len(listed.first), len(self._vocabulary), -1),
-            postings=_grown(listed.postings, postings, postings + tokens),
+            lists=_grown(listed.lists, len(listed.lists), len(self._vocabulary)),
+            postings=_grown(listed.postings, postings, postings + (_LONGEST + 1) * tokens),
         )
 
 
-def _grown(array: np.ndarray, used: int, size: int, rest: int = 0) -> np.ndarray:
+def _grown(array: np.ndarray, used: int, size: int) -> np.ndarray:
     """The array, or a copy of what is used with room for ``size`` and half as much again."""
     if size <= len(array):
         return array
-    grown = np.full((size + size // 2, *array.shape[1:]), rest, array.dtype)
+    grown = np.zeros((size + size // 2, *array.shape[1:]), array.dtype)
     grown[:used] = array[:used]
     return grown
 
@@ -170,12 +179,52 @@ def _append(listed: Any, text: Any, row: Any, bits: Any, settled: Any, prefix: A
         token = row[len(row) - 1 - k]
         if k > 0 and token == row[len(row) - k]:
             continue
-        listed.postings[postings, 0], listed.postings[postings, 1] = group, listed.first[token]
-        listed.postings[postings, 2] = np.int64(bits)
-        listed.postings[postings, 3], listed.postings[postings, 4] = len(text), k
-        listed.first[token] = postings
-        postings += 1
+        start, used, room = listed.lists[token, 0], listed.lists[token, 1], listed.lists[token, 2]
+        if used == room:
+            listed.postings[postings, 0], listed.postings[postings, 1] = start, used
+            start, used, room = postings + 1, 0, min(max(1, 2 * room), _LONGEST)
+            postings += 1 + room
+        listed.postings[start + used, 0] = np.int64(bits)
+        shape = min(len(text), _MANY) << 16 | min(k, _MANY)
+        listed.postings[start + used, 1] = group << 32 | shape
+        listed.lists[token, 0], listed.lists[token, 1] = start, used + 1
+        listed.lists[token, 2] = room
     listed.size[0], listed.size[1] = group + 1, postings
+
+
+@njit(cache=True, nogil=True)
+def _possible(
+    q: Any, row: Any, own: Any, settled: Any, need: Any, prefix: Any, listed: Any, found: Any
+) -> Any:
+    """Write the texts into ``found`` that may be near to one; their number.
+
+    The text is called ``q``, its sorted tokens are ``row`` and its signature ``own``.
+    """
+    lists, postings, seen = listed.lists, listed.postings, listed.seen
+    m, count = len(row), 0
+    for k in range(prefix):
+        token = row[m - 1 - k]
+        if token >= len(lists) or (k > 0 and token == row[m - k]):
+            continue
+        start, used = lists[token, 0], lists[token, 1]
+        while used > 0:
+            for p in range(start, start + used):
+                bits, shape = np.uint64(postings[p, 0]), postings[p, 1]
+                n, place, text = shape >> 16 & _MANY, shape & _MANY, shape >> 32
+                if n == _MANY:
+                    n = listed.offsets[text + 1] - listed.offsets[text]
+                required = need[m + n]
+                if (
+                    required <= min(m - k, n - place)  # what is shared comes from here on
+                    and popcount(own & ~bits) <= m - required
+                    and popcount(bits & ~own) <= n - required
+                    and seen[text] != q
+                    and (n == m or not (settled and listed.settled[text]))
+                ):
+                    seen[text], found[count] = q, text
+                    count += 1
+            start, used = postings[start - 1, 0], postings[start - 1, 1]
+    return count
 
 
 @njit(cache=True, nogil=True)
@@ -185,51 +234,31 @@ def _join(
 ) -> Any:  # fmt: skip
     """Groups (-1 without ``adds``), pairs, and their number, or ``room`` + 1."""
     keys, masks = np.empty(SLOTS, np.int32), np.empty(SLOTS, np.uint64)
+    possible = np.empty(len(listed.seen), np.int64)
     groups = np.full(len(offsets) - 1, -1, np.int64)
     pairs, count = np.empty((256, 4), np.int32), 0
-    first, postings, seen = listed.first, listed.postings, listed.seen
     for q in range(len(groups)):
         query = tokens[offsets[q] : offsets[q + 1]]
         m, own, row, begun = len(query), signature(query), _sorted(query), count
         places = prefix[m] if shortest[m] <= m else 0
-        loaded = False
-        for k in range(places):
-            token = row[m - 1 - k]
-            if token >= len(first) or (k > 0 and token == row[m - k]):
-                continue
-            p = first[token]
-            while p >= 0 and groups[q] < 0:
-                text, n, place = postings[p, 0], postings[p, 3], postings[p, 4]
-                bits = np.uint64(postings[p, 2])
-                p = postings[p, 1]
-                required = need[m + n]
-                if (
-                    required > min(m - k, n - place)  # what is shared comes from here on
-                    or popcount(own & ~bits) > m - required
-                    or popcount(bits & ~own) > n - required
-                    or seen[text] == q
-                    or (n != m and settled[q] and listed.settled[text])
-                ):
-                    continue
-                seen[text] = q
-                if not loaded and m <= 64:
-                    loaded = True
-                    load_block(query, keys, masks)
-                other = listed.tokens[listed.offsets[text] : listed.offsets[text + 1]]
-                found = lcs(query, other, loaded, keys, masks)
-                if adds and found == m and found == n:
-                    groups[q], count = text, begun
-                elif found >= required and not (settled[q] and listed.settled[text]):
-                    if count >= room:
-                        count = room + 1
-                        return groups, pairs, count
-                    if count == len(pairs):
-                        pairs = np.concatenate((pairs, np.empty_like(pairs)))
-                    pairs[count, 0], pairs[count, 1] = q, text
-                    pairs[count, 2], pairs[count, 3] = found, m + n
-                    count += 1
-            if groups[q] >= 0:
+        several = _possible(q, row, own, settled[q], need, places, listed, possible)
+        if several and m <= 64:
+            load_block(query, keys, masks)
+        for text in possible[:several]:
+            other = listed.tokens[listed.offsets[text] : listed.offsets[text + 1]]
+            n, found = len(other), lcs(query, other, m <= 64, keys, masks)
+            if adds and found == m and found == n:
+                groups[q], count = text, begun
                 break
+            if found < need[m + n] or (settled[q] and listed.settled[text]):
+                continue
+            if count >= room:
+                return groups, pairs, room + 1
+            if count == len(pairs):
+                pairs = np.concatenate((pairs, np.empty_like(pairs)))
+            pairs[count, 0], pairs[count, 1] = q, text
+            pairs[count, 2], pairs[count, 3] = found, m + n
+            count += 1
         if adds and groups[q] < 0:
             groups[q] = listed.size[0]
             _append(listed, query, row, own, settled[q], places)
