@@ -11,7 +11,8 @@ the round's end is `joined` and `decide_round` with what that found. Not screene
 asks for all of it, embeddings included, which a model would take far longer for. Writing the
 round's tables to storage is in neither. Decisions on the second round are compared, and its end is
 what is told. Seconds are those of a clock, and of all cores ("cpu"), in which BLAS counts the
-threads that wait for one another: give it one.
+threads that wait for one another: give it one. "Searching" is what `screen` searched of both rounds
+while they landed, by the clock.
 """
 
 from __future__ import annotations
@@ -139,23 +140,22 @@ def measure(pool: int, candidates: int, cosine: float | None) -> dict[str, Any]:
             Round(number, texts[start : start + candidates], pool)
             for number, start in enumerate(range(pool, len(texts), candidates))
         )
-        began = time.perf_counter()
-        half = len(second.blocks) // 2
+        began, half = time.perf_counter(), len(second.blocks) // 2
         for _ in range(half):
             first.land(gate, 1, screens=screens)
             second.land(gate, 1, screens=screens)
         first.land(gate, len(first.blocks), screens=screens)
-        first.decide(gate)
-        second.land(gate, len(second.blocks), screens=screens)
         seconds[f"landing_{way}"] = time.perf_counter() - began
+        first.decide(gate)
+        began = time.perf_counter()
+        second.land(gate, len(second.blocks), screens=screens)
+        seconds[f"landing_{way}"] += time.perf_counter() - began
+        seconds[f"searching_{way}"] = behind.screening_s
         began, cpu = time.perf_counter(), time.process_time()
         result = second.decide(gate)
         seconds[f"end_{way}"] = time.perf_counter() - began
         seconds[f"end_{way}_cpu"] = time.process_time() - cpu
         decided[way] = result
-        began = time.perf_counter()
-        behind.settle()
-        seconds[f"settling_{way}"] = time.perf_counter() - began
     for one, other in zip(*decided.values(), strict=True):
         assert one == other, "decisions differ"
     return {

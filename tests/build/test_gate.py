@@ -16,6 +16,7 @@ from ray_si.build.builder import build
 from ray_si.build.gate import ShardedDeduplicator, _homes, _neighbours
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator, EmbeddingIndex, deduplicator as deduplicator_module
+from ray_si.dedup.layers import joined
 from ray_si.errors import GateError
 from tests.builds import digests, rays_processes, replay_values
 from tests.dedup.oracle import corpora, one_by_one
@@ -146,6 +147,41 @@ def test_a_shard_that_dies_within_a_round_is_rebuilt_with_what_that_added(
     assert len(added) > 5
     assert found.accepted == expected.accepted
     assert found.rejected == expected.rejected
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_blocks_screened_in_any_order_are_decided_alike_with_shards_lost_between(
+    ray_session, shards
+):
+    texts, vectors = texts_and_vectors(900)
+    vectors = EmbeddingIndex.normalize(vectors)
+    whole, bounds = Deduplicator(0.7, 0.9), [100, 300, 500, 700, 900]
+    whole.add(texts[:100], vectors[:100])
+    with ShardedDeduplicator(shards, 0.7, 0.9, layers=1) as sharded:
+        for part in (slice(60), slice(60, 100)):  # the first goes to the shards
+            sharded.add(texts[part], vectors[part])
+        sharded.settle()
+        seen, landed = [100, 100], {}
+        for number in range(4):
+            # this round's blocks from the last on, after half of the next one's
+            ahead = [(number + 1, (0, 100))] if number < 3 else []
+            for round_, starts in [*ahead, (number, (150, 100, 50, 0))]:
+                for start in starts:
+                    if (round_, start) not in landed:
+                        at = bounds[round_] + start
+                        part = slice(at, at + 50)
+                        landed[round_, start] = sharded.screen(
+                            texts[part], seen[round_], vectors[part], round_
+                        )
+                kill_shards(sharded)
+            parts = [landed[number, start] for start in (0, 50, 100, 150)]
+            batch = slice(bounds[number], bounds[number + 1])
+            found = sharded.filter(texts[batch], screened=joined(parts))
+            expected = whole.filter(texts[batch], vectors[batch])
+            assert found.accepted == expected.accepted
+            assert found.rejected == expected.rejected
+            seen.append(len(sharded))
+            sharded.settle()
 
 
 def test_a_pool_that_cannot_be_read_back_is_an_error(ray_session):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from ray_si.dedup import CONTAMINATED, Deduplicator, EmbeddingIndex, ExcludedTexts, GuardedGate
-from ray_si.dedup.layers import LayeredPool, Screened, joined
-from ray_si.dedup.peers import batches
+from ray_si.dedup.layers import LayeredPool, joined
 from ray_si.dedup.pool import LocalPool
 from tests.dedup.oracle import THRESHOLDS, corpora
 
@@ -139,41 +137,3 @@ def test_excluded_texts_are_refused_while_screening_as_they_would_be_after(looka
 def test_an_approximate_index_is_not_cut_into_layers():
     with pytest.raises(ValueError, match="cannot be searched in layers"):
         Deduplicator(embedding_index="IVF16,Flat", layers=1)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_pairs_found_as_texts_come_in_decide_alike_in_any_order_of_landing(data):
-    threshold, cosine = data.draw(THRESHOLDS), data.draw(st.sampled_from([None, 0.6, 0.99]))
-    pool, texts = data.draw(corpora(max_size=5)), data.draw(corpora(max_size=40))
-    lookahead, size = data.draw(st.integers(0, 2)), data.draw(st.integers(1, 14))
-    block, most = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([1 << 20, 0, 3]))
-    plain = Deduplicator(threshold, cosine, vectors_of)
-    gate = Deduplicator(threshold, cosine, vectors_of, layers=lookahead)
-    for one in (plain, gate):
-        one.add(pool, vectors_of(pool))
-    rounds = rounds_of(texts, size)
-    blocks = [rounds_of(batch, block) for batch in rounds]
-    seen = {number: len(pool) for number in range(lookahead + 1)}
-    landed: dict[tuple[int, int], Screened] = {}
-    with mock.patch.object(batches, "MOST_PAIRS", most):
-        for current, batch in enumerate(rounds):
-            # what is under way lands in any order; all of the current round does in the end
-            waiting = [
-                (number, k)
-                for number in range(current, min(current + lookahead + 1, len(rounds)))
-                for k in range(len(blocks[number]))
-                if (number, k) not in landed
-            ]
-            for number, k in data.draw(st.permutations(waiting)):
-                if number == current or data.draw(st.booleans()):
-                    part = blocks[number][k]
-                    landed[number, k] = gate.screen(part, seen[number], batch=number)
-            parts = [landed.pop((current, k)) for k in range(len(blocks[current]))]
-            result, expected = gate.filter(batch, screened=joined(parts)), plain.filter(batch)
-            assert result.accepted == expected.accepted
-            assert result.rejected == expected.rejected
-            seen[current + lookahead + 1] = len(gate)
-            if data.draw(st.booleans()):
-                gate.settle()
-    assert gate.filter(texts).rejected == plain.filter(texts).rejected  # the pools are the same

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -131,8 +130,7 @@ class Chunk:
         best: Best,
     ) -> None:
         """Improve ``best`` for normalized queries and their coarse codes, of this step."""
-        room = max(_ROOM, products.GROUP * (len(vectors) + products.QUERIES))
-        pairs = np.empty((room, 2), np.int32)
+        pairs = np.empty((self._room(vectors), 2), np.int32)
         group = 0
         while group * products.GROUP < self._size:
             least = limits(queries, best.cosines, step)
@@ -143,20 +141,30 @@ class Chunk:
 
     def above(
         self, vectors: np.ndarray, queries: Queries, factors: products.Factors, step: float,
-        threshold: float,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
-        """All pairs of a query and a row's id above the threshold, and their cosines, in parts."""
+        threshold: float, most: int,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """All pairs of a query and a row's id above the threshold, and their cosines.
+
+        Where there are more than ``most``, some that are more.
+        """
         least = limits(queries, np.full(len(vectors), threshold), step)
-        room = max(_ROOM, products.GROUP * (len(vectors) + products.QUERIES))
-        pairs = np.empty((room, 2), np.int32)
-        group = 0
-        while group * products.GROUP < self._size:
+        pairs = np.empty((self._room(vectors), 2), np.int32)
+        found = [(np.zeros((0, 2), np.int64), np.zeros(0))]
+        group, total = 0, 0
+        while group * products.GROUP < self._size and total <= most:
             count, group = products.pairs_above(
                 self._coarse, self._size, factors, least, group, pairs
             )
             cosines = _cosines(vectors, self._rows, self._fine, pairs[:count], threshold)
             kept = np.flatnonzero(cosines > threshold)
-            yield pairs[kept] + np.array([0, self._first_id]), cosines[kept]
+            found.append((pairs[kept] + np.array([0, self._first_id]), cosines[kept]))
+            total += len(kept)
+        return np.concatenate([pairs for pairs, _ in found]), np.concatenate([c for _, c in found])
+
+    @staticmethod
+    def _room(vectors: np.ndarray) -> int:
+        """Pairs of these queries that are found before they are looked into."""
+        return max(_ROOM, products.GROUP * (len(vectors) + products.QUERIES))
 
 
 @njit(cache=True, nogil=True)

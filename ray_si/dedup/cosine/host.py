@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
@@ -87,29 +87,36 @@ class HostRows:
     def pairs(
         self, embeddings: np.ndarray, threshold: float, room: int
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """All pairs above the threshold, on the calling thread; None where more than ``room``.
+        """All pairs above the threshold; None where there are more than ``room``.
 
         Queries and ids, int64, shape (pairs, 2), and cosines, float64.
         """
         queries = self._checked(embeddings)
         found = [(np.zeros((0, 2), np.int64), np.zeros(0))]
-        for start in range(0, len(queries) if self._rotation else 0, _QUERIES):
-            part = queries[start : start + _QUERIES]
-            for pairs, cosines in self._pairs(part, threshold):
+        for start in range(0, len(queries), _QUERIES):
+            for pairs, cosines in self._pairs(queries[start : start + _QUERIES], threshold, room):
+                found.append((pairs + np.array([start, 0]), cosines))
                 room -= len(pairs)
                 if room < 0:
                     return None
-                found.append((pairs + np.array([start, 0]), cosines))
         return np.concatenate([pairs for pairs, _ in found]), np.concatenate([c for _, c in found])
 
     def _pairs(
-        self, vectors: np.ndarray, threshold: float
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        assert self._rotation is not None
-        queries = encode_queries(self._rotation, vectors)
+        self, vectors: np.ndarray, threshold: float, room: int
+    ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """Those of each chunk, some of them where there are more than ``room``."""
+        if self._rotation is None:
+            return ()
+        step, queries = self._rotation.step, encode_queries(self._rotation, vectors)
         factors = products.factors(queries.codes)
-        for chunk in self._chunks:
-            yield from chunk.above(vectors, queries, factors, self._rotation.step, threshold)
+
+        def find(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+            return chunk.above(vectors, queries, factors, step, threshold, room)
+
+        if len(self._chunks) == 1 or self._threads == 1:
+            return map(find, self._chunks)
+        with ThreadPoolExecutor(self._threads) as threads:
+            return list(threads.map(find, self._chunks))
 
     def parts(self) -> Iterator[np.ndarray]:
         """The rows as they were normalized, float32, in parts of shape (n, dimension)."""

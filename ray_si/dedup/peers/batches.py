@@ -181,7 +181,7 @@ class Peers:
         """The same by cosine; ``numbers`` are those of the texts with these ``vectors``."""
         assert self._cosine is not None
         if own.cosine is None:
-            own.cosine = HostRows(vectors.shape[1], threads=1)
+            own.cosine = HostRows(vectors.shape[1])
         own.cosine.add(vectors)
         own.rows = np.concatenate([own.rows, numbers])
         for number, other in [(batch, own), *self._others(batch)]:

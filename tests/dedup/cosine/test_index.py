@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from ray_si.dedup import CosineIndex
 from ray_si.dedup.cosine import chunk, products
+from ray_si.dedup.cosine.host import HostRows
 from ray_si.dedup.cosine.scalar import normalized
 
 
@@ -183,3 +184,27 @@ def test_unusable_embeddings_are_refused_and_nothing_is_added():
 def test_codes_take_no_more_than_460_bytes_a_row_of_384():
     index = indexed(np.random.default_rng(0).normal(size=(1000, 384)), 0.9)
     assert index.nbytes == 460 * 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), threshold=st.sampled_from([1e-6, 0.3, 0.9, 0.999999]))
+def test_all_pairs_above_the_threshold_are_found(kind, seed, threshold):
+    rng = np.random.default_rng(seed)
+    pool = normalized(random_rows(rng, 90, 65, kind))
+    queries = np.concatenate([pool[:7], normalized(random_rows(rng, 13, 65, kind))])
+    index = HostRows(65, threads=1)
+    assert len(index.pairs(queries, threshold, 1)[1]) == 0
+    for part in np.split(pool, [1, 40]):
+        index.add(part)
+    expected = {
+        (q, row): cosine
+        for q, query in enumerate(queries)
+        for row, cosine in enumerate(slow_cosines(query, pool).tolist())
+        if cosine > threshold
+    }
+    pairs, cosines = index.pairs(queries, threshold, len(expected))
+    assert len(pairs) == len(expected)
+    assert dict(zip(map(tuple, pairs.tolist()), cosines.tolist(), strict=True)) == expected
+    if expected:
+        assert index.pairs(queries, threshold, len(expected) - 1) is None

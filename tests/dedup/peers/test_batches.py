@@ -1,0 +1,150 @@
+"""What texts do to each other is found as they come in, and decided as one by one."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from ray_si.dedup import Deduplicator
+from ray_si.dedup.layers import Screened, joined
+from ray_si.dedup.peers import batches
+from tests.dedup.oracle import THRESHOLDS, corpora
+from tests.dedup.test_layers import rounds_of, vectors_of
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_pairs_found_as_texts_come_in_decide_alike_in_any_order_of_landing(data):
+    threshold, cosine = data.draw(THRESHOLDS), data.draw(st.sampled_from([None, 0.6, 0.99]))
+    pool, texts = data.draw(corpora(max_size=5)), data.draw(corpora(max_size=40))
+    lookahead, size = data.draw(st.integers(0, 2)), data.draw(st.integers(1, 14))
+    block, most = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([1 << 20, 0, 3]))
+    plain = Deduplicator(threshold, cosine, vectors_of)
+    gate = Deduplicator(threshold, cosine, vectors_of, layers=lookahead)
+    for one in (plain, gate):
+        one.add(pool, vectors_of(pool))
+    rounds = rounds_of(texts, size)
+    blocks = [rounds_of(batch, block) for batch in rounds]
+    seen = {number: len(pool) for number in range(lookahead + 1)}
+    landed: dict[tuple[int, int], Screened] = {}
+    with mock.patch.object(batches, "MOST_PAIRS", most):
+        for current, batch in enumerate(rounds):
+            # what is under way lands in any order; all of the current round does in the end
+            waiting = [
+                (number, k)
+                for number in range(current, min(current + lookahead + 1, len(rounds)))
+                for k in range(len(blocks[number]))
+                if (number, k) not in landed
+            ]
+            for number, k in data.draw(st.permutations(waiting)):
+                if number == current or data.draw(st.booleans()):
+                    part = blocks[number][k]
+                    landed[number, k] = gate.screen(part, seen[number], batch=number)
+            parts = [landed.pop((current, k)) for k in range(len(blocks[current]))]
+            result, expected = gate.filter(batch, screened=joined(parts)), plain.filter(batch)
+            assert result.accepted == expected.accepted
+            assert result.rejected == expected.rejected
+            seen[current + lookahead + 1] = len(gate)
+            if data.draw(st.booleans()):
+                gate.settle()
+    assert gate.filter(texts).rejected == plain.filter(texts).rejected  # the pools are the same
+
+
+def made_up(count, seed):
+    """Texts of which one in three is an edit of an earlier one, and their embeddings."""
+    draw, texts, vectors = random.Random(seed), [], []
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        if texts and draw.random() < 0.35:
+            source = draw.randrange(max(0, len(texts) - 600), len(texts))
+            words = texts[source].split()
+            for _ in range(draw.randrange(3)):
+                words[draw.randrange(len(words))] = f"w{draw.randrange(3000)}"
+            texts.append(" ".join(words))
+            vectors.append(vectors[source] + rng.normal(size=24) * draw.choice([0, 0.05, 0.5]))
+        else:
+            texts.append(" ".join(f"w{draw.randrange(3000)}" for _ in range(draw.randrange(4, 90))))
+            vectors.append(rng.normal(size=24))
+    return texts, np.array(vectors, np.float32)
+
+
+@pytest.mark.parametrize("cosine", [None, 0.9])
+@pytest.mark.parametrize("seed", range(3))
+def test_thousands_of_texts_that_several_threads_screen_are_decided_alike(cosine, seed):
+    texts, vectors = made_up(4000, seed)
+    plain, gate = Deduplicator(0.7, cosine), Deduplicator(0.7, cosine, layers=1)
+    for one in (plain, gate):
+        one.add(texts[:500], vectors[:500])
+    ends, seen = [500, 1700, 2900, 4000], [500, 500]
+    draw = random.Random(seed)
+    with ThreadPoolExecutor(4) as threads:
+        landing = {}
+
+        def land(number, share):
+            starts = list(range(ends[number], ends[number + 1], 70))
+            draw.shuffle(starts)
+            for start in starts:
+                if (number, start) not in landing and draw.random() < share:
+                    part = slice(start, min(start + 70, ends[number + 1]))
+                    landing[number, start] = threads.submit(
+                        gate.screen, texts[part], seen[number], vectors[part], number
+                    )
+
+        reasons = set()
+        for number in range(3):
+            if number < 2:
+                land(number + 1, 0.6)
+            land(number, 1)
+            parts = [landing[key].result() for key in sorted(landing) if key[0] == number]
+            batch = slice(ends[number], ends[number + 1])
+            result = gate.filter(texts[batch], screened=joined(parts))
+            expected = plain.filter(texts[batch], vectors[batch])
+            assert result.accepted == expected.accepted
+            assert result.rejected == expected.rejected
+            reasons |= {duplicate.reason for duplicate in result.rejected}
+            seen.append(len(gate))
+            gate.settle()
+    assert reasons == ({"rouge"} if cosine is None else {"rouge", "cosine"})
+
+
+def test_at_the_end_nothing_is_searched():
+    texts, vectors = made_up(600, 0)
+    gate = Deduplicator(layers=1)
+    first = [gate.screen(texts[:300], 0, vectors[:300], 0)]
+    second = [gate.screen(texts[300:400], 0, vectors[300:400], 1)]
+    gate.filter(texts[:300], screened=joined(first))
+    second.append(gate.screen(texts[400:], 0, vectors[400:], 1))
+    with (
+        mock.patch("ray_si.dedup.pool.LocalPool.nearest_by_rouge") as rouge,
+        mock.patch("ray_si.dedup.pool.LocalPool.nearest_by_cosine") as cosine,
+        mock.patch("ray_si.dedup.pool.LocalPool.add") as add,
+    ):
+        assert gate.filter(texts[300:], screened=joined(second)).rejected
+    assert [one.called for one in (rouge, cosine, add)] == [False] * 3
+
+
+def test_a_pool_from_before_is_asked_for_what_the_screening_did_not_ask():
+    """As where a run goes on behind rounds that were decided elsewhere."""
+    texts, vectors = made_up(600, 1)
+    plain, gate = Deduplicator(), Deduplicator(layers=2)
+    gate.add(texts[:200], vectors[:200])
+    gate.add(texts[200:300], vectors[200:300])
+    plain.add(texts[:300], vectors[:300])
+    screened = joined([gate.screen(texts[300:], 200, vectors[300:], 7)])
+    expected = plain.filter(texts[300:], vectors[300:])
+    assert gate.filter(texts[300:], screened=screened).rejected == expected.rejected
+
+
+def test_a_batch_may_be_empty():
+    gate = Deduplicator(layers=1)
+    screened = joined([gate.screen([], 0, np.zeros((0, 3), np.float32), 0)])
+    assert gate.filter([], screened=screened).accepted == []
+    screened = joined(
+        [gate.screen(["a b", "a b"], 0, np.eye(2, 3), 1), gate.screen([], 0, None, 1)]
+    )
+    assert gate.filter(["a b", "a b"], screened=screened).accepted == [0]
