@@ -45,7 +45,7 @@ from typing import Any
 import adversarial
 import embeddings
 import numpy as np
-from gate import fresh, peak_mib, rounded, table, timed
+from measuring import fresh, peak_mib, rounded, table, timed
 from rich.console import Console
 
 THRESHOLD = 0.9

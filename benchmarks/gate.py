@@ -15,17 +15,9 @@ its peak memory is its own; making the texts is never timed, tokenising them alw
   next one searched, which is what a build does. Memory is the index's own count (nbytes) and the
   growth of the resident set while adding. The first use, numba's compilation or its cache
   included, is timed apart on a small index.
-- rapidfuzz: `process.cdist` over all pairs with `LCSseq.similarity`, all cores. Token ids are code
-  points of a string, the form it takes without copying, and only the call is timed, neither the
-  tokenising nor the search for the best; `Indel.normalized_similarity` (the same F) with a cutoff
-  is no faster. Its decisions and scores, and the score of the pair that the index named, have to
-  equal the exact index's; otherwise the run fails.
-- original: as the Self-Instruct code does it, a process pool for each candidate which scores all
-  pairs with `rouge_score`. Measured at 52,000 at most, scaled in proportion beyond.
-- minhash: `datasketch` MinHashLSH, 128 permutations over the set of words, with the usual threshold
-  0.7 and with 0.54, the Jaccard similarity at which two texts of one length and with the same words
-  in common have F = 0.7. A candidate is refused if the index returns anything. Recall and precision
-  are against the exact decisions. One thread; up to 1,000,000, where it takes gigabytes.
+- rapidfuzz and original: see gate_peers.py. Decisions and scores of rapidfuzz, and the score of the
+  pair that the index named, have to equal the exact index's; otherwise the run fails. The original
+  is measured at 52,000 at most, scaled in proportion beyond.
 
 ``similar`` is the exhaustive search for the ten nearest texts and the mean similarity, at 52,000.
 ``tokenizers`` compares the tokenizers, on the same texts in ASCII and written in other scripts, at
@@ -41,42 +33,39 @@ pool itself costs something: that is measured with the same shards as objects of
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import importlib.metadata
 import importlib.util
 import itertools
 import json
-import multiprocessing
-import os
-import platform
-import re
-import resource
-import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import corpus
 import numpy as np
-import psutil
+from gate_peers import check_equal, original, rapidfuzz
+from gate_sharded import sharded
+from measuring import (
+    BATCH,
+    batch_at,
+    console,
+    fresh,
+    machine,
+    peak_mib,
+    resident,
+    rounded,
+    table,
+    timed,
+)
 from rich.console import Console
 from rich.table import Table
 
 THRESHOLD = 0.7
 POOLS, LARGE_POOL = (52_000, 1_000_000), 10_000_000
 FILTERED = SHARDED_POOL = 1_000_000
-BATCH = 10_000
 MAX_BATCHES = 20
-PAIRS_AT_ONCE = 1 << 28
-"""Bytes of the matrix that one call of rapidfuzz fills."""
-ORIGINAL_POOL, ORIGINAL_CANDIDATES = 52_000, 3
-MINHASH_POOL, MINHASH_PERMUTATIONS, MINHASH_THRESHOLDS = 1_000_000, 128, (0.7, 0.54)
-SHARDS, SHARDED_BATCHES = (1, 2), 3
+ORIGINAL_POOL = 52_000
 PARTS = ("search", "filter", "similar", "profile", "sharded", "tokenizers")
 SCRIPTS = {
     "ascii": ("reference", "auto"),
@@ -87,34 +76,6 @@ SCRIPTS = {
 """What texts are written in -> the tokenizers compared; quotes: ASCII, one in 20 with a ’."""
 PROFILED = 1000
 """Queries whose work is counted."""
-PACKAGES = ("numpy", "numba", "rapidfuzz", "rouge-score", "datasketch", "ray")
-
-console = Console(stderr=True)
-
-
-def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's result, from a process of its own that has the corpus's tables loaded."""
-    console.log(function.__name__, *arguments[:2])
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=batch_at, initargs=(0, 1)) as executor:
-        return executor.submit(function, *arguments).result()
-
-
-def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    began = time.perf_counter()
-    return function(*arguments), time.perf_counter() - began
-
-
-def batch_at(start: int, n: int = BATCH) -> list[str]:
-    return list(corpus.texts(n, start=start))
-
-
-def resident() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
-def peak_mib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def exact(pool: int, seconds: float) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
@@ -131,7 +92,8 @@ def exact(pool: int, seconds: float) -> tuple[dict[str, Any], np.ndarray, np.nda
     before, build = resident(), 0.0
     for start in range(0, pool, BATCH):
         build += timed(index.add, batch_at(start, min(BATCH, pool - start)))[1]
-    grown, own = resident() - before, index.nbytes
+    own, waited = timed(lambda: index.nbytes)  # until the last texts have their postings
+    grown, build = resident() - before, build + waited
     assert len(index) == pool
 
     results, took = [], []
@@ -162,113 +124,6 @@ def exact(pool: int, seconds: float) -> tuple[dict[str, Any], np.ndarray, np.nda
     return numbers, scores, ids
 
 
-def rapidfuzz(
-    pool: int, seconds: float, ids: np.ndarray
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Brute force for as many queries as the time allows.
-
-    Also returns, for each of them, the best score above the threshold (else 0) and the score with
-    the text that ``ids`` names (0 for id -1).
-    """
-    from rapidfuzz.distance import LCSseq
-    from rapidfuzz.process import cdist
-    from rouge_score.tokenize import tokenize
-
-    vocabulary: dict[str, str] = {}
-
-    def encode(text: str) -> str:
-        words = tokenize(text, None)
-        return "".join(vocabulary.setdefault(word, chr(len(vocabulary))) for word in words)
-
-    limit = Fraction(str(THRESHOLD))
-    texts = [encode(text) for text in corpus.texts(pool)]
-    lengths = np.fromiter(map(len, texts), np.int32, pool)
-    step = max(1, min(1000, PAIRS_AT_ONCE // pool))
-    call = functools.partial(cdist, scorer=LCSseq.similarity, dtype=np.uint8, workers=-1)
-    took, best, named = 0.0, [], []
-    while took < seconds and len(best) < len(ids):
-        part = list(map(encode, batch_at(pool + len(best), min(step, len(ids) - len(best)))))
-        matrix, elapsed = timed(call, part, texts)
-        took += elapsed
-        for query, overlaps in zip(part, matrix, strict=True):
-            totals = lengths + len(query)
-            above = np.flatnonzero(
-                overlaps.astype(np.int32) * (2 * limit.denominator) > totals * limit.numerator
-            )
-            scores = 2.0 * overlaps[above] / totals[above]
-            named.append(scores[above == ids[len(best)]].sum())
-            best.append(scores.max(initial=0))
-    numbers = {
-        "candidates_per_second": len(best) / took,
-        "queries": len(best),
-        "peak_rss_mib": peak_mib(),
-    }
-    return numbers, np.array(best), np.array(named)
-
-
-def original(pool: int) -> tuple[dict[str, Any], np.ndarray]:
-    """A process pool a candidate; also the best scores above the threshold, 0 where none is."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
-    texts, candidates = batch_at(0, pool), batch_at(pool, ORIGINAL_CANDIDATES)
-
-    def nearest(candidate: str) -> float:
-        with multiprocessing.get_context("fork").Pool(os.cpu_count()) as workers:
-            scores = workers.map(functools.partial(scorer.score, candidate), texts)
-        return max(score["rougeL"].fmeasure for score in scores)
-
-    best, seconds = timed(lambda: np.array([nearest(text) for text in candidates]))
-    numbers = {"candidates_per_second": len(best) / seconds, "queries": len(best)}
-    return numbers, np.where(best.round(12) > THRESHOLD, best, 0)
-
-
-def minhash(pool: int, threshold: float, queries: int) -> tuple[dict[str, Any], np.ndarray]:
-    """MinHash-LSH; also whether it finds anything for each of the queries."""
-    from datasketch import MinHash, MinHashLSH
-    from rouge_score.tokenize import tokenize
-
-    def sketches(texts: list[str]) -> list[Any]:
-        words = ([word.encode() for word in set(tokenize(text, None))] for text in texts)
-        return MinHash.bulk(words, num_perm=MINHASH_PERMUTATIONS)
-
-    lsh = MinHashLSH(threshold=threshold, num_perm=MINHASH_PERMUTATIONS)
-    before, build = resident(), 0.0
-
-    def insert(start: int, texts: list[str]) -> None:
-        for id_, sketch in enumerate(sketches(texts), start):
-            lsh.insert(id_, sketch, check_duplication=False)
-
-    for start in range(0, pool, BATCH):
-        build += timed(insert, start, batch_at(start, min(BATCH, pool - start)))[1]
-    grown = resident() - before
-    found, seconds = timed(
-        lambda texts: np.array([bool(lsh.query(sketch)) for sketch in sketches(texts)]),
-        batch_at(pool, queries),
-    )
-    numbers = {
-        "candidates_per_second": queries / seconds,
-        "queries": queries,
-        "build_seconds": build,
-        "resident_bytes_per_instruction": grown / pool,
-        "peak_rss_mib": peak_mib(),
-        "bands": lsh.b,
-        "rows": lsh.r,
-    }
-    return numbers, found
-
-
-def check_equal(ours: np.ndarray, others: np.ndarray, who: str) -> None:
-    """Raise unless decisions are identical and scores equal to 1e-12."""
-    wrong = np.flatnonzero(((ours > 0) != (others > 0)) | (np.abs(ours - others) > 1e-12))
-    if len(wrong):
-        k = wrong[0]
-        raise RuntimeError(
-            f"{len(wrong)} of {len(ours)} scores differ from {who}; query {k}: {ours[k]!r} by the "
-            f"index, {others[k]!r} by {who}"
-        )
-
-
 def search(pool: int, seconds: float) -> dict[str, Any]:
     """All contenders at one pool size."""
     ours, scores, ids = fresh(exact, pool, seconds)
@@ -285,12 +140,6 @@ def search(pool: int, seconds: float) -> dict[str, Any]:
         check_equal(scores[: len(slow_best)], slow_best, "rouge_score")
 
     entries = {"exact": ours, "rapidfuzz": brute, "original": slow}
-    for threshold in MINHASH_THRESHOLDS if pool <= MINHASH_POOL else ():
-        numbers, found = fresh(minhash, pool, threshold, min(BATCH, len(scores)))
-        refused = scores[: len(found)] > 0
-        numbers["recall"] = (found & refused).sum() / refused.sum()
-        numbers["precision"] = (found & refused).sum() / found.sum()
-        entries[f"minhash {threshold}"] = numbers
     for name, entry in entries.items():
         if name != "exact":
             entry["exact_is_times_faster"] = (
@@ -441,137 +290,6 @@ def bits_of(tokens: np.ndarray) -> np.ndarray:
     return np.uint64(1) << (
         (tokens.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(58)
     )
-
-
-def split_in_this_process(shards: int) -> Any:
-    """The sharded gate without actors: its shards are objects here, a thread each.
-
-    What it takes beyond the single gate is the price of splitting the pool, since every shard has
-    to look at every candidate; what actors take beyond it is the price of Ray.
-    """
-    import ray
-
-    from ray_si.build.gate import Shard, ShardedDeduplicator, ShardedPool
-
-    threads = ThreadPoolExecutor(shards)
-
-    class Pool(ShardedPool):
-        def _start(self, number: int, count: int) -> Any:
-            return Shard(number, count, count, self._options)
-
-        def _ask(self, method: str, *arguments: Any) -> list[Any]:
-            values = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in arguments]
-            return list(threads.map(lambda shard: getattr(shard, method)(*values), self._shards))
-
-        def close(self) -> None:
-            threads.shutdown()
-
-    from ray_si.build import gate
-
-    gate.ShardedPool = Pool
-    return ShardedDeduplicator(shards=shards, rouge=THRESHOLD, cosine=None)
-
-
-def batches(pool: int, shards: int, actors: bool = True) -> tuple[dict[str, Any], list[list[int]]]:
-    """Batches against a pool, by the single gate (``shards`` 0) or the sharded one.
-
-    The first batch warms up and is not counted. Also returns what was accepted of each.
-    """
-    from ray_si.dedup import Deduplicator
-
-    if shards:
-        import ray
-
-        from ray_si.build.gate import ShardedDeduplicator
-
-        ray.init(
-            num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False, logging_level=40
-        )
-        opened = (
-            ShardedDeduplicator(shards=shards, rouge=THRESHOLD, cosine=None)
-            if actors
-            else split_in_this_process(shards)
-        )
-    else:
-        opened = contextlib.nullcontext(Deduplicator(rouge=THRESHOLD, cosine=None))
-    with opened as gate:
-        build = 0.0
-        for start in range(0, pool, BATCH):
-            build += timed(gate.add, batch_at(start, min(BATCH, pool - start)))[1]
-        took, accepted = [], []
-        for k in range(SHARDED_BATCHES + 1):
-            result, elapsed = timed(gate.filter, batch_at(pool + k * BATCH))
-            took.append(elapsed)
-            accepted.append(list(result.accepted))
-    batch = float(np.median(took[1:]))
-    numbers = {
-        "batch_seconds": batch,
-        "microseconds_per_candidate": batch / BATCH * 1e6,
-        "build_seconds": build,
-        "first_batch_seconds": took[0],
-    }
-    return numbers, accepted
-
-
-def sharded(pool: int) -> dict[str, Any]:
-    """The single gate and the sharded ones."""
-    single, accepted = fresh(batches, pool, 0)
-    entries = {"single": single}
-    split = {1: single}
-    for shards in SHARDS:
-        for actors in (False, True) if shards > 1 else (True,):
-            numbers, sharded_accepted = fresh(batches, pool, shards, actors)
-            if sharded_accepted != accepted:
-                raise RuntimeError(f"{shards} shards decide otherwise than the single gate")
-            numbers["overhead"] = numbers["batch_seconds"] / single["batch_seconds"] - 1
-            if actors:
-                base = split[shards]["batch_seconds"]
-                numbers["overhead_beyond_the_split"] = numbers["batch_seconds"] / base - 1
-                entries[f"{shards} shards"] = numbers
-            else:
-                split[shards] = entries[f"{shards} parts, no actors"] = numbers
-    return entries
-
-
-def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
-    return {
-        "processor": named.group(1) if named else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in PACKAGES},
-    }
-
-
-def rounded(value: Any) -> Any:
-    """The same report with floats to four significant digits."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def table(title: str, columns: dict[str, dict[str, Any]]) -> Table:
-    """A column for each contender, a row for every number that any of them has."""
-    made = Table(title=title)
-    made.add_column(no_wrap=True)
-    for name in columns:
-        made.add_column(name, justify="right")
-    for key in dict.fromkeys(key for numbers in columns.values() for key in numbers):
-        cells = (numbers.get(key, "") for numbers in columns.values())
-        made.add_row(key.replace("_", " "), *(_cell(value) for value in cells))
-    return made
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(_cell, value))
-    if isinstance(value, bool | str):
-        return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def main() -> None:
