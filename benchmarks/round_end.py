@@ -8,11 +8,11 @@ of the second have not seen what the first accepted, as with a lookahead of one,
 in before and after the first is decided, by turns with the first's. Screened: every block is asked
 of the pool, and of the other blocks, as it lands (`OpenGate.screen`), one after the other here, and
 the round's end is `joined` and `decide_round` with what that found. Not screened: `decide_round`
-asks for all of it, embeddings included, which a model would take far longer for. Writing the
-round's tables to storage is in neither. Decisions on the second round are compared, and its end is
-what is told. Seconds are those of a clock, and of all cores ("cpu"), in which BLAS counts the
-threads that wait for one another: give it one. "Searching" is what `screen` searched of both rounds
-while they landed, by the clock.
+asks for all of it, embeddings included, which a model would take far longer for. Making the bytes
+of the round's tables is told apart ("writing"); storing them is in nothing. Decisions on the second
+round are compared, and its end is what is told. Seconds are those of a clock, and of all cores
+("cpu"), in which BLAS counts the threads that wait for one another: give it one. "Searching" is
+what `screen` searched of both rounds while they landed, by the clock.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from ray_si.pipeline.decisions import (
 )
 from ray_si.pipeline.gate import OpenGate
 from ray_si.run.schemas import RAW_BLOCK
+from ray_si.storage.tables import to_parquet
 
 RESULT = Path(__file__).with_suffix(".json")
 WIDTH, A_COMPLETION, A_BLOCK = 384, 7, 64
@@ -155,6 +156,11 @@ def measure(pool: int, candidates: int, cosine: float | None) -> dict[str, Any]:
         result = second.decide(gate)
         seconds[f"end_{way}"] = time.perf_counter() - began
         seconds[f"end_{way}_cpu"] = time.process_time() - cpu
+        began = time.perf_counter()
+        for table in (result.accepted, result.rejected, result.embeddings):
+            if table is not None:
+                to_parquet(table)
+        seconds[f"writing_{way}"] = time.perf_counter() - began
         decided[way] = result
     for one, other in zip(*decided.values(), strict=True):
         assert one == other, "decisions differ"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
@@ -18,6 +20,7 @@ from ray_si.storage.tables import (
     read_stored,
     read_table,
     to_bytes,
+    to_parquet,
     write_table,
 )
 
@@ -72,3 +75,27 @@ def test_the_first_to_claim_a_key_has_it_and_the_second_gets_what_stands_there(t
     assert theirs[1] == mine[1] == read_stored(objects, "block.parquet")[1]
     assert theirs[0].to_pylist() == first.to_pylist()
     assert read_table(objects, "block.parquet", ["id"]).to_pylist() == [{"id": 1}]
+
+
+def test_embeddings_are_written_as_they_are_and_other_columns_as_ever():
+    numbers = np.linspace(0, 1, 1000, dtype=np.float16)
+    embedding = pa.array([numbers] * 3, pa.list_(pa.float16()))
+    nested = pa.array([[{"a": "x", "b": [1]}]] * 3)
+    plain = pa.table({"text": ["a", "b", "b"], "nested": nested})
+    table = plain.append_column("embedding", embedding)
+    with pq.ParquetFile(pa.BufferReader(to_parquet(table))) as stored:
+        assert stored.read().equals(table)
+        columns = stored.metadata.row_group(0)
+        dictionaries = {
+            columns.column(i).path_in_schema: columns.column(i).has_dictionary_page
+            for i in range(columns.num_columns)
+        }
+    assert dictionaries == {
+        "text": True,
+        "nested.list.element.a": True,
+        "nested.list.element.b.list.element": True,
+        "embedding.list.element": False,
+    }
+    buffer = pa.BufferOutputStream()
+    pq.write_table(plain, buffer, compression="zstd")
+    assert to_parquet(plain) == buffer.getvalue().to_pybytes()
