@@ -1,6 +1,6 @@
 """What a round's end takes after its last answer: the gate and the tables, screened before and not.
 
-    OMP_NUM_THREADS=1 python benchmarks/round_end.py --pool 20000 --candidates 20000 --write
+    OMP_NUM_THREADS=1 python benchmarks/round_end.py --pool 20000 --write
 
 A pool of made-up instructions (corpus.py) with random embeddings of 384 numbers; then two rounds of
 candidates, whose completions come in blocks, parsed as a task of Ray Data parses them. The prompts
