@@ -164,8 +164,14 @@ class BootstrapPhase:
                 at_once = 2 * self._config.embedder.replicas + 1
                 self._screening = stack.enter_context(Screening(self._gate, at_once))
                 self._reporter.stages.watch("gate", lambda: self._gate.screening_s)
+                stack.callback(self._let_go_of_gate)
             stack.callback(abandon.set)
             self._commit_rounds(abandon)
+
+    def _let_go_of_gate(self) -> None:
+        """What it has searched stays known; its memory is not needed for the instances."""
+        searched = self._gate.screening_s
+        self._reporter.stages.watch("gate", lambda: searched)
 
     def _commit_rounds(self, abandon: threading.Event) -> None:
         """The rounds one after another, those ahead under way meanwhile."""

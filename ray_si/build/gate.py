@@ -123,13 +123,15 @@ class ShardedPool:
         self._options, self._restore = options, restore
         self._size = 0
         self._additions: Additions = []
+        self._is_closed = False
         self._shards = [self._start(number, shards) for number in range(shards)]
 
     def __len__(self) -> int:
         return self._size
 
     def close(self) -> None:
-        """End the actors."""
+        """End the actors; what is asked of them then is a GateError."""
+        self._is_closed = True
         for shard in self._shards:
             ray.kill(shard)
 
@@ -201,6 +203,8 @@ class ShardedPool:
                 return ray.get(answer)
             except (RayActorError, ActorUnschedulableError) as error:  # or its node has just left
                 name = type(error).__name__
+                if self._is_closed:
+                    raise GateError(f"gate shard {number} was asked after its end") from error
                 logger.warning("gate shard %d is lost (%s) and rebuilt", number, name)
             ray.kill(self._shards[number])  # in case it was only out of reach
             self._shards[number] = self._start(number, len(self._shards))
@@ -212,7 +216,7 @@ class ShardedPool:
         if not self._size:
             return getattr(shard, method).remote(*arguments)
         try:
-            ray.get(shard.restore.remote(self._restore, self._additions, self._size))
+            ray.get(shard.restore.remote(self._restore, list(self._additions), self._size))
         except RayTaskError as error:
             raise GateError(f"gate shard {number} cannot be rebuilt: {error.cause}") from error
         except (RayActorError, ActorUnschedulableError):

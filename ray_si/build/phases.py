@@ -91,7 +91,7 @@ class Phases:
             stack.callback(instances.abandon)
             if is_bootstrapping:
                 with self.clock("bootstrap"):
-                    self._bootstrap(stack, rounds, serving, generators, token_budget, instances)
+                    self._bootstrap(rounds, serving, generators, token_budget, instances)
             with self.clock("instances"):
                 instances.run()
 
@@ -159,32 +159,29 @@ class Phases:
 
     def _bootstrap(
         self,
-        stack: ExitStack,
         rounds: CommittedRounds,
         serving: Serving,
         generators: Generators,
         token_budget: TokenBudget,
         instances: InstancePhase,
     ) -> None:
-        """Phase 1; its gate goes when the stack ends."""
+        """Phase 1; its gate, with the whole pool in memory, goes with it."""
         self._announce()
         if self.config.dedup.cosine is not None:
             self.reporter.stages.watch("embed", lambda: serving.embedding_s)
-        gate = stack.enter_context(
-            open_gate(self.config, self.run, rounds, self.seeds, serving.encode)
-        )
-        BootstrapPhase(
-            self.config,
-            self.run,
-            rounds,
-            self.seeds,
-            gate,
-            generators,
-            self.reporter,
-            token_budget,
-            instances,
-            self.alarm,
-        ).run()
+        with open_gate(self.config, self.run, rounds, self.seeds, serving.encode) as gate:
+            BootstrapPhase(
+                self.config,
+                self.run,
+                rounds,
+                self.seeds,
+                gate,
+                generators,
+                self.reporter,
+                token_budget,
+                instances,
+                self.alarm,
+            ).run()
 
     def _announce(self) -> None:
         """Say which seed tasks the gate cannot read, and what the run is held against."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import queue
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import NamedTuple
 
 from ray_si.dedup import Deduplicator
@@ -13,12 +12,12 @@ from ray_si.dedup.layers import Screened
 from ray_si.pipeline.gate import OpenGate
 from ray_si.serving.background import in_thread
 
-_END = float("inf")
-"""After the last round."""
+_END = -1
+"""Before all rounds: what waits is left."""
 
 
 class _Asked(NamedTuple):
-    round: float
+    round: int
     number: int
     texts: list[str]
     size: int
@@ -44,13 +43,10 @@ class Screening:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(queue.Empty):
-            while True:
-                self._asked.get_nowait()
         for _ in range(self._at_once):
             self.submit([], 0, _END)
 
-    def submit(self, texts: list[str], size: int, round_: float) -> Future[Screened]:
+    def submit(self, texts: list[str], size: int, round_: int) -> Future[Screened]:
         """What the first ``size`` of the pool say of these texts of a round, once it is known."""
         future: Future[Screened] = Future()
         self._asked.put(_Asked(round_, next(self._numbers), texts, size, future))
@@ -59,7 +55,7 @@ class Screening:
     def _work(self) -> None:
         while (asked := self._asked.get()).round != _END:
             try:
-                found = self._gate.screen(asked.texts, asked.size, batch=int(asked.round))
+                found = self._gate.screen(asked.texts, asked.size, batch=asked.round)
                 asked.screened.set_result(found)
             except BaseException as error:  # noqa: BLE001 - whoever waits for the round raises it
                 asked.screened.set_exception(error)

@@ -197,8 +197,11 @@ class Deduplicator:
 
         That is sound: what is in the pool keeps even the lower ones. Lower thresholds are refused
         with ValueError, because the pool may hold texts that they would have kept out; filter the
-        texts again with a new gate instead.
+        texts again with a new gate instead. ValueError with ``layers``, too, where candidates may
+        have been compared by the thresholds of before.
         """
+        if self._layers is not None:
+            raise ValueError("a gate with layers keeps its thresholds: make a new one")
         _check_cosine(cosine)
         if rouge is not None and rouge < self._rouge:
             raise ValueError(f"rouge {rouge} is below the {self._rouge} the pool was made with")
@@ -237,6 +240,8 @@ class Deduplicator:
         explained = self._explain(matches, size, kept, 0)
         vectors = screened.vectors
         is_kept = (reasons == 0)[screened.by_rouge.ids < 0]
+        if vectors is not None and 2 * len(kept) < len(vectors):  # those of the refused go at once
+            vectors, is_kept = vectors[is_kept], np.ones(len(kept), bool)
         self._layers.add_later(kept, lambda: None if vectors is None else vectors[is_kept])
         return DedupResult(accepted.tolist(), explained)
 

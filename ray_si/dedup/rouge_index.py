@@ -130,18 +130,24 @@ class RougeIndex:
 
     def _seal(self) -> None:
         """Give the tail postings, together with segments before it of up to `_RATIO` its size."""
-        segments = self._finished()
-        merged: list[Segment] = []
-        size = len(self._tail)
-        while segments and len(segments[-1]) <= _RATIO * size:
-            merged.insert(0, segments.pop())
-            size += len(merged[0])
-        self._sealed += len(self._tail)
+        segments, size = self._finished(), len(self._tail)
+        kept = len(segments)
+        while kept and len(segments[kept - 1]) <= _RATIO * size:
+            kept -= 1
+            size += len(segments[kept])
+        sealed = self._sealed + len(self._tail)
         thread = ThreadPoolExecutor(1)
         self._newest = thread.submit(
-            _merged, merged, self._tail, self._sealed - size, len(self._vocabulary), self.threshold
+            _merged,
+            segments[kept:],
+            self._tail,
+            sealed - size,
+            len(self._vocabulary),
+            self.threshold,
         )
         thread.shutdown(wait=False)
+        del segments[kept:]
+        self._sealed = sealed
         self._tail, self._tail_bits = Encoded.concatenate([]), np.zeros(0, np.uint64)
 
     def _finished(self) -> list[Segment]:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import ray
 from hypothesis import HealthCheck, given, settings, strategies as st
+from ray._private.state import actors
 
 from ray_si.build.builder import build
 from ray_si.build.gate import ShardedDeduplicator, _homes, _neighbours
@@ -252,3 +253,12 @@ def test_shards_share_the_cores_of_their_node_and_not_of_the_cluster():
     assert [_neighbours(number, 8, 8) for number in range(8)] == [1] * 8
     assert [_neighbours(number, 5, 2) for number in range(5)] == [3, 2, 3, 2, 3]
     assert [_neighbours(number, 2, 1) for number in range(2)] == [2, 2]
+
+
+def test_a_pool_that_was_closed_starts_no_shard_again(ray_session):
+    with ShardedDeduplicator(2, cosine=None) as gate:
+        gate.filter(["name a river"])
+    started = set(actors())
+    with pytest.raises(GateError, match="after its end"):
+        gate.filter(["list two seas"])
+    assert set(actors()) == started

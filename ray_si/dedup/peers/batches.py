@@ -75,6 +75,7 @@ class Peers:
         own = self._batches[batch]
         if own is None:
             return np.full(len(texts), -1)
+        assert own.ids is None, "texts of a batch that was decided"
         numbers = np.arange(own.size, own.size + len(texts))
         own.size += len(texts)
         self._add_by_rouge(batch, own, texts, settled)
@@ -108,6 +109,7 @@ class Peers:
         """
         own = self._batches[batch]
         assert own is not None
+        assert all(held.ids is None for number, held in self._held() if number >= batch), "order"
         places = np.full(own.size, -1)
         places[numbers] = np.arange(len(numbers))
         groups = np.concatenate([np.zeros(0, np.int64), *own.groups])[numbers]
@@ -189,7 +191,9 @@ class Peers:
             held = self._batches[later]
             if held is None or other.cosine is None:
                 continue
-            found = other.cosine.pairs(vectors, self._cosine, held.close_room)
+            # a row of its own batch finds itself, and what came with it twice
+            room = 2 * held.close_room + len(vectors) if other is own else held.close_room
+            found = other.cosine.pairs(vectors, self._cosine, room)
             close = None
             if found is not None:
                 pairs, cosines = found
@@ -197,8 +201,12 @@ class Peers:
                 right = other.rows[pairs[:, 1]].astype(np.int32)
                 pair = (left, right) if later == batch else (right, left)
                 close = Close(*pair, cosines)
-                if other is own:  # asked of what came with it, and of itself
-                    close = Close(*(column[right < left] for column in close))
+                if other is own:  # and of equal texts ROUGE-L accepts one, whatever their cosine
+                    groups = np.concatenate(own.groups)
+                    counted = (right < left) & (groups[left] != groups[right])
+                    close = Close(*(column[counted] for column in close))
+                if len(close.left) > held.close_room:
+                    close = None
             self._keep_close(later, None if other is own else min(batch, number), close)
 
     def _keep_near(self, batch: int, other: int | None, near: Near | None) -> None:

@@ -148,3 +148,41 @@ def test_a_batch_may_be_empty():
         [gate.screen(["a b", "a b"], 0, np.eye(2, 3), 1), gate.screen([], 0, None, 1)]
     )
     assert gate.filter(["a b", "a b"], screened=screened).accepted == [0]
+
+
+def test_equal_texts_leave_room_for_pairs_whatever_their_cosine():
+    texts, vectors = ["name a river"] * 60 + ["list two seas"], np.ones((61, 4), np.float32) / 2
+    with mock.patch.object(batches, "MOST_PAIRS", 1000):
+        peers = batches.Peers(0.7, 0.9, "auto")
+        for part in (slice(0, 30), slice(30, 61)):
+            peers.add(0, texts[part], np.zeros(len(texts[part]), bool), vectors[part])
+        assert peers.has(0)
+        peers.add(0, texts[-1:], np.zeros(1, bool), vectors[-1:])  # near to 60 by cosine again
+    assert peers.has(0)
+
+
+def test_batches_are_decided_in_order_and_take_nothing_afterwards():
+    gate = Deduplicator(0.7, None, layers=2)
+    parts = {number: gate.screen(["name a river"], 0, batch=number) for number in (0, 1)}
+    gate.filter(["name a river"], screened=parts[1])
+    with pytest.raises(AssertionError, match="order"):
+        gate.filter(["name a river"], screened=parts[0])
+    with pytest.raises(AssertionError, match="was decided"):
+        gate.screen(["name a sea"], 0, batch=1)
+
+
+def test_a_gate_with_layers_keeps_its_thresholds():
+    with pytest.raises(ValueError, match="keeps its thresholds"):
+        Deduplicator(0.7, None, layers=1).rethreshold(rouge=0.9)
+
+
+def test_embeddings_of_the_refused_go_where_few_are_accepted():
+    gate, plain = Deduplicator(layers=1), Deduplicator()
+    texts, vectors = ["name a river"] * 9 + ["list two seas"], np.eye(10, dtype=np.float32)
+    screened = gate.screen(texts, 0, vectors, batch=0)
+    assert gate.filter(texts, screened=screened).accepted == [0, 9]
+    assert plain.filter(texts, vectors).accepted == [0, 9]
+    others = ["count the stars", "sing a song"]
+    for one in (gate, plain):
+        (refused,) = one.filter(others, vectors[[9, 4]]).rejected
+        assert (refused.index, refused.match_id) == (0, 1)
