@@ -116,6 +116,20 @@ def signatures(tokens: Any, offsets: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
+def sort_tokens(values: Any) -> None:
+    """Sort in place, ascending: by insertion where they are few, as they nearly always are."""
+    if len(values) > 64:
+        values.sort()
+        return
+    for i in range(1, len(values)):
+        value, k = values[i], i
+        while k > 0 and values[k - 1] > value:
+            values[k] = values[k - 1]
+            k -= 1
+        values[k] = value
+
+
+@njit(cache=True, nogil=True)
 def _find(keys: Any, token: Any) -> Any:
     """The slot of a token in a table of `SLOTS`, or the free one where it would go."""
     slot = np.int64((np.uint64(token) * _GOLDEN) >> np.uint64(56))

@@ -23,6 +23,7 @@ from ray_si.dedup.rouge import (
     popcount,
     signature,
     signatures,
+    sort_tokens,
     token_bit,
 )
 from ray_si.dedup.vocabulary import Encoded
@@ -147,19 +148,6 @@ def _frequencies(tokens: Any, size: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _sort(values: Any) -> None:
-    if len(values) > 64:
-        values.sort()
-        return
-    for i in range(1, len(values)):
-        value, k = values[i], i
-        while k > 0 and values[k - 1] > value:
-            values[k] = values[k - 1]
-            k -= 1
-        values[k] = value
-
-
-@njit(cache=True, nogil=True)
 def _postings(tokens: Any, offsets: Any, ranks: Any, prefix: Any) -> Any:
     """Postings of each text's prefix, by rank: where lists start, then texts, signatures, keys.
 
@@ -181,7 +169,7 @@ def _postings(tokens: Any, offsets: Any, ranks: Any, prefix: Any) -> Any:
                 row = rows[i - begin]
                 for k in range(n):
                     row[k] = ranks[tokens[offsets[i] + k]]
-                _sort(row)
+                sort_tokens(row)
             for k in range(prefix[n]):
                 for i in range(end - begin):
                     rank = rows[i, k]
@@ -293,7 +281,7 @@ def _search(
                 row[known] = ranks[token]
                 known += 1
                 own |= token_bit(token)
-        _sort(row[:known])
+        sort_tokens(row[:known])
         loaded = is_done = False
         ordered = query  # sorted when a long query first needs it
         for k in range(known):

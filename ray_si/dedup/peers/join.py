@@ -21,6 +21,7 @@ from ray_si.dedup.rouge import (
     load_block,
     popcount,
     signature,
+    sort_tokens,
 )
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.dedup.vocabulary import Vocabulary
@@ -159,11 +160,8 @@ def _sorted(text: Any) -> Any:
     """Its tokens, ascending, those that are unknown as the highest."""
     row = np.empty(len(text), np.int32)
     for i in range(len(text)):
-        value, k = text[i] if text[i] >= 0 else _UNKNOWN, i
-        while k > 0 and row[k - 1] > value:
-            row[k] = row[k - 1]
-            k -= 1
-        row[k] = value
+        row[i] = text[i] if text[i] >= 0 else _UNKNOWN
+    sort_tokens(row)
     return row
 
 
