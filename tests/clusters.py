@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+RAY = str(Path(sys.executable).parent / "ray")
 
 
 def free_port() -> int:
@@ -31,6 +36,36 @@ def start_head(port: int):
             "dashboard_agent_listen_port": free_port(),
         },
     )
+
+
+@contextmanager
+def node_with_gpus(address: str, gpus: int) -> Iterator[subprocess.Popen]:
+    """A node that says it has so many, of which torch sees none; in the Ray that is used here."""
+    import ray
+
+    command = [RAY, "start", "--block", f"--address={address}", "--num-cpus=0"]
+    command += [f"--num-gpus={gpus}", "--disable-usage-stats"]
+    before = ray.cluster_resources().get("GPU", 0)
+    environment = os.environ | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # ends at once
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+        try:
+            await_gpus(lambda there: there >= before + gpus)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+            await_gpus(lambda there: there <= before)
+
+
+def await_gpus(enough: Callable[[float], bool]) -> None:
+    """Return once the number of GPUs in the Ray that is used here is enough."""
+    import ray
+
+    for _ in range(300):
+        if enough(ray.cluster_resources().get("GPU", 0)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"there are {ray.cluster_resources()}")
 
 
 class Submission:

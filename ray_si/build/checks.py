@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_si.build.cost import affordable, check_ceiling, living_nodes, with_replicas
 from ray_si.config import RunConfig
 from ray_si.errors import ConfigError, RaySIError, StorageError
-from ray_si.serving.placement import Placement, in_words, placement
+from ray_si.serving.placement import Placement, in_words, placement, shards_on_gpus
 from ray_si.storage.objects import open_objects
 
 WAIT_VARIABLE = "RAY_SI_NODES_WAIT_S"
@@ -44,23 +44,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Demand:
-    """``count`` replicas of one section of the configuration, and what each takes of one node."""
+    """``count`` replicas, or shards, and what each takes of one node; ``who`` names one of them."""
 
-    section: str
+    who: str
     count: int
     resources: dict[str, float]
 
 
 def demands(config: RunConfig, *, embedder: bool, least: bool = False) -> list[Demand]:
-    """What the run's replicas take; with ``least``, those with which work begins."""
+    """What the run's replicas take, and with an embedder the gate's shards.
+
+    With ``least``, those replicas with which work begins.
+    """
     wanted = []
     for section, part in config.generators.items():
         replicas = part.min_replicas if least else part.replicas
-        wanted += [Demand(section, replicas, node) for node in placement(part).on_nodes()]
+        who = f"a replica of {section}"
+        wanted += [Demand(who, replicas, node) for node in placement(part).on_nodes()]
     if embedder:
         (resources,) = Placement(config.embedder.cpus, config.embedder.gpus).on_nodes()
         replicas = 1 if least else config.embedder.replicas
-        wanted.append(Demand("embedder", replicas, resources))
+        wanted.append(Demand("a replica of embedder", replicas, resources))
+        wanted += [Demand("a shard of dedup", 1, node) for node in shards_on_gpus(config.dedup)]
     return wanted
 
 
@@ -79,7 +84,7 @@ def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
         if not any(_fits(demand, node) for node in nodes):
             most = max((node.get("GPU", 0.0), node.get("CPU", 0.0)) for node in nodes)
             return (
-                f"a replica of {demand.section} asks for {in_words(demand.resources)} on one node, "
+                f"{demand.who} asks for {in_words(demand.resources)} on one node, "
                 f"and no node has that; the largest has {most[1]:g} CPU and {most[0]:g} GPU"
             )
     return None
@@ -133,7 +138,8 @@ def wait_for_room(
         shortage = _wait(least, asked, shortage, is_ours=is_ours, notify=notify, check=check_each)
     if shortage:
         raise ConfigError(
-            f"{shortage}: set generator.replicas, .cpus or .gpus or embedder.cpus or .gpus"
+            f"{shortage}: set generator.replicas, .cpus or .gpus, embedder.cpus or .gpus, or "
+            "dedup.shards or .gpus"
         )
     if ceiling:
         config = _within(config, embedder=embedder, notify=notify)

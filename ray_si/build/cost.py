@@ -12,7 +12,7 @@ import ray
 from ray_si.config import RunConfig
 from ray_si.config.nodes import PRICE
 from ray_si.errors import ConfigError
-from ray_si.serving.placement import Placement, placement
+from ray_si.serving.placement import Placement, placement, shards_on_gpus
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ def affordable(config: RunConfig, nodes: Sequence[Node], *, embedder: bool) -> d
     if embedder:
         parts["embedder"] = list(Placement(config.embedder.cpus, config.embedder.gpus).on_nodes())
         least["embedder"], most["embedder"] = 1, config.embedder.replicas
+        if not room.take(shards_on_gpus(config.dedup)):
+            raise ConfigError(
+                f"budget.dollars_per_hour {ceiling:g} has no room for the GPUs of dedup.shards: "
+                f"the {len(nodes)} nodes there are cost ${total(nodes):,.2f} an hour"
+            )
     counts = dict.fromkeys(parts, 0)
     for section, count in least.items():
         while counts[section] < count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -11,19 +12,40 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import (
+    ActorUnschedulableError,
+    GetTimeoutError,
+    RayActorError,
+    RayTaskError,
+)
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from ray_si.config import RunConfig
 from ray_si.config.schema import Dedup
-from ray_si.dedup import Deduplicator, DedupResult, EmbeddingIndex, RougeIndex, Similar
+from ray_si.dedup import (
+    Deduplicator,
+    DedupResult,
+    EmbeddingIndex,
+    RougeIndex,
+    Similar,
+)
+from ray_si.dedup.cosine.device import DeviceMemoryError, NoDeviceError, bytes_of_a_row, free_bytes
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.layers import Screened, nearer_by_cosine, nearer_by_rouge
 from ray_si.dedup.pool import EXACT, EXACT_KINDS, LocalPool
 from ray_si.dedup.rouge_index import no_match
 from ray_si.dedup.segment import Best
 from ray_si.dedup.tokens import Tokenizer
-from ray_si.errors import EngineError, GateError
+from ray_si.errors import ConfigError, EngineError, GateError, one_line
 from ray_si.pipeline.embeddings import embed_inputs, inputs_table, stored_inputs
 from ray_si.pipeline.gate import OpenGate, gate_options, guarded
 from ray_si.records import SeedTask
@@ -44,6 +66,9 @@ Additions = list[tuple[int, Any]]
 _ATTEMPTS = 5
 """Times that a shard is replaced within one question before the gate gives up."""
 
+_GPU_S = 1800.0
+"""Seconds that a shard waits for a GPU: an autoscaler may take as long to bring a node."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,13 +76,19 @@ class Shard:
     """An actor with every ``count``-th text of the pool, from ``number`` on.
 
     It answers with ids of the whole pool, and shares its node's cores with ``neighbours`` shards,
-    itself included.
+    itself included. Where the pool's ``device`` is not there, or has no room, GateError.
     """
 
     def __init__(self, number: int, count: int, neighbours: int, options: dict[str, Any]) -> None:
         self._number, self._count = number, count
         threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
+        self._device = options["device"]
         self._pool = LocalPool(threads=threads, **options)
+
+    def free_bytes(self) -> int:
+        """Of the device's memory."""
+        with self._told_of_device():
+            return free_bytes(self._device)
 
     def restore(self, restore: Restore | None, additions: Additions, size: int) -> None:
         """Take this shard's texts of ``size``: of what ``restore`` yields, then of additions."""
@@ -76,7 +107,8 @@ class Shard:
         """Take this shard's texts of a batch whose ids begin with ``first_id``."""
         own = slice((self._number - first_id) % self._count, None, self._count)
         texts, embeddings = batch
-        self._pool.add(texts[own], None if embeddings is None else embeddings[own])
+        with self._told_of_device():
+            self._pool.add(texts[own], None if embeddings is None else embeddings[own])
 
     def nearest_by_rouge(self, texts: Sequence[str]) -> Best:
         """See `ray_si.dedup.pool.Pool`."""
@@ -87,7 +119,8 @@ class Shard:
         self, normalized: np.ndarray, threshold: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `ray_si.dedup.pool.Pool`."""
-        ids, cosines = self._pool.nearest_by_cosine(normalized, threshold)
+        with self._told_of_device():
+            ids, cosines = self._pool.nearest_by_cosine(normalized, threshold)
         return self._global(ids), cosines
 
     def most_similar(self, texts: Sequence[str], k: int) -> list[Similar]:
@@ -106,6 +139,23 @@ class Shard:
         """See `ray_si.dedup.pool.Pool`."""
         self._pool.set_rouge(threshold)
 
+    @contextmanager
+    def _told_of_device(self) -> Iterator[None]:
+        shard = f"gate shard {self._number} of {self._count}"
+        try:
+            yield
+        except DeviceMemoryError as error:
+            raise GateError(
+                f"{shard} has no room on its GPU beside {len(self._pool):,} texts: take more "
+                "shards, a larger share of a GPU for each, or none (gpus 0 searches on "
+                f"processors); {one_line(error, 200)}"
+            ) from error
+        except NoDeviceError as error:
+            raise GateError(
+                f"{shard}: {error}; its node needs a driver, and a torch that is built for it, or "
+                "take no GPUs for the gate (gpus 0 searches on processors)"
+            ) from error
+
     def _global(self, ids: np.ndarray) -> np.ndarray:
         return np.where(ids < 0, -1, ids * self._count + self._number)
 
@@ -116,11 +166,21 @@ class ShardedPool:
     A question goes once into the object store and from there to all shards. A shard that dies is
     replaced and filled from ``restore`` and from what was added since `rely_on_restore`, which the
     object store keeps; without ``restore`` it keeps everything, on disk once memory is short.
-    GateError where that fails for good.
+    GateError where that fails for good, or a shard's device does. With ``cards``, of
+    `reserved_gpus`, shards are there; ``options`` are those of `LocalPool`.
     """
 
-    def __init__(self, shards: int, restore: Restore | None, **options: Any) -> None:
-        self._options, self._restore = options, restore
+    def __init__(
+        self,
+        shards: int,
+        restore: Restore | None,
+        cards: PlacementGroup | None = None,
+        *,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        self._options, self._restore = options | {"device": device}, restore
+        self._cards = cards
         self._size = 0
         self._additions: Additions = []
         self._is_closed = False
@@ -134,6 +194,11 @@ class ShardedPool:
         self._is_closed = True
         for shard in self._shards:
             ray.kill(shard)
+
+    def free_bytes(self) -> int:
+        """The least that a shard's device has."""
+        least: int = min(self._ask("free_bytes"))
+        return least
 
     def add(self, texts: Sequence[str], embeddings: np.ndarray | None) -> None:
         """See `ray_si.dedup.pool.Pool`."""
@@ -186,10 +251,17 @@ class ShardedPool:
         self._options["rouge"] = threshold
 
     def _start(self, number: int, count: int) -> Any:
-        nodes = _homes()
-        home = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=False)
-        actor = ray.remote(Shard).options(num_cpus=0, scheduling_strategy=home)
-        neighbours = _neighbours(number, count, len(nodes))
+        place: Any
+        if self._cards is None:
+            nodes, gpus = _homes(), 0.0
+            place = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=False)
+            neighbours = _neighbours(number, count, len(nodes))
+        else:
+            gpus = self._cards.bundle_specs[number]["GPU"]
+            place = PlacementGroupSchedulingStrategy(self._cards, number)
+            where = placement_group_table(self._cards)["bundles_to_node_id"]
+            neighbours = list(where.values()).count(where[number])
+        actor = ray.remote(Shard).options(num_cpus=0, num_gpus=gpus, scheduling_strategy=place)
         return actor.remote(number, count, neighbours, self._options)
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
@@ -201,6 +273,10 @@ class ShardedPool:
         for _ in range(_ATTEMPTS):
             try:
                 return ray.get(answer)
+            except RayTaskError as error:
+                if isinstance(error.cause, GateError):
+                    raise error.cause from error
+                raise
             except (RayActorError, ActorUnschedulableError) as error:  # or its node has just left
                 name = type(error).__name__
                 if self._is_closed:
@@ -213,15 +289,43 @@ class ShardedPool:
 
     def _refill_and_ask(self, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
         shard = self._shards[number]
-        if not self._size:
-            return getattr(shard, method).remote(*arguments)
         try:
-            ray.get(shard.restore.remote(self._restore, list(self._additions), self._size))
+            ray.get(shard.__ray_ready__.remote(), timeout=_GPU_S)
+            if self._size:
+                ray.get(shard.restore.remote(self._restore, list(self._additions), self._size))
+        except GetTimeoutError as error:
+            raise GateError(
+                f"gate shard {number} cannot be rebuilt: no GPU was free for it in {_GPU_S:g} s"
+            ) from error
         except RayTaskError as error:
             raise GateError(f"gate shard {number} cannot be rebuilt: {error.cause}") from error
         except (RayActorError, ActorUnschedulableError):
             logger.warning("gate shard %d was lost while it was rebuilt", number)
         return getattr(shard, method).remote(*arguments)
+
+
+@contextmanager
+def reserved_gpus(shards: int, gpus: float) -> Iterator[PlacementGroup | None]:
+    """A GPU, or this share of one, for each shard, over as many nodes as there are; None for 0.
+
+    Before replicas take what there is; it stays a shard's own while that is rebuilt, and where its
+    node is lost, Ray reserves another. Raises GateError where none is free for long.
+    """
+    if not gpus:
+        yield None
+        return
+    cards = placement_group([{"GPU": gpus}] * shards, strategy="SPREAD")
+    try:
+        end = time.monotonic() + _GPU_S
+        while not cards.wait(1):
+            if time.monotonic() > end:
+                raise GateError(
+                    f"no {gpus:g} GPU was free for each of {shards} gate shards in {_GPU_S:g} s: "
+                    "take fewer or smaller shares of GPUs, for the gate or for replicas"
+                )
+        yield cards
+    finally:
+        remove_placement_group(cards)
 
 
 def _neighbours(number: int, count: int, nodes: int) -> int:
@@ -252,7 +356,9 @@ class ShardedDeduplicator(Deduplicator):
     """A `Deduplicator` whose pool is spread over ``shards`` actors; ``with`` ends them.
 
     Decisions, matches and scores equal those of a `Deduplicator`, for any number of shards.
-    ``restore`` is what a dead shard is rebuilt from: see `ShardedPool`. Needs a running Ray.
+    ``restore`` is what a dead shard is rebuilt from: see `ShardedPool`. With ``cards``, of
+    `reserved_gpus`, shards compare embeddings on GPUs; GateError where one is not seen there. Needs
+    a running Ray.
     """
 
     def __init__(
@@ -267,11 +373,20 @@ class ShardedDeduplicator(Deduplicator):
         most_similar: int = 0,
         layers: int | None = None,
         restore: Restore | None = None,
+        cards: PlacementGroup | None = None,
     ) -> None:
         RougeIndex(rouge, tokenizer)  # refuses what the shards would refuse, before they start
         self._shards = ShardedPool(
-            shards, restore, rouge=rouge, tokenizer=tokenizer, embedding_index=embedding_index
+            shards,
+            restore,
+            cards,
+            device="cuda" if cards else "cpu",
+            rouge=rouge,
+            tokenizer=tokenizer,
+            embedding_index=embedding_index,
         )
+        self.free_bytes = self._shards.free_bytes() if cards else None
+        """The least that a shard's GPU had at the beginning; None without."""
         super().__init__(
             rouge,
             cosine,
@@ -307,11 +422,14 @@ def open_gate(
     rounds: CommittedRounds,
     seeds: list[SeedTask],
     encode: Encoder,
+    cards: PlacementGroup | None = None,
 ) -> Iterator[OpenGate]:
     """The gate with the run's pool in it: the seeds, and what its ``rounds`` accepted so far.
 
-    Evaluation sets stand in front of it, in this process however many shards the pool has. What the
-    run began with is embedded once: a resume reads the embeddings back.
+    ``cards`` are what `reserved_gpus` has for its shards; without, one shard is searched in this
+    process. Evaluation sets stand in front of it, in this process however many shards the pool has.
+    What the run began with is embedded once: a resume reads the embeddings back. Raises ConfigError
+    where the pool cannot fit on the GPUs.
     """
     options, sets = config.dedup, run.evaluation_sets()
     texts = [seed.instruction for seed in seeds]
@@ -328,13 +446,16 @@ def open_gate(
         settings["layers"] = config.bootstrap.lookahead
     restore = partial(_committed, human, run.location)
     with ExitStack() as stack:
-        gate = (
-            Deduplicator(**settings)
-            if options.shards == 1
-            else stack.enter_context(
-                ShardedDeduplicator(options.shards, restore=restore, **settings)
+        gate: Deduplicator
+        if options.shards == 1 and cards is None:
+            gate = Deduplicator(**settings)
+        else:
+            gate = sharded = ShardedDeduplicator(
+                options.shards, restore=restore, cards=cards, **settings
             )
-        )
+            stack.enter_context(sharded)
+            if inputs is not None and sharded.free_bytes is not None:
+                _check_room(config, inputs.seeds.shape[1], sharded.free_bytes)
         for batch in _pool(human, rounds):
             _check_dimension(config, human[1], batch[1])
             gate.add(*batch)
@@ -344,6 +465,18 @@ def open_gate(
         else:
             before = guarded(gate, config, sets, inputs.sets)
             yield OpenGate(before, encode, inputs_table(seeds, sets, inputs))
+
+
+def _check_room(config: RunConfig, dimension: int, free: int) -> None:
+    """Raise ConfigError where a shard's embeddings alone are more than its GPU has free bytes."""
+    shards, target = config.dedup.shards, config.target_instructions
+    need = -(-target // shards) * bytes_of_a_row(dimension)
+    if need > free:
+        raise ConfigError(
+            f"target_instructions {target:,}: embeddings take {need / 1e9:.1f} GB of a GPU for "
+            f"each of {shards} shards, and {free / 1e9:.1f} are free: raise dedup.shards, or set "
+            "dedup.gpus to 0"
+        )
 
 
 def can_screen(options: Dedup) -> bool:

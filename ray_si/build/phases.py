@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 
+from ray.util.placement_group import PlacementGroup
+
 from ray_si.build import checks, stages
 from ray_si.build.bootstrap import BootstrapPhase
-from ray_si.build.gate import open_gate
+from ray_si.build.gate import open_gate, reserved_gpus
 from ray_si.build.instances import WRITERS, InstancePhase
 from ray_si.build.probe import check_engines
 from ray_si.build.watch import Watcher
@@ -70,6 +72,9 @@ class Phases:
         with ExitStack() as stack:
             embedder = is_bootstrapping and self.config.dedup.cosine is not None
             custody, config = self._connect(stack, address, embedder=embedder)
+            gpus = self.config.dedup.gpus if embedder else 0.0
+            room = stack.enter_context(ExitStack())  # goes with phase 1
+            cards = room.enter_context(reserved_gpus(self.config.dedup.shards, gpus))
             serving = self._deploy(stack, config, custody, embedder=embedder)
             generators = self._with_cores(serving.generators)
             # what the models refuse leaves no run behind
@@ -90,8 +95,8 @@ class Phases:
             stack.enter_context(watcher)
             stack.callback(instances.abandon)
             if is_bootstrapping:
-                with self.clock("bootstrap"):
-                    self._bootstrap(rounds, serving, generators, token_budget, instances)
+                with self.clock("bootstrap"), room:
+                    self._bootstrap(rounds, serving, generators, token_budget, instances, cards)
             with self.clock("instances"):
                 instances.run()
 
@@ -164,12 +169,13 @@ class Phases:
         generators: Generators,
         token_budget: TokenBudget,
         instances: InstancePhase,
+        cards: PlacementGroup | None,
     ) -> None:
         """Phase 1; its gate, with the whole pool in memory, goes with it."""
         self._announce()
         if self.config.dedup.cosine is not None:
             self.reporter.stages.watch("embed", lambda: serving.embedding_s)
-        with open_gate(self.config, self.run, rounds, self.seeds, serving.encode) as gate:
+        with open_gate(self.config, self.run, rounds, self.seeds, serving.encode, cards) as gate:
             BootstrapPhase(
                 self.config,
                 self.run,

@@ -63,6 +63,12 @@ def dedup(
     embedder_gpus: Annotated[
         float, typer.Option(metavar="SHARE", help="Of a GPU, for each embedder on Ray.")
     ] = 0.0,
+    gate_gpus: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Of a GPU, for each shard, which compares cosines there."
+        ),
+    ] = 0.0,
     address: Address = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT where it exists.")
@@ -106,6 +112,7 @@ def dedup(
                 embedder=embedder,
                 embedders=embedders,
                 embedder_gpus=embedder_gpus,
+                gate_gpus=gate_gpus,
                 address=address,
                 overwrite=overwrite,
                 skip_unreadable=skip_unreadable,

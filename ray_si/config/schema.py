@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -19,8 +19,12 @@ from ray_si.config.scores import scores_of
 from ray_si.config.section import Section as _Section
 from ray_si.config.select import Select
 from ray_si.engines.base import Purpose
+from ray_si.errors import ConfigError
 from ray_si.self_instruct.parsing import Rules
 from ray_si.self_instruct.prompts import LABELS, Style, templates_in_use
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+"""Of a GPU, for what can use no more than one."""
 
 
 class EmbedderSection(_Section):
@@ -32,7 +36,7 @@ class EmbedderSection(_Section):
     """Serve replicas; candidates are dealt to them block by block, as these are answered."""
     cpus: float = Field(0.5, ge=0)
     """Processor cores reserved for a replica."""
-    gpus: float = Field(0.0, ge=0, le=1)
+    gpus: _Share = 0.0
     """GPUs reserved for a replica; a share of one, which others may use too, or one."""
 
 
@@ -65,11 +69,25 @@ class Dedup(_Section):
     pool, with which it is compared for that (cost: benchmarks/gate.json). 0 is off."""
     shards: int = Field(1, ge=1)
     """Parts of the pool, each searched by an actor of its own; 1 is searched by the driver."""
+    gpus: _Share = 0.0
+    """GPUs, one or a share of it, reserved for each shard, which compares embeddings there; even a
+    single shard is an actor then. 0 compares on processors; the decisions are the same."""
 
     @field_validator("cosine", mode="before")
     @classmethod
     def _off(cls, value: object) -> object:
         return None if value is False else value  # YAML reads "off" as false
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dedup:
+        if self.gpus and self.cosine is None:
+            raise ValueError("gpus is for the cosine: set cosine, or leave gpus out")
+        if self.gpus and self.embedding_index != "exact":
+            raise ValueError(
+                f"gpus: embedding_index {self.embedding_index} is searched on processors; set it "
+                "to exact, or leave gpus out"
+            )
+        return self
 
 
 class Keep(_Section):
@@ -422,7 +440,8 @@ class RunConfig(_Section):
         """With former defaults where the run of this ``stored`` configuration began under them.
 
         Only for keys that are not set here: a default that changes is one for new runs. So with
-        rounds that were fitted to slots, which may be others by now.
+        rounds that were fitted to slots, which may be others by now. Raises ConfigError where a
+        former default does not go together with what is set.
         """
         changed: dict[str, Any] = {}
         for name, former in _FORMER_DEFAULTS.items():
@@ -439,6 +458,11 @@ class RunConfig(_Section):
         if stored and ngram not in stored and ngram not in self.model_fields_set:
             changed[ngram] = None
         begun = self.model_copy(update=changed)
+        if begun.dedup.gpus and begun.dedup.embedding_index != "exact":
+            raise ConfigError(
+                f"dedup.gpus: the run was begun with embedding_index {begun.dedup.embedding_index},"
+                " which is searched on processors; leave gpus out"
+            )
         if self.bootstrap.fit_to_slots and "bootstrap" in stored:
             names = "prompts_per_round", "lookahead"
             begun._with_rounds({name: stored["bootstrap"][name] for name in names})
@@ -471,7 +495,7 @@ _PLACEMENT = {
     "generator": _HOSTING,
     "instance_generator": _HOSTING,
     "embedder": ("replicas", "cpus", "gpus"),
-    "dedup": ("shards",),
+    "dedup": ("shards", "gpus"),
 }
 
 _LATER_IN = {

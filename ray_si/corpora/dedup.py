@@ -105,6 +105,7 @@ def dedup_files(
     embedder: str = "all-minilm-l6-v2",
     embedders: int | None = None,
     embedder_gpus: float = 0.0,
+    gate_gpus: float = 0.0,
     address: str | None = None,
     overwrite: bool = False,
     skip_unreadable: bool = False,
@@ -121,16 +122,17 @@ def dedup_files(
     off. Rows that cannot be read are an error; with ``skip_unreadable`` they are passed over, and
     counted and named in what is rejected. Memory holds two batches and the gate's pool.
 
-    More than one of ``shards``, ``embedders``, ``embedder_gpus`` or an ``address`` need Ray. Ray
-    Data reads the files there, and embeds all texts, where cosines are compared, on that many
-    actors with a share of a GPU each; None is as many as there is room for. Ray's object store
-    keeps the pool too, to rebuild a shard that dies.
+    More than one of ``shards``, ``embedders``, ``embedder_gpus``, ``gate_gpus`` or an ``address``
+    need Ray. Ray Data reads the files there, and embeds all texts, where cosines are compared, on
+    that many actors with a share of a GPU each; None is as many as there is room for. Ray's object
+    store keeps the pool too, to rebuild a shard that dies. With ``gate_gpus`` each shard, even one,
+    has so much of a GPU and compares embeddings there.
 
     Nothing may resemble what is in the ``index``, a folder or ``s3://`` prefix, either, which takes
     what is kept: see `CorpusIndex`. A job with an index that was killed goes on where it was.
     ``discard_unfinished`` gives up the job of other inputs that an index is in the middle of.
 
-    Raises ConfigError, CorpusError or EngineError; then nothing is written.
+    Raises ConfigError, CorpusError, EngineError or GateError; then nothing is written.
     """
     started = time.perf_counter()
 
@@ -140,11 +142,12 @@ def dedup_files(
         raise ConfigError(f"--shards must be at least 1, not {shards}")
     if embedders is not None and embedders < 1:
         raise ConfigError(f"--embedders must be at least 1, not {embedders}")
-    if embedder_gpus and not 0.01 <= embedder_gpus <= 1:
-        raise ConfigError(f"--embedder-gpus is a share of a GPU, 0.01 to 1, not {embedder_gpus:g}")
+    for option, share in (("--embedder-gpus", embedder_gpus), ("--gate-gpus", gate_gpus)):
+        if share and not 0.01 <= share <= 1:
+            raise ConfigError(f"{option} is a share of a GPU, 0.01 to 1, not {share:g}")
     if discard_unfinished and index is None:
         raise ConfigError("--discard-unfinished is about the job of an --index: name that")
-    if cosine is None and (embedders or embedder_gpus):
+    if cosine is None and (embedders or embedder_gpus or gate_gpus):
         raise ConfigError("without the cosine gate nothing is embedded: leave out --cosine off")
     targets = [locate(rejected_name(out)), locate(out)]
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as threads:
@@ -182,10 +185,9 @@ def dedup_files(
             gate_options: dict[str, Any] = {"rouge": rouge, "cosine": cosine}
             gate_options["tokenizer"] = tokenizer
             model = None if cosine is None else embedder
-            if shards > 1 or embedders or embedder_gpus or address:
-                opened_gate = _on_ray(
-                    address, shards, model, embedders, embedder_gpus, gate_options
-                )
+            if shards > 1 or embedders or embedder_gpus or gate_gpus or address:
+                gpus = embedder_gpus, gate_gpus
+                opened_gate = _on_ray(address, shards, model, embedders, gpus, gate_options)
             else:
                 opened_gate = _here(model, gate_options, corpus_index)
             with (
@@ -316,12 +318,15 @@ def _on_ray(
     shards: int,
     model: str | None,
     embedders: int | None,
-    gpus: float,
+    gpus: tuple[float, float],
     options: dict[str, Any],
 ) -> Iterator[tuple[Deduplicator, Reader]]:
-    """A gate over shards, if there are several, that gets its batches embedded."""
-    from ray_si.build.gate import ShardedDeduplicator
-    from ray_si.corpora.spread import Embedders, SpreadReader
+    """A gate over shards, if there are several or they have GPUs, that gets its batches embedded.
+
+    ``gpus`` are the shares of an embedder and of a shard.
+    """
+    from ray_si.build.gate import ShardedDeduplicator, reserved_gpus
+    from ray_si.corpora.spread import Embedders, SpreadReader, free_cards
     from ray_si.serving.connect import connect
     from ray_si.serving.placement import for_workers
 
@@ -329,12 +334,16 @@ def _on_ray(
         if model is None:
             reader = SpreadReader(_BATCH_ROWS, None)
         else:
-            pool = Embedders.fitting(str(for_workers(model)), embedders, gpus)
-            reader = SpreadReader(_BATCH_ROWS_EMBEDDED["GPUs" if gpus else "cores"], pool)
-        if shards == 1:
+            cards = free_cards(shards, gpus[1])
+            pool = Embedders.fitting(str(for_workers(model)), embedders, gpus[0], cards)
+            reader = SpreadReader(_BATCH_ROWS_EMBEDDED["GPUs" if gpus[0] else "cores"], pool)
+        if shards == 1 and not gpus[1]:
             yield Deduplicator(**options), reader
             return
-        with ShardedDeduplicator(shards=shards, restore=None, **options) as gate:
+        with (
+            reserved_gpus(shards, gpus[1]) as reserved,
+            ShardedDeduplicator(shards, restore=None, cards=reserved, **options) as gate,
+        ):
             yield gate, reader
 
 

@@ -58,19 +58,20 @@ class Embedders:
     gpus: float = 0.0
 
     @classmethod
-    def fitting(cls, model: str, count: int | None, gpus: float) -> Embedders:
-        """As many as asked for, else one for each core or share of a GPU that the cluster has.
+    def fitting(
+        cls, model: str, count: int | None, gpus: float, cards: Sequence[float]
+    ) -> Embedders:
+        """As many as asked for, else one for each core or share of the cluster's `free_cards`.
 
         Raises ConfigError where it has no room for them.
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cores = _cores()
         room = int((cores - _READING) / _EMBEDDING)
         most, has = min(room, max(1, int(cores))), f"{cores:g} cores"
         if gpus:
-            cards = sum(int(node.get("GPU", 0.0)) for node in nodes)
-            room = most = min(room, cards * math.floor(1 / gpus + 1e-9))
-            has += f" and {cards} GPUs"
+            room = most = min(room, sum(_times(gpus, card) for card in cards))
+            has += f" and {len(cards)} GPUs"
+            has += f", {sum(cards):g} of them free" if sum(cards) < len(cards) else ""
         count = most if count is None else count
         if not 1 <= count <= room:
             raise ConfigError(
@@ -78,6 +79,28 @@ class Embedders:
                 f"{room} embedders, and not for {max(count, 1)}"
             )
         return cls(model, count, gpus)
+
+
+def free_cards(shards: int, gpus: float) -> list[float]:
+    """What is left of each of the cluster's GPUs beside the gate's shards, with ``gpus`` each.
+
+    Dealt to them in turn, which leaves the least. Raises ConfigError where they have no room.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cards = [1.0] * sum(int(node.get("GPU", 0.0)) for node in nodes)
+    room = len(cards) * _times(gpus, 1.0) if gpus else shards
+    if shards > room:
+        raise ConfigError(
+            f"the cluster has {len(cards)} GPUs: with --gate-gpus {gpus:g} there is room for "
+            f"{room} shards, and not for {shards}"
+        )
+    for shard in range(shards if gpus else 0):
+        cards[shard % len(cards)] -= gpus
+    return cards
+
+
+def _times(share: float, card: float) -> int:
+    return math.floor(card / share + 1e-9)
 
 
 def _cores() -> float:

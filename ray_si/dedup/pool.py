@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -51,7 +52,7 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """A pool in this process."""
+    """A pool in this process; ``device`` is where an exact index lies and searches."""
 
     def __init__(
         self,
@@ -59,9 +60,10 @@ class LocalPool:
         tokenizer: Tokenizer = "auto",
         embedding_index: str = EXACT,
         threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self._rouge = RougeIndex(rouge, tokenizer, threads=threads)
-        self._kind, self._threads = embedding_index, threads
+        self._make_index = partial(make_index, kind=embedding_index, threads=threads, device=device)
         self._embeddings: CosineIndex | EmbeddingIndex | None = None
         self._texts: list[str] = []
 
@@ -72,7 +74,7 @@ class LocalPool:
         """See `Pool`."""
         if embeddings is not None and len(embeddings):
             if self._embeddings is None:
-                self._embeddings = make_index(embeddings.shape[1], self._kind, self._threads)
+                self._embeddings = self._make_index(embeddings.shape[1])
             self._embeddings.add(embeddings)
         self._rouge.add(texts)
         self._texts.extend(texts)
@@ -103,11 +105,14 @@ class LocalPool:
 
 
 def make_index(
-    dimension: int, kind: str, threads: int | None = None
+    dimension: int, kind: str, threads: int | None = None, device: str = "cpu"
 ) -> CosineIndex | EmbeddingIndex:
-    """An empty index of embeddings: `EXACT`, or a FAISS factory string; ValueError for others."""
+    """An empty index of embeddings: `EXACT`, or a FAISS factory string; ValueError for others.
+
+    Only `EXACT` heeds ``device``.
+    """
     if kind == EXACT:
-        return CosineIndex(dimension, threads=threads)
+        return CosineIndex(dimension, threads=threads, device=device)
     return EmbeddingIndex(dimension, kind)
 
 

@@ -134,7 +134,7 @@ def _times(resources: Mapping[str, float], group: Group) -> int:
 def _check_head(values: Values, config: RunConfig) -> None:
     """Whether the head has the memory that the target needs."""
     each = _BYTES_AN_INSTRUCTION
-    if config.dedup.shards == 1:
+    if config.dedup.shards == 1 and not config.dedup.gpus:
         each += _BYTES_IN_THE_GATE
         if config.dedup.cosine is not None:
             is_exact = config.dedup.embedding_index == "exact"

@@ -1,4 +1,4 @@
-"""What a replica is given of the cluster: one place that says GPUs, bundles and demands."""
+"""What a replica or shard is given of the cluster: one place for GPUs, bundles and demands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_si.config import Generator
+from ray_si.config.schema import Dedup
 from ray_si.engines import bundled
 from ray_si.storage.base import absolute
 
@@ -81,6 +82,11 @@ def placement(generator: Generator) -> Placement:
         workers=sizes.gpus if spread else 0,
         group=sizes.tensor_parallel_size if spread else 0,
     )
+
+
+def shards_on_gpus(dedup: Dedup) -> list[dict[str, float]]:
+    """What the gate's shards take of a node each; none where they take no GPU."""
+    return [{"CPU": 0.0, "GPU": dedup.gpus}] * dedup.shards if dedup.gpus else []
 
 
 def engine_arguments(generator: Generator) -> tuple[str, str | None, dict[str, Any]]:

@@ -69,6 +69,37 @@ def test_what_is_asked_is_held_against_what_is_there(generator, nodes, message):
     assert found == message if message is None else message in found
 
 
+@pytest.mark.parametrize(
+    ("dedup", "nodes", "message"),
+    [
+        ({"gpus": 1}, [SMALL, LARGE], None),
+        ({"gpus": 0.5, "shards": 2}, [SMALL, LARGE], None),
+        ({"gpus": 0.5, "shards": 3}, [SMALL, LARGE], "asks for 4.5 GPU and there are 4"),
+        ({"shards": 9}, [SMALL, LARGE], None),
+    ],
+)
+def test_shards_on_gpus_count_beside_the_replicas(dedup, nodes, message):
+    config = parse_config(
+        {"generator": {"engine": "replay", "model": None, "gpus": 1, "replicas": 3}, "dedup": dedup}
+    )
+    found = lack(demands(config, embedder=True), nodes)
+    assert found == message if message is None else message in found
+    assert lack(demands(config, embedder=False), nodes) is None  # there is no gate
+
+
+def test_shards_on_gpus_that_no_node_has_are_told():
+    config = parse_config(
+        {"generator": {"engine": "replay", "model": None}, "dedup": {"gpus": 0.5, "shards": 2}}
+    )
+    found = lack(demands(config, embedder=True), [SMALL, {"GPU": 0.4}, {"GPU": 0.6}][:2])
+    assert found == "the configuration asks for 1 GPU and there are 0.4"
+    found = lack(demands(config, embedder=True), [SMALL, *[{"GPU": 0.4}] * 3])
+    assert found == (
+        "a shard of dedup asks for 0.5 GPU on one node, and no node has that; the largest has 0 "
+        "CPU and 0.4 GPU"
+    )
+
+
 def test_a_fixed_cluster_without_gpus_is_an_error_once_nodes_had_their_time(
     ray_session, monkeypatch, tmp_path
 ):

@@ -98,6 +98,17 @@ def test_sections_share_what_may_be_paid():
     assert counts == {"generator": 2, "instance_generator": 2, "embedder": 1}
 
 
+def test_shards_on_gpus_are_paid_first():
+    config = configured(3.0, replicas=8)
+    shards = config.dedup.model_copy(update={"gpus": 1.0, "shards": 1})
+    config = config.model_copy(update={"dedup": shards})
+    assert affordable(config, [HEAD, L4], embedder=True)["generator"] == 1
+    assert affordable(config, [HEAD, L4], embedder=False)["generator"] == 2
+    many = config.model_copy(update={"dedup": shards.model_copy(update={"shards": 3})})
+    with pytest.raises(ConfigError, match=r"3 has no room for the GPUs of dedup.shards: the 2 no"):
+        affordable(many, [HEAD, L4], embedder=True)
+
+
 def test_parts_of_a_replica_come_together_or_not_at_all():
     sizes = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}
     config = configured(21, engine="vllm", model="m", gpus=8, replicas=4, vllm=sizes)

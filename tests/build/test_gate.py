@@ -14,12 +14,21 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from ray._private.state import actors
 
 from ray_si.build.builder import build
-from ray_si.build.gate import ShardedDeduplicator, _homes, _neighbours
+from ray_si.build.gate import (
+    ShardedDeduplicator,
+    ShardedPool,
+    _check_room,
+    _homes,
+    _neighbours,
+    reserved_gpus,
+)
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator, EmbeddingIndex, deduplicator as deduplicator_module
+from ray_si.dedup.cosine import device
 from ray_si.dedup.layers import joined
-from ray_si.errors import GateError
+from ray_si.errors import ConfigError, GateError
 from tests.builds import digests, rays_processes, replay_values
+from tests.clusters import await_gpus, node_with_gpus
 from tests.dedup.oracle import corpora, one_by_one
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -27,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 def kill_shards(gate, how_many=1):
     """SIGKILL the processes of the gate's first shards."""
-    for shard in gate._shards._shards[:how_many]:
+    for shard in (gate if isinstance(gate, ShardedPool) else gate._shards)._shards[:how_many]:
         process = psutil.Process(ray.get(shard.__ray_call__.remote(lambda _: os.getpid())))
         process.kill()
         process.wait(10)
@@ -253,6 +262,110 @@ def test_shards_share_the_cores_of_their_node_and_not_of_the_cluster():
     assert [_neighbours(number, 8, 8) for number in range(8)] == [1] * 8
     assert [_neighbours(number, 5, 2) for number in range(5)] == [3, 2, 3, 2, 3]
     assert [_neighbours(number, 2, 1) for number in range(2)] == [2, 2]
+
+
+def pool_by_torch(shards, cards=None):
+    """A pool that is searched as one on GPUs is, by torch, but on processors."""
+    return ShardedPool(shards, None, cards, rouge=0.6, device="cpu:0")
+
+
+def decided(gate, texts, vectors):
+    """What a gate says of rounds of these."""
+    rounds = [slice(start, start + 170) for start in range(0, len(texts), 170)]
+    results = [gate.filter(texts[part], vectors[part]) for part in rounds]
+    return [(result.accepted, result.rejected) for result in results]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_pool_that_torch_searches_decides_alike(ray_session, shards):
+    texts, vectors = texts_and_vectors(900)
+    expected = decided(Deduplicator(0.6, 0.9), texts, vectors)
+    found = decided(Deduplicator(0.6, 0.9, pool=pool_by_torch(shards)), texts, vectors)
+    assert found == expected
+    assert {d.reason for _, rejected in found for d in rejected} == {"rouge", "cosine"}
+
+
+def _without_room(_):
+    device._SMALLEST = device._LARGEST = 1 << 44  # rows that memory is taken for at a time
+
+
+def test_a_device_without_room_is_one_error_and_not_rebuilt(ray_session, caplog):
+    pool = pool_by_torch(2)
+    ray.get(pool._shards[1].__ray_call__.remote(_without_room))
+    gate = Deduplicator(0.6, 0.9, pool=pool)
+    texts, vectors = texts_and_vectors(100)
+    with caplog.at_level(logging.WARNING), pytest.raises(GateError) as caught:
+        gate.filter(texts, vectors)
+    message = str(caught.value)
+    assert message.startswith("gate shard 1 of 2 has no room on its GPU beside 0 texts: take")
+    assert "can't allocate memory" in message
+    assert "Traceback" not in message
+    assert "rebuilt" not in caplog.text
+
+
+def test_a_pool_that_its_gpus_cannot_hold_is_refused():
+    values = {"target_instructions": 10_000_000, "dedup": {"gpus": 1, "shards": 2}}
+    _check_room(parse_config(values), 384, 12 * 10**9)
+    with pytest.raises(ConfigError, match=r"take 11\.5 GB of a GPU for each of 2 shards, and 11"):
+        _check_room(parse_config(values), 384, 11 * 10**9)
+
+
+def gpus_of(pool):
+    """What Ray gave to each shard."""
+
+    def look(_):
+        return ray.get_runtime_context().get_node_id(), *ray.get_gpu_ids()
+
+    return ray.get([shard.__ray_call__.remote(look) for shard in pool._shards])
+
+
+def test_shards_stay_on_gpus_when_they_die_and_when_their_node_does(ray_address, monkeypatch):
+    texts, vectors = texts_and_vectors(510)
+    parts = [slice(start, start + 170) for start in (0, 170, 340)]
+    whole = Deduplicator(0.6, 0.9)
+    expected = [decided(whole, texts[part], vectors[part]) for part in parts]
+    with node_with_gpus(ray_address, 1) as first, reserved_gpus(2, 0.5) as cards:
+        pool = pool_by_torch(2, cards)
+        gate = Deduplicator(0.6, 0.9, pool=pool)
+        (node,) = set(gpus_of(pool))
+        found = [decided(gate, texts[parts[0]], vectors[parts[0]])]
+        kill_shards(pool, 2)
+        found.append(decided(gate, texts[parts[1]], vectors[parts[1]]))
+        assert set(gpus_of(pool)) == {node}
+
+        with node_with_gpus(ray_address, 1):
+            first.terminate()
+            first.wait(60)
+            await_gpus(lambda there: there == 1)
+            found.append(decided(gate, texts[parts[2]], vectors[parts[2]]))
+            (other,) = set(gpus_of(pool))
+            assert other[0] != node[0]
+        monkeypatch.setattr("ray_si.build.gate._GPU_S", 2.0)
+        with pytest.raises(GateError, match=r"shard 0 cannot be rebuilt: no GPU was free .* 2 s"):
+            gate.filter(texts, vectors)
+    assert found == expected
+
+
+def test_gpus_that_others_have_are_waited_for_so_long(ray_address, monkeypatch):
+    monkeypatch.setattr("ray_si.build.gate._GPU_S", 2.0)
+    with (
+        node_with_gpus(ray_address, 1),
+        reserved_gpus(1, 0.75),
+        pytest.raises(GateError, match=r"^no 0\.5 GPU was free for each of 1 gate shards in 2 s"),
+        reserved_gpus(1, 0.5),
+    ):
+        pass
+
+
+def test_a_gpu_that_torch_does_not_see_ends_a_build_before_its_first_token(ray_address, tmp_path):
+    values = _values(1)
+    values["dedup"]["gpus"] = 0.5
+    with node_with_gpus(ray_address, 1), pytest.raises(GateError) as caught:
+        build(parse_config(values), str(tmp_path / "run"))
+    message = str(caught.value)
+    assert message.startswith("gate shard 0 of 1: there is no device cuda: torch sees 0 CUDA")
+    assert "Traceback" not in message
+    assert not list(tmp_path.glob("run/bootstrap/*"))
 
 
 def test_a_pool_that_was_closed_starts_no_shard_again(ray_session):

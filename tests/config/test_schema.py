@@ -19,6 +19,12 @@ from ray_si.errors import ConfigError
         ({"target_instructions": 0}, "target_instructions: Input should be greater"),
         ({"dedup": {"rouge": 1.5}}, "dedup.rouge"),
         ({"dedup": {"cosine": 0}}, "dedup.cosine"),
+        ({"dedup": {"gpus": 1.5}}, "dedup.gpus: Input should be less than or equal to 1"),
+        ({"dedup": {"gpus": 1, "cosine": False}}, "dedup: gpus is for the cosine"),
+        (
+            {"dedup": {"gpus": 0.5, "embedding_index": "Flat"}},
+            "dedup: gpus: embedding_index Flat is searched on processors",
+        ),
         ({"generator": {"engine": "gpt"}}, "'transformers', 'vllm'"),
         ({"bootstrap": {"machine_demonstrations": 9}}, "more than demonstrations"),
         ({"bootstrap": {"min_words": 9, "max_words": 8}}, "more than max_words"),
@@ -69,6 +75,7 @@ def test_the_fingerprint_ignores_placement_and_nothing_else():
         {
             "seeds": "elsewhere",
             "card": {"license": "mit", "language": "en"},
+            "dedup": {"shards": 4, "gpus": 0.5},
             "generator": {"replicas": 9, "gpus": 1, "max_batch": 7, "replay": {"latency_s": 1}},
         }
     )
@@ -76,6 +83,13 @@ def test_the_fingerprint_ignores_placement_and_nothing_else():
     assert RunConfig().fingerprint("other seeds") != base
     for values in ({"seed": 1}, {"dedup": {"rouge": 0.6}}, {"bootstrap": {"lookahead": 0}}):
         assert parse_config(values).fingerprint("seeds") != base
+
+
+def test_gpus_of_the_gate_are_refused_for_a_run_begun_with_a_kind_that_needs_processors():
+    config = parse_config({"dedup": {"gpus": 0.5}})
+    assert config.as_begun({"dedup": {"embedding_index": "exact"}}).dedup.gpus == 0.5
+    with pytest.raises(ConfigError, match=r"^dedup.gpus: the run was begun with .* Flat"):
+        config.as_begun({"dedup": {"embedding_index": "Flat"}})
 
 
 def test_what_the_bootstrap_asks_is_the_first_generators_in_either_mode():

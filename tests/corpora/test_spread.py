@@ -21,9 +21,11 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from ray_si.corpora import dedup, index as corpus_index, spread
 from ray_si.corpora.dedup import dedup_files
-from ray_si.corpora.spread import SpreadReader
+from ray_si.corpora.spread import Embedders, SpreadReader, free_cards
+from ray_si.errors import ConfigError, GateError
 from ray_si.storage import corpus
 from tests.builds import rays_processes
+from tests.clusters import node_with_gpus
 from tests.command import assert_one_line_error, invoke
 
 WORDS = "river mountain house garden city ocean train book music light paper stone".split()
@@ -204,6 +206,9 @@ def test_a_job_whose_driver_was_killed_embeds_no_batch_again(
         (("--embedder-gpus", 1.5), "--embedder-gpus is a share of a GPU, 0.01 to 1, not 1.5"),
         (("--embedders", 2, "--cosine", "off"), "without the cosine gate nothing is embedded"),
         (("--discard-unfinished",), "--discard-unfinished is about the job of an --index"),
+        (("--gate-gpus", 1.5), "--gate-gpus is a share of a GPU, 0.01 to 1, not 1.5"),
+        (("--gate-gpus", 1, "--cosine", "off"), "without the cosine gate nothing is embedded"),
+        (("--gate-gpus", 0.5), "has 0 GPUs: with --gate-gpus 0.5 there is room for 0 shards, and"),
         (("--embedders", 8), "has 4 cores: with --embedder-gpus 0 there is room for 7 embedders"),
         (("--embedder-gpus", 0.5), "has 4 cores and 0 GPUs: with --embedder-gpus 0.5 there is"),
     ],
@@ -214,6 +219,37 @@ def test_options_that_do_not_fit_are_one_line(ray_address, tmp_path, options, me
     arguments = ("in.jsonl", "--to", "kept.jsonl", "--embedder", model, "--address", ray_address)
     done = invoke("dedup", *arguments, *options, cwd=tmp_path)
     assert_one_line_error(done, message)
+    assert not list(tmp_path.glob("kept*"))
+
+
+@pytest.mark.parametrize(
+    ("shards", "gpus", "room"),
+    [(1, 0.0, 4), (1, 0.5, 3), (2, 0.5, 2), (4, 0.5, 0), (5, 0.25, None), (3, 1.0, None)],
+)
+def test_embedders_take_what_the_gates_shards_leave_of_gpus(monkeypatch, shards, gpus, room):
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}]
+    monkeypatch.setattr("ray_si.corpora.spread.ray.nodes", lambda: nodes)
+    if gpus == 1.0:
+        with pytest.raises(ConfigError, match="has 2 GPUs: with --gate-gpus 1 there is room for 2"):
+            free_cards(shards, gpus)
+        return
+    cards = free_cards(shards, gpus)
+    if room:
+        assert Embedders.fitting("m", None, 0.5, cards).count == room
+        return
+    share = 0.5 if room == 0 else 0.75
+    with pytest.raises(ConfigError, match=r"and 2 GPUs, .* of them free: .* room for 0 embedders"):
+        Embedders.fitting("m", None, share, cards)
+
+
+def test_a_gpu_that_torch_does_not_see_leaves_nothing_behind(ray_address, tmp_path):
+    path = write(tmp_path / "in.jsonl", made(50))
+    options = {"embedder": static_model(tmp_path / "model"), "embedders": 1, "gate_gpus": 0.5}
+    with (
+        node_with_gpus(ray_address, 1),
+        pytest.raises(GateError, match=r"^gate shard 0 of 1: there is no device cuda"),
+    ):
+        dedup_files([path], str(tmp_path / "kept.jsonl"), **options)
     assert not list(tmp_path.glob("kept*"))
 
 

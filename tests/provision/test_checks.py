@@ -110,6 +110,7 @@ def test_a_head_without_the_memory_that_the_target_needs_is_told(config):
     files("kubernetes", config(text), "head.memory_gib=128")
     sharded = text.replace("{cosine: off}", "{cosine: off, shards: 16}")
     files("kubernetes", config(sharded))
+    files("kubernetes", config(text.replace("{cosine: off}", "{gpus: 1}")))
 
 
 def test_files_that_pods_do_not_have_are_told(config):

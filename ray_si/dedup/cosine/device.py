@@ -11,6 +11,7 @@ on a processor too, for tests.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,6 +47,36 @@ _UNIT = 1e-6
 
 _NO_ID = np.iinfo(np.int64).max
 
+_NO_ROOM = "out of memory", "can't allocate memory", "ALLOC_FAILED"
+"""Words of torch's errors, of several types, where a device's memory does not suffice."""
+
+
+class NoDeviceError(ValueError):
+    """A device that torch does not see here."""
+
+
+class DeviceMemoryError(MemoryError):
+    """A device has no room for more."""
+
+
+def bytes_of_a_row(dimension: int) -> int:
+    """What a row and its copy in half precision take."""
+    return 4 * dimension + 2 * _padded(dimension)
+
+
+def free_bytes(device: str) -> int:
+    """Bytes of a device's memory that nobody has taken.
+
+    Raises NoDeviceError, or DeviceMemoryError where there are none to ask with.
+    """
+    import torch
+
+    seen = _seen(device)
+    if seen.type == "cpu":
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with _told_of_room():
+        return int(torch.cuda.mem_get_info(seen)[0])
+
 
 def margin(dimension: int) -> float:
     """More than a product of half-precision copies differs from the cosine.
@@ -60,7 +91,8 @@ def margin(dimension: int) -> float:
 class DeviceRows:
     """Rows in the memory of a torch device, and the exact search among them.
 
-    Raises ValueError for a device that torch does not see here, or that is no CUDA device.
+    Raises ValueError for a device that is no CUDA device, NoDeviceError for one that torch does not
+    see here; where it has no room, all that computes raises DeviceMemoryError.
     """
 
     def __init__(self, dimension: int, device: str) -> None:
@@ -74,7 +106,7 @@ class DeviceRows:
     @property
     def nbytes(self) -> int:
         """Bytes of the rows and of their copies in half precision."""
-        return len(self) * (4 * self.dimension + 2 * _padded(self.dimension))
+        return len(self) * bytes_of_a_row(self.dimension)
 
     def add(self, embeddings: np.ndarray | torch.Tensor) -> None:
         """See `CosineIndex.add`; embeddings may be on the device already."""
@@ -199,7 +231,11 @@ class DeviceRows:
                 before[name] = (True, *more) if more else True
                 setattr(matmul, name, False)
         try:
-            with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            with (
+                _told_of_room(),
+                torch.no_grad(),
+                torch.autocast(self._device.type, enabled=False),
+            ):
                 yield
         finally:
             for name, value in before.items():
@@ -242,8 +278,18 @@ def _seen(name: str) -> torch.device:
     if device is None or device.type not in ("cuda", "cpu"):
         raise ValueError(f"device must be cpu, cuda or cuda:N, not {name!r}")
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"there is no device {name}: torch sees {count} CUDA devices here")
+        raise NoDeviceError(f"there is no device {name}: torch sees {count} CUDA devices here")
     return device
+
+
+@contextmanager
+def _told_of_room() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _NO_ROOM):
+            raise
+        raise DeviceMemoryError(str(error).partition("\n")[0]) from error
 
 
 def _padded(dimension: int) -> int:

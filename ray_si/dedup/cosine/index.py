@@ -31,7 +31,7 @@ class CosineIndex:
     With ``device`` "cuda" or "cuda:N" everything stands in that GPU's memory and is searched there,
     with torch: 6 bytes a number of a row, room for as many rows again (at most 524,288), and about
     2 GB while it searches. Embeddings may be tensors then, and large batches are the fastest. Where
-    the GPU has no room, torch's OutOfMemoryError; the first ``len(self)`` rows are in then.
+    the GPU has no room, a MemoryError; the first ``len(self)`` rows are in then.
 
     Raises ValueError for a threshold outside (0, 1] and for a device that torch does not see.
     """

@@ -244,6 +244,24 @@ def test_a_device_that_is_not_there_is_one_line():
             CosineIndex(8, device=name)
 
 
+def test_a_device_without_room_says_so_and_keeps_what_it_has(monkeypatch):
+    on_device = DeviceRows(40, "cpu")
+    rows = np.eye(40, dtype=np.float32)
+    monkeypatch.setattr(module, "_SMALLEST", 32)
+    on_device.add(rows[:30])
+    for name in ("_SMALLEST", "_LARGEST"):  # more than there are addresses
+        monkeypatch.setattr(module, name, 1 << 44)
+    with pytest.raises(module.DeviceMemoryError, match=r"^[^\n]*can't allocate memory[^\n]*$"):
+        on_device.add(rows[30:])
+    assert len(on_device) == 32
+    assert found(on_device, rows[30:33], 0.9) == ([1.0, 1.0, 0.0], [30, 31, -1])
+
+
+@on_each_device
+def test_a_device_has_room_for_some_rows(device):
+    assert module.free_bytes(device) > 1000 * module.bytes_of_a_row(384) == 1000 * 2304
+
+
 def test_it_needs_numpy_and_torch_alone():
     code = (
         "import runpy, sys\n"
