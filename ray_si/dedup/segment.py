@@ -257,6 +257,40 @@ def _overlap(left: Any, right: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
+def _next_near(
+    p: Any, stop: Any, keys: Any, bits: Any, texts: Any, offsets: Any,
+    need: Any, m: Any, known: Any, left: Any, own: Any, longest_match: Any,
+    best_lcs: Any, best_total: Any,
+) -> Any:  # fmt: skip
+    """The next place of a list, from ``p`` on, whose text's signature is near enough, or ``stop``.
+
+    The query has m tokens; ``known`` of them are known here, and ``left`` can be shared.
+
+    A function of its own, since Numba counts references to arrays, with atomic instructions, where
+    a loop also makes slices or assigns arrays: for every entry that takes longer than looking at
+    it, and longer still with several threads.
+    """
+    while p < stop:
+        n = np.int64(keys[p] >> 8)
+        if n == _MANY:
+            n = offsets[texts[p] + 1] - offsets[texts[p]]
+        if n > longest_match:
+            return stop
+        required = _needed(need, m + n, best_lcs, best_total)
+        if required > left:
+            return stop
+        last_key = _key(n, n - required)
+        end = stop if n < _MANY else p + 1  # longer texts are looked at one by one
+        while p < end and keys[p] <= last_key:
+            lacking, other_lacks = popcount(own & ~bits[p]), popcount(bits[p] & ~own)
+            if lacking <= known - required and other_lacks <= n - required:
+                return p
+            p += 1
+        p = _skip(keys, p, stop, _key(n + 1, 0)) if n < _MANY else max(p, end)
+    return stop
+
+
+@njit(cache=True, nogil=True)
 def _search(
     q_tokens: Any, q_offsets: Any,
     need: Any, reach: Any, shortest: Any,
@@ -268,7 +302,7 @@ def _search(
     room = 0
     for q in range(len(q_offsets) - 1):
         room = max(room, q_offsets[q + 1] - q_offsets[q])
-    row = np.empty(room, np.int32)
+    own_ranks = np.empty(room, np.int32)
     for q in range(len(q_offsets) - 1):
         query = q_tokens[q_offsets[q] : q_offsets[q + 1]]
         m = len(query)
@@ -278,63 +312,54 @@ def _search(
         known, own = 0, np.uint64(0)
         for token in query:
             if 0 <= token < len(ranks) and ranks[token] >= 0:
-                row[known] = ranks[token]
+                own_ranks[known] = ranks[token]
                 known += 1
                 own |= token_bit(token)
-        sort_tokens(row[:known])
+        sort_tokens(own_ranks[:known])
         loaded = is_done = False
         ordered = query  # sorted when a long query first needs it
         for k in range(known):
-            if k > 0 and row[k] == row[k - 1]:
+            rank = own_ranks[k]
+            if k > 0 and rank == own_ranks[k - 1]:
                 continue
             left = known - k  # this token and those after it, the only ones that can be shared
             longest_match = min(longest, reach[left] - m)
             if longest_match < shortest_match or is_done:
                 break
-            p, stop = starts[row[k]], starts[row[k] + 1]
+            p, stop = starts[rank], starts[rank + 1]
             p = _lower_bound(keys, p, stop, _key(shortest_match, 0))
-            while p < stop and not is_done:
-                n = np.int64(keys[p] >> 8)
-                if n == _MANY:
-                    n = offsets[texts[p] + 1] - offsets[texts[p]]
-                if n > longest_match:
+            while not is_done:
+                p = _next_near(
+                    p, stop, keys, bits, texts, offsets,
+                    need, m, known, left, own, longest_match, best_lcs[q], best_totals[q],
+                )  # fmt: skip
+                if p == stop:
                     break
+                text = texts[p]
+                p += 1
+                other = tokens[offsets[text] : offsets[text + 1]]
+                n = len(other)
                 required = _needed(need, m + n, best_lcs[q], best_totals[q])
-                if required > left:
-                    break
-                last_key = _key(n, n - required)
-                run_end = stop if n < _MANY else p + 1  # longer texts are looked at one by one
-                while p < run_end and keys[p] <= last_key and not is_done:
-                    if (
-                        popcount(own & ~bits[p]) <= known - required
-                        and popcount(bits[p] & ~own) <= n - required
-                    ):
-                        text = texts[p]
-                        other = tokens[offsets[text] : offsets[text + 1]]
-                        if first >= 0 and by_length[text] == first + q:
-                            found = 0
-                        elif m > 64:
-                            found = 0
-                            if seen[text] != q + 1:
-                                seen[text] = q + 1
-                                if not loaded:
-                                    loaded, ordered = True, np.sort(query)
-                                if _overlap(ordered, np.sort(other)) >= required:
-                                    found = lcs(query, other, False, table, masks)
-                        else:
-                            if not loaded:
-                                loaded = True
-                                load_block(query, table, masks)
-                            found = lcs(query, other, True, table, masks)
-                        if found >= required and _improve(
-                            q, found, m + n, first_id + by_length[text],
-                            best_ids, best_lcs, best_totals,
-                        ):  # fmt: skip
-                            required = _needed(need, m + n, best_lcs[q], best_totals[q])
-                            last_key = _key(n, n - required)
-                            is_done = first >= 0
-                    p += 1
-                p = _skip(keys, p, stop, _key(n + 1, 0)) if n < _MANY else max(p, run_end)
+                if first >= 0 and by_length[text] == first + q:
+                    found = 0
+                elif m > 64:
+                    found = 0
+                    if seen[text] != q + 1:
+                        seen[text] = q + 1
+                        if not loaded:
+                            loaded, ordered = True, np.sort(query)
+                        if _overlap(ordered, np.sort(other)) >= required:
+                            found = lcs(query, other, False, table, masks)
+                else:
+                    if not loaded:
+                        loaded = True
+                        load_block(query, table, masks)
+                    found = lcs(query, other, True, table, masks)
+                if found >= required and _improve(
+                    q, found, m + n, first_id + by_length[text],
+                    best_ids, best_lcs, best_totals,
+                ):  # fmt: skip
+                    is_done = first >= 0
 
 
 @njit(cache=True, nogil=True)
