@@ -8,7 +8,9 @@ meanwhile; so what is measured is whether everything around the models keeps mor
 driver, the gate over as many shards as nodes, Ray Data's tasks, Serve's handles. Work grows with
 the nodes. The best that a size could reach is slots / mean latency; ``share_of_ideal`` is what it
 did, ends of phases included, and ``efficiency`` compares a size's requests a second with as many
-times those of one node. Each size can be measured by itself; the others stay in the result.
+times those of one node. ``cores_busy`` is what all of it took of this machine's cores, starting
+included: where it comes near their number, they are what bounds it. Each size can be measured by
+itself; the others stay in the result.
 """
 
 from __future__ import annotations
@@ -25,14 +27,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from streams import Processor
+
 LATENCY_S, SIGMA = 2.0, 0.3
 """Of a request: median, and standard deviation of its logarithm."""
 
-SLOTS = 16
+SLOTS = 32
 """Requests that a replica answers at once; a replica takes a whole node."""
 
 CPUS = 2
-TARGET = 280
+TARGET = 3200
 """Accepted instructions for each node."""
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -85,7 +89,7 @@ def measure(nodes: int) -> dict[str, Any]:
     placed: dict[str, list[int]] = {}
 
     def listen(progress: Any) -> None:
-        if progress.phase == "instances" and not placed:
+        if progress.phase == "bootstrap" and progress.done and not placed:
             placed.update(places())
 
     try:
@@ -93,10 +97,13 @@ def measure(nodes: int) -> dict[str, Any]:
             cluster.add_node(num_cpus=CPUS)
         cluster.wait_for_nodes()
         started = time.perf_counter() - began
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, Processor() as processor:
+            used, start = sum(processor.total().values()), time.perf_counter()
             result = build(
                 parse_config(config(nodes)), f"{folder}/run", address=cluster.address, listen=listen
             )
+            used = sum(processor.total().values()) - used
+            busy = used / (time.perf_counter() - start)
     finally:
         cluster.shutdown()
     seconds = result.seconds["bootstrap"] + result.seconds["instances"]
@@ -107,6 +114,7 @@ def measure(nodes: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "requests_per_second": round(requests / seconds, 2),
         "share_of_ideal": round(requests / seconds / ideal, 3),
+        "cores_busy": round(busy, 2),
         "cluster_seconds": round(started, 1),
         "models_seconds": round(result.seconds["models"], 1),
         "replicas_by_node": placed["replicas"],
