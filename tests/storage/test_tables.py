@@ -77,7 +77,7 @@ def test_the_first_to_claim_a_key_has_it_and_the_second_gets_what_stands_there(t
     assert read_table(objects, "block.parquet", ["id"]).to_pylist() == [{"id": 1}]
 
 
-def test_embeddings_are_written_as_they_are_and_other_columns_as_ever():
+def test_embeddings_have_an_encoding_of_their_own_and_other_columns_what_they_ever_had():
     numbers = np.linspace(0, 1, 1000, dtype=np.float16)
     embedding = pa.array([numbers] * 3, pa.list_(pa.float16()))
     nested = pa.array([[{"a": "x", "b": [1]}]] * 3)
@@ -85,17 +85,30 @@ def test_embeddings_are_written_as_they_are_and_other_columns_as_ever():
     table = plain.append_column("embedding", embedding)
     with pq.ParquetFile(pa.BufferReader(to_parquet(table))) as stored:
         assert stored.read().equals(table)
-        columns = stored.metadata.row_group(0)
-        dictionaries = {
-            columns.column(i).path_in_schema: columns.column(i).has_dictionary_page
-            for i in range(columns.num_columns)
-        }
-    assert dictionaries == {
+        group = stored.metadata.row_group(0)
+        columns = [group.column(i) for i in range(group.num_columns)]
+    assert {column.path_in_schema: column.has_dictionary_page for column in columns} == {
         "text": True,
         "nested.list.element.a": True,
         "nested.list.element.b.list.element": True,
         "embedding.list.element": False,
     }
+    assert "BYTE_STREAM_SPLIT" in columns[-1].encodings
     buffer = pa.BufferOutputStream()
     pq.write_table(plain, buffer, compression="zstd")
     assert to_parquet(plain) == buffer.getvalue().to_pybytes()
+
+
+def test_many_embeddings_come_back_whatever_they_are_and_some_rows_without():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**16, (20_000, 3), np.uint16)
+    bits[bits & 0x7C00 == 0x7C00] = 0  # infinite, or no numbers, which equal nothing
+    rows = [None if i % 7 == 0 else row for i, row in enumerate(bits.view(np.float16))]
+    table = pa.table(
+        {"id": np.arange(len(rows)), "embedding": pa.array(rows, pa.list_(pa.float16()))}
+    )
+    data = to_parquet(table)
+    assert to_parquet(pa.concat_tables([table[:100], table[100:]])) == data
+    assert from_bytes("a.parquet", data, ["embedding", "id"], table.schema).equals(
+        table.select(["embedding", "id"])
+    )
