@@ -89,13 +89,21 @@ class Deduplicator:
         if layers is not None and not most_similar and (cosine is None or embedding_index == EXACT):
             self._peers = Peers(rouge, cosine, tokenizer)
         self._lock = threading.Lock()  # the pool is for one thread at a time
-        self.screening_s = 0.0
-        """Seconds that `screen` has searched the pool so far, without what it waited for."""
+        self._peers_lock = threading.Lock()  # and so are they; taken last
+        self._pool_s = self._peers_s = 0.0  # that `screen` had them, without what it waited for
         self._source_starts: list[int] = []  # ascending; parallel to the sources from there on
         self._sources: list[str | None] = []
 
     def __len__(self) -> int:
         return len(self._pool)
+
+    @property
+    def screening_s(self) -> float:
+        """Seconds that `screen` has searched so far, without what it waited for.
+
+        The pool, or what came before in a batch, whichever took longer: both go on at a time.
+        """
+        return max(self._pool_s, self._peers_s)
 
     def add(
         self,
@@ -133,8 +141,10 @@ class Deduplicator:
         vectors = None if embeddings is None else _fitting(embeddings, texts)
         with self._lock:
             self._begin(None)
-            if screened and self._peers and self._peers.has(screened.batch):
-                return self._walk(texts, screened)
+            if screened and self._peers:
+                with self._peers_lock:
+                    if self._peers.has(screened.batch):
+                        return self._walk(texts, screened)
             if screened and screened.vectors is not None:
                 screened = replace(screened, vectors=np.asarray(screened.vectors))
             parts = []
@@ -163,7 +173,7 @@ class Deduplicator:
         with self._lock:
             began = time.monotonic()
             by_rouge = self._layers.nearest_by_rouge(texts, end=size)
-            self.screening_s += time.monotonic() - began
+            self._pool_s += time.monotonic() - began
         vectors, by_cosine = None, None
         survivors = np.flatnonzero(by_rouge.ids < 0).tolist()
         if self._cosine is not None and survivors:
@@ -174,13 +184,13 @@ class Deduplicator:
             with self._lock:
                 began = time.monotonic()
                 by_cosine = self._layers.nearest_by_cosine(vectors, self._cosine, end=size)
-                self.screening_s += time.monotonic() - began
+                self._pool_s += time.monotonic() - began
         numbers = None
         if self._peers is not None and batch is not None:
-            with self._lock:
+            with self._peers_lock:
                 began = time.monotonic()
                 numbers = self._peers.add(batch, texts, by_rouge.ids >= 0, vectors)
-                self.screening_s += time.monotonic() - began
+                self._peers_s += time.monotonic() - began
         found = Screened(len(texts), size, by_rouge, vectors, by_cosine)
         return replace(found, batch=batch, numbers=numbers)
 
@@ -190,7 +200,8 @@ class Deduplicator:
             with self._lock:
                 self._layers.settle()
                 if self._peers is not None:
-                    self._peers.forget(self._layers.settled)
+                    with self._peers_lock:
+                        self._peers.forget(self._layers.settled)
 
     def rethreshold(self, *, rouge: float | None = None, cosine: float | None = None) -> None:
         """Use higher thresholds from the next batch on.

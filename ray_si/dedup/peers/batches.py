@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ from ray_si.dedup.tokens import Tokenizer
 
 MOST_PAIRS = 1 << 23
 """Pairs, by ROUGE-L and by cosine each, that are kept for a batch: 128 MiB of them at most."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,13 +57,14 @@ class Peers:
     Batches are numbered in the order in which they are decided; their texts may come in any order,
     those of several batches by turns. A text is compared with all that came before it, of its own
     batch and of the others that are held, so that whatever comes last, all pairs are known. A batch
-    with more than `MOST_PAIRS` of them is given up: it has to be decided without. Not for several
-    threads at once.
+    with more than `MOST_PAIRS` of them is given up: it has to be decided without. The first one is
+    told of by a warning. Not for several threads at once.
     """
 
     def __init__(self, rouge: float, cosine: float | None, tokenizer: Tokenizer) -> None:
         self._rouge, self._cosine, self._tokenizer = rouge, cosine, tokenizer
         self._batches: dict[int, _Batch | None] = {}  # None: given up
+        self._told = False
 
     def add(
         self, batch: int, texts: Sequence[str], settled: np.ndarray, vectors: np.ndarray | None
@@ -212,19 +216,35 @@ class Peers:
     def _keep_near(self, batch: int, other: int | None, near: Near | None) -> None:
         """Note pairs of a batch with an earlier one; None: more of them than there is room for."""
         held = self._batches[batch]
-        if near is None or held is None:
-            self._batches[batch] = None
+        if held is None:
+            return
+        if near is None:
+            self._give_up(batch)
         elif len(near.left):
             held.near.setdefault(other, []).append(near)
             held.near_room -= len(near.left)
 
     def _keep_close(self, batch: int, other: int | None, close: Close | None) -> None:
         held = self._batches[batch]
-        if close is None or held is None:
-            self._batches[batch] = None
+        if held is None:
+            return
+        if close is None:
+            self._give_up(batch)
         elif len(close.left):
             held.close.setdefault(other, []).append(close)
             held.close_room -= len(close.left)
+
+    def _give_up(self, batch: int) -> None:
+        self._batches[batch] = None
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "batch %d, in a build a round, has more than %s pairs of texts that are too near: "
+                "they are compared again as it is decided, which takes longer and changes no "
+                "decision. Smaller batches (bootstrap.prompts_per_round) have fewer; told once",
+                batch,
+                f"{MOST_PAIRS:,}",
+            )
 
 
 def _all_close(parts: list[Close]) -> Close:

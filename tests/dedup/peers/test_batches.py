@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 from ray_si.dedup import Deduplicator
 from ray_si.dedup.layers import Screened, joined
 from ray_si.dedup.peers import batches
+from ray_si.dedup.pool import LocalPool
 from tests.dedup.oracle import THRESHOLDS, corpora
 from tests.dedup.test_layers import rounds_of, vectors_of
 
@@ -159,6 +161,42 @@ def test_equal_texts_leave_room_for_pairs_whatever_their_cosine():
         assert peers.has(0)
         peers.add(0, texts[-1:], np.zeros(1, bool), vectors[-1:])  # near to 60 by cosine again
     assert peers.has(0)
+
+
+def test_the_pool_is_asked_while_other_texts_are_compared_with_each_other():
+    gate, asked = Deduplicator(0.7, None, layers=1), threading.Event()
+    gate.add(["draw a map"])
+    add, nearest = batches.Peers.add, LocalPool.nearest_by_rouge
+
+    def add_late(peers, batch, texts, *known):
+        assert texts != ["name a river"] or asked.wait(30)
+        return add(peers, batch, texts, *known)
+
+    def tell(pool, texts):
+        if texts == ["list two seas"]:
+            asked.set()
+        return nearest(pool, texts)
+
+    with (
+        mock.patch.object(batches.Peers, "add", add_late),
+        mock.patch.object(LocalPool, "nearest_by_rouge", tell),
+        ThreadPoolExecutor(1) as threads,
+    ):
+        first = threads.submit(gate.screen, ["name a river"], 1, batch=0)
+        assert gate.screen(["list two seas"], 1, batch=0).numbers is not None
+        assert first.result(30).numbers is not None
+
+
+def test_a_batch_with_too_many_pairs_is_told_of_once_and_decided_alike(caplog):
+    plain, gate = Deduplicator(0.7, None), Deduplicator(0.7, None, layers=1)
+    with mock.patch.object(batches, "MOST_PAIRS", 9):
+        for batch in range(4):
+            count = 5 if batch else 4  # 10 pairs, or 6
+            texts = [f"list old towns of land n{batch} near lake {i}" for i in range(count)]
+            screened = gate.screen(texts, 0, batch=batch)
+            assert gate.filter(texts, screened=screened).rejected == plain.filter(texts).rejected
+            told = [(record.levelname, record.args) for record in caplog.records]
+            assert told == [("WARNING", (1, "9"))] * (batch > 0)
 
 
 def test_batches_are_decided_in_order_and_take_nothing_afterwards():
