@@ -1,18 +1,20 @@
 """What a round's end takes after its last answer: the gate and the tables, screened before and not.
 
-    OMP_NUM_THREADS=1 python benchmarks/round_end.py --pool 20000 --write
+    OMP_NUM_THREADS=1 python benchmarks/round_end.py --write          some minutes, 8 GiB
+    OMP_NUM_THREADS=1 python benchmarks/round_end.py --pool 20000     less of both
 
-A pool of made-up instructions (corpus.py) with random embeddings of 384 numbers; then two rounds of
-candidates, whose completions come in blocks, parsed as a task of Ray Data parses them. The prompts
-of the second have not seen what the first accepted, as with a lookahead of one, and its blocks come
-in before and after the first is decided, by turns with the first's. Screened: every block is asked
-of the pool, and of the other blocks, as it lands (`OpenGate.screen`), one after the other here, and
-the round's end is `joined` and `decide_round` with what that found. Not screened: `decide_round`
-asks for all of it, embeddings included, which a model would take far longer for. Making the bytes
-of the round's tables is told apart ("writing"); storing them is in nothing. Decisions on the second
-round are compared, and its end is what is told. Seconds are those of a clock, and of all cores
-("cpu"), in which BLAS counts the threads that wait for one another: give it one. "Searching" is
-what `screen` searched of both rounds while they landed, by the clock.
+A pool of made-up instructions (corpus.py) with random embeddings of 384 numbers, of the spectrum of
+real ones (embeddings.py); then two rounds of candidates, whose completions come in blocks, parsed
+as a task of Ray Data parses them. The prompts of the second have not seen what the first accepted,
+as with a lookahead of one, and its blocks come in before and after the first is decided and
+written, by turns with the first's. Screened: every block is asked of the pool, and of the other
+blocks, as it lands (`Deduplicator.screen`), one after the other here, and the round's end is
+`joined` and `decide_round` with what that found. Not screened: `decide_round` asks for all of it,
+embeddings included, which a model would take far longer for. Making the bytes of the round's tables
+is told apart ("writing"); storing them is in nothing. Decisions on the second round are compared,
+and its end is what is told. Seconds are those of a clock, and of all cores ("cpu"), in which BLAS
+counts the threads that wait for one another: give it one. "Searching" is what `screen` took for
+both rounds, embeddings apart, while they landed.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ import platform
 import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import corpus
 import numpy as np
 import pyarrow as pa
+from embeddings import DIMENSION, MEAN_COSINE, variances
 
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator
@@ -48,15 +52,18 @@ from ray_si.run.schemas import RAW_BLOCK
 from ray_si.storage.tables import to_parquet
 
 RESULT = Path(__file__).with_suffix(".json")
-WIDTH, A_COMPLETION, A_BLOCK = 384, 7, 64
+A_COMPLETION, A_BLOCK = 7, 64
+DEVIATIONS = np.sqrt(variances()).astype(np.float32)
 CONFIG = parse_config({"generator": {"engine": "replay", "model": None}})
 
 
 def embeddings(texts: Sequence[str]) -> np.ndarray:
     """One for each text, a function of it alone; some 40,000 a second."""
     seeds = (zlib.crc32(text.encode()) for text in texts)
-    rows = [np.random.default_rng(seed).standard_normal(WIDTH, np.float32) for seed in seeds]
-    return np.stack(rows)
+    rows = [np.random.default_rng(seed).standard_normal(DIMENSION, np.float32) for seed in seeds]
+    made = np.stack(rows) * DEVIATIONS
+    made[:, 0] += np.sqrt(MEAN_COSINE)
+    return made
 
 
 def block(number: int, texts: Sequence[str]) -> pa.Table:
@@ -95,6 +102,7 @@ class Round:
         self.rows: list[Any] = []
         self.found: list[Usable] = []
         self.screened: list[Screened] = []
+        self.searching = self.searching_cpu = 0.0
 
     def land(self, gate: OpenGate, count: int, *, screens: bool) -> None:
         """So many more blocks are there."""
@@ -104,7 +112,12 @@ class Round:
             self.found += candidates
             if screens:
                 texts = texts_of(passed(candidates))
-                self.screened.append(gate.screen(texts, self.seen, self.number))
+                given = gate.embed(texts)
+                began, cpu = time.perf_counter(), time.process_time()
+                screened = gate.gate.screen(texts, self.seen, given, self.number)
+                self.searching += time.perf_counter() - began
+                self.searching_cpu += time.process_time() - cpu
+                self.screened.append(replace(screened, embeddings=given))
         del self.blocks[:count]
 
     def decide(self, gate: OpenGate) -> RoundDecisions:
@@ -120,6 +133,13 @@ class Round:
             self.found,
             known.embeddings if known else given,
         )
+
+
+def write(decided: RoundDecisions) -> None:
+    """Make the bytes of its tables."""
+    for table in (decided.accepted, decided.rejected, decided.embeddings):
+        if table is not None:
+            to_parquet(table)
 
 
 def measure(pool: int, candidates: int, cosine: float | None) -> dict[str, Any]:
@@ -147,19 +167,19 @@ def measure(pool: int, candidates: int, cosine: float | None) -> dict[str, Any]:
             second.land(gate, 1, screens=screens)
         first.land(gate, len(first.blocks), screens=screens)
         seconds[f"landing_{way}"] = time.perf_counter() - began
-        first.decide(gate)
+        write(first.decide(gate))
         began = time.perf_counter()
         second.land(gate, len(second.blocks), screens=screens)
         seconds[f"landing_{way}"] += time.perf_counter() - began
-        seconds[f"searching_{way}"] = behind.screening_s
+        if screens:
+            seconds["searching"] = first.searching + second.searching
+            seconds["searching_cpu"] = first.searching_cpu + second.searching_cpu
         began, cpu = time.perf_counter(), time.process_time()
         result = second.decide(gate)
         seconds[f"end_{way}"] = time.perf_counter() - began
         seconds[f"end_{way}_cpu"] = time.process_time() - cpu
         began = time.perf_counter()
-        for table in (result.accepted, result.rejected, result.embeddings):
-            if table is not None:
-                to_parquet(table)
+        write(result)
         seconds[f"writing_{way}"] = time.perf_counter() - began
         decided[way] = result
     for one, other in zip(*decided.values(), strict=True):
