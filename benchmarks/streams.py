@@ -42,12 +42,7 @@ KINDS = {
 
 
 class Case(NamedTuple):
-    """A build: ``median_s`` is that of the latencies.
-
-    With ``gpu`` all that ROUGE-L lets pass is embedded by the bundled model and searched for by the
-    cosine gate, each on that share of a GPU, and the build ends where the steady state does, not
-    with its last answers.
-    """
+    """A build: ``median_s`` is that of the latencies."""
 
     replicas: int
     slots: int
@@ -55,7 +50,6 @@ class Case(NamedTuple):
     prompts: int
     rounds: int
     lookahead: int
-    gpu: float = 0.0
 
 
 CASES = {
@@ -64,13 +58,7 @@ CASES = {
     "4x64": Case(4, 64, 0.73, 2500, 4, 2),
     "4x64 at 100 ms": Case(4, 64, 0.073, 3000, 4, 2),
     "16x512": Case(16, 512, 5.8, 16384, 3, 1),
-    "64x128 with a GPU": Case(64, 128, 5.8, 16384, 3, 2, gpu=0.25),
 }
-DEFAULT = [name for name, case in CASES.items() if not case.gpu]
-
-
-class _SteadyStateEnded(Exception):  # noqa: N818, nothing is wrong
-    """Ends a build."""
 
 
 class Processor:
@@ -128,13 +116,6 @@ def measure(case: Case) -> dict[str, Any]:
     # public names alone, so that an older checkout has them, too
     build: Any = getattr(ray_si, "build_dataset", None) or ray_si.build
     slots = case.replicas * case.slots
-    requests = case.prompts * case.rounds
-    gate: dict[str, Any] = {"dedup": {"cosine": None}}
-    if case.gpu:
-        gate = {
-            "dedup": {"rouge": 1.0, "gpus": case.gpu},  # the script has few words
-            "embedder": {"gpus": case.gpu},
-        }
     config = ray_si.RunConfig.model_validate(
         {
             "target_instructions": 10**9,
@@ -146,7 +127,7 @@ def measure(case: Case) -> dict[str, Any]:
                 "cpus": 0,
                 "replay": {"latency_s": case.median_s, "latency_sigma": SIGMA},
             },
-            **gate,
+            "dedup": {"cosine": None},
             "bootstrap": {
                 "prompts_per_round": case.prompts,
                 "block_size": 64,
@@ -170,21 +151,18 @@ def measure(case: Case) -> dict[str, Any]:
                 began.update(end=processor.total(), done=answered)
             elif began and not commits[case.rounds - 1 :]:
                 seen.append((time.monotonic(), progress.usage.running, answered))
-            if case.gpu and answered > requests - 1.5 * slots:
-                commits.append(time.monotonic())
-                began.update(end=processor.total(), done=answered)
-                raise _SteadyStateEnded
 
         with (
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-            suppress(NoProgressError, _SteadyStateEnded),
+            suppress(NoProgressError),
         ):
             build(config, f"{folder}/run", listen=listen)
+    requests = case.prompts * case.rounds
     # steady: from when all slots have been filled once until the last requests run out
     last = next((at for at, _, done in seen if done > requests - 1.5 * slots), commits[-1])
     steady = [min(n, slots) for at, n, _ in seen if began["at"] + 2 < at < last]
     spent = {kind: began["end"][kind] - began["cpu"].get(kind, 0.0) for kind in began["end"]}
-    counted = began["done"] - began["answered"]
+    counted = requests - began["answered"]
     return {
         "seconds": round(commits[-1] - began["at"], 1),
         "requests_per_second": round(counted / (commits[-1] - began["at"]), 1),
@@ -218,7 +196,7 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help="in this process; print JSON alone")
     parser.add_argument("--write", action="store_true", help=f"update benchmarks/{RESULT.name}")
     options = parser.parse_args()
-    names = options.case or DEFAULT
+    names = options.case or list(CASES)
     if options.here:
         print(json.dumps(measure(CASES[names[0]])))
         return

@@ -39,11 +39,11 @@ def start_head(port: int):
 
 
 @contextmanager
-def node_with_gpus(address: str, gpus: int) -> Iterator[subprocess.Popen]:
+def node_with_gpus(address: str, gpus: int, cpus: int = 0) -> Iterator[subprocess.Popen]:
     """A node that says it has so many, of which torch sees none; in the Ray that is used here."""
     import ray
 
-    command = [RAY, "start", "--block", f"--address={address}", "--num-cpus=0"]
+    command = [RAY, "start", "--block", f"--address={address}", f"--num-cpus={cpus}"]
     command += [f"--num-gpus={gpus}", "--disable-usage-stats"]
     before = ray.cluster_resources().get("GPU", 0)
     environment = os.environ | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # ends at once

@@ -185,7 +185,7 @@ def _batches(
             compute=ray.data.ActorPoolStrategy(size=embedders.count),
             num_cpus=_EMBEDDING,
             num_gpus=embedders.gpus,
-            **blocks,
+            **(blocks | {"batch_size": 1}),  # a row is a batch, and Ray wants a number with GPUs
         )
     tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     try:

@@ -39,7 +39,7 @@ def test_eight_nodes_do_most_of_eight_times_as_much_with_a_replica_on_each():
     nodes = json.loads((ROOT / "benchmarks" / "scaling.json").read_text())["nodes"]
     assert list(nodes) == ["1", "2", "4", "8"]
     assert all(size["replicas_by_node"] == [1] * int(count) for count, size in nodes.items())
-    assert nodes["8"]["efficiency"] >= 0.75  # all nodes start on the same two cores
+    assert nodes["8"]["efficiency"] >= 0.9  # all nodes start on the same two cores
 
 
 def test_a_reader_reruns_it_with_numbers_of_theirs():

@@ -253,6 +253,17 @@ def test_a_gpu_that_torch_does_not_see_leaves_nothing_behind(ray_address, tmp_pa
     assert not list(tmp_path.glob("kept*"))
 
 
+def test_embedders_with_a_share_of_a_gpu_give_the_bytes_of_those_without(
+    ray_address, tmp_path, small_parts
+):
+    path, model = write(tmp_path / "in.jsonl", made(80)), static_model(tmp_path / "model")
+    with node_with_gpus(ray_address, 1, cpus=1):
+        for name, gpus in (("with", 0.5), ("without", 0.0)):
+            out = str(tmp_path / f"{name}.jsonl")
+            dedup_files([path], out, embedder=model, embedders=1, embedder_gpus=gpus)
+    assert outputs(tmp_path, "with") == outputs(tmp_path, "without")
+
+
 def test_text_of_which_an_embedder_makes_nan_is_one_line(ray_session, tmp_path):
     model = static_model(tmp_path / "model")
     (weights,) = (tmp_path / "model").rglob("*.safetensors")
