@@ -255,7 +255,7 @@ def profile(pool: int) -> dict[str, Any]:
 
     index = RougeIndex(threshold=THRESHOLD)
     index.add(batch_at(0, pool))
-    (segment,) = index._segments
+    (segment,) = index._finished()
     need, shortest = index.threshold.need, index.threshold.shortest
     queries = index.encode(batch_at(pool, PROFILED), grow=False)
     counts: Counter[str] = Counter()
