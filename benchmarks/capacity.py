@@ -14,8 +14,8 @@ percent larger; it takes as long as the slower of its two sides, which overlap (
 
 Then the instances: two requests for each instruction, bounded by replicas alone.
 
-Of the gate, benchmarks/gate.json has seconds a candidate at three sizes of the pool on two cores,
-taken as straight lines between them on two logarithmic axes, and the last line extended beyond.
+Of the gate, benchmarks/gate.json has seconds a candidate at three sizes of the pool on two cores
+(gate_large.json at one more), taken as straight lines between them on two logarithmic axes, and the last line extended beyond.
 More cores are taken to divide them, less a tenth. The driver's costs are those of
 benchmarks/capacity.json, which capacity_costs.py measures. What a model does is yours to say: the
 defaults are no measurement.
@@ -224,12 +224,13 @@ def _first(
 
 
 def load_costs() -> Costs:
-    """As measured: gate.json, cosine.json and capacity.json of this folder."""
+    """As measured: gate.json, gate_large.json, cosine.json and capacity.json of this folder."""
     gate = json.loads((HERE / "gate.json").read_text())["search"]
-    search = tuple(
-        (float(n), 1 / part["exact"]["candidates_per_second"]) for n, part in gate.items()
-    )
     largest = max(gate, key=int)
+    found = {n: part["exact"] for n, part in gate.items()}
+    large = json.loads((HERE / "gate_large.json").read_text())["pools"]
+    found |= {n: part for n, part in large.items() if int(n) > int(largest)}
+    search = tuple((float(n), 1 / part["candidates_per_second"]) for n, part in found.items())
     driver = json.loads((HERE / "capacity.json").read_text())["costs"]
     cosine = json.loads((HERE / "cosine.json").read_text())["search"]
     vectors = cosine[max(cosine, key=int)]["exact"]["resident_bytes_per_vector"]
