@@ -15,10 +15,10 @@ percent larger; it takes as long as the slower of its two sides, which overlap (
 Then the instances: two requests for each instruction, bounded by replicas alone.
 
 Of the gate, benchmarks/gate.json has seconds a candidate at three sizes of the pool on two cores
-(gate_large.json at one more), taken as straight lines between them on two logarithmic axes, and the last line extended beyond.
-More cores are taken to divide them, less a tenth. The driver's costs are those of
-benchmarks/capacity.json, which capacity_costs.py measures. What a model does is yours to say: the
-defaults are no measurement.
+(gate_large.json at one more), taken as straight lines between them on two logarithmic axes, and the
+last line extended beyond. More cores are taken to divide them, less a tenth. The driver's costs are
+those of benchmarks/capacity.json, which capacity_costs.py measures. What a model does is yours to
+say: the defaults are no measurement.
 """
 
 from __future__ import annotations
