@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gate import THRESHOLD
 from measuring import (
     BATCH,
     batch_at,
@@ -32,7 +33,6 @@ from measuring import (
 )
 from rich.console import Console
 
-THRESHOLD = 0.7
 POOLS = (10_000_000, 100_000_000)
 AT_ONCE = 20_000_000
 """Texts of a part."""

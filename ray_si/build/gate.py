@@ -294,8 +294,9 @@ class ShardedPool:
             if self._size:
                 ray.get(shard.restore.remote(self._restore, list(self._additions), self._size))
         except GetTimeoutError as error:
+            what = "no GPU was free for it" if self._cards else "it was not started"
             raise GateError(
-                f"gate shard {number} cannot be rebuilt: no GPU was free for it in {_GPU_S:g} s"
+                f"gate shard {number} cannot be rebuilt: {what} in {_GPU_S:g} s"
             ) from error
         except RayTaskError as error:
             raise GateError(f"gate shard {number} cannot be rebuilt: {error.cause}") from error
