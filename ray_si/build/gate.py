@@ -69,6 +69,9 @@ _ATTEMPTS = 5
 _GPU_S = 1800.0
 """Seconds that a shard waits for a GPU: an autoscaler may take as long to bring a node."""
 
+_SOON_S = 5.0
+"""After so many seconds a wait for GPUs is told of."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -306,20 +309,32 @@ class ShardedPool:
 
 
 @contextmanager
-def reserved_gpus(shards: int, gpus: float) -> Iterator[PlacementGroup | None]:
+def reserved_gpus(
+    shards: int,
+    gpus: float,
+    *,
+    notify: Callable[[str], None] = lambda _: None,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[PlacementGroup | None]:
     """A GPU, or this share of one, for each shard, over as many nodes as there are; None for 0.
 
     Before replicas take what there is; it stays a shard's own while that is rebuilt, and where its
-    node is lost, Ray reserves another. Raises GateError where none is free for long.
+    node is lost, Ray reserves another. A wait is told of by ``notify``, and what ``check`` raises
+    ends it. Raises GateError where none is free for long.
     """
     if not gpus:
         yield None
         return
     cards = placement_group([{"GPU": gpus}] * shards, strategy="SPREAD")
     try:
-        end = time.monotonic() + _GPU_S
+        began, is_told = time.monotonic(), False
         while not cards.wait(1):
-            if time.monotonic() > end:
+            check()
+            waited_s = time.monotonic() - began
+            if waited_s > _SOON_S and not is_told:
+                is_told = True
+                notify(f"waiting for {gpus:g} GPU to be free for each of {shards} gate shards")
+            if waited_s > _GPU_S:
                 raise GateError(
                     f"no {gpus:g} GPU was free for each of {shards} gate shards in {_GPU_S:g} s: "
                     "take fewer or smaller shares of GPUs, for the gate or for replicas"

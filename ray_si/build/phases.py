@@ -74,7 +74,11 @@ class Phases:
             custody, config = self._connect(stack, address, embedder=embedder)
             gpus = self.config.dedup.gpus if embedder else 0.0
             room = stack.enter_context(ExitStack())  # goes with phase 1
-            cards = room.enter_context(reserved_gpus(self.config.dedup.shards, gpus))
+            cards = room.enter_context(
+                reserved_gpus(
+                    self.config.dedup.shards, gpus, notify=self._say, check=self.alarm.check
+                )
+            )
             serving = self._deploy(stack, config, custody, embedder=embedder)
             generators = self._with_cores(serving.generators)
             # what the models refuse leaves no run behind
@@ -90,7 +94,13 @@ class Phases:
                 self.alarm,
             )
             watcher = Watcher(
-                self.config, serving, self.reporter, self.run, instances.counts, token_budget
+                self.config,
+                serving,
+                self.reporter,
+                self.run,
+                instances.counts,
+                self.alarm,
+                token_budget,
             )
             stack.enter_context(watcher)
             stack.callback(instances.abandon)

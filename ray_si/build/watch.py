@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +23,7 @@ from ray_si.run.instance_parts import Counts
 from ray_si.run.manifests import by_set
 from ray_si.run.run import LIVE, Run
 from ray_si.serving.applications import Serving
-from ray_si.serving.background import in_thread
+from ray_si.serving.background import Alarm, in_thread
 
 _LOOK_S = 1.0
 """Seconds between looks at the replicas."""
@@ -42,7 +42,8 @@ class Watcher:
 
     Each second to the reporter and as Ray metrics; every few seconds, and at the end, into the
     run's ``live.json``, which also says what instances are ``written``. ``token_budget`` is
-    the run's, where it has one.
+    the run's, where it has one. What raises meanwhile, as who is told of progress may, rings the
+    ``alarm``.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Watcher:
         reporter: Reporter,
         run: Run,
         written: Counts,
+        alarm: Alarm,
         token_budget: TokenBudget | None = None,
     ) -> None:
+        self._alarm = alarm
         self._config, self._written, self._token_budget = config, written, token_budget
         self._cost = ClusterCost(config.budget.dollars_per_hour)
         self._versions: dict[str, dict[str, str]] = {}
@@ -63,7 +66,12 @@ class Watcher:
 
     def __enter__(self) -> Watcher:
         self._watching = in_thread(self._watch)
+        self._watching.add_done_callback(self._tell)
         return self
+
+    def _tell(self, watching: Future[None]) -> None:
+        if error := watching.exception():
+            self._alarm.ring(error)
 
     def __exit__(
         self,
@@ -75,9 +83,11 @@ class Watcher:
         wait([self._watching], None if kind is None else _FAREWELL_S)
 
     def _watch(self) -> None:
-        self._look()
-        if not self._lost.done():
-            self._write_live(ended=True)
+        try:
+            self._look()
+        finally:
+            if not self._lost.done():
+                self._write_live(ended=True)
 
     def _look(self) -> None:
         names = (
@@ -89,6 +99,9 @@ class Watcher:
         while not (self._ended.wait(_LOOK_S) or self._lost.done()):
             try:
                 usage = self._serving.usage()
+                if is_due := time.monotonic() - written >= _WRITE_S:
+                    self._cost.look()
+                    self._versions = self._serving.versions
             except RayError as error:  # the meter is being restarted
                 logger.debug("the replicas' usage is not known: %s", error)
                 continue
@@ -96,10 +109,8 @@ class Watcher:
             self._reporter.see(usage, dollars)
             last = self._reporter.last
             self._set(gauges, last)
-            if time.monotonic() - written >= _WRITE_S:
+            if is_due:
                 written = time.monotonic()
-                self._cost.look()
-                self._versions = self._serving.versions
                 self._write_live(ended=False)
 
     def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:

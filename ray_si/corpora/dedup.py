@@ -187,7 +187,9 @@ def dedup_files(
             model = None if cosine is None else embedder
             if shards > 1 or embedders or embedder_gpus or gate_gpus or address:
                 gpus = embedder_gpus, gate_gpus
-                opened_gate = _on_ray(address, shards, model, embedders, gpus, gate_options)
+                opened_gate = _on_ray(
+                    address, shards, model, embedders, gpus, gate_options, tally.report
+                )
             else:
                 opened_gate = _here(model, gate_options, corpus_index)
             with (
@@ -320,6 +322,7 @@ def _on_ray(
     embedders: int | None,
     gpus: tuple[float, float],
     options: dict[str, Any],
+    notify: Callable[[str], None],
 ) -> Iterator[tuple[Deduplicator, Reader]]:
     """A gate over shards, if there are several or they have GPUs, that gets its batches embedded.
 
@@ -341,7 +344,7 @@ def _on_ray(
             yield Deduplicator(**options), reader
             return
         with (
-            reserved_gpus(shards, gpus[1]) as reserved,
+            reserved_gpus(shards, gpus[1], notify=notify) as reserved,
             ShardedDeduplicator(shards, restore=None, cards=reserved, **options) as gate,
         ):
             yield gate, reader

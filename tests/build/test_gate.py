@@ -26,7 +26,7 @@ from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator, EmbeddingIndex, deduplicator as deduplicator_module
 from ray_si.dedup.cosine import device
 from ray_si.dedup.layers import joined
-from ray_si.errors import ConfigError, GateError
+from ray_si.errors import ConfigError, GateError, LeaseLostError
 from tests.builds import digests, rays_processes, replay_values
 from tests.clusters import await_gpus, node_with_gpus
 from tests.dedup.oracle import corpora, one_by_one
@@ -348,13 +348,23 @@ def test_shards_stay_on_gpus_when_they_die_and_when_their_node_does(ray_address,
 
 def test_gpus_that_others_have_are_waited_for_so_long(ray_address, monkeypatch):
     monkeypatch.setattr("ray_si.build.gate._GPU_S", 2.0)
-    with (
-        node_with_gpus(ray_address, 1),
-        reserved_gpus(1, 0.75),
-        pytest.raises(GateError, match=r"^no 0\.5 GPU was free for each of 1 gate shards in 2 s"),
-        reserved_gpus(1, 0.5),
-    ):
-        pass
+    monkeypatch.setattr("ray_si.build.gate._SOON_S", 0.0)
+    notes: list[str] = []
+
+    def lost():
+        raise LeaseLostError("another driver has the run")
+
+    with node_with_gpus(ray_address, 1), reserved_gpus(1, 0.75):
+        with (
+            pytest.raises(
+                GateError, match=r"^no 0\.5 GPU was free for each of 1 gate shards in 2 s"
+            ),
+            reserved_gpus(1, 0.5, notify=notes.append),
+        ):
+            pass
+        with pytest.raises(LeaseLostError), reserved_gpus(1, 0.5, check=lost):
+            pass
+    assert notes == ["waiting for 0.5 GPU to be free for each of 1 gate shards"]
 
 
 def test_a_gpu_that_torch_does_not_see_ends_a_build_before_its_first_token(ray_address, tmp_path):

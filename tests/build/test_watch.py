@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 
 import pytest
 
+from ray_si.build.builder import build
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
+from ray_si.config.file import parse_config
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.run.instance_parts import Counts
 from ray_si.run.run import Run
+from ray_si.serving.background import Alarm
 from ray_si.serving.usage import Usage
 
 
@@ -22,9 +27,13 @@ def run(tmp_path):
         yield run
 
 
+def watcher_of(run, reporter):
+    return Watcher(RunConfig(), None, reporter, run, Counts(), Alarm())
+
+
 def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found(run):
     reporter = Reporter(lambda progress: None)
-    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=run, written=Counts())
+    watcher = watcher_of(run, reporter)
     reporter.report(Progress("bootstrap", 500, 1000))
     assert watcher.live(ended=False)["seconds_per_accepted"] is None
     reporter.began = time.monotonic() - 60
@@ -35,12 +44,27 @@ def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found(run):
 
 def test_dollars_are_told_where_they_are_known(run):
     reporter = Reporter(lambda progress: None)
-    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=run, written=Counts())
+    watcher = watcher_of(run, reporter)
     reporter.see(Usage(), None)
     assert "dollars" not in watcher.live(ended=False)
     reporter.see(Usage(), 0.123456)
     reporter.report(Progress("bootstrap", 0, 10))
     assert watcher.live(ended=False)["dollars"] == 0.1235
+
+
+def test_a_listener_that_raises_ends_the_build_from_another_thread_too(
+    tmp_path, replay_config, ray_session
+):
+    def listen(progress):
+        if progress.usage.running and threading.current_thread() is not threading.main_thread():
+            raise BrokenPipeError("nobody reads the display any more")
+
+    replay_config["generator"]["replay"] = {"latency_s": 2.0}
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        build(parse_config(replay_config), str(tmp_path / "run"), listen=listen)
+    live = json.loads((tmp_path / "run/live.json").read_bytes())
+    assert live["ended"]
+    assert not live["done"]
 
 
 def test_queued_are_those_on_replicas_without_a_slot_and_those_before_them():
@@ -50,7 +74,7 @@ def test_queued_are_those_on_replicas_without_a_slot_and_those_before_them():
 
 def test_the_stage_that_is_full_is_told_while_instructions_are_written(run):
     reporter = Reporter(lambda progress: None)
-    watcher = Watcher(RunConfig(), serving=None, reporter=reporter, run=run, written=Counts())
+    watcher = watcher_of(run, reporter)
     reporter.stages.watch("embed", lambda: 3600.0)  # all of the time since the build began
     reporter.report(Progress("bootstrap", 0, 10))
     live = watcher.live(ended=False)
