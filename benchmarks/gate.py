@@ -346,8 +346,8 @@ def main() -> None:
         report["profile"] = fresh(profile, options.pool or FILTERED)
         keep(table("what a search reads, a query", {"exact": report["profile"]}))
     if "sharded" in parts:
-        if importlib.util.find_spec("ray_si.build.gate") is None:
-            console.log("sharded: skipped, there is no ray_si.build.gate")
+        if importlib.util.find_spec("ray_si.build.sharding") is None:
+            console.log("sharded: skipped, there is no ray_si.build.sharding")
             return
         pool = options.pool or SHARDED_POOL
         report["sharded"] = {"pool": pool, "gates": sharded(pool)}

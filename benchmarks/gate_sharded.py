@@ -22,7 +22,8 @@ def split_in_this_process(shards: int) -> Any:
     """
     import ray
 
-    from ray_si.build.gate import Shard, ShardedDeduplicator, ShardedPool
+    from ray_si.build.sharding import ShardedDeduplicator, ShardedPool
+    from ray_si.build.sharding.pool import Shard
 
     threads = ThreadPoolExecutor(shards)
 
@@ -37,9 +38,9 @@ def split_in_this_process(shards: int) -> Any:
         def close(self) -> None:
             threads.shutdown()
 
-    from ray_si.build import gate
+    from ray_si.build.sharding import deduplicator
 
-    gate.ShardedPool = Pool
+    deduplicator.ShardedPool = Pool
     return ShardedDeduplicator(shards=shards, rouge=THRESHOLD, cosine=None)
 
 
@@ -53,7 +54,7 @@ def batches(pool: int, shards: int, actors: bool = True) -> tuple[dict[str, Any]
     if shards:
         import ray
 
-        from ray_si.build.gate import ShardedDeduplicator
+        from ray_si.build.sharding import ShardedDeduplicator
 
         ray.init(
             num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False, logging_level=40

@@ -11,9 +11,10 @@ from ray.util.placement_group import PlacementGroup
 
 from ray_si.build import checks, stages
 from ray_si.build.bootstrap import BootstrapPhase
-from ray_si.build.gate import open_gate, reserved_gpus
+from ray_si.build.gate import open_gate
 from ray_si.build.instances import WRITERS, InstancePhase
 from ray_si.build.probe import check_engines
+from ray_si.build.sharding import reserved_gpus
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
 from ray_si.dedup import warm_up

@@ -328,7 +328,7 @@ def _on_ray(
 
     ``gpus`` are the shares of an embedder and of a shard.
     """
-    from ray_si.build.gate import ShardedDeduplicator, reserved_gpus
+    from ray_si.build.sharding import ShardedDeduplicator, reserved_gpus
     from ray_si.corpora.spread import Embedders, SpreadReader, free_cards
     from ray_si.serving.connect import connect
     from ray_si.serving.placement import for_workers

@@ -14,14 +14,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from ray._private.state import actors
 
 from ray_si.build.builder import build
-from ray_si.build.gate import (
-    ShardedDeduplicator,
-    ShardedPool,
-    _check_room,
-    _homes,
-    _neighbours,
-    reserved_gpus,
-)
+from ray_si.build.gate import _check_room
+from ray_si.build.sharding import ShardedDeduplicator, ShardedPool, reserved_gpus
+from ray_si.build.sharding.pool import _homes, _neighbours
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator, EmbeddingIndex, deduplicator as deduplicator_module
 from ray_si.dedup.cosine import device
@@ -254,7 +249,7 @@ def _node(number, *, head=False, spot=False, gpus=0):
     ],
 )
 def test_shards_lie_where_nodes_last_and_have_no_gpus_if_there_are_such(monkeypatch, nodes, homes):
-    monkeypatch.setattr("ray_si.build.gate.ray.nodes", lambda: nodes)
+    monkeypatch.setattr("ray_si.build.sharding.pool.ray.nodes", lambda: nodes)
     assert _homes() == homes
 
 
@@ -340,15 +335,15 @@ def test_shards_stay_on_gpus_when_they_die_and_when_their_node_does(ray_address,
             found.append(decided(gate, texts[parts[2]], vectors[parts[2]]))
             (other,) = set(gpus_of(pool))
             assert other[0] != node[0]
-        monkeypatch.setattr("ray_si.build.gate._GPU_S", 2.0)
+        monkeypatch.setattr("ray_si.build.sharding.pool.GPU_S", 2.0)
         with pytest.raises(GateError, match=r"shard 0 cannot be rebuilt: no GPU was free .* 2 s"):
             gate.filter(texts, vectors)
     assert found == expected
 
 
 def test_gpus_that_others_have_are_waited_for_so_long(ray_address, monkeypatch):
-    monkeypatch.setattr("ray_si.build.gate._GPU_S", 2.0)
-    monkeypatch.setattr("ray_si.build.gate._SOON_S", 0.0)
+    monkeypatch.setattr("ray_si.build.sharding.gpus.GPU_S", 2.0)
+    monkeypatch.setattr("ray_si.build.sharding.gpus._SOON_S", 0.0)
     notes: list[str] = []
 
     def lost():

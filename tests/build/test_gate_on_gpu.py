@@ -16,7 +16,7 @@ import pytest
 import ray
 import torch
 
-from ray_si.build.gate import ShardedDeduplicator, reserved_gpus
+from ray_si.build.sharding import ShardedDeduplicator, reserved_gpus
 from ray_si.dedup import Deduplicator, EmbeddingIndex
 from ray_si.dedup.layers import joined
 from ray_si.errors import GateError
