@@ -67,7 +67,6 @@ CASES = {
     "8x128 fitted": Case(8, 128, 4.0, 2048, 12, 8),
     "4x64": Case(4, 64, 0.73, 2500, 4, 2),
     "4x64 at 100 ms": Case(4, 64, 0.073, 3000, 4, 2),
-    "16x512": Case(16, 512, 5.8, 16384, 3, 1),
     "64x128": Case(64, 128, 34.8, 16384, 3, 2, cosine=True),
 }
 
@@ -246,6 +245,12 @@ def measured_in(checkout: Path, name: str) -> dict[str, Any]:
     return found
 
 
+def commit_of(checkout: Path) -> str:
+    """Which commit another checkout is of."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(
@@ -265,6 +270,7 @@ def main() -> None:
         result: dict[str, Any] = {"case": CASES[name]._asdict()}
         if options.against:
             result["before"] = measured_in(options.against.resolve(), name)
+            report["before"] = commit_of(options.against)
         result["now"] = measured_in(Path(__file__).resolve().parents[1], name)
         report["cases"][name] = result
         for when in ("before", "now"):

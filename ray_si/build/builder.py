@@ -106,9 +106,9 @@ def build(
 
     ``address`` is a Ray cluster's (default: $RAY_ADDRESS, else Ray is started on this machine, or
     the Ray this process has initialised is used). ``listen`` takes `Progress` objects, from
-    several threads. ``finish`` ends phase 1 with what it has. Interrupting the build loses nothing:
-    called again, it goes on. Raises UserError before anything is written, NoProgressError,
-    BudgetError, GenerationError.
+    several threads, and ends the build with what it raises. ``finish`` ends phase 1 with what it
+    has. Interrupting the build loses nothing: called again, it goes on. Raises UserError before
+    anything is written, NoProgressError, BudgetError, GenerationError.
     """
     inputs = check(config, here=is_this_machine(address))
     begun = Run.configuration_at(location)
