@@ -31,6 +31,10 @@ _NO_LINKS = errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV
 """What file systems without hard links answer when asked for one."""
 
 
+_TRIES = 20
+"""Times that a folder may be gone again before there is a file in it."""
+
+
 class LocalObjects:
     """Objects as files under ``root``, a folder that is made when it is first written to.
 
@@ -112,7 +116,9 @@ class LocalObjects:
 
     def _folders(self) -> set[Path]:
         """Those directly in the root."""
-        return {path for path in self.root.glob("*") if path.is_dir()}
+        with suppress(FileNotFoundError):  # gone in this moment, too
+            return {Path(entry.path) for entry in os.scandir(self.root) if entry.is_dir()}
+        return set()
 
     def move(self, source: str, target: str) -> None:
         old, new = self.root / check_key(source), self.root / check_key(target)
@@ -163,12 +169,7 @@ class LocalObjects:
 @contextmanager
 def _written(folder: Path, data: bytes | BinaryIO) -> Iterator[str]:
     """Name of a synced file in the folder, to be renamed or linked; what is left is removed."""
-    _make(folder)
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
-    except FileNotFoundError:  # another process tidied up in this moment
-        _make(folder)
-        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+    descriptor, name = _temporary(folder)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             if isinstance(data, bytes):
@@ -182,6 +183,20 @@ def _written(folder: Path, data: bytes | BinaryIO) -> Iterator[str]:
         _sync(folder)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _temporary(folder: Path) -> tuple[int, str]:
+    """A new file, open, in a folder that is made where it is not there.
+
+    Others may begin in the same place, see that it is theirs no more, and tidy up: so until there
+    is a file in it, the folder can go at any moment, and its parents with it.
+    """
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):
+            _make(folder)
+            return tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+    _make(folder)
+    return tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
 
 
 def _make(folder: Path) -> None:

@@ -72,7 +72,7 @@ def test_of_two_builds_in_one_fresh_folder_one_is_refused_before_it_deploys(
     location = tmp_path / "run"
     builds = [Building(values, location) for values in (replay_config, replay_config | other)]
     refused = [building for building in builds if isinstance(building.error(), RunError)]
-    assert len(refused) == 1
+    assert len(refused) == 1, [building.error() for building in builds]
     assert "is being written by process" in str(refused[0].error())
     assert "loading the models" not in refused[0].seen
     (winner,) = set(builds) - set(refused)

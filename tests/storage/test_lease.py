@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -281,6 +282,33 @@ def test_of_many_processes_exactly_one_gets_the_lease(tmp_path):
     assert sum(winners.get(timeout=60) for _ in processes) == 1
     for process in processes:
         process.join(30)
+
+
+def test_of_two_that_begin_at_once_in_a_fresh_folder_one_gets_the_lease(tmp_path):
+    """Each tries the store first, and leaves nothing behind: so neither may trip over that."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for attempt in range(50):
+            begin, end = threading.Barrier(2), threading.Barrier(2)
+
+            def enter(folder=tmp_path / f"{attempt}/run", begin=begin, end=end):
+                objects = LocalObjects(folder)
+                begin.wait()
+                try:
+                    check_exclusive(objects, "the run")
+                    with take(objects):
+                        end.wait(10)
+                        return "held"
+                except (RunError, StorageError) as error:
+                    end.wait(10)
+                    return type(error).__name__
+
+            with ThreadPoolExecutor(2) as threads:
+                found = [future.result() for future in [threads.submit(enter) for _ in range(2)]]
+            assert sorted(found) == ["RunError", "held"]
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_damaged_lease_is_named(store):

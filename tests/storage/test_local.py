@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import stat
+from contextlib import suppress
 
 import pytest
 
@@ -55,3 +57,36 @@ def test_folders_are_synced_after_a_file_takes_its_name(tmp_path, monkeypatch):
         ("file", []),
         (str(tmp_path / "a"), ["one"]),
     ]
+
+
+@pytest.mark.parametrize("again", [0, 1, 2])
+def test_a_folder_that_others_tidy_up_at_any_step_is_made_anew(tmp_path, monkeypatch, again):
+    """Two drivers begin in one fresh folder: what the one has made goes with the other's end."""
+    calls, due = itertools.count(), set()
+    folders = [tmp_path / "new/run/lease", tmp_path / "new/run", tmp_path / "new"]
+
+    def tidying(function):
+        def call(*arguments, **options):
+            if next(calls) in due:
+                for folder in folders:
+                    with suppress(OSError):
+                        folder.rmdir()
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("mkdir", "open"):
+        monkeypatch.setattr(os, name, tidying(getattr(os, name)))
+    objects, step, tidied = LocalObjects(tmp_path / "new/run"), 0, 0
+    while step == 0 or tidied:
+        calls = itertools.count()
+        due.clear()
+        due |= {step, *(step + 1 + i for i in range(again))}
+        assert objects.put_if_absent("lease/00001.json", b"mine")
+        assert objects.get("lease/00001.json") == b"mine"
+        tidied = next(calls) > step
+        objects.delete("lease/00001.json")
+        for folder in folders:
+            folder.rmdir()
+        step += 1
+    assert step > 8, "as many calls as making three folders and a file takes"
