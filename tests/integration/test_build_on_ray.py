@@ -23,9 +23,14 @@ def _accepted(location: Path) -> list[dict]:
     return [row for table in Run.open(str(location)).accepted() for row in table.to_pylist()]
 
 
-def test_other_replicas_and_batches_give_the_same_bytes(finished, tmp_path, replay_config):
+@pytest.mark.parametrize(
+    "changed",
+    [{"replicas": 4, "cpus": 1, "max_batch": 5}, {"replicas": 2, "max_batch": 1100}],
+    ids=["every core is taken", "slots for three tasks"],
+)
+def test_other_replicas_and_batches_give_the_same_bytes(finished, tmp_path, replay_config, changed):
     location, _ = finished
-    replay_config["generator"] |= {"replicas": 4, "cpus": 1, "max_batch": 5}  # every core is taken
+    replay_config["generator"] |= changed
     build(parse_config(replay_config), str(tmp_path / "run"))
     for pattern in ("data/*", "README.md", "report.html"):
         assert digests(tmp_path / "run", pattern) == digests(location, pattern)

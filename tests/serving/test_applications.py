@@ -15,7 +15,7 @@ from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.errors import EngineError, GenerationError
 from ray_si.serving import applications
-from ray_si.serving.applications import Serving, remove_predecessors
+from ray_si.serving.applications import Generators, Serving, remove_predecessors
 from ray_si.serving.loads import RUNNING
 from tests.builds import digests, replay_values
 
@@ -143,3 +143,11 @@ def test_embedders_that_fail_hang_or_differ_are_one_named_error(embedders, scrip
     with pytest.raises(error, match=words) as raised:
         serving.encode(["one", "two"])
     assert "\n" not in str(raised.value)
+
+
+def test_a_task_has_a_thousand_slots_and_its_share_of_what_is_on_its_way():
+    assert Generators({}, {"app": 1024}).tasks == 1
+    assert Generators({}, {"app": 1025}).tasks == 2
+    many = Generators({}, {"app": 8192, "other": 100})
+    assert many.tasks == 9
+    assert many.windows() == {"app": round(1.5 * 8192 / 9), "other": round(1.5 * 100 / 9)}
