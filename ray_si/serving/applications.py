@@ -42,6 +42,9 @@ _EMBEDDING = 2
 _ATTEMPTS = 4
 """Tries of an embedder call that fails."""
 
+_DECLARATIONS = 50
+"""Tries of a declaration that one of Serve's threads can spoil."""
+
 _EMBED_S = 300.0
 """An embedder that takes longer over a call hangs."""
 
@@ -69,8 +72,8 @@ since what waits on a replica is lost with it."""
 
 _SLOTS_A_TASK = 1024
 """Slots that one process keeps busy without effort where answers take a second or more: it makes
-1,700 requests a second (benchmarks/serving.json). With several rounds under way, each has as many
-processes, and what it takes to start one is worth a thousand requests."""
+1,700 requests a second (benchmarks/serving.json). Each round under way has as many processes, and
+starting one takes seconds of a core."""
 
 logger = logging.getLogger(__name__)
 
@@ -330,7 +333,7 @@ class Serving:
                 # each may fail once, as on a node that is broken, before it is the model's fault
                 max_constructor_retry_count=generator.replicas + 1,
                 health_check_period_s=5.0,
-                request_router_config=RequestRouterConfig(request_router_class=FewestRequestsOfTwo),
+                request_router_config=_router_config(),
                 **placement(generator).deployment_options(),
             )
             .bind(*engine_arguments(generator), generator.request_timeout_s, meter)
@@ -369,6 +372,18 @@ class Serving:
             )
         (self._dimension,) = widths
         return np.concatenate(vectors)
+
+
+def _router_config() -> RequestRouterConfig:
+    """By requests; made again where Serve makes one for another build of this process meanwhile.
+
+    Each notes, for the whole process, that its module is pickled by value, and takes that back: the
+    second to do so finds nothing to take back, a ValueError.
+    """
+    for _ in range(_DECLARATIONS):
+        with suppress(ValueError):
+            return RequestRouterConfig(request_router_class=FewestRequestsOfTwo)
+    return RequestRouterConfig(request_router_class=FewestRequestsOfTwo)
 
 
 def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
+from contextlib import suppress
 from uuid import uuid4
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import ray
 from ray import serve
 from ray.exceptions import RayActorError
+from ray.serve.config import RequestRouterConfig
 
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
@@ -17,6 +21,7 @@ from ray_si.errors import EngineError, GenerationError
 from ray_si.serving import applications
 from ray_si.serving.applications import Generators, Serving, remove_predecessors
 from ray_si.serving.loads import RUNNING
+from ray_si.serving.routing import FewestRequestsOfTwo
 from tests.builds import digests, replay_values
 
 
@@ -151,3 +156,24 @@ def test_a_task_has_a_thousand_slots_and_its_share_of_what_is_on_its_way():
     many = Generators({}, {"app": 8192, "other": 100})
     assert many.tasks == 9
     assert many.windows() == {"app": round(1.5 * 8192 / 9), "other": round(1.5 * 100 / 9)}
+
+
+def test_a_router_is_declared_while_serve_declares_the_same_for_another_build():
+    """Serve's thread of another build takes back what this one has noted of the module."""
+    before, ended = sys.getswitchinterval(), threading.Event()
+
+    def declare_again():
+        while not ended.is_set():
+            with suppress(ValueError):
+                RequestRouterConfig(request_router_class=FewestRequestsOfTwo)
+
+    other = threading.Thread(target=declare_again)
+    sys.setswitchinterval(1e-5)
+    other.start()
+    try:
+        for _ in range(200):
+            applications._router_config()
+    finally:
+        ended.set()
+        other.join()
+        sys.setswitchinterval(before)
