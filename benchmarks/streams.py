@@ -11,7 +11,7 @@ operators run (render, parse); Serve's controller; the embedder; the driver with
 processes.
 
 ``--against`` names another checkout of ray_si, measured in the same run, case by case. The page
-docs/architecture.md says what to make of the numbers.
+docs/benchmarks.md says what to make of the numbers.
 """
 
 from __future__ import annotations

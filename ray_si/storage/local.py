@@ -6,14 +6,16 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ray_si.errors import StorageError, StorageLostError
 from ray_si.storage.base import TEMPORARY, check_key
 from ray_si.storage.scratch import scratch_folder
+
+T = TypeVar("T")
 
 _LATER = {
     errno.ENOSPC: "free some space",
@@ -86,10 +88,9 @@ class LocalObjects:
     def adopt(self, key: str, path: str) -> None:
         target = self.root / check_key(key)
         with _translated(target):
-            _make(target.parent)
             with open(path, "rb") as stream:
                 os.fsync(stream.fileno())
-            os.replace(path, target)
+            _in_folder(target.parent, lambda: os.replace(path, target))
             _sync(target.parent)
 
     @contextmanager
@@ -116,15 +117,14 @@ class LocalObjects:
 
     def _folders(self) -> set[Path]:
         """Those directly in the root."""
-        with suppress(FileNotFoundError):  # gone in this moment, too
+        with suppress(FileNotFoundError, NotADirectoryError):  # gone in this moment, or no folder
             return {Path(entry.path) for entry in os.scandir(self.root) if entry.is_dir()}
         return set()
 
     def move(self, source: str, target: str) -> None:
         old, new = self.root / check_key(source), self.root / check_key(target)
         with _translated(new):
-            _make(new.parent)
-            os.replace(old, new)
+            _in_folder(new.parent, lambda: os.replace(old, new))
             _sync(new.parent)
             with suppress(OSError):  # where that was the last one
                 old.parent.rmdir()
@@ -169,7 +169,7 @@ class LocalObjects:
 @contextmanager
 def _written(folder: Path, data: bytes | BinaryIO) -> Iterator[str]:
     """Name of a synced file in the folder, to be renamed or linked; what is left is removed."""
-    descriptor, name = _temporary(folder)
+    descriptor, name = _in_folder(folder, lambda: tempfile.mkstemp(prefix=TEMPORARY, dir=folder))
     try:
         with os.fdopen(descriptor, "wb") as stream:
             if isinstance(data, bytes):
@@ -185,18 +185,18 @@ def _written(folder: Path, data: bytes | BinaryIO) -> Iterator[str]:
         Path(name).unlink(missing_ok=True)
 
 
-def _temporary(folder: Path) -> tuple[int, str]:
-    """A new file, open, in a folder that is made where it is not there.
+def _in_folder(folder: Path, place: Callable[[], T]) -> T:
+    """What comes of placing a file in a folder, which is made where it is not there.
 
-    Others may begin in the same place, see that it is theirs no more, and tidy up: so until there
-    is a file in it, the folder can go at any moment, and its parents with it.
+    Others may begin in the same place, see that it is not theirs, and tidy up: so until there is a
+    file in it, the folder can go at any moment, and its parents with it.
     """
     for _ in range(_TRIES):
         with suppress(FileNotFoundError):
             _make(folder)
-            return tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+            return place()
     _make(folder)
-    return tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+    return place()
 
 
 def _make(folder: Path) -> None:

@@ -59,34 +59,49 @@ def test_folders_are_synced_after_a_file_takes_its_name(tmp_path, monkeypatch):
     ]
 
 
+def adopted(objects, key, tmp_path):
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    objects.adopt(key, str(tmp_path / "elsewhere"))
+
+
+def moved(objects, key, tmp_path):
+    objects.put("written", b"mine")
+    objects.move("written", key)
+
+
 @pytest.mark.parametrize("again", [0, 1, 2])
-def test_a_folder_that_others_tidy_up_at_any_step_is_made_anew(tmp_path, monkeypatch, again):
+@pytest.mark.parametrize(
+    "write", [lambda objects, key, _: objects.put_if_absent(key, b"mine"), adopted, moved]
+)
+def test_a_folder_that_others_tidy_up_at_any_step_is_made_anew(tmp_path, monkeypatch, write, again):
     """Two drivers begin in one fresh folder: what the one has made goes with the other's end."""
     calls, due = itertools.count(), set()
     folders = [tmp_path / "new/run/lease", tmp_path / "new/run", tmp_path / "new"]
 
+    def tidy_up():
+        for folder in folders:
+            with suppress(OSError):
+                folder.rmdir()
+
     def tidying(function):
         def call(*arguments, **options):
             if next(calls) in due:
-                for folder in folders:
-                    with suppress(OSError):
-                        folder.rmdir()
+                tidy_up()
             return function(*arguments, **options)
 
         return call
 
-    for name in ("mkdir", "open"):
+    for name in ("mkdir", "open", "replace"):
         monkeypatch.setattr(os, name, tidying(getattr(os, name)))
-    objects, step, tidied = LocalObjects(tmp_path / "new/run"), 0, 0
-    while step == 0 or tidied:
+    objects, step, is_due = LocalObjects(tmp_path / "new/run"), 0, True
+    while is_due:
         calls = itertools.count()
         due.clear()
-        due |= {step, *(step + 1 + i for i in range(again))}
-        assert objects.put_if_absent("lease/00001.json", b"mine")
+        due |= {step + i for i in range(1 + again)}
+        write(objects, "lease/00001.json", tmp_path)
         assert objects.get("lease/00001.json") == b"mine"
-        tidied = next(calls) > step
+        is_due = next(calls) > step
         objects.delete("lease/00001.json")
-        for folder in folders:
-            folder.rmdir()
+        tidy_up()
         step += 1
     assert step > 8, "as many calls as making three folders and a file takes"
