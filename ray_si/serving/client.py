@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import GenerationError, RaySIError, one_line
 from ray_si.serving.loads import LOADS, RUNNING
-from ray_si.serving.replicas import Order, ReplicaReply, Replies
+from ray_si.serving.replicas import Order, ReplicaReply, Replies, Sender
 
 _CALL_SIZE = 16
 """Most requests in one Serve call: a call costs the same for one as for many."""
@@ -49,6 +50,9 @@ _PATIENCE_S = 60.0
 """... and with none for so long, replicas that cannot start again, or a Serve that cannot be asked,
 end the work."""
 
+_STRAY_S = 10.0
+"""After a call has ended, for the message with its last answers, which another call brings."""
+
 _PAUSE_S = 1.0
 """Before requests that Serve did not take are made again."""
 
@@ -66,6 +70,21 @@ class _Item:
     attempts: int = 0
     deaths: int = 0
     deaths_alone: int = 0
+
+
+class _Call:
+    """What is on its way in one call, by number."""
+
+    def __init__(self, left: dict[int, _Item]) -> None:
+        self.left = left
+        self.is_answered = asyncio.Event()
+
+    def pop(self, number: int) -> _Item:
+        """The item that was given this number; it is answered."""
+        item = self.left.pop(number)
+        if not self.left:
+            self.is_answered.set()
+        return item
 
 
 class Client:
@@ -89,6 +108,9 @@ class Client:
         self._queue: deque[_Item] = deque()
         self._suspects: list[_Item] = []
         self._open: set[_Item] = set()
+        self._id = uuid.uuid4().hex
+        self._numbered = 0  # requests sent so far, repeated ones among them
+        self._calls: dict[int, _Call] = {}  # by number
         self._in_flight = 0
         self._is_waking = self._is_growing = self._is_on_trial = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -183,18 +205,21 @@ class Client:
 
         Requests that Serve did not take are queued again.
         """
-        left = dict(enumerate(items))
+        call, sender = self._numbers(items)
+        left = call.left
         try:
             handle = await self._resolved()
             requests = [item.request for item in items]
             replies: Replies
-            async for replies in handle.answer.remote(requests, self._order):
+            async for replies in handle.answer.remote(requests, self._order, sender):
                 self._last_answer, self._trouble_began = time.monotonic(), None
                 LOADS.told(replies.replica, replies.load)
-                for index, answer in replies.answers:
-                    self._in_flight -= 1
-                    self._settle(left.pop(index), answer)
+                for number, answer in replies.answers:
+                    self._answered(number, answer)
                 self._wake()
+            if left:  # another call brings the answers
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(call.is_answered.wait(), _STRAY_S)
         except (RayActorError, RayTaskError) as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, RaySIError):  # the engine means it: asking again is no use
@@ -212,7 +237,22 @@ class Client:
                 self._settle(item, "the replica did not answer it")
         finally:
             self._in_flight -= len(left)
+            for number in left:
+                del self._calls[number]
         return []
+
+    def _numbers(self, items: Sequence[_Item]) -> tuple[_Call, Sender]:
+        first = self._numbered
+        self._numbered += len(items)
+        call = _Call(dict(enumerate(items, first)))
+        self._calls |= dict.fromkeys(call.left, call)
+        return call, Sender(self._id, first)
+
+    def _answered(self, number: int, answer: ReplicaReply) -> None:
+        """An answer has come, in whichever call; perhaps to what was asked again meanwhile."""
+        if call := self._calls.pop(number, None):
+            self._in_flight -= 1
+            self._settle(call.pop(number), answer)
 
     async def _resolved(self) -> Any:
         """The application's handle, which the controller is asked for once, beside the loop."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import itertools
 import logging
 import os
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
@@ -24,13 +26,14 @@ from ray_si.engines import registry
 from ray_si.engines.base import Completion, EngineDiedError, Request, storable
 from ray_si.errors import EngineError, GenerationError, RaySIError
 from ray_si.serving.autoscaling import REQUESTS, SLOTS
+from ray_si.serving.outbox import Call, Outbox
 from ray_si.serving.usage import BusyClock, RequestId
 from ray_si.serving.versions import versions
 
 _GATHER_S, _GATHER_SHARE = 0.03, 0.1
-"""Answers to one call that come within so long of one another travel together: at least the first,
-in seconds, and more where answers take long, a share of what they take. Clients have more on their
-way than there are slots, so no slot waits for it."""
+"""So long an answer waits for others to the same client: at least the first, in seconds, and more
+where answers take long, a share of what they take. Clients have more on their way than there are
+slots, so no slot waits for it."""
 
 _RECENT = 64
 """Answers over which it is taken how long they take."""
@@ -56,16 +59,29 @@ AFTER_ROUNDS: Order = (1 << 40,)
 ReplicaReply = Completion | str
 """A completion, or what the engine raised."""
 
+Reply = tuple[int, ReplicaReply]
+"""That to the request of this number."""
+
+
+class Sender(NamedTuple):
+    """Of a call: which client's, and the number that it gave to the first of the requests.
+
+    The next ones have the next numbers; a client uses none twice.
+    """
+
+    client: str
+    first: int
+
 
 class Replies(NamedTuple):
-    """Some answers to a call, each with the index of its request in it.
+    """Some answers to a client, each with the number of its request.
 
     ``load`` is how many requests ``replica`` has left by then, running and waiting.
     """
 
     replica: str
     load: int
-    answers: list[tuple[int, ReplicaReply]]
+    answers: list[Reply]
 
 
 class Slots:
@@ -136,6 +152,9 @@ class GeneratorReplica:
                     time.sleep(ray.get(meter.could_not_start.remote(str(error), node)))
             raise
         self._slots = Slots(self._engine.capacity)
+        self._outboxes: defaultdict[str, Outbox[Reply]] = defaultdict(
+            functools.partial(Outbox, self._gather_s)
+        )
         self._clock = BusyClock(self._engine.slots)
         self._timeout_s = timeout_s
         self._running: set[RequestId] = set()
@@ -164,28 +183,43 @@ class GeneratorReplica:
         """Requests that the engine answers at a time."""
         return self._engine.slots
 
-    async def answer(self, requests: list[Request], order: Order) -> AsyncIterator[Replies]:
-        """Answers as they come, some at a time."""
+    async def answer(
+        self, requests: list[Request], order: Order, sender: Sender
+    ) -> AsyncIterator[Replies]:
+        """Answers to this client as they come, some at a time, those to its other calls as well.
+
+        It ends once these requests are answered, here or there.
+        """
         if self._reports is None:  # the constructor runs outside the loop
             self._reports = asyncio.create_task(self._report())
-        pending = {
-            asyncio.ensure_future(self._one(index, request, order))
+        outbox = self._outboxes[sender.client]
+        call = outbox.open(len(requests))
+        work = [
+            asyncio.create_task(self._answer(sender.first + index, request, order, call))
             for index, request in enumerate(requests)
-        }
+        ]
         try:
-            while pending:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                if pending:
-                    gather_s = max(_GATHER_S, _GATHER_SHARE * self._usual_s)
-                    more, pending = await asyncio.wait(pending, timeout=gather_s)
-                    done |= more
-                load = self._slots.busy + self._slots.waiting
-                yield Replies(self._id, load, [task.result() for task in done])
+            async for answers in call.messages():
+                yield Replies(self._id, self._slots.busy + self._slots.waiting, answers)
         finally:
-            for task in pending:  # whoever asked is gone
+            for task in work:  # whoever asked may be gone
                 task.cancel()
+            outbox.close(call)
+            if outbox.is_idle:
+                self._outboxes.pop(sender.client, None)
 
-    async def _one(self, index: int, request: Request, order: Order) -> tuple[int, ReplicaReply]:
+    def _gather_s(self) -> float:
+        return max(_GATHER_S, _GATHER_SHARE * self._usual_s)
+
+    async def _answer(self, number: int, request: Request, order: Order, call: Call[Reply]) -> None:
+        try:
+            call.add((number, await self._one(request, order)))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised where the call is read
+            call.put(error)
+
+    async def _one(self, request: Request, order: Order) -> ReplicaReply:
         if (request.purpose, request.seed) in self._held_back and not self._proven.is_set():
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._proven.wait(), _HEAD_START_S)
@@ -196,14 +230,14 @@ class GeneratorReplica:
         except RaySIError:
             raise
         except Exception as error:  # noqa: BLE001 - handed to the caller, who asks again
-            return index, storable(f"{type(error).__name__}: {error}")
+            return storable(f"{type(error).__name__}: {error}")
         finally:
             self._note()
         self._proven.set()
         self._last_answer = time.monotonic()
         self._clock.usage.count(request, completion)
         self._metrics.count(request, completion)
-        return index, completion
+        return completion
 
     async def _ask(self, request: Request) -> Completion:
         key = (request.purpose, request.seed)

@@ -108,15 +108,15 @@ def test_no_more_is_sent_than_the_replicas_that_have_come_can_take(monkeypatch):
         def options(self, **_):
             return self
 
-        async def remote(self, requests, order):
+        async def remote(self, requests, order, sender):
             nonlocal open_requests
             open_requests += len(requests)
             running = RUNNING.get("late", 0)
             most[running] = max(most.get(running, 0), open_requests)
             await asyncio.sleep(0.05)
             open_requests -= len(requests)
-            answers = [(index, Completion("x", "stop")) for index in range(len(requests))]
-            yield Replies("first", open_requests, answers)
+            numbers = range(sender.first, sender.first + len(requests))
+            yield Replies("first", open_requests, [(n, Completion("x", "stop")) for n in numbers])
 
     async def run():
         client = Client("late", 96, (0,), replicas=8)
@@ -183,15 +183,15 @@ def test_a_death_of_which_serve_says_nothing_loses_no_request(deploy, monkeypatc
     assert [answer.finish_reason for answer in answers] == ["stop"] * 3
 
 
-def replies(index: int, answer: ReplicaReply) -> Replies:
-    return Replies("replica", 0, [(index, answer)])
-
-
 class Chance:
-    """A handle whose calls do, by a seeded draw, all that calls of Serve have been seen to do."""
+    """A handle whose calls do, by a seeded draw, all that calls of Serve have been seen to do.
+
+    Answers come in their own call, or later in any other, or never.
+    """
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
+        self._elsewhere: list[tuple[int, ReplicaReply]] = []
 
     def options(self, **_):
         return self
@@ -200,17 +200,20 @@ class Chance:
     def answer(self):
         return self
 
-    async def remote(self, requests, order):
+    async def remote(self, requests, order, sender):
         await asyncio.sleep(self._rng.random() / 100)
-        left = list(range(len(requests)))
+        left = list(enumerate(requests, sender.first))
         self._rng.shuffle(left)
+        doings = ["answer"] * 12 + ["elsewhere"] * 4 + ["fail", "die", "raise", "serve", "end"]
         while left:
-            match self._rng.choice(["answer"] * 12 + ["fail", "die", "raise", "serve", "end"]):
+            match self._rng.choice(doings):
                 case "answer":
-                    index = left.pop()
-                    yield replies(index, Completion(str(requests[index].prompt).upper(), "stop"))
+                    carried, self._elsewhere = self._elsewhere, []
+                    yield Replies("replica", 0, [*carried, _shouted(*left.pop())])
+                case "elsewhere":
+                    self._elsewhere.append(_shouted(*left.pop()))
                 case "fail":
-                    yield replies(left.pop(), "RuntimeError: out of memory")
+                    yield Replies("replica", 0, [(left.pop()[0], "RuntimeError: out of memory")])
                 case "die":
                     raise RayActorError()
                 case "raise":
@@ -220,6 +223,10 @@ class Chance:
                 case "end":
                     return
             await asyncio.sleep(self._rng.random() / 1000)
+
+
+def _shouted(number: int, request: Request) -> tuple[int, ReplicaReply]:
+    return number, Completion(str(request.prompt).upper(), "stop")
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -236,6 +243,7 @@ def test_whatever_befalls_its_calls_every_request_has_one_outcome(monkeypatch, s
     monkeypatch.setattr(serve, "get_app_handle", lambda app: handle)
     monkeypatch.setattr(client_module, "_is_up", is_up)
     monkeypatch.setattr(client_module, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(client_module, "_STRAY_S", 0.02)
     prompts = [f"fine {i}" for i in range(60)]
     answers = ask("app", prompts, window=rng.choice([2, 8, 64]))
     assert len(answers) == len(prompts)
@@ -258,15 +266,15 @@ class Slow:
     def answer(self):
         return self
 
-    async def remote(self, requests, order):
+    async def remote(self, requests, order, sender):
         self.calls.append(len(requests))
         self.running += len(requests)
         self.most = max(self.most, self.running)
         rng = random.Random(len(self.calls))
-        for index, request in enumerate(requests):
+        for number, request in enumerate(requests, sender.first):
             await asyncio.sleep(rng.random() / 200)
             self.running -= 1
-            yield replies(index, Completion(str(request.prompt).upper(), "stop"))
+            yield Replies("replica", 0, [_shouted(number, request)])
 
 
 @pytest.mark.parametrize(("window", "size"), [(96, 16), (48, 8), (4, 1)])

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from ray_si.engines.base import EngineDiedError, Request, SamplingParams
 from ray_si.errors import EngineError, GenerationError
-from ray_si.serving.replicas import GeneratorReplica, Slots
+from ray_si.serving.replicas import GeneratorReplica, Sender, Slots
 from ray_si.serving.usage import Meter
 
 
@@ -124,7 +124,7 @@ def test_the_third_of_engines_that_die_over_anything_ends_the_work_with_its_last
     async def ask(seeds):
         replica = GeneratorReplica("vllm", "m", {}, None, meter)
         requests = [Request("x", SamplingParams(), seed) for seed in seeds]
-        async for _ in replica.answer(requests, (0,)):
+        async for _ in replica.answer(requests, (0,), Sender("client", 0)):
             pass
 
     for seeds in ((0, 1), (2, 3)):
