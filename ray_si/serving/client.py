@@ -21,7 +21,7 @@ from ray_si.errors import GenerationError, RaySIError, one_line
 from ray_si.serving.loads import LOADS, RUNNING
 from ray_si.serving.replicas import Order, ReplicaReply, Replies, Sender
 
-_CALL_SIZE = 16
+_CALL_SIZE = 32
 """Most requests in one Serve call: a call costs the same for one as for many."""
 
 _CALLS = 6

@@ -19,7 +19,7 @@ class Loads:
     """Requests on each replica, running and waiting, as far as this process knows.
 
     Replicas say how many they have with every answer; what is sent to them is added until they say
-    more. Calls would say little: one holds sixteen requests, or the last of them.
+    more. Calls would say little: one holds 32 requests, or the last of them.
     """
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ from ray_si.serving.outbox import Call, Outbox
 from ray_si.serving.usage import BusyClock, RequestId
 from ray_si.serving.versions import versions
 
-_GATHER_S, _GATHER_SHARE = 0.03, 0.1
+_GATHER_S, _GATHER_SHARE = 0.03, 0.2
 """So long an answer waits for others to the same client: at least the first, in seconds, and more
 where answers take long, a share of what they take. Clients have more on their way than there are
 slots, so no slot waits for it."""

@@ -277,7 +277,7 @@ class Slow:
             yield Replies("replica", 0, [_shouted(number, request)])
 
 
-@pytest.mark.parametrize(("window", "size"), [(96, 16), (48, 8), (4, 1)])
+@pytest.mark.parametrize(("window", "size"), [(384, 32), (96, 16), (48, 8), (4, 1)])
 def test_freed_places_gather_until_a_call_is_full(monkeypatch, window, size):
     handle, lookups = Slow(), []
     monkeypatch.setattr(serve, "get_app_handle", lambda app: lookups.append(app) or handle)
