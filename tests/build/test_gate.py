@@ -22,6 +22,7 @@ from ray_si.dedup import Deduplicator, EmbeddingIndex, deduplicator as deduplica
 from ray_si.dedup.cosine import device
 from ray_si.dedup.layers import joined
 from ray_si.errors import ConfigError, GateError, LeaseLostError
+from tests import loopback
 from tests.builds import digests, rays_processes, replay_values
 from tests.clusters import await_gpus, node_with_gpus
 from tests.dedup.oracle import corpora, one_by_one
@@ -197,26 +198,20 @@ def test_a_pool_that_cannot_be_read_back_is_an_error(ray_session):
             gate.filter(["name a lake"])
 
 
-@pytest.fixture(scope="module")
-def plain(ray_session, tmp_path_factory):
-    """The bytes of an undisturbed build with one gate, and with embeddings."""
-    location = tmp_path_factory.mktemp("gate") / "run"
-    build(parse_config(_values(1)), str(location))
-    return digests(location)
-
-
 def _values(shards):
+    """Those of the run `finished_with_cosine`, which one gate decided."""
     values = replay_values()
-    values["dedup"] = {"cosine": 0.9, "most_similar": 3, "shards": shards}
+    values["dedup"] = {"cosine": 0.6, "most_similar": 3, "shards": shards}
     return values
 
 
-def test_a_build_with_shards_gives_the_same_bytes(plain, tmp_path):
-    build(parse_config(_values(3)), str(tmp_path / "run"))
-    assert digests(tmp_path / "run") == plain
+def test_a_build_with_shards_gives_the_same_bytes(finished_with_cosine, tmp_path):
+    with loopback.installed():  # the shards are on Ray, replicas in this process
+        build(parse_config(_values(3)), str(tmp_path / "run"))
+    assert digests(tmp_path / "run") == digests(finished_with_cosine[0])
 
 
-def test_a_shard_killed_during_a_build_changes_nothing(plain, tmp_path):
+def test_a_shard_killed_during_a_build_changes_nothing(finished_with_cosine, tmp_path):
     killed = []
 
     def kill(progress):
@@ -228,7 +223,7 @@ def test_a_shard_killed_during_a_build_changes_nothing(plain, tmp_path):
 
     build(parse_config(_values(3)), str(tmp_path / "run"), listen=kill)
     assert len(set(killed)) == 2
-    assert digests(tmp_path / "run") == plain
+    assert digests(tmp_path / "run") == digests(finished_with_cosine[0])
 
 
 def _node(number, *, head=False, spot=False, gpus=0):
@@ -341,7 +336,14 @@ def test_shards_stay_on_gpus_when_they_die_and_when_their_node_does(ray_address,
     assert found == expected
 
 
-def test_gpus_that_others_have_are_waited_for_so_long(ray_address, monkeypatch):
+@pytest.fixture(scope="module")
+def a_gpu(ray_address):
+    """A node with a GPU, for the tests from here on that need no more than that it is there."""
+    with node_with_gpus(ray_address, 1):
+        yield
+
+
+def test_gpus_that_others_have_are_waited_for_so_long(a_gpu, monkeypatch):
     monkeypatch.setattr("ray_si.build.sharding.gpus.GPU_S", 2.0)
     monkeypatch.setattr("ray_si.build.sharding.gpus._SOON_S", 0.0)
     notes: list[str] = []
@@ -349,7 +351,7 @@ def test_gpus_that_others_have_are_waited_for_so_long(ray_address, monkeypatch):
     def lost():
         raise LeaseLostError("another driver has the run")
 
-    with node_with_gpus(ray_address, 1), reserved_gpus(1, 0.75):
+    with reserved_gpus(1, 0.75):
         with (
             pytest.raises(
                 GateError, match=r"^no 0\.5 GPU was free for each of 1 gate shards in 2 s"
@@ -362,10 +364,10 @@ def test_gpus_that_others_have_are_waited_for_so_long(ray_address, monkeypatch):
     assert notes == ["waiting for 0.5 GPU to be free for each of 1 gate shards"]
 
 
-def test_a_gpu_that_torch_does_not_see_ends_a_build_before_its_first_token(ray_address, tmp_path):
+def test_a_gpu_that_torch_does_not_see_ends_a_build_before_its_first_token(a_gpu, tmp_path):
     values = _values(1)
     values["dedup"]["gpus"] = 0.5
-    with node_with_gpus(ray_address, 1), pytest.raises(GateError) as caught:
+    with loopback.installed(), pytest.raises(GateError) as caught:
         build(parse_config(values), str(tmp_path / "run"))
     message = str(caught.value)
     assert message.startswith("gate shard 0 of 1: there is no device cuda: torch sees 0 CUDA")

@@ -179,7 +179,7 @@ def test_a_job_whose_driver_was_killed_embeds_no_batch_again(
 
     monkeypatch.setattr(SpreadReader, "read", counted)
     monkeypatch.setattr(corpus_index, "COMMIT_BATCHES", 2)
-    spread_over = {"embedders": 2, "shards": 2}
+    spread_over = {"embedders": 1, "shards": 2}
     for name, place, options in (("kept", "seen", spread_over), ("whole", "other", {})):
         dedup_files(
             ["s3://data/in.jsonl"], f"s3://data/{name}.jsonl", index=f"s3://data/{place}",
@@ -242,25 +242,27 @@ def test_embedders_take_what_the_gates_shards_leave_of_gpus(monkeypatch, shards,
         Embedders.fitting("m", None, share, cards)
 
 
-def test_a_gpu_that_torch_does_not_see_leaves_nothing_behind(ray_address, tmp_path):
+@pytest.fixture(scope="module")
+def a_gpu(ray_address):
+    """A node with a GPU and a core, for the tests from here on."""
+    with node_with_gpus(ray_address, 1, cpus=1):
+        yield
+
+
+def test_a_gpu_that_torch_does_not_see_leaves_nothing_behind(a_gpu, tmp_path):
     path = write(tmp_path / "in.jsonl", made(50))
     options = {"embedder": static_model(tmp_path / "model"), "embedders": 1, "gate_gpus": 0.5}
-    with (
-        node_with_gpus(ray_address, 1),
-        pytest.raises(GateError, match=r"^gate shard 0 of 1: there is no device cuda"),
-    ):
+    with pytest.raises(GateError, match=r"^gate shard 0 of 1: there is no device cuda"):
         dedup_files([path], str(tmp_path / "kept.jsonl"), **options)
     assert not list(tmp_path.glob("kept*"))
 
 
-def test_embedders_with_a_share_of_a_gpu_give_the_bytes_of_those_without(
-    ray_address, tmp_path, small_parts
+def test_embedders_with_a_share_of_a_gpu_give_the_bytes_of_one_process(
+    a_gpu, tmp_path, small_parts
 ):
     path, model = write(tmp_path / "in.jsonl", made(80)), static_model(tmp_path / "model")
-    with node_with_gpus(ray_address, 1, cpus=1):
-        for name, gpus in (("with", 0.5), ("without", 0.0)):
-            out = str(tmp_path / f"{name}.jsonl")
-            dedup_files([path], out, embedder=model, embedders=1, embedder_gpus=gpus)
+    for name, options in (("with", {"embedders": 1, "embedder_gpus": 0.5}), ("without", {})):
+        dedup_files([path], str(tmp_path / f"{name}.jsonl"), embedder=model, **options)
     assert outputs(tmp_path, "with") == outputs(tmp_path, "without")
 
 

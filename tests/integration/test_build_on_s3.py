@@ -20,7 +20,8 @@ from ray_si.run.schemas import TRAINING_ROWS
 from ray_si.run.status import status as status_of
 from ray_si.self_instruct.formats import mapped
 from ray_si.storage.objects import open_objects
-from tests.builds import TARGET
+from ray_si.storage.s3 import _client
+from tests.builds import TARGET, replay_values
 
 pytestmark = pytest.mark.usefixtures("ray_session", "s3_environment")
 
@@ -28,10 +29,17 @@ DATA = ("data/", "seeds.parquet", "bootstrap/round-00000/block-", "instances/blo
 """What depends on nothing but configuration, seeds and answers."""
 
 
-@pytest.fixture
-def on_s3(replay_config):
+@pytest.fixture(scope="module")
+def on_s3(ray_session, s3_server):
+    """The place of a finished run, and the result of its build."""
     location = f"s3://runs/{uuid4().hex}/run"
-    return location, build(parse_config(replay_config), location)
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in s3_server.items():
+            environment.setenv(name, value)
+        _client.cache_clear()
+        result = build(parse_config(replay_values()), location)
+    _client.cache_clear()
+    return location, result
 
 
 def digests(location):
@@ -42,6 +50,25 @@ def digests(location):
         for key in objects.list(prefix)
         if "manifest" not in key
     }
+
+
+def test_what_was_written_to_s3_is_read_by_others(on_s3, s3_server):
+    location, result = on_s3
+    path = location.removeprefix("s3://")
+    filesystem = fs.S3FileSystem(endpoint_override=s3_server["AWS_ENDPOINT_URL"])
+    files = [f.path for f in filesystem.get_file_info(fs.FileSelector(f"{path}/data"))]
+    shards = sorted(file for file in files if file.endswith(".parquet"))
+    table = pyarrow.dataset.dataset(shards, filesystem=filesystem).to_table(use_threads=False)
+    frames = [pandas.read_parquet(shard, filesystem=filesystem) for shard in shards]
+    assert table.num_rows == sum(map(len, frames)) == result.stats["rows"]
+    run = Run.open(location)
+    for target in (f"{location}-export", None):
+        to = target or f"{location}-again/"
+        ids = mapped(["id=id"], TRAINING_ROWS.names)
+        done = write_training_files(run, to, ids, Options("rows"), {})
+        assert done.rows == {"train": result.stats["rows"]}
+    lines = open_objects(f"{location}-export").get("rows.jsonl").decode().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == table["id"].to_pylist()
 
 
 def test_a_run_on_s3_has_the_same_bytes_and_goes_on_when_it_was_cut_short(
@@ -63,25 +90,6 @@ def test_a_run_on_s3_has_the_same_bytes_and_goes_on_when_it_was_cut_short(
     assert build(parse_config(replay_config), location).stats == result.stats
     assert digests(location) == digests(str(finished[0]))
     assert status_of(Run.open(location))["phase"] == "done"
-
-
-def test_what_was_written_to_s3_is_read_by_others(on_s3, s3_server):
-    location, result = on_s3
-    path = location.removeprefix("s3://")
-    filesystem = fs.S3FileSystem(endpoint_override=s3_server["AWS_ENDPOINT_URL"])
-    files = [f.path for f in filesystem.get_file_info(fs.FileSelector(f"{path}/data"))]
-    shards = sorted(file for file in files if file.endswith(".parquet"))
-    table = pyarrow.dataset.dataset(shards, filesystem=filesystem).to_table(use_threads=False)
-    frames = [pandas.read_parquet(shard, filesystem=filesystem) for shard in shards]
-    assert table.num_rows == sum(map(len, frames)) == result.stats["rows"]
-    run = Run.open(location)
-    for target in (f"{location}-export", None):
-        to = target or f"{location}-again/"
-        ids = mapped(["id=id"], TRAINING_ROWS.names)
-        done = write_training_files(run, to, ids, Options("rows"), {})
-        assert done.rows == {"train": result.stats["rows"]}
-    lines = open_objects(f"{location}-export").get("rows.jsonl").decode().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == table["id"].to_pylist()
 
 
 def test_storage_that_fails_in_a_worker_is_said_in_one_line(tmp_path, replay_config):
