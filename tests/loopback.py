@@ -26,15 +26,19 @@ from ray_si.serving import client
 from ray_si.serving.applications import Serving
 from ray_si.serving.background import in_thread
 from ray_si.serving.custody import Custody
-from ray_si.serving.replicas import Replies
+from ray_si.serving.replicas import Replies, Reply
 
 
 class Handle:
-    """Answers calls as a replica does; a ``share`` of them fails in one of the ways calls do."""
+    """Answers calls as a replica does; a ``share`` of them fails in one of the ways calls do.
+
+    As many answers travel in a later call of their client, if it makes one.
+    """
 
     def __init__(self, seed: int, latency_s: float, share: float) -> None:
         self._engine = ReplayEngine(latency_s=latency_s, latency_sigma=1.0)
         self._rng, self._share = random.Random(seed), share
+        self._elsewhere: dict[str, list[Reply]] = {}
 
     def options(self, **_):
         return self
@@ -43,12 +47,16 @@ class Handle:
     def answer(self):
         return self
 
-    async def remote(self, requests, order):
-        for index, request in enumerate(requests):
+    async def remote(self, requests, order, sender):
+        for number, request in enumerate(requests, sender.first):
+            answer = number, await self._engine.generate(request)
+            if self._rng.random() < self._share:
+                self._elsewhere.setdefault(sender.client, []).append(answer)
+                continue
             if self._rng.random() < self._share:
                 match self._rng.choice(["fail", "die", "serve", "end"]):
                     case "fail":
-                        yield Replies("replica", 0, [(index, "RuntimeError: out of memory")])
+                        yield Replies("replica", 0, [(number, "RuntimeError: out of memory")])
                         continue
                     case "die":
                         raise RayActorError()
@@ -56,7 +64,8 @@ class Handle:
                         raise RayServeException("the controller is away")
                     case "end":
                         return
-            yield Replies("replica", 0, [(index, await self._engine.generate(request))])
+            carried = self._elsewhere.pop(sender.client, [])
+            yield Replies("replica", 0, [*carried, answer])
 
 
 def hashed(texts):
@@ -146,4 +155,5 @@ def install(
     patch(serve, "get_app_handle", lambda app: handle)
     patch(client, "_is_up", lambda app: True)
     patch(client, "_PAUSE_S", 0.002)
+    patch(client, "_STRAY_S", 0.02)
     patch(client, "_GATHER_S", 0.0)

@@ -177,6 +177,7 @@ def test_a_client_whose_awaits_pause_and_fail_answers_or_fails_every_request(mon
     monkeypatch.setattr(serve, "get_app_handle", lambda app: handle)
     monkeypatch.setattr(client_module, "_is_up", lambda app: True)
     monkeypatch.setattr(client_module, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(client_module, "_STRAY_S", 0.02)
 
     async def run():
         client = client_module.Client("app", 8, (0,))
