@@ -205,8 +205,8 @@ class GeneratorReplica:
             for task in work:  # whoever asked may be gone
                 task.cancel()
             outbox.close(call)
-            if outbox.is_idle:
-                self._outboxes.pop(sender.client, None)
+            if outbox.is_idle and self._outboxes.get(sender.client) is outbox:
+                del self._outboxes[sender.client]
 
     def _gather_s(self) -> float:
         return max(_GATHER_S, _GATHER_SHARE * self._usual_s)
