@@ -213,7 +213,7 @@ class Client:
             replies: Replies
             async for replies in handle.answer.remote(requests, self._order, sender):
                 self._last_answer, self._trouble_began = time.monotonic(), None
-                LOADS.told(replies.replica, replies.load)
+                LOADS.told(replies.replica, replies.load, replies.next_s)
                 for number, answer in replies.answers:
                     self._answered(number, answer)
                 self._wake()
@@ -221,6 +221,7 @@ class Client:
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(call.is_answered.wait(), _STRAY_S)
         except (RayActorError, RayTaskError) as error:
+            self._leave_outboxes()
             cause = getattr(error, "cause", None)
             if isinstance(cause, RaySIError):  # the engine means it: asking again is no use
                 self._give_up(str(cause))
@@ -230,6 +231,7 @@ class Client:
             return list(left.values())
         except Exception as error:  # noqa: BLE001 - Serve's own, of many kinds
             self._handle = None
+            self._leave_outboxes()
             await self._outlast(error)
             self._queue.extend(left.values())
         else:
@@ -247,6 +249,10 @@ class Client:
         call = _Call(dict(enumerate(items, first)))
         self._calls |= dict.fromkeys(call.left, call)
         return call, Sender(self._id, first)
+
+    def _leave_outboxes(self) -> None:
+        """Begin new ones: a call that failed here may live on there, and nobody reads it."""
+        self._id = uuid.uuid4().hex
 
     def _answered(self, number: int, answer: ReplicaReply) -> None:
         """An answer has come, in whichever call; perhaps to what was asked again meanwhile."""

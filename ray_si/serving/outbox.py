@@ -11,6 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
 
+_MOST = 64
+"""Answers in a message at the most: it should stay one that Ray sends without its object store."""
+
 T = TypeVar("T")
 
 
@@ -26,6 +29,11 @@ class Call(Generic[T]):
         """One of its requests is answered."""
         self._outbox.add(self, answer)
 
+    def fail(self, error: BaseException) -> None:
+        """This ends the call, and is raised where it is read."""
+        self.put(error)
+        self._outbox.close(self)
+
     def put(self, message: list[T] | BaseException | None) -> None:
         """Some answers, or how it ends: with an error, or with all of its answers sent."""
         self._queue.put_nowait(message)
@@ -33,7 +41,7 @@ class Call(Generic[T]):
     async def messages(self) -> AsyncIterator[list[T]]:
         """Answers, which may be another call's, until its own are sent, here or in another call.
 
-        Raises the error that was put.
+        Raises what it failed with.
         """
         while (message := await self._queue.get()) is not None:
             if isinstance(message, BaseException):
@@ -65,16 +73,20 @@ class Outbox(Generic[T]):
         return call
 
     def close(self, call: Call[T]) -> None:
-        """The client reads the call no longer."""
+        """Nothing more travels in the call."""
         self._calls.pop(call, None)
+        self._send_in_time()
 
     def add(self, call: Call[T], answer: T) -> None:
         """To be sent soon; at once where no request of the client is left to wait for."""
         self._ready.append((call, answer))
         call.unanswered -= 1
-        if not any(call.unanswered for call in self._calls):
+        self._send_in_time()
+
+    def _send_in_time(self) -> None:
+        if len(self._ready) >= _MOST or not any(call.unanswered for call in self._calls):
             self._send()
-        elif self._timer is None:
+        elif self._ready and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._gather_s(), self._send)
 
     def _send(self) -> None:
@@ -83,11 +95,11 @@ class Outbox(Generic[T]):
             self._timer = None
         ready, self._ready = self._ready, []
         carrier = next(iter(self._calls), None)
-        if carrier is None:
+        if carrier is None or not ready:
             return  # nobody reads them
         carrier.put([answer for _, answer in ready])
         for call, _ in ready:
             call.unsent -= 1
             if not call.unsent:
                 call.put(None)
-                self.close(call)
+                self._calls.pop(call, None)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import heapq
 import itertools
 import logging
 import os
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
@@ -30,9 +28,12 @@ from ray_si.serving.outbox import Call, Outbox
 from ray_si.serving.usage import BusyClock, RequestId
 from ray_si.serving.versions import versions
 
-_GATHER_S, _GATHER_SHARE = 0.03, 0.2
-"""So long an answer waits for others to the same client: at least the first, in seconds, and more
-where answers take long, a share of what they take. Clients have more on their way than there are
+_GATHER_SHARE, _GATHER_S, _LONGEST_S = 0.2, 0.03, 5.0
+"""So long an answer waits for others to the same client: this share of the time that answers take,
+between these seconds, ..."""
+
+_SHORT_SHARE = 0.3
+"""... and never more than this share. Clients have half as many requests waiting as there are
 slots, so no slot waits for it."""
 
 _RECENT = 64
@@ -76,12 +77,14 @@ class Sender(NamedTuple):
 class Replies(NamedTuple):
     """Some answers to a client, each with the number of its request.
 
-    ``load`` is how many requests ``replica`` has left by then, running and waiting.
+    ``load`` is how many requests ``replica`` has left by then, running and waiting; it may be
+    ``next_s`` seconds until it says more.
     """
 
     replica: str
     load: int
     answers: list[Reply]
+    next_s: float = 0.0
 
 
 class Slots:
@@ -152,9 +155,7 @@ class GeneratorReplica:
                     time.sleep(ray.get(meter.could_not_start.remote(str(error), node)))
             raise
         self._slots = Slots(self._engine.capacity)
-        self._outboxes: defaultdict[str, Outbox[Reply]] = defaultdict(
-            functools.partial(Outbox, self._gather_s)
-        )
+        self._outboxes: dict[str, Outbox[Reply]] = {}
         self._clock = BusyClock(self._engine.slots)
         self._timeout_s = timeout_s
         self._running: set[RequestId] = set()
@@ -192,7 +193,9 @@ class GeneratorReplica:
         """
         if self._reports is None:  # the constructor runs outside the loop
             self._reports = asyncio.create_task(self._report())
-        outbox = self._outboxes[sender.client]
+        if not requests:
+            return
+        outbox = self._outboxes.setdefault(sender.client, Outbox(self._gather_s))
         call = outbox.open(len(requests))
         work = [
             asyncio.create_task(self._answer(sender.first + index, request, order, call))
@@ -200,7 +203,8 @@ class GeneratorReplica:
         ]
         try:
             async for answers in call.messages():
-                yield Replies(self._id, self._slots.busy + self._slots.waiting, answers)
+                load = self._slots.busy + self._slots.waiting
+                yield Replies(self._id, load, answers, self._gather_s())
         finally:
             for task in work:  # whoever asked may be gone
                 task.cancel()
@@ -209,15 +213,17 @@ class GeneratorReplica:
                 del self._outboxes[sender.client]
 
     def _gather_s(self) -> float:
-        return max(_GATHER_S, _GATHER_SHARE * self._usual_s)
+        share_s = min(max(_GATHER_SHARE * self._usual_s, _GATHER_S), _LONGEST_S)
+        return min(share_s, _SHORT_SHARE * self._usual_s)
 
     async def _answer(self, number: int, request: Request, order: Order, call: Call[Reply]) -> None:
         try:
             call.add((number, await self._one(request, order)))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # by the engine, or nobody reads the call any more
+            call.fail(RuntimeError("the engine cancelled a request"))
             raise
         except BaseException as error:  # noqa: BLE001 - raised where the call is read
-            call.put(error)
+            call.fail(error)
 
     async def _one(self, request: Request, order: Order) -> ReplicaReply:
         if (request.purpose, request.seed) in self._held_back and not self._proven.is_set():

@@ -252,6 +252,66 @@ def test_whatever_befalls_its_calls_every_request_has_one_outcome(monkeypatch, s
     assert sum(answer.finish_reason == "stop" for answer in answers) > 40
 
 
+class Carrying:
+    """A handle of which every call but the first ends at once; the first brings all answers.
+
+    Those of the numbers in ``lost`` it does not bring. With ``failing``, the first call fails when
+    the others have ended.
+    """
+
+    def __init__(self, calls: int, lost: set[int], *, failing: bool = False) -> None:
+        self.asked: list[str] = []
+        self.senders: list[str] = []
+        self._calls, self._lost, self._failing = calls, lost, failing
+        self._there: list[tuple[int, Request]] = []
+        self._all_there = asyncio.Event()
+
+    def options(self, **_):
+        return self
+
+    @property
+    def answer(self):
+        return self
+
+    async def remote(self, requests, order, sender):
+        self.asked += [str(request.prompt) for request in requests]
+        self.senders.append(sender.client)
+        there = list(enumerate(requests, sender.first))
+        if len(self.senders) > self._calls:  # asked again
+            yield Replies("replica", 0, [_shouted(*one) for one in there])
+            return
+        self._there += there
+        if len(self.senders) == self._calls:
+            self._all_there.set()
+        if len(self.senders) > 1:
+            return
+        await self._all_there.wait()
+        await asyncio.sleep(0.02)  # the others have ended by now
+        if self._failing:
+            raise RayActorError
+        yield Replies(
+            "replica", 0, [_shouted(*one) for one in self._there if one[0] not in self._lost]
+        )
+
+
+@pytest.mark.parametrize(
+    ("lost", "failing", "repeated"), [(set(), False, 0), ({2, 3, 7}, False, 3), (set(), True, 8)]
+)
+def test_answers_that_another_call_brings_are_waited_for_and_asked_for_again_if_they_do_not_come(
+    monkeypatch, lost, failing, repeated
+):
+    handle = Carrying(8, lost, failing=failing)
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: handle)
+    monkeypatch.setattr(client_module, "_is_up", lambda app: True)
+    monkeypatch.setattr(client_module, "_STRAY_S", 0.3 if lost or failing else 3600.0)
+    prompts = [f"fine {i}" for i in range(8)]
+    answers = ask("app", prompts)  # one a call
+    assert [answer.text for answer in answers] == [prompt.upper() for prompt in prompts]
+    assert len(handle.asked) == len(prompts) + repeated
+    # what lives on of a call that failed carries nothing of the calls that come after
+    assert len(set(handle.senders)) == 1 + failing
+
+
 class Slow:
     """A handle whose requests take times that differ, as a model's do; it notes its calls."""
 

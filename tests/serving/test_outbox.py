@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from ray_si.serving.outbox import Call, Outbox
 
+T = TypeVar("T")
 
-async def _read(call: Call[int]) -> list[list[int]]:
+
+async def _read(call: Call[T]) -> list[list[T]]:
     return [message async for message in call.messages()]
 
 
@@ -62,12 +65,11 @@ def test_an_error_ends_its_call_alone_and_after_what_was_sent():
         first, second = outbox.open(2), outbox.open(1)
         first.add(0)
         await asyncio.sleep(0.05)
-        first.put(ValueError("the engine means it"))
+        first.fail(ValueError("the engine means it"))
         messages = first.messages()
         assert await anext(messages) == [0]
         with pytest.raises(ValueError, match="means it"):
             await anext(messages)
-        outbox.close(first)
         second.add(1)
         return await _read(second)
 
@@ -81,24 +83,47 @@ def test_every_answer_is_sent_once_whatever_the_order(sizes, seed):
 
     async def run():
         outbox: Outbox[tuple[int, int]] = Outbox(lambda: rng.choice([0.0, 0.0002]))
-        calls = [outbox.open(size) for size in sizes]
         answers = [(number, i) for number, size in enumerate(sizes) for i in range(size)]
-        rng.shuffle(answers)
 
-        async def ask() -> None:
-            for number, i in answers:
-                calls[number].add((number, i))
+        async def one(number: int) -> list[list[tuple[int, int]]]:
+            await asyncio.sleep(rng.random() / 2000)
+            call = outbox.open(sizes[number])
+            reading = asyncio.create_task(_read(call))
+            for i in range(sizes[number]):
                 if rng.random() < 0.5:
                     await asyncio.sleep(rng.random() / 5000)
+                call.add((number, i))
+            return await reading
 
-        reading = [asyncio.create_task(_read(call)) for call in calls]
-        await asyncio.gather(ask(), *reading)
+        done = await asyncio.wait_for(asyncio.gather(*map(one, range(len(sizes)))), 30)
         assert outbox.is_idle
-        messages = [message for done in reading for message in done.result()]
+        messages = [message for each in done for message in each]
         assert all(messages)
         return sorted(answer for message in messages for answer in message) == sorted(answers)
 
     assert asyncio.run(run())
+
+
+def test_what_waits_for_a_call_that_fails_is_sent_at_once():
+    async def run():
+        outbox: Outbox[int] = Outbox(lambda: 3600.0)
+        failing, other = outbox.open(1), outbox.open(1)
+        other.add(0)
+        failing.fail(ValueError("the engine means it"))
+        return await asyncio.wait_for(_read(other), 1)
+
+    assert asyncio.run(run()) == [[0]]
+
+
+def test_a_message_has_no_more_answers_than_it_should():
+    async def run():
+        outbox: Outbox[int] = Outbox(lambda: 3600.0)
+        call = outbox.open(100)
+        for answer in range(100):
+            call.add(answer)
+        return await _read(call)
+
+    assert [len(message) for message in asyncio.run(run())] == [64, 36]
 
 
 def test_what_is_closed_early_leaves_the_others_theirs():

@@ -137,6 +137,25 @@ def test_the_third_of_engines_that_die_over_anything_ends_the_work_with_its_last
     assert ray.get(meter.total.remote()).deaths == 3
 
 
+def test_a_request_that_its_engine_cancels_ends_its_call_with_an_error(ray_session, monkeypatch):
+    from ray_si.serving import replicas
+
+    class Cancelling(_Dying):
+        async def generate(self, request):
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(replicas.registry, "create", lambda *arguments: Cancelling())
+
+    async def ask():
+        replica = GeneratorReplica("vllm", "m", {})
+        requests = [Request("x", SamplingParams(), 0)]
+        async for _ in replica.answer(requests, (0,), Sender("client", 0)):
+            pass
+
+    with pytest.raises(RuntimeError, match="cancelled a request"):
+        asyncio.run(asyncio.wait_for(ask(), 20))
+
+
 def test_a_replica_that_cannot_start_is_counted_with_its_reason(ray_session):
     import ray
 

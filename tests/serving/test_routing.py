@@ -68,7 +68,15 @@ def test_a_replica_of_which_nothing_fresh_is_known_is_asked(loads, monkeypatch):
     loads.told("new", 0)
     assert len(choose(["known", "new"])[0]) == 1
     monkeypatch.setattr(loads_module, "_FRESH_S", 0.0)
+    loads.told("known", 0)
     assert len(choose(["known", "new"])[0]) == 2
+
+
+def test_a_replica_that_has_said_when_it_will_say_more_is_not_asked_before(loads, monkeypatch):
+    monkeypatch.setattr(loads_module, "_FRESH_S", 0.0)
+    loads.told("first", 1, next_s=60.0)
+    loads.told("second", 0, next_s=60.0)
+    assert choose(["first", "second"], requests=0)[0] == ["second"]
 
 
 def test_a_call_that_brings_no_list_of_requests_counts_as_one(loads):
