@@ -29,7 +29,18 @@ from ray_si.serving.custody import Custody
 from ray_si.serving.replicas import Replies, Reply
 
 
-class Handle:
+class StreamingHandle:
+    """What a handle of Serve has around its calls, which are in ``remote``."""
+
+    def options(self, **_):
+        return self
+
+    @property
+    def answer(self):
+        return self
+
+
+class Handle(StreamingHandle):
     """Answers calls as a replica does; a ``share`` of them fails in one of the ways calls do.
 
     As many answers travel in a later call of their client, if it makes one.
@@ -39,13 +50,6 @@ class Handle:
         self._engine = ReplayEngine(latency_s=latency_s, latency_sigma=1.0)
         self._rng, self._share = random.Random(seed), share
         self._elsewhere: dict[str, list[Reply]] = {}
-
-    def options(self, **_):
-        return self
-
-    @property
-    def answer(self):
-        return self
 
     async def remote(self, requests, order, sender):
         for number, request in enumerate(requests, sender.first):

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
 
 _MOST = 64
-"""Answers in a message at the most: it should stay one that Ray sends without its object store."""
+"""Answers in a message at the most, so that it stays small."""
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ from ray_si.serving import client as client_module
 from ray_si.serving.client import Client
 from ray_si.serving.loads import RUNNING
 from ray_si.serving.replicas import GeneratorReplica, ReplicaReply, Replies
+from tests.loopback import StreamingHandle
 
 
 class TroubledEngine:
@@ -102,12 +103,7 @@ def test_no_more_is_sent_than_the_replicas_that_have_come_can_take(monkeypatch):
     """What waits on the first of many would leave the later ones idle."""
     open_requests, most = 0, {}
 
-    class Handle:
-        answer = property(lambda self: self)
-
-        def options(self, **_):
-            return self
-
+    class Handle(StreamingHandle):
         async def remote(self, requests, order, sender):
             nonlocal open_requests
             open_requests += len(requests)
@@ -183,7 +179,7 @@ def test_a_death_of_which_serve_says_nothing_loses_no_request(deploy, monkeypatc
     assert [answer.finish_reason for answer in answers] == ["stop"] * 3
 
 
-class Chance:
+class Chance(StreamingHandle):
     """A handle whose calls do, by a seeded draw, all that calls of Serve have been seen to do.
 
     Answers come in their own call, or later in any other, or never.
@@ -192,13 +188,6 @@ class Chance:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
         self._elsewhere: list[tuple[int, ReplicaReply]] = []
-
-    def options(self, **_):
-        return self
-
-    @property
-    def answer(self):
-        return self
 
     async def remote(self, requests, order, sender):
         await asyncio.sleep(self._rng.random() / 100)
@@ -252,7 +241,7 @@ def test_whatever_befalls_its_calls_every_request_has_one_outcome(monkeypatch, s
     assert sum(answer.finish_reason == "stop" for answer in answers) > 40
 
 
-class Carrying:
+class Carrying(StreamingHandle):
     """A handle of which every call but the first ends at once; the first brings all answers.
 
     Those of the numbers in ``lost`` it does not bring. With ``failing``, the first call fails when
@@ -265,13 +254,6 @@ class Carrying:
         self._calls, self._lost, self._failing = calls, lost, failing
         self._there: list[tuple[int, Request]] = []
         self._all_there = asyncio.Event()
-
-    def options(self, **_):
-        return self
-
-    @property
-    def answer(self):
-        return self
 
     async def remote(self, requests, order, sender):
         self.asked += [str(request.prompt) for request in requests]
@@ -312,19 +294,12 @@ def test_answers_that_another_call_brings_are_waited_for_and_asked_for_again_if_
     assert len(set(handle.senders)) == 1 + failing
 
 
-class Slow:
+class Slow(StreamingHandle):
     """A handle whose requests take times that differ, as a model's do; it notes its calls."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
         self.running = self.most = 0
-
-    def options(self, **_):
-        return self
-
-    @property
-    def answer(self):
-        return self
 
     async def remote(self, requests, order, sender):
         self.calls.append(len(requests))
