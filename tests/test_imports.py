@@ -145,7 +145,13 @@ def test_ray_and_torch_are_imported_in_few_rooms():
 def test_settings_of_ray_are_made_before_a_room_imports_it():
     for room in WITH_RAY - {"serving"}:
         assert "ray_si.serving" in _imports(PACKAGE / room / "__init__.py")
-    assert "RAY_ENABLE_AUTO_CONNECT" in (PACKAGE / "serving/__init__.py").read_text()
+    code = (
+        "import ray_si.build; from ray.serve._private import constants; import os; "
+        "print(os.environ['RAY_ENABLE_AUTO_CONNECT'], "
+        "constants.RAY_SERVE_METRICS_EXPORT_INTERVAL_MS)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "5000"]
 
 
 def test_importing_the_package_and_its_command_line_loads_neither_ray_nor_torch():
