@@ -135,9 +135,8 @@ def main() -> None:
             measured[str(nodes)] = size
             print(nodes, json.dumps(size), flush=True)
     others = json.loads(RESULT.read_text())["nodes"] if RESULT.exists() else {}
-    sizes: dict[str, Any] = {
-        key: size for key, size in sorted((others | measured).items(), key=lambda item: int(item[0]))
-    }
+    sizes: dict[str, Any] = others | measured
+    sizes = {key: sizes[key] for key in sorted(sizes, key=int)}
     if "1" in sizes:
         one = sizes["1"]["requests_per_second"]
         for key, size in sizes.items():
