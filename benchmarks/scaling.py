@@ -36,8 +36,8 @@ SLOTS = 32
 """Requests that a replica answers at once; a replica takes a whole node."""
 
 CPUS = 2
-TARGET = 6400
-"""Accepted instructions for each node: builds of a quarter of an hour."""
+TARGET = 3200
+"""Accepted instructions for each node."""
 
 RESULT = Path(__file__).with_suffix(".json")
 
