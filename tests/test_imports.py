@@ -7,6 +7,7 @@ cycles.
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,7 +151,10 @@ def test_settings_of_ray_are_made_before_a_room_imports_it():
         "print(os.environ['RAY_ENABLE_AUTO_CONNECT'], "
         "constants.RAY_SERVE_METRICS_EXPORT_INTERVAL_MS)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=unset, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["0", "5000"]
 
 

@@ -6,6 +6,6 @@ import os
 # outlives an interrupted build would start a Ray of its own.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
-# Every client and replica of Serve works through its metrics as often as this, where there are no
-# requests, too: ten times a second, if nobody says otherwise. Ray exports them every 10 s.
+# Between looks of each client and replica of Serve at its metrics, requests or none, in
+# milliseconds. Serve would look every 100; Ray exports what they saw every 10,000.
 os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "5000")
