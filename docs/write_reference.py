@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from ray_si.config import Generator, RunConfig
 from ray_si.config.scores import KINDS
-from ray_si.config.section import Section
+from ray_si.config.sections.base import Section
 from ray_si.report.reasons import REASONS
 from ray_si.training.config import Evaluation, Training
 

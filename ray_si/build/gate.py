@@ -12,7 +12,7 @@ from ray.util.placement_group import PlacementGroup
 from ray_si.build.sharding.deduplicator import ShardedDeduplicator
 from ray_si.build.sharding.pool import EmbeddedTexts
 from ray_si.config import RunConfig
-from ray_si.config.schema import Dedup
+from ray_si.config.sections.dedup import Dedup
 from ray_si.dedup import Deduplicator, EmbeddingIndex
 from ray_si.dedup.cosine.device import bytes_of_a_row
 from ray_si.dedup.deduplicator import Encoder

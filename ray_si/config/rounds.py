@@ -7,7 +7,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from ray_si.config.generator import Generator
+from ray_si.config.sections.generator import Generator
 from ray_si.engines.base import Purpose
 
 ROUND = 2

@@ -5,152 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ray_si.config.answers import Language, Reasoning
-from ray_si.config.bootstrap import Bootstrap
-from ray_si.config.engine_options import PACING, lasting
-from ray_si.config.generator import Generator
-from ray_si.config.instances import Instances
 from ray_si.config.rounds import MANY_SLOTS, Spread, busy_share, fitted, latencies
 from ray_si.config.scores import scores_of
-from ray_si.config.section import Section as _Section
-from ray_si.config.select import Select
+from ray_si.config.sections.answers import Language, Reasoning
+from ray_si.config.sections.base import Section as _Section
+from ray_si.config.sections.bootstrap import Bootstrap
+from ray_si.config.sections.budget import Budget
+from ray_si.config.sections.dedup import Dedup, EmbedderSection
+from ray_si.config.sections.engine_options import PACING, lasting
+from ray_si.config.sections.generator import Generator
+from ray_si.config.sections.instances import Classification, Instances
+from ray_si.config.sections.output import Card, Output
+from ray_si.config.sections.select import Select
 from ray_si.engines.base import Purpose
 from ray_si.errors import ConfigError
 from ray_si.self_instruct.parsing import Rules
 from ray_si.self_instruct.prompts import LABELS, Style, templates_in_use
-
-_Share = Annotated[float, Field(ge=0, le=1)]
-"""Of a GPU, for what can use no more than one."""
-
-
-class EmbedderSection(_Section):
-    """The model whose cosine similarity the second gate uses."""
-
-    model: str = "all-minilm-l6-v2"
-    """A bundled name, a folder, or a sentence-transformers name on the hub."""
-    replicas: int = Field(1, ge=1)
-    """Serve replicas; candidates are dealt to them block by block, as these are answered."""
-    cpus: float = Field(0.5, ge=0)
-    """Processor cores reserved for a replica."""
-    gpus: _Share = 0.0
-    """GPUs reserved for a replica; a share of one, which others may use too, or one."""
-
-
-class Classification(_Section):
-    """Phase 2: which instructions are classification tasks."""
-
-    method: Literal["labels", "text", "prompt"] = "labels"
-    """Compare the log-probabilities of the two answers, read a written one, or ask nothing: what a
-    classification-only prompt brought is one, and nothing else."""
-    threshold: float = 0.0
-    """For labels: how much likelier (in log-probability) yes must be than no."""
-
-
-class Dedup(_Section):
-    """The gate: what is too close to an earlier instruction is refused."""
-
-    rouge: float = Field(0.7, gt=0, le=1)
-    """Highest ROUGE-L F with any earlier instruction."""
-    cosine: float | None = Field(0.9, gt=0, le=1)
-    """Highest cosine similarity with any earlier instruction; off leaves this gate out."""
-    tokenizer: Literal["auto", "reference", "unicode"] = "auto"
-    """What ROUGE-L compares: auto, the words of any script, for ASCII the same as the paper's;
-    reference, the paper's (a-z, 0-9) and nothing else; unicode, as earlier versions had it."""
-    embedding_index: str = "exact"
-    """How the cosine gate searches: exact, for what is above the threshold; or a FAISS factory
-    string, for the nearest of all, whose cosine accepted rows then carry: Flat exactly too, at many
-    times the cost, all others approximately."""
-    most_similar: int = Field(0, ge=0, le=1000)
-    """Nearest earlier instructions kept with each accepted one, and its mean ROUGE-L with the whole
-    pool, with which it is compared for that (cost: benchmarks/gate.json). 0 is off."""
-    shards: int = Field(1, ge=1)
-    """Parts of the pool, each searched by an actor of its own; 1 is searched by the driver."""
-    gpus: _Share = 0.0
-    """GPUs, one or a share of it, reserved for each shard, which compares embeddings there; even a
-    single shard is an actor then. 0 compares on processors; the decisions are the same."""
-
-    @field_validator("cosine", mode="before")
-    @classmethod
-    def _off(cls, value: object) -> object:
-        return None if value is False else value  # YAML reads "off" as false
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Dedup:
-        if self.gpus and self.cosine is None:
-            raise ValueError("gpus is for the cosine: set cosine, or leave gpus out")
-        if self.gpus and self.embedding_index != "exact":
-            raise ValueError(
-                f"gpus: embedding_index {self.embedding_index} is searched on processors; set it "
-                "to exact, or leave gpus out"
-            )
-        return self
-
-
-class Keep(_Section):
-    """Which instances become training rows, the likeliest first; all stay in the run."""
-
-    rows: int | None = Field(None, ge=1)
-    """Most rows; none keeps all that the limits below let pass."""
-    input_share: float | None = Field(None, ge=0, le=1)
-    """Share of those rows that have an input, as far as there are enough of either; none ranks
-    both kinds together."""
-    per_opening: int | None = Field(None, ge=1)
-    """Most rows whose instruction begins with the same one of bootstrap.openings."""
-    per_instruction: int | None = Field(None, ge=1)
-    """Most rows of an instruction."""
-
-
-class Output(_Section):
-    """Phase 4: the training rows."""
-
-    format: Literal["parquet", "jsonl", "both"] = "parquet"
-    """File format of the shards."""
-    rows_per_shard: int = Field(10_000, ge=1)
-    """Rows in a shard; the last has fewer."""
-    keep: Keep | None = None
-    """Leaves rows out, by rank; none keeps every instance. Needs instances.method steps."""
-
-
-class Budget(_Section):
-    """Where a run stops by itself; with a higher limit the same build goes on."""
-
-    tokens: int | None = Field(None, ge=1)
-    """Most prompt and completion tokens of the whole run, resumes included."""
-    dollars: float | None = Field(None, gt=0)
-    """Most that they may cost, by ``generator.prices``."""
-    hours: float | None = Field(None, gt=0)
-    """Time after which a build asks for nothing more. One that was cut off leaves the rest of it to
-    the next; after one that used it up, the next has as much again."""
-    dollars_per_hour: float | None = Field(None, gt=0)
-    """Most that the nodes of a cluster may cost an hour, by the prices that they tell (Ray's label
-    ray-si/dollars-per-hour): where replicas would need more nodes than that, fewer are started."""
-    unattended_minutes: float = Field(10.0, gt=0)
-    """Time without a living driver after which its replicas and its requests for nodes end; a build
-    that resumes within it goes on with them."""
-
-
-class Card(_Section):
-    """What only you can say in the dataset's card; results do not depend on it."""
-
-    title: str | None = Field(None, min_length=1)
-    """Title of the dataset; none names it after its fingerprint."""
-    license: str | None = Field(None, min_length=1)
-    """Identifier as the hub knows it, such as cc-by-4.0; none says that none was chosen."""
-    language: tuple[str, ...] = ()
-    """Codes of the languages of its texts, such as en."""
-    tags: tuple[str, ...] = ()
-    """Tags besides synthetic and self-instruct."""
-    description: str = ""
-    """Markdown that the card begins with."""
-
-    @field_validator("language", "tags", mode="before")
-    @classmethod
-    def _one(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
 
 
 class RunConfig(_Section):

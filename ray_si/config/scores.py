@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from ray_si.config.generator import Generator
-from ray_si.config.section import Section
+from ray_si.config.sections.base import Section
+from ray_si.config.sections.generator import Generator
 from ray_si.errors import ConfigError
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_si.config.schema import Dedup, RunConfig
+from ray_si.config.schema import RunConfig
+from ray_si.config.sections.dedup import Dedup
 from ray_si.dedup import Deduplicator, DedupResult, GuardedGate
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.layers import Screened

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from ray_si.config.section import Section
+from ray_si.config.sections.base import Section
 
 Platform = Literal["aws", "gcp", "kubernetes"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_si.config import Generator
-from ray_si.config.schema import Dedup
+from ray_si.config.sections.dedup import Dedup
 from ray_si.engines import bundled
 from ray_si.storage.base import absolute
 

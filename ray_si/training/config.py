@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ray_si.config.section import Section
+from ray_si.config.sections.base import Section
 
 Encoding = Literal["auto", "chat", "text"]
 """How an instruction is put to a model: by its chat template, or as plain text (the instruction,

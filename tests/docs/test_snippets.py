@@ -21,7 +21,7 @@ from ray_si.cli import app
 from ray_si.config import RunConfig
 from ray_si.config.file import parse_config, read_values
 from ray_si.config.scores import scores_of
-from ray_si.config.section import Section
+from ray_si.config.sections.base import Section
 from ray_si.run.seeds import load_seeds
 from tests.pages import ROOT, blocks, command_lines, commands, parse
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 from hypothesis import given, strategies as st
 
-from ray_si.config.schema import Keep
+from ray_si.config.sections.output import Keep
 from ray_si.export.kept import Row, choose, kept_rows
 from ray_si.run.run import Run
 from tests.run.finished import finished_run

@@ -1,4 +1,4 @@
-"""Section of the instance phase: how inputs and outputs are asked for."""
+"""Sections of the phases after the first: classes, and how inputs and outputs are asked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_si.config.section import Section as _Section
+from ray_si.config.sections.base import Section as _Section
 from ray_si.self_instruct.checks import ANSWER_CHECKS, INPUT_CHECKS, known_checks
 from ray_si.self_instruct.prompts import Style
+
+
+class Classification(_Section):
+    """Phase 2: which instructions are classification tasks."""
+
+    method: Literal["labels", "text", "prompt"] = "labels"
+    """Compare the log-probabilities of the two answers, read a written one, or ask nothing: what a
+    classification-only prompt brought is one, and nothing else."""
+    threshold: float = 0.0
+    """For labels: how much likelier (in log-probability) yes must be than no."""
 
 
 class Instances(_Section):

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ray_si.config.engine_options import OpenAIOptions, ReplayOptions, VLLMOptions
-from ray_si.config.section import Section as _Section
+from ray_si.config.sections.base import Section as _Section
+from ray_si.config.sections.engine_options import OpenAIOptions, ReplayOptions, VLLMOptions
 from ray_si.engines.base import SamplingParams
 
 _BATCH = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ray_si.config.section import Section as _Section
+from ray_si.config.sections.base import Section as _Section
 
 
 class During(_Section):

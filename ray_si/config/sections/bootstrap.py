@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_si.config.section import Section as _Section
+from ray_si.config.sections.base import Section as _Section
 from ray_si.self_instruct.checks import INSTRUCTION_CHECKS, known_checks
 from ray_si.self_instruct.prompts import REWRITES, Method
 

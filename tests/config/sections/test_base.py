@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from ray_si.config.section import Section
+from ray_si.config.sections.base import Section
 
 
 class Pool(Section):

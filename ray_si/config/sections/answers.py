@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from ray_si.config.section import Section as _Section
+from ray_si.config.sections.base import Section as _Section
 from ray_si.self_instruct.filters import KEYWORDS, PROGRAM_OPENINGS
 from ray_si.self_instruct.headings import Headings
 from ray_si.self_instruct.thoughts import TAGS, Tag

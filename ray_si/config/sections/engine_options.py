@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from ray_si.config.secrets import secrets_in
-from ray_si.config.section import Section
+from ray_si.config.sections.base import Section
 
 
 class ReplayOptions(Section):

@@ -1,0 +1,1 @@
+"""The sections of a configuration, each frozen and with a docstring for every field."""
