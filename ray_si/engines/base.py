@@ -128,5 +128,8 @@ class Engine(Protocol):
     def check_health(self) -> None:
         """Raise when this process has to be replaced, hung as well as dead; called now and then."""
 
+    def mark(self) -> object:
+        """What changes with every step that the engine takes; None where no steps are seen."""
+
     def close(self) -> None:
         """End what the engine started beside this process; it is asked nothing after that."""

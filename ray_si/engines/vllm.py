@@ -148,7 +148,11 @@ class VLLMEngine:
         """Raise where the workers are dead, and no request has noticed yet, or hang."""
         if self._engine.errored:
             raise EngineDiedError(_last_words())
-        self._stall.look(self._pulse.steps, is_busy=self._running > 0)
+        self._stall.look(self.mark(), is_busy=self._running > 0)
+
+    def mark(self) -> int:
+        """Steps of its scheduler; see `Engine`."""
+        return self._pulse.steps
 
     def close(self) -> None:
         """End the engine's workers."""

@@ -43,7 +43,7 @@ _REPORT_S = 1.0
 """Time between reports to the meter."""
 
 _SILENT_S = 45.0
-"""After so long without an answer to what it is asked, a replica says so."""
+"""After so long without an answer to what it is asked, or a step towards one, a replica says so."""
 
 _HEAD_START_S = 10.0
 """Of the other requests before those that killed the last engine, perhaps."""
@@ -164,7 +164,8 @@ class GeneratorReplica:
             with suppress(RayError):
                 self._held_back = ray.get(meter.held_back.remote())
         self._proven = asyncio.Event()  # an answer has come
-        self._last_answer = time.monotonic()
+        self._last_sign = time.monotonic()  # of life: an answer, or a step of the engine
+        self._mark: object = None
         self._usual_s = 0.0  # that an answer takes, of late
         self._death: asyncio.Task[None] | None = None
         self._is_unfit = False
@@ -240,7 +241,7 @@ class GeneratorReplica:
         finally:
             self._note()
         self._proven.set()
-        self._last_answer = time.monotonic()
+        self._last_sign = time.monotonic()
         self._clock.usage.count(request, completion)
         self._metrics.count(request, completion)
         return completion
@@ -248,7 +249,7 @@ class GeneratorReplica:
     async def _ask(self, request: Request) -> Completion:
         key = (request.purpose, request.seed)
         if not self._running:
-            self._last_answer = time.monotonic()  # it had nothing to answer until now
+            self._last_sign = time.monotonic()  # it had nothing to answer until now
         self._running.add(key)
         began = time.monotonic()
         try:
@@ -290,7 +291,9 @@ class GeneratorReplica:
         while True:
             self._note()
             usage = self._clock.usage
-            silent_s = time.monotonic() - self._last_answer
+            if (mark := self._engine.mark()) != self._mark:  # long answers are no trouble
+                self._mark, self._last_sign = mark, time.monotonic()
+            silent_s = time.monotonic() - self._last_sign
             usage.trouble = ""
             if self._running and silent_s > _SILENT_S:
                 usage.trouble = (

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from ray import serve
@@ -48,6 +51,9 @@ class TroubledEngine:
     def check_health(self) -> None:
         pass
 
+    def mark(self) -> None:
+        pass
+
 
 class TroubledReplica(GeneratorReplica):
     def __init__(self, timeout_s: float | None = None, flag: str | None = None) -> None:
@@ -57,21 +63,37 @@ class TroubledReplica(GeneratorReplica):
         self._engine = TroubledEngine()
 
 
-@pytest.fixture
-def deploy(request, ray_session):
-    """Deploys `TroubledReplica` under the test's name and removes it after."""
-    name = request.node.name
+@contextmanager
+def deployments() -> Iterator[Callable[..., str]]:
+    """Deploys `TroubledReplica` under a name, which it returns; all are removed after."""
+    names = []
 
-    def run(*arguments) -> str:
+    def run(name: str, *arguments: object) -> str:
         replica = serve.deployment(TroubledReplica).options(
             max_ongoing_requests=100, ray_actor_options={"num_cpus": 0}
         )
         serve.run(replica.bind(*arguments), name=name, route_prefix=None)
+        names.append(name)
         return name
 
     serve.start(proxy_location="Disabled")
     yield run
-    serve.delete(name)
+    for name in names:
+        serve.delete(name)
+
+
+@pytest.fixture
+def deploy(request, ray_session):
+    """Deploys `TroubledReplica` for a test alone; its application."""
+    with deployments() as run:
+        yield partial(run, request.node.name)
+
+
+@pytest.fixture(scope="module")
+def app(ray_session):
+    """The application of a `TroubledReplica`, for tests that leave it alive."""
+    with deployments() as run:
+        yield run("troubled")
 
 
 def ask(app: str, prompts: list[str], window: int = 8) -> list[Completion]:
@@ -84,9 +106,9 @@ def ask(app: str, prompts: list[str], window: int = 8) -> list[Completion]:
     return asyncio.run(asyncio.wait_for(run(), 240))
 
 
-def test_answers_belong_to_their_requests_and_failures_are_tried_again(deploy):
+def test_answers_belong_to_their_requests_and_failures_are_tried_again(app):
     prompts = [f"{'twice' if i % 7 == 3 else 'fine'} {i}" for i in range(60)]
-    answers = ask(deploy(), prompts)
+    answers = ask(app, prompts)
     assert [answer.text for answer in answers] == [prompt.upper() for prompt in prompts]
 
 
@@ -144,8 +166,7 @@ def failing(function, times, error):
     return wrapped
 
 
-def test_a_serve_that_cannot_be_asked_for_a_while_loses_no_request(deploy, monkeypatch):
-    app = deploy()
+def test_a_serve_that_cannot_be_asked_for_a_while_loses_no_request(app, monkeypatch):
     broken = failing(serve.get_app_handle, 3, RayServeException("the controller is away"))
     monkeypatch.setattr(client_module, "_PAUSE_S", 0.1)
     monkeypatch.setattr(serve, "get_app_handle", broken)
@@ -153,8 +174,7 @@ def test_a_serve_that_cannot_be_asked_for_a_while_loses_no_request(deploy, monke
     assert [answer.text for answer in answers] == [f"FINE {i}" for i in range(40)]
 
 
-def test_a_serve_that_cannot_be_asked_for_long_is_an_error(deploy, monkeypatch):
-    app = deploy()
+def test_a_serve_that_cannot_be_asked_for_long_is_an_error(app, monkeypatch):
     broken = failing(serve.get_app_handle, 10**6, RayServeException("the controller is away"))
     monkeypatch.setattr(client_module, "_PAUSE_S", 0.1)
     monkeypatch.setattr(client_module, "_PATIENCE_S", 0.5)
@@ -163,8 +183,7 @@ def test_a_serve_that_cannot_be_asked_for_long_is_an_error(deploy, monkeypatch):
         ask(app, ["fine"])
 
 
-def test_an_error_in_the_client_itself_is_the_error_of_all_its_requests(deploy, monkeypatch):
-    app = deploy()
+def test_an_error_in_the_client_itself_is_the_error_of_all_its_requests(app, monkeypatch):
     monkeypatch.setattr(Client, "_try", failing(Client._try, 1, KeyError("no such item")))
     with pytest.raises(GenerationError, match="KeyError"):
         ask(app, ["fine"])

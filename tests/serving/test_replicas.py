@@ -99,6 +99,9 @@ class _Dying:
     def check_health(self):
         pass
 
+    def mark(self):
+        return None
+
     def close(self):
         pass
 
@@ -154,6 +157,48 @@ def test_a_request_that_its_engine_cancels_ends_its_call_with_an_error(ray_sessi
 
     with pytest.raises(RuntimeError, match="cancelled a request"):
         asyncio.run(asyncio.wait_for(ask(), 20))
+
+
+class _Long(_Dying):
+    """An engine whose answers take for ever, and whose steps the test takes."""
+
+    steps = 0
+
+    async def generate(self, request):
+        await asyncio.sleep(3600)
+
+    def mark(self):
+        return self.steps
+
+
+def test_a_long_answer_is_no_trouble_while_its_engine_takes_steps(ray_session, monkeypatch):
+    import ray
+
+    from ray_si.serving import replicas
+
+    engine = _Long()
+    monkeypatch.setattr(replicas.registry, "create", lambda *arguments: engine)
+    monkeypatch.setattr(replicas, "_REPORT_S", 0.01)
+    monkeypatch.setattr(replicas, "_SILENT_S", 0.5)
+    meter = ray.remote(num_cpus=0)(Meter).remote()
+
+    async def ask():
+        replica = GeneratorReplica("vllm", "m", {}, None, meter)
+        requests = [Request("x", SamplingParams(), seed) for seed in range(3)]
+        asking = asyncio.ensure_future(anext(replica.answer(requests, (0,), Sender("client", 0))))
+        for _ in range(100):
+            engine.steps += 1
+            await asyncio.sleep(0.01)
+        while_it_steps = (await meter.total.remote()).trouble
+        await asyncio.sleep(1)
+        asking.cancel()
+        replica._reports.cancel()
+        return while_it_steps, (await meter.total.remote()).trouble
+
+    assert asyncio.run(ask()) == (
+        "",
+        "a replica gives no answer to 3 requests, for more than 0.5 s",
+    )
 
 
 def test_a_replica_that_cannot_start_is_counted_with_its_reason(ray_session):

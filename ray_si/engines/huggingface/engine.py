@@ -82,8 +82,12 @@ class TransformersEngine:
         """Raises EngineError where this process can answer nothing any more; see `Engine`."""
         if self._broken or not self._worker.is_alive():
             raise EngineError(self._broken or "the thread that answers requests has died")
-        steps = len(self._sampler.logprobs) if self._sampler else 0
-        self._stall.look((self._batches, steps), is_busy=self._is_busy)
+        self._stall.look(self.mark(), is_busy=self._is_busy)
+
+    def mark(self) -> tuple[int, int]:
+        """Batches, and tokens of the one that is being written; see `Engine`."""
+        sampler = self._sampler  # which another thread sets
+        return self._batches, len(sampler.logprobs) if sampler else 0
 
     def close(self) -> None:
         """Nothing to end: the thread goes with the process."""

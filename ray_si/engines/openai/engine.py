@@ -125,6 +125,9 @@ class OpenAIEngine:
     def check_health(self) -> None:
         """Nothing here can break: an endpoint that fails is waited for."""
 
+    def mark(self) -> None:
+        """None: its steps are not seen."""
+
     async def trial(self, requests: Sequence[Request]) -> None:
         """Ask for one token to each request; EngineError with what to do if one is denied.
 

@@ -72,6 +72,9 @@ class ReplayEngine:
     def check_health(self) -> None:
         """Nothing here can break."""
 
+    def mark(self) -> None:
+        """None: its steps are not seen."""
+
     def close(self) -> None:
         """Nothing to end."""
 
