@@ -114,9 +114,15 @@ def answered(blocks: Mapping[int, pa.Table], task: Task) -> Iterator[Done]:
 
 async def _run(blocks: Mapping[int, pa.Table], task: Task, tell: Callable[[Done], None]) -> None:
     """Answer the blocks with clients of their own, and tell of each that is stored."""
-    windows, replicas = task.generators.windows(), task.generators.replicas
+    generators, windows = task.generators, task.generators.windows()
     clients = {
-        app: Client(app, window, task.order, replicas.get(app, 1))
+        app: Client(
+            app,
+            window,
+            task.order,
+            generators.replicas.get(app, 1),
+            generators.replica_slots.get(app),
+        )
         for app, window in windows.items()
     }
     answering = _Answering(task, clients, tell, room=2 * sum(windows.values()))

@@ -92,9 +92,7 @@ def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
 
 def leaves_cores(config: RunConfig, cores: float) -> bool:
     """Whether the cluster has so many besides what the models may take at most."""
-    taken = sum(
-        part.cpus * (part.max_replicas or part.replicas) for part in config.generators.values()
-    )
+    taken = sum(part.cpus * part.most_replicas for part in config.generators.values())
     taken += config.embedder.cpus * config.embedder.replicas
     return sum(node.get("CPU", 0.0) for node in _nodes()) >= taken + cores
 

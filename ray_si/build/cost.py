@@ -110,7 +110,7 @@ def affordable(config: RunConfig, nodes: Sequence[Node], *, embedder: bool) -> d
     room = _Room(nodes, ceiling)
     parts = {name: list(placement(part).on_nodes()) for name, part in config.generators.items()}
     least = {name: part.min_replicas for name, part in config.generators.items()}
-    most = {name: part.max_replicas or part.replicas for name, part in config.generators.items()}
+    most = {name: part.most_replicas for name, part in config.generators.items()}
     if embedder:
         parts["embedder"] = list(Placement(config.embedder.cpus, config.embedder.gpus).on_nodes())
         least["embedder"], most["embedder"] = 1, config.embedder.replicas

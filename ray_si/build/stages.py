@@ -19,6 +19,7 @@ import ray.data
 
 from ray_si import errors
 from ray_si.build.answering import Task, Work, answered, event_loop
+from ray_si.build.cost import living_nodes
 from ray_si.errors import GenerationError, RaySIError
 from ray_si.serving.applications import Generators
 from ray_si.storage.tables import ShardInfo
@@ -170,8 +171,11 @@ def _unpacked(data: bytes) -> pa.Table:
 def warm_up(count: int) -> None:
     """Have so many worker processes started, and Ray Data's own, which takes seconds.
 
-    For use before the replicas are there, to which it does no harm.
+    One on each node at the least: Ray Data spreads its tasks, and until every node has had one,
+    each round would wait for another first one. For use before the replicas are there, to which it
+    does no harm.
     """
+    count = max(count, len(living_nodes()))
     blocks = [pa.table({"worker": [worker]}) for worker in range(count)]
     dataset: Any = ray.data.from_blocks(blocks)
     dataset.map_batches(

@@ -41,7 +41,7 @@ def _slow_embedder(config: RunConfig) -> str:
     generator, embedder = config.generator, config.embedder
     if config.dedup.cosine is None or not generator.gpus:
         return ""
-    gpus = generator.gpus * (generator.max_replicas or generator.replicas)
+    gpus = generator.gpus * generator.most_replicas
     written = gpus * WRITTEN_BY_GPU / _TOKENS
     embedded = embeddings_a_second(config)
     if embedded >= written:

@@ -113,7 +113,7 @@ def _check_replicas(values: Values, section: str, generator: Generator) -> None:
         raise ConfigError(
             f"{section}: a replica takes {in_words(largest)} on one node, and no group has that"
         )
-    replicas = generator.max_replicas or generator.replicas
+    replicas = generator.most_replicas
     if replicas * len(parts) > room:
         raise ConfigError(
             f"{section}: {replicas} replicas take {replicas * len(parts)} times "

@@ -83,13 +83,15 @@ class Generators:
     """The applications of a run: which one answers a purpose, and how many slots each has.
 
     ``leave_cores`` says whether they leave cores of the cluster to those who ask.
-    ``replicas`` are those that have the slots together, where they are a fixed number.
+    ``replicas`` are those that have the slots together, where they are a fixed number, and
+    ``replica_slots`` how many of them each one has.
     """
 
     apps: dict[Purpose, str]
     slots: dict[str, int]
     leave_cores: bool = False
     replicas: dict[str, int] = field(default_factory=dict)
+    replica_slots: dict[str, int] = field(default_factory=dict)
 
     @property
     def tasks(self) -> int:
@@ -190,16 +192,20 @@ class Serving:
     def generators(self) -> Generators:
         """Where to ask."""
         config = self._config
+        slots = {
+            app: self._slots_of(app, config.generators[name]) for name, app in self._apps.items()
+        }
         return Generators(
             apps={name: self._apps[config.section_for(name)] for name in get_args(Purpose)},
-            slots={
-                app: self._slots_of(app, config.generators[name])
-                for name, app in self._apps.items()
-            },
+            slots=slots,
             replicas={
                 app: config.generators[name].replicas
                 for name, app in self._apps.items()
                 if not config.generators[name].max_replicas  # these come for what waits on others
+            },
+            replica_slots={
+                app: max(1, slots[app] // config.generators[name].most_replicas)
+                for name, app in self._apps.items()
             },
         )
 
@@ -207,7 +213,7 @@ class Serving:
         """What the engine says, once it runs; an endpoint's are those of all replicas together."""
         if generator.engine == "openai" or app not in self._batches:
             return generator.slots
-        return (generator.max_replicas or generator.replicas) * self._batches[app]
+        return generator.most_replicas * self._batches[app]
 
     def usage(self) -> Usage:
         """What all replicas have done for this driver; raises RayError where the meter is gone."""

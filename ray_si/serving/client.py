@@ -28,6 +28,10 @@ _CALLS = 6
 """Calls at the least that a window is asked for in. It has half as many requests again as there are
 slots, so a full call can wait until there is room for all of it and no slot runs dry."""
 
+_FILL = 4
+"""Calls at the least that fill a replica: each goes to one replica whole, and a larger one would be
+too much for it while another runs dry."""
+
 _GATHER_S = 0.005
 """Requests that come within so long of one another travel together."""
 
@@ -91,7 +95,8 @@ class Client:
     """Asks one application, with at most ``window`` requests on their way at a time.
 
     Where ``replicas`` share that window and some have not come yet, only the others' shares are
-    sent: what waits on the first would leave the later ones idle.
+    sent: what waits on the first would leave the later ones idle. ``replica_slots`` are those of
+    one replica, where they are known.
 
     Replicas that die or raise are survived, and so is a Serve that fails for a while. A request
     that fails on living replicas is tried a few times; those that saw replicas die are tried again
@@ -100,9 +105,17 @@ class Client:
     again, or fails with GenerationError.
     """
 
-    def __init__(self, app: str, window: int, order: Order, replicas: int = 1) -> None:
+    def __init__(
+        self,
+        app: str,
+        window: int,
+        order: Order,
+        replicas: int = 1,
+        replica_slots: int | None = None,
+    ) -> None:
         self._app, self._window, self._order = app, window, order
         self._replicas = replicas
+        self._most_a_call = min(_CALL_SIZE, (replica_slots or window) // _FILL)
         self._handle: Any = None
         self._resolving: asyncio.Task[Any] | None = None
         self._queue: deque[_Item] = deque()
@@ -162,7 +175,7 @@ class Client:
         if self._queue and room < self._window and not self._is_growing:
             self._is_growing = True
             asyncio.get_running_loop().call_later(_GROW_S, self._grow)
-        full = max(1, min(_CALL_SIZE, room // _CALLS))
+        full = max(1, min(self._most_a_call, room // _CALLS))
         while self._queue:
             size = min(full, len(self._queue))
             if self._in_flight + size > room:

@@ -70,6 +70,7 @@ def test_slots_and_their_number_are_what_replicas_and_serve_tell(ray_session):
     config = parse_config({"generator": replay_values()["generator"] | {"max_batch": 7}})
     with Serving(config, f"test-{uuid4().hex}", 1, embedder=False) as applications:
         assert list(applications.generators.slots.values()) == [7]
+        assert list(applications.generators.replica_slots.values()) == [7]
         assert [RUNNING[app] for app in applications.generators.slots] == [1]
 
 

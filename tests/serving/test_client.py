@@ -96,9 +96,11 @@ def app(ray_session):
         yield run("troubled")
 
 
-def ask(app: str, prompts: list[str], window: int = 8) -> list[Completion]:
+def ask(
+    app: str, prompts: list[str], window: int = 8, replica_slots: int | None = None
+) -> list[Completion]:
     async def run() -> list[Completion]:
-        client = Client(app, window, (0,))
+        client = Client(app, window, (0,), replica_slots=replica_slots)
         async with client.watched():
             requests = [Request(prompt, SamplingParams(), seed=0) for prompt in prompts]
             return await asyncio.gather(*map(client.ask, requests))
@@ -331,11 +333,14 @@ class Slow(StreamingHandle):
             yield Replies("replica", 0, [_shouted(number, request)])
 
 
-@pytest.mark.parametrize(("window", "size"), [(384, 32), (96, 16), (48, 8), (4, 1)])
-def test_freed_places_gather_until_a_call_is_full(monkeypatch, window, size):
+@pytest.mark.parametrize(
+    ("window", "replica_slots", "size"),
+    [(384, None, 32), (96, None, 16), (48, None, 8), (4, None, 1), (384, 32, 8), (384, 2, 1)],
+)
+def test_freed_places_gather_until_a_call_is_full(monkeypatch, window, replica_slots, size):
     handle, lookups = Slow(), []
     monkeypatch.setattr(serve, "get_app_handle", lambda app: lookups.append(app) or handle)
-    answers = ask("app", [f"fine {i}" for i in range(400)], window)
+    answers = ask("app", [f"fine {i}" for i in range(400)], window, replica_slots)
     assert [answer.text for answer in answers] == [f"FINE {i}" for i in range(400)]
     assert set(handle.calls[:-1]) == {size}  # but the last
     assert window - size < handle.most <= window

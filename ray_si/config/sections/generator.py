@@ -169,6 +169,11 @@ class Generator(_Section):
             )
 
     @property
+    def most_replicas(self) -> int:
+        """How many there may be."""
+        return self.max_replicas or self.replicas
+
+    @property
     def batch(self) -> int:
         """Requests that one replica answers at once, as far as that is known before it runs."""
         named = self.vllm.engine_kwargs.get("max_num_seqs") if self.engine == "vllm" else None
@@ -179,14 +184,14 @@ class Generator(_Section):
         """Requests that all replicas answer at once, as far as that is known before they run."""
         if self.engine == "openai":
             return self.openai.concurrency
-        return (self.max_replicas or self.replicas) * self.batch
+        return self.most_replicas * self.batch
 
     def engine_options(self) -> dict[str, Any]:
         """Keyword arguments of the engine on each replica, model aside."""
         if self.engine == "replay":
             return {"slots": self.batch, **self.replay.model_dump()}
         if self.engine == "openai":
-            replicas, options = self.max_replicas or self.replicas, self.openai.model_dump()
+            replicas, options = self.most_replicas, self.openai.model_dump()
             options["concurrency"] = -(-options["concurrency"] // replicas)
             for name in ("requests_per_minute", "tokens_per_minute"):
                 if options[name]:
