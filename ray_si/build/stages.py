@@ -168,8 +168,8 @@ def _unpacked(data: bytes) -> pa.Table:
         return stream.read_all()
 
 
-def warm_up(count: int) -> None:
-    """Have so many worker processes started, and Ray Data's own, which takes seconds.
+def warm_up(count: int) -> set[str]:
+    """Have so many worker processes started, and Ray Data's own, which takes seconds; their nodes.
 
     One on each node at the least: Ray Data spreads its tasks, and until every node has had one,
     each round would wait for another first one. For use before the replicas are there, to which it
@@ -178,20 +178,21 @@ def warm_up(count: int) -> None:
     count = max(count, len(living_nodes()))
     blocks = [pa.table({"worker": [worker]}) for worker in range(count)]
     dataset: Any = ray.data.from_blocks(blocks)
-    dataset.map_batches(
+    there = dataset.map_batches(
         _be_there,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=0,
         compute=ray.data.TaskPoolStrategy(count),
-    ).materialize()
+    )
+    return {row["node"] for row in there.iter_rows()}
 
 
 def _be_there(table: pa.Table) -> pa.Table:
     """What a worker needs is imported by now; the sleep lets each of several get its own."""
     event_loop()
     time.sleep(1)
-    return table
+    return pa.table({"node": [ray.get_runtime_context().get_node_id()]})
 
 
 # Operators ---------------------------------------------------------------------------------

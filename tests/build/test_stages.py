@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
+import ray
 
 from ray_si.build import answering
 from ray_si.build.answering import Task
-from ray_si.build.stages import _DEALT, _packed, _unpacked, generate, write_blocks
+from ray_si.build.stages import _DEALT, _packed, _unpacked, generate, warm_up, write_blocks
 from ray_si.engines.base import Completion
 from ray_si.errors import GenerationError
 from ray_si.serving.applications import Generators
 from ray_si.storage.objects import open_objects
 from ray_si.storage.tables import ShardInfo, read_table, write_table
+from tests.clusters import node_with_gpus
 from tests.run.counting import Counting
 
 
@@ -212,6 +214,11 @@ def test_staged_work_is_rendered_before_and_parsed_after(ray_session, tmp_path, 
         expected = [f"{id_}!" for id_ in blocks[number]["id"].to_pylist()]
         assert table["text"].to_pylist() == expected
         assert table["length"].to_pylist() == [len(text) for text in expected]
+
+
+def test_every_node_has_a_worker_that_is_warm(ray_address):
+    with node_with_gpus(ray_address, 1, cpus=1):
+        assert warm_up(1) == {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def test_blocks_come_back_while_their_task_goes_on(ray_session, tmp_path):
