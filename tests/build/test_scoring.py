@@ -56,12 +56,11 @@ def test_every_row_is_graded_and_rewarded(ray_session, tmp_path, monkeypatch):
     assert score_run(run, sections) == summaries  # asks nothing
 
 
-def test_a_killed_scoring_goes_on_and_ends_with_the_same_bytes(ray_address, tmp_path):
+def test_a_killed_scoring_goes_on_and_ends_with_the_same_bytes(ray_session, tmp_path):
     run = finished_run(tmp_path / "run", instructions=300, rows_per_shard=1000)
     slow = REPLAY | {"replay": {"latency_s": 0.25}, "max_batch": 16}
     command = [
         sys.executable, "-m", "ray_si", "score", run.location, "judge",
-        "--address", ray_address,
         "--set", f"judge.generator={slow!r}".replace("'", '"').replace("None", "null"),
     ]  # fmt: skip
     killed = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
