@@ -73,6 +73,7 @@ THROUGH_ANOTHER = {
     "scores/registry": "scores/test_compute.py",
     "scores/rows": "scores/test_compute.py",
     "scores/stored": "scores/test_compute.py",
+    "serving/custodian": "serving/test_custody.py",
     "serving/loads": "serving/test_routing.py",
     "storage/base": "storage/test_objects.py",
     "run/strays": "run/test_run.py",

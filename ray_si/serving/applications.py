@@ -22,7 +22,8 @@ from ray_si.config import Generator, RunConfig
 from ray_si.engines.base import Purpose
 from ray_si.errors import EngineError, GenerationError
 from ray_si.serving.client import short, start_failure
-from ray_si.serving.custody import Custody, identity_of, is_of
+from ray_si.serving.custodian import is_of
+from ray_si.serving.custody import Custody, identity_of
 from ray_si.serving.placement import (
     embedding_device,
     engine_arguments,

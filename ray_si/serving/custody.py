@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -20,17 +18,14 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray import serve
-from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si._version import __version__
 from ray_si.config import RunConfig
 from ray_si.serving.background import in_thread
+from ray_si.serving.custodian import BEATS, LONGEST_S, CustodianActor
 from ray_si.serving.placement import engine_arguments, placement
-from ray_si.serving.usage import Meter
 
 _NAMESPACE = "ray_si"
 """Of the custodians' names, the same for every driver."""
@@ -38,96 +33,8 @@ _NAMESPACE = "ray_si"
 _ANSWER_S = 30.0
 """Seconds that a custodian may take to answer."""
 
-_BEATS = 10
-"""In the time after which a silent driver counts as gone."""
-
-_LONGEST_S = 10.0
-"""Most seconds between two beats."""
-
 SILENCE_S = 600.0
 """The set time, where no configuration has it."""
-
-logger = logging.getLogger(__name__)
-
-
-def is_of(name: str, app: str) -> int | None:
-    """The fencing number in the name of an application of a run, None where it is another's."""
-    match = re.fullmatch(rf"{re.escape(name)}-(\d{{5,}})-\w+", app)
-    return int(match[1]) if match else None
-
-
-class Custodian(Meter):
-    """A run's `Meter`, and who says when what it holds has been left alone.
-
-    ``identity`` stands for what was deployed, see `identity_of`. Of several drivers the one with
-    the highest fencing number counts.
-    """
-
-    def __init__(self, name: str, identity: str, silence_s: float) -> None:
-        super().__init__({"ray_si": __version__})
-        self._name, self._identity, self._silence_s = name, identity, silence_s
-        self._fencing = 0
-        self._deployed: int | None = None
-        self._has_request = False
-        self._last_beat = time.monotonic()
-
-    def beat(self, fencing: int, silence_s: float | None = None) -> bool:
-        """The driver of that number lives; whether it is the one that counts."""
-        if fencing < self._fencing:
-            return False
-        self._fencing, self._last_beat = fencing, time.monotonic()
-        self._silence_s = silence_s or self._silence_s
-        return True
-
-    def take_over(self, fencing: int, identity: str, silence_s: float) -> tuple[bool, int | None]:
-        """A driver begins. Whether it wants what this custodian is for, and if so the number in the
-        names of the applications that it may go on with."""
-        counts = self.beat(fencing, silence_s)
-        is_same = counts and identity == self._identity
-        return is_same, self._deployed if is_same else None
-
-    def deploys(self, fencing: int) -> None:
-        """The driver that counts begins to deploy applications of its number."""
-        if fencing == self._fencing:
-            self._deployed = fencing
-
-    def asks_for_nodes(self, fencing: int, asks: bool) -> None:
-        """Whether the driver that counts has a request for nodes with the autoscaler."""
-        if fencing == self._fencing:
-            self._has_request = asks
-
-    def is_silent(self) -> bool:
-        """Whether the driver has been silent for the set time."""
-        return time.monotonic() - self._last_beat > self._silence_s
-
-
-class _Actor(Custodian):
-    """As a Ray actor that outlives drivers: it acts on what a custodian says."""
-
-    def __init__(self, name: str, identity: str, silence_s: float) -> None:
-        super().__init__(name, identity, silence_s)
-        threading.Thread(target=self._watch, name="custodian", daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(min(_LONGEST_S, self._silence_s / _BEATS))
-            if not self.is_silent():
-                continue
-            try:
-                self._end_orphans()
-                return  # a killed actor goes on for a moment, in which others may ask for nodes
-            except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
-                logger.warning("orphans of %s could not be ended yet: %s", self._name, error)
-
-    def _end_orphans(self) -> None:
-        """Delete the run's applications, and its request for nodes; then end this actor."""
-        for app in serve.status().applications:
-            if is_of(self._name, app) is not None:
-                logger.warning("%s has had no driver for %g s: ended", app, self._silence_s)
-                serve.delete(app, _blocking=False)
-        if self._has_request:
-            request_resources(bundles=[])
-        ray.kill(ray.get_runtime_context().current_actor)
 
 
 class Custody:
@@ -219,7 +126,7 @@ class Custody:
         end = time.monotonic() + _ANSWER_S
         while True:
             try:
-                actor = ray.remote(_Actor).options(**options)
+                actor = ray.remote(CustodianActor).options(**options)
                 custodian = actor.remote(self.name, self._identity, self._silence_s)
                 break
             except ValueError:  # the name of the one before is not free yet
@@ -230,7 +137,7 @@ class Custody:
         return custodian
 
     def _beat(self) -> None:
-        pause_s = min(_LONGEST_S, self._silence_s / _BEATS)
+        pause_s = min(LONGEST_S, self._silence_s / BEATS)
         while not self._ended.wait(pause_s):
             with suppress(RayError):  # it is being restarted, or another driver has taken over
                 self.custodian.beat.remote(self.fencing)

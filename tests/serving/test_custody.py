@@ -12,7 +12,8 @@ from ray import serve
 
 from ray_si.config.file import parse_config
 from ray_si.serving.applications import Serving, remove_predecessors
-from ray_si.serving.custody import Custodian, Custody, identity_of, is_of
+from ray_si.serving.custodian import Custodian, is_of
+from ray_si.serving.custody import Custody, identity_of
 from tests.builds import replay_values
 
 
@@ -59,7 +60,7 @@ def test_the_driver_with_the_highest_number_counts():
 
 def test_only_the_beat_of_the_driver_that_counts_is_heard(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("ray_si.serving.custody.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ray_si.serving.custodian.time.monotonic", lambda: now[0])
     custodian = Custodian("x", "identity", 100.0)
     custodian.beat(2)
     for now[0] in (50.0, 90.0):
