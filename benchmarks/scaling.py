@@ -153,9 +153,13 @@ def main() -> None:
     sizes = {key: sizes[key] for key in sorted(sizes, key=int)}
     if "1" in sizes:
         for key, size in sizes.items():
-            for found, one in ((size, sizes["1"]), (size["steady"], sizes["1"]["steady"])):
-                rate = found["requests_per_second"] / one["requests_per_second"]
-                found["efficiency"] = round(rate / int(key), 3)
+            for found, one in (
+                (size, sizes["1"]),
+                (size.get("steady"), sizes["1"].get("steady")),  # older results have none
+            ):
+                if found and one:
+                    rate = found["requests_per_second"] / one["requests_per_second"]
+                    found["efficiency"] = round(rate / int(key), 3)
     report = {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
         "latency_s": LATENCY_S,
