@@ -121,12 +121,10 @@ def test_a_flipped_byte_in_any_object_is_found_there(copy, places):
 
 
 def test_a_truncated_object_is_found_there(copy):
-    for path in promised(copy):
+    for path, share in zip(promised(copy), cycle((0, 0.5))):
         data = path.read_bytes()
-        for size in (0, len(data) // 2):
-            path.write_bytes(data[:size])
-            key = path.relative_to(copy).as_posix()
-            assert any(key in finding for _, finding in findings(copy)), key
+        path.write_bytes(data[: int(share * len(data))])
+        assert path.relative_to(copy).as_posix() in named(copy)
         path.write_bytes(data)
 
 

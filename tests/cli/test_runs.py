@@ -147,9 +147,10 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(ray_session, tmp_path, con
     assert {"check", "ok", "count", "findings", "notes"} == set(checks[0])
     assert all(check["ok"] for check in checks)
 
+    told = " ".join(invoke("build", config, "--out", run).stdout.split())
     for name in ("README.md", "report.html"):
         assert (run / name).stat().st_size > 1000
-        assert f"{run}/{name}" in " ".join(invoke("build", config, "--out", run).stdout.split())
+        assert f"{run}/{name}" in told
     done = invoke("report", run, "--to", tmp_path / "page.html", "--json", tmp_path / "stats.json")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page.html").read_bytes() == (run / "report.html").read_bytes()

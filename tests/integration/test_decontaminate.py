@@ -210,7 +210,7 @@ def test_a_flipped_byte_where_the_sets_are_named_and_kept_is_found(planted, tmp_
     shutil.copytree(planted[0], copy)
     data = (copy / key).read_bytes()
     start = data.index(b'"decontaminate": [') if key == "run.json" else 0
-    for place in range(start, len(data), 1 + (len(data) - start) // 25):
+    for place in range(start, len(data), 1 + (len(data) - start) // 12):
         (copy / key).write_bytes(data[:place] + bytes([data[place] ^ 0x15]) + data[place + 1 :])
         assert any(key in finding for _, finding in findings(copy)), place
 
