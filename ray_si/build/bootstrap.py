@@ -146,6 +146,7 @@ class BootstrapPhase:
         self._passed = self._counted = 0  # rows, and the blocks that they are of
         self._screening: Screening | None = None
         self._opened = len(gate)
+        self._candidates: int = sum(manifest["candidates"] for manifest in rounds.manifests)
         self._prompting = Prompting(config, seeds)
         is_diverse = self._prompting.needs_embeddings
         for table in rounds.with_embeddings() if is_diverse else rounds.tables:
@@ -312,6 +313,7 @@ class BootstrapPhase:
         self._rounds.append(manifest, accepted)
         self._rounds.write()
         count = manifest["candidates"]
+        self._candidates += count
         share = 100 * accepted.num_rows / max(1, count)
         self._report(
             f"round {round_}: {count} candidates, {accepted.num_rows} accepted "
@@ -387,7 +389,7 @@ class BootstrapPhase:
                 "bootstrap",
                 done=self._prompting.accepted,
                 total=self._config.target_instructions,
-                candidates=sum(manifest["candidates"] for manifest in self._rounds.manifests),
+                candidates=self._candidates,
                 note=note,
             )
         )

@@ -14,6 +14,9 @@ from ray_si.config.nodes import PRICE
 from ray_si.errors import ConfigError
 from ray_si.serving.placement import Placement, placement, shards_on_gpus
 
+_GRAIN = 5e-5
+"""Half of the least of a resource that Ray counts; differences of floats are off by less."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -191,4 +194,4 @@ class _Room:
 
 
 def _fits(free: Mapping[str, float], part: Mapping[str, float]) -> bool:
-    return all(free.get(name, 0.0) >= value for name, value in part.items())
+    return all(free.get(name, 0.0) >= value - _GRAIN for name, value in part.items())

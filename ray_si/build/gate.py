@@ -25,6 +25,9 @@ from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
 from ray_si.run.schemas import embeddings_of
 
+_SAME = 0.99
+"""Cosine of two embeddings of a text by one model, at the least: processors differ by less."""
+
 
 @contextmanager
 def open_gate(
@@ -50,7 +53,7 @@ def open_gate(
         if inputs is None:
             inputs = embed_inputs(seeds, sets, encode)
         else:
-            _check_dimension(config, encode(texts[:1]), inputs.seeds)
+            _check_embedder(config, encode(texts[:1]), inputs.seeds[:1])
     human: EmbeddedTexts = (texts, inputs and inputs.seeds)
     settings = gate_options(options)
     if can_screen(options):
@@ -70,7 +73,9 @@ def open_gate(
         for batch in _pool(human, rounds):
             _check_dimension(config, human[1], batch[1])
             gate.add(*batch)
-        gate.settle()
+            gate.settle()  # else this process has every embedding until the last has come
+            if isinstance(gate, ShardedDeduplicator):
+                gate.rely_on_restore()
         if inputs is None:
             yield OpenGate(guarded(gate, config, sets), None, None)
         else:
@@ -93,6 +98,19 @@ def _check_room(config: RunConfig, dimension: int, free: int) -> None:
 def can_screen(options: Dedup) -> bool:
     """Whether candidates may be screened before their round is complete; see `Deduplicator`."""
     return options.cosine is None or options.embedding_index in EXACT_KINDS
+
+
+def _check_embedder(config: RunConfig, again: np.ndarray, stored: np.ndarray) -> None:
+    """Raise EngineError where it does not embed a text, or several, as the run has them stored."""
+    _check_dimension(config, again, stored)
+    products = EmbeddingIndex.normalize(again) * EmbeddingIndex.normalize(stored)
+    cosine = float(products.sum(axis=1).min())
+    if cosine < _SAME:
+        raise EngineError(
+            f"the embedder {config.embedder.model} is another than that of the run so far (its "
+            f"embedding of a text has a cosine of {cosine:.2f} with the run's): restore the model "
+            "it was begun with"
+        )
 
 
 def _check_dimension(config: RunConfig, new: np.ndarray | None, stored: np.ndarray | None) -> None:

@@ -7,19 +7,24 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ray_si.build.builder import build
+from ray_si.build.gate import _check_embedder, open_gate
 from ray_si.build.instances import InstancePhase
 from ray_si.config.file import parse_config
+from ray_si.dedup.layers import LayeredPool
 from ray_si.dedup.rouge import rouge_l
-from ray_si.errors import RunError
+from ray_si.errors import EngineError, RunError
+from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.run.status import status as status_of
 from tests.builds import TARGET, digests
+from tests.loopback import hashed
 
 pytestmark = pytest.mark.usefixtures("without_cluster")
 
@@ -257,3 +262,30 @@ def test_what_a_run_spent_is_counted_from_what_it_stores(finished):
     total = found["prompt_tokens"] + found["completion_tokens"]
     assert found["tokens_per_accepted"] == round(total / result.stats["accepted"], 1)
     assert "dollars" not in found
+
+
+def test_the_gate_of_a_resume_holds_few_rounds_apart_while_it_reads_them(
+    finished, replay_config, monkeypatch
+):
+    config, run = parse_config(replay_config), Run.open(str(finished[0]))
+    rounds, (seeds, _), most = CommittedRounds.read(run), load_seeds("bundled"), 0
+    begin = LayeredPool.begin
+
+    def counted(pool):
+        nonlocal most
+        begin(pool)
+        most = max(most, len(pool._layers))
+
+    monkeypatch.setattr(LayeredPool, "begin", counted)
+    with open_gate(config, run, rounds, seeds, hashed) as gate:
+        assert len(gate) == len(seeds) + rounds.accepted
+    assert 0 < most <= config.bootstrap.lookahead + 1 < len(rounds.manifests)
+
+
+def test_an_embedder_that_is_another_of_the_same_width_is_refused(replay_config):
+    config, stored = parse_config(replay_config), hashed(["Name a river."])
+    _check_embedder(config, stored + np.float32(0.01), stored.astype(np.float16))
+    with pytest.raises(EngineError, match=r"is another than that of the run so far .* cosine of"):
+        _check_embedder(config, hashed(["Name a lake."]), stored)
+    with pytest.raises(EngineError, match=r"gives 8 numbers for a text, .* have 16"):
+        _check_embedder(config, stored[:, :8], stored)

@@ -80,6 +80,7 @@ def test_a_cluster_that_costs_more_already_or_tells_nothing_is_refused(nodes, me
         (3.0, [HEAD, L4], {"replicas": 1, "max_replicas": 8}, 2),
         (2.3, [HEAD, CPU, L4], {"replicas": 9, "gpus": 0, "cpus": 4}, 3),  # GPUs do not come for it
         (3.0, [HEAD, CPU], {"replicas": 8}, 8),  # no node like it: not known yet
+        (0.9, [HEAD, CPU], {"replicas": 30, "gpus": 0, "cpus": 0.2}, 20),  # 4 / 0.2, in floats 19
     ],
 )
 def test_replicas_are_as_many_as_the_ceiling_has_room_for(ceiling, nodes, generator, replicas):

@@ -323,11 +323,15 @@ def test_shards_stay_on_gpus_when_they_die_and_when_their_node_does(ray_address,
         kill_shards(pool, 2)
         found.append(decided(gate, texts[parts[1]], vectors[parts[1]]))
         assert set(gpus_of(pool)) == {node}
+        known = ray.get(pool._shards[1].texts.remote([1]))
+        large = pool._shards[1].__ray_call__.remote(lambda _: bytes(1 << 20))
+        ray.wait([large], fetch_local=False)  # it stays on the node
 
         with node_with_gpus(ray_address, 1):
             first.terminate()
             first.wait(60)
             await_gpus(lambda there: there == 1)
+            assert pool._answer(1, large, "texts", ([1],)) == known
             found.append(decided(gate, texts[parts[2]], vectors[parts[2]]))
             (other,) = set(gpus_of(pool))
             assert other[0] != node[0]

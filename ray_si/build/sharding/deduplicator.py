@@ -61,6 +61,10 @@ class ShardedDeduplicator(Deduplicator):
             layers=layers,
         )
 
+    def rely_on_restore(self) -> None:
+        """``restore`` yields by now all that the pool has, so nothing else is kept of it."""
+        self._shards.rely_on_restore()
+
     def filter(
         self,
         texts: Sequence[str],
@@ -68,7 +72,7 @@ class ShardedDeduplicator(Deduplicator):
         screened: Screened | None = None,
     ) -> DedupResult:
         """See `Deduplicator`."""
-        self._shards.rely_on_restore()
+        self.rely_on_restore()
         return super().filter(texts, embeddings, screened)
 
     def __enter__(self) -> ShardedDeduplicator:

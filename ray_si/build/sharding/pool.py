@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +11,13 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorUnschedulableError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+)
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
@@ -38,6 +45,9 @@ Additions = list[tuple[int, Any]]
 
 _ATTEMPTS = 5
 """Times that a shard is replaced within one question before the gate gives up."""
+
+_LOST = (RayActorError, ActorUnschedulableError, ObjectLostError)
+"""What Ray says of a shard that is gone, whose node has just left, or has left with its answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -240,22 +250,27 @@ class ShardedPool:
         return [self._answer(i, answer, method, arguments) for i, answer in enumerate(answers)]
 
     def _answer(self, number: int, answer: Any, method: str, arguments: tuple[Any, ...]) -> Any:
-        for _ in range(_ATTEMPTS):
+        for attempt in itertools.count():
             try:
                 return ray.get(answer)
             except RayTaskError as error:
                 if isinstance(error.cause, GateError):
                     raise error.cause from error
                 raise
-            except (RayActorError, ActorUnschedulableError) as error:  # or its node has just left
+            except _LOST as error:
                 name = type(error).__name__
                 if self._is_closed:
                     raise GateError(f"gate shard {number} was asked after its end") from error
+                if attempt == _ATTEMPTS:
+                    raise GateError(
+                        f"gate shard {number} was lost, and {attempt} that replaced it as well: "
+                        f"{one_line(error, 200)}"
+                    ) from error
                 logger.warning("gate shard %d is lost (%s) and rebuilt", number, name)
             ray.kill(self._shards[number])  # in case it was only out of reach
             self._shards[number] = self._start(number, len(self._shards))
             answer = self._refill_and_ask(number, method, arguments)
-        raise GateError(f"gate shard {number} was lost {_ATTEMPTS} times in a row")
+        raise AssertionError("unreachable")
 
     def _refill_and_ask(self, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
         shard = self._shards[number]
@@ -270,7 +285,7 @@ class ShardedPool:
             ) from error
         except RayTaskError as error:
             raise GateError(f"gate shard {number} cannot be rebuilt: {error.cause}") from error
-        except (RayActorError, ActorUnschedulableError):
+        except _LOST:
             logger.warning("gate shard %d was lost while it was rebuilt", number)
         return getattr(shard, method).remote(*arguments)
 
