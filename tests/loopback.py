@@ -12,6 +12,7 @@ import random
 from concurrent.futures import as_completed
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,19 @@ from ray_si.serving.custody import Custody
 from ray_si.serving.replicas import Replies, Reply
 
 
+class _Response:
+    """What a handle gives for a call."""
+
+    def __init__(self, replies):
+        self._replies = replies
+
+    def __aiter__(self):
+        return self._replies
+
+    def cancel(self):
+        """Whoever asked has been cancelled, and with it what is iterated here."""
+
+
 class StreamingHandle:
     """What a handle of Serve has around its calls, which are in ``remote``."""
 
@@ -37,7 +51,7 @@ class StreamingHandle:
 
     @property
     def answer(self):
-        return self
+        return SimpleNamespace(remote=lambda *call: _Response(self.remote(*call)))
 
 
 class Handle(StreamingHandle):

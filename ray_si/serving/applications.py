@@ -30,7 +30,7 @@ from ray_si.serving.placement import (
     for_workers,
     placement,
 )
-from ray_si.serving.replicas import EmbedderReplica, GeneratorReplica
+from ray_si.serving.replicas import EMBED_S, EmbedderReplica, GeneratorReplica
 from ray_si.serving.routing import FewestRequestsOfTwo
 from ray_si.serving.usage import Usage
 
@@ -38,7 +38,7 @@ _EMBED_SIZE = 1024
 """Most texts in one embedder call."""
 
 _EMBEDDING = 2
-"""Calls that an embedder has: one under way, and the next."""
+"""Calls that an embedder has, so that one is tokenized while another is computed."""
 
 _ATTEMPTS = 4
 """Tries of an embedder call that fails."""
@@ -46,8 +46,8 @@ _ATTEMPTS = 4
 _DECLARATIONS = 50
 """Tries of a declaration that one of Serve's threads can spoil."""
 
-_EMBED_S = 300.0
-"""An embedder that takes longer over a call hangs."""
+_EMBED_S = EMBED_S + 60.0
+"""Before a call is made again. An embedder that hangs has been replaced by then."""
 
 _LOOK_S = 0.25
 """Seconds between looks at replicas that start or go."""
@@ -397,14 +397,15 @@ def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float]:
     for attempt in range(_ATTEMPTS):
         try:
             vectors, seconds = handle.encode.remote(texts).result(timeout_s=_EMBED_S)
-        except TimeoutError as error:
-            raise GenerationError(
-                f"the embedder has not answered for {_EMBED_S:g} s: it hangs, or needs more of "
-                "embedder.replicas, .cpus or .gpus"
-            ) from error
+        except TimeoutError:
+            reason = (
+                f"it has not answered for {_EMBED_S:g} s: it hangs, its node is gone, or it needs "
+                "more of embedder.replicas, .cpus or .gpus"
+            )
+            logger.warning("the embedder failed (%s); trying again", reason)
         except (RayActorError, RayTaskError) as error:
-            logger.warning("the embedder failed (%s); trying again", short(error))
             reason = short(error)
+            logger.warning("the embedder failed (%s); trying again", reason)
             time.sleep(2**attempt)
         else:
             if len(vectors) != len(texts):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from ray_si.engines.base import Completion, Request
@@ -51,8 +52,11 @@ _LOOK_S = 20.0
 """With no answer for so long, Serve is asked whether the replicas are all right ..."""
 
 _PATIENCE_S = 60.0
-"""... and with none for so long, replicas that cannot start again, or a Serve that cannot be asked,
-end the work."""
+"""... and with none for so long, a Serve that cannot be asked ends the work."""
+
+_START_S = 600.0
+"""With no answer for so long, and no replica after starts that failed, the work ends: one start may
+fail where the next one loads its model for minutes."""
 
 _STRAY_S = 10.0
 """After a call has ended, for the message with its last answers, which another call brings."""
@@ -224,12 +228,18 @@ class Client:
             handle = await self._resolved()
             requests = [item.request for item in items]
             replies: Replies
-            async for replies in handle.answer.remote(requests, self._order, sender):
-                self._last_answer, self._trouble_began = time.monotonic(), None
-                LOADS.told(replies.replica, replies.load, replies.next_s)
-                for number, answer in replies.answers:
-                    self._answered(number, answer)
-                self._wake()
+            response = handle.answer.remote(requests, self._order, sender)
+            try:
+                async for replies in response:
+                    self._last_answer, self._trouble_began = time.monotonic(), None
+                    LOADS.told(replies.replica, replies.load, replies.next_s)
+                    for number, answer in replies.answers:
+                        self._answered(number, answer)
+                    self._wake()
+            except asyncio.CancelledError:  # nobody wants the rest
+                with suppress(RayError, RayServeException):  # it has failed by itself
+                    response.cancel()
+                raise
             if left:  # another call brings the answers
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(call.is_answered.wait(), _STRAY_S)
@@ -338,7 +348,7 @@ class Client:
                 continue
             if await self._is_gone():
                 self._give_up(_REMOVED)
-            elif silent_s > _PATIENCE_S and (reason := await self._ask_serve(start_failure)):
+            elif silent_s > _START_S and (reason := await self._ask_serve(start_failure)):
                 self._give_up(f"the generator's replicas cannot start again: {reason}")
 
     async def _is_gone(self) -> bool:

@@ -93,19 +93,25 @@ class CustodianActor(Custodian):
             from ray.serve.exceptions import RayServeException
 
             try:
-                self._end_orphans()
-                return  # a killed actor goes on for a moment, in which others may ask for nodes
+                if self._ended_orphans():
+                    return  # a killed actor goes on for a moment: others may ask for nodes in it
             except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
                 logger.warning("orphans of %s could not be ended yet: %s", self._name, error)
 
-    def _end_orphans(self) -> None:
-        """Delete the run's applications, and its request for nodes; then end this actor."""
+    def _ended_orphans(self) -> bool:
+        """Delete the run's applications, and its request for nodes; then end this actor.
+
+        False where a driver has come meanwhile: Serve takes seconds to import and to ask.
+        """
         from ray import serve
 
-        for app in serve.status().applications:
-            if is_of(self._name, app) is not None:
-                logger.warning("%s has had no driver for %g s: ended", app, self._silence_s)
-                serve.delete(app, _blocking=False)
+        orphans = [app for app in serve.status().applications if is_of(self._name, app) is not None]
+        if not self.is_silent():
+            return False
+        for app in orphans:
+            logger.warning("%s has had no driver for %g s: ended", app, self._silence_s)
+            serve.delete(app, _blocking=False)
         if self._has_request:
             request_resources(bundles=[])
         ray.kill(ray.get_runtime_context().current_actor)
+        return True

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -47,6 +48,9 @@ _SILENT_S = 45.0
 
 _HEAD_START_S = 10.0
 """Of the other requests before those that killed the last engine, perhaps."""
+
+EMBED_S = 240.0
+"""An embedder that takes longer over a call hangs."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +99,12 @@ class Slots:
         self.busy = 0
         self._queue: list[tuple[Order, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
+        self._given_up = 0
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
-        return len(self._queue)
+        """How many wait, and have not given up."""
+        return len(self._queue) - self._given_up
 
     @asynccontextmanager
     async def hold(self, order: Order) -> AsyncIterator[None]:
@@ -114,6 +119,8 @@ class Slots:
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
                     self._pass_on()
+                else:
+                    self._given_up += 1
                 raise
         try:
             yield
@@ -126,6 +133,7 @@ class Slots:
             if not turn.done():
                 turn.set_result(None)
                 return
+            self._given_up -= 1
         self.busy -= 1
 
 
@@ -275,14 +283,22 @@ class GeneratorReplica:
 
     async def _tell(self, reason: str, running: frozenset[RequestId]) -> None:
         logger.critical("the engine of this replica is dead: %s", reason)
-        if self._meter is not None:
-            usage = self._clock.usage
-            if await self._meter.died.remote(self._id, usage, running, reason):
-                raise GenerationError(
-                    f"engine after engine died before it answered anything, whatever it was asked; "
-                    f"the last said: {reason}"
-                )
+        if await self._told_meter(reason, running):
+            raise GenerationError(
+                f"engine after engine died before it answered anything, whatever it was asked; "
+                f"the last said: {reason}"
+            )
         os._exit(1)
+
+    async def _told_meter(self, reason: str, running: frozenset[RequestId]) -> bool:
+        """Tell how the engine ended; whether others would, too."""
+        is_useless = False
+        if self._meter is not None:
+            with suppress(RayError):  # the meter is being restarted
+                is_useless = await self._meter.died.remote(
+                    self._id, self._clock.usage, running, reason
+                )
+        return is_useless
 
     def _note(self) -> None:
         self._clock.change(self._slots.busy, self._slots.waiting)
@@ -316,10 +332,9 @@ class GeneratorReplica:
         except EngineDiedError as error:
             await self._die(str(error))
         except Exception as error:
-            if self._meter is not None and not self._is_unfit:
+            if not self._is_unfit:
                 self._is_unfit = True  # Serve looks again before it replaces the replica
-                usage, running = self._clock.usage, frozenset(self._running)
-                await self._meter.died.remote(self._id, usage, running, str(error))
+                await self._told_meter(str(error), frozenset(self._running))
             raise
 
     def __del__(self) -> None:
@@ -368,9 +383,31 @@ class EmbedderReplica:
 
     def __init__(self, model: str, device: str | None) -> None:
         self._embedder = registry.embedder(model, device)
+        self._lock = threading.Lock()  # Serve has a thread for each call
+        self._calls = 0
+        self._since = 0.0  # the first of them came, or one ended
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, float]:
-        """Embeddings, float32, shape (len(texts), dimension), and the seconds that they took."""
-        began = time.monotonic()
-        vectors = self._embedder.encode(texts)
-        return vectors, time.monotonic() - began
+        """Embeddings, float32, shape (len(texts), dimension), and the seconds that they took.
+
+        Of calls at one time each second counts for one only, so that their sum is that of the time
+        in which this embedder worked.
+        """
+        with self._lock:
+            if not self._calls:
+                self._since = time.monotonic()
+            self._calls += 1
+        try:
+            vectors = self._embedder.encode(texts)
+        finally:
+            with self._lock:
+                seconds, self._since = time.monotonic() - self._since, time.monotonic()
+                self._calls -= 1
+        return vectors, seconds
+
+    def check_health(self) -> None:
+        """Serve replaces the replica when this raises: where it hangs."""
+        with self._lock:
+            silent_s = time.monotonic() - self._since
+            if self._calls and silent_s > EMBED_S:
+                raise EngineError(f"the embedder has not answered for {silent_s:.0f} s")

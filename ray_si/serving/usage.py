@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -86,8 +87,8 @@ RequestId = tuple[str, int]
 """Purpose and seed, of which no two requests of a phase have the same."""
 
 _FRUITLESS = 3
-"""Engines in a row that answer nothing before they die, after which another is of no use."""
-
+"""Engines at the least that die in a row before anything is answered, after which another is of no
+use."""
 
 _FREE_STARTS = 4
 """Starts that may fail on a node before it costs a second and more to try there again."""
@@ -141,10 +142,11 @@ class Meter:
     def died(self, replica: str, usage: Usage, running: frozenset[RequestId], reason: str) -> bool:
         """Count a replica whose engine has died over these requests; whether more would, too.
 
-        That is where several died in a row, nothing was answered in between by any, and no request
-        was among those of all of them that could be to blame.
+        That is where as many died in a row as replicas are left, and several at the least, nothing
+        was answered in between by any, and no request was among those of all of them that could be
+        to blame.
         """
-        self.report(replica, usage)
+        self._usage[replica] = (-math.inf, usage)  # it is no longer there
         self._deaths += 1
         self._trouble = f"a replica died: {reason}"
         answered = self.total().requests.total()
@@ -153,8 +155,9 @@ class Meter:
         if usage.requests.total():
             return False
         self._fruitless.append(running)
-        last = self._fruitless[-_FRUITLESS:]
-        return len(last) == _FRUITLESS and not frozenset.intersection(*last)
+        wanted = max(_FRUITLESS, self.total().replicas)  # one bad node may have several of many
+        last = self._fruitless[-wanted:]
+        return len(last) == wanted and not frozenset.intersection(*last)
 
     def held_back(self) -> frozenset[RequestId]:
         """Requests that a new replica had better not begin with: the last engines died over them.

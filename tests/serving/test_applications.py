@@ -137,7 +137,7 @@ def test_an_embedder_that_dies_is_asked_again_and_its_time_is_counted(embedders)
     ("script", "error", "words"),
     [
         (("dies",), GenerationError, "the embedder failed 4 times in a row"),
-        (("hangs",), GenerationError, "the embedder has not answered for 300 s"),
+        (("hangs",), GenerationError, "failed 4 times in a row: it has not answered for 300 s"),
         (("loses one",), GenerationError, "the embedder gave 1 embeddings for 2 texts"),
         ((3, 5), EngineError, "gives 3 numbers for one text and 5 for another"),
     ],

@@ -123,6 +123,32 @@ def test_what_fails_for_good_is_its_row_alone(deploy):
     assert answers[4].error == "RuntimeError: cannot take \ufffd"
 
 
+def test_what_a_client_that_was_cancelled_had_asked_is_not_answered_any_more(app):
+    handle = serve.get_app_handle(app)
+
+    def left() -> float:
+        return handle.record_autoscaling_stats.remote().result(timeout_s=60)["requests"]
+
+    async def run() -> float:
+        client = Client(app, 8, (0,))
+        async with client.watched():
+            asking = [
+                asyncio.ensure_future(client.ask(Request(f"hang {i}", SamplingParams(), seed=i)))
+                for i in range(8)
+            ]
+            while await asyncio.to_thread(left) < 8:
+                await asyncio.sleep(0.05)
+            for each in asking:
+                each.cancel()
+        for _ in range(200):
+            if not (there := await asyncio.to_thread(left)):
+                break
+            await asyncio.sleep(0.05)
+        return there
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == 0
+
+
 def test_no_more_is_sent_than_the_replicas_that_have_come_can_take(monkeypatch):
     """What waits on the first of many would leave the later ones idle."""
     open_requests, most = 0, {}
@@ -361,7 +387,7 @@ def test_replicas_that_cannot_start_again_end_the_work_with_the_reason(
     deploy, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(client_module, "_LOOK_S", 1.0)
-    monkeypatch.setattr(client_module, "_PATIENCE_S", 4.0)
+    monkeypatch.setattr(client_module, "_START_S", 4.0)
     flag = tmp_path / "broken"
     app = deploy(None, str(flag))
     assert ask(app, ["fine"])[0].text == "FINE"

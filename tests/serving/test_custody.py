@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -12,7 +13,7 @@ from ray import serve
 
 from ray_si.config.file import parse_config
 from ray_si.serving.applications import Serving, remove_predecessors
-from ray_si.serving.custodian import Custodian, is_of
+from ray_si.serving.custodian import Custodian, CustodianActor, is_of
 from ray_si.serving.custody import Custody, identity_of
 from tests.builds import replay_values
 
@@ -104,6 +105,22 @@ def test_what_a_silent_driver_held_ends_within_the_set_time(ray_session, name):
         began = time.monotonic()
         until(lambda: not apps(name) and not custodian_of(name), 15)
         assert time.monotonic() - began >= 1.0
+
+
+def test_what_a_driver_takes_over_while_the_custodian_asks_serve_is_left(monkeypatch):
+    deleted = []
+    custodian = CustodianActor.__new__(CustodianActor)
+    Custodian.__init__(custodian, "x", "identity", silence_s=-1.0)
+    assert custodian.is_silent()
+
+    def asked():
+        custodian.beat(2, silence_s=60.0)
+        return SimpleNamespace(applications={"x-00001-generator": None})
+
+    monkeypatch.setattr(serve, "status", asked)
+    monkeypatch.setattr(serve, "delete", lambda *arguments, **_: deleted.append(arguments))
+    assert not custodian._ended_orphans()
+    assert deleted == []
 
 
 def test_a_driver_within_the_set_time_goes_on_with_the_replicas(ray_session, name):

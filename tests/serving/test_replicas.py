@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
@@ -138,6 +141,88 @@ def test_the_third_of_engines_that_die_over_anything_ends_the_work_with_its_last
     ):
         asyncio.run(ask((4, 5)))
     assert ray.get(meter.total.remote()).deaths == 3
+
+
+def test_an_engine_that_dies_while_the_meter_is_away_ends_its_replica_all_the_same(
+    ray_session, monkeypatch
+):
+    import ray
+
+    from ray_si.serving import replicas
+
+    statuses = []
+    monkeypatch.setattr(replicas.registry, "create", lambda *arguments: _Dying())
+    monkeypatch.setattr(replicas.os, "_exit", statuses.append)
+    meter = ray.remote(num_cpus=0)(Meter).remote()
+    ray.get(meter.total.remote())
+
+    async def ask():
+        replica = GeneratorReplica("vllm", "m", {}, None, meter)
+        ray.kill(meter)
+        await replica._die("its workers are dead")
+
+    asyncio.run(ask())
+    assert statuses == [1]
+
+
+def test_those_who_gave_up_waiting_do_not_count_as_waiting():
+    async def run() -> list[int]:
+        slots, waiting = Slots(1), []
+
+        async def one() -> None:
+            async with slots.hold((0,)):
+                await asyncio.sleep(0.01)
+
+        tasks = [asyncio.create_task(one()) for _ in range(4)]
+        await asyncio.sleep(0)
+        waiting.append(slots.waiting)
+        tasks[2].cancel()
+        await asyncio.sleep(0)
+        waiting.append(slots.waiting)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return [*waiting, slots.waiting, slots.busy]
+
+    assert asyncio.run(run()) == [3, 2, 0, 0]
+
+
+class _Embedder:
+    """Takes as many seconds as the first text says."""
+
+    def encode(self, texts):
+        time.sleep(float(texts[0]))
+        return np.zeros((len(texts), 2), np.float32)
+
+
+@pytest.fixture
+def embedder_replica(monkeypatch):
+    from ray_si.serving import replicas
+
+    monkeypatch.setattr(replicas.registry, "embedder", lambda model, device: _Embedder())
+    return replicas.EmbedderReplica("m", None)
+
+
+def test_each_second_of_an_embedder_counts_for_one_of_its_calls(embedder_replica):
+    began = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(embedder_replica.encode, [text]) for text in ("0.5", "0.6", "0.2")]
+    took = time.monotonic() - began
+    assert 0.6 <= sum(call.result()[1] for call in calls) <= took
+
+
+def test_an_embedder_that_hangs_is_replaced_and_one_that_waits_for_work_is_not(
+    embedder_replica, monkeypatch
+):
+    from ray_si.serving import replicas
+
+    monkeypatch.setattr(replicas, "EMBED_S", 0.2)
+    embedder_replica.encode(["0"])
+    time.sleep(0.3)
+    embedder_replica.check_health()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(embedder_replica.encode, ["1"])
+        time.sleep(0.5)
+        with pytest.raises(EngineError, match="the embedder has not answered for"):
+            embedder_replica.check_health()
 
 
 def test_a_request_that_its_engine_cancels_ends_its_call_with_an_error(ray_session, monkeypatch):

@@ -91,6 +91,18 @@ def test_an_answer_in_between_shows_that_engines_work():
     assert not any(_died(Meter(), name, (0,), answered=1) for name in "abcd")
 
 
+def test_engines_of_one_bad_node_that_die_first_leave_the_others_at_work():
+    """Nobody has answered yet: the models have just been loaded, and answers take a minute."""
+    meter = Meter()
+    for replica in range(64):
+        meter.report(str(replica), Usage(replicas=1, slots=8, running=8))
+    bad = [range(8 * replica, 8 * replica + 8) for replica in range(8)]
+    assert not any(_died(meter, str(replica), running) for replica, running in enumerate(bad))
+    assert (meter.total().replicas, meter.total().deaths) == (56, 8)
+    ends = [_died(meter, str(r), range(8 * r, 8 * r + 8)) for r in range(8, 64)]
+    assert any(ends)  # they die on every node
+
+
 @given(poison=st.integers(0, 40), count=st.integers(2, 41))
 def test_held_back_requests_never_are_all_of_those_that_the_last_engine_had(poison, count):
     """However often engines die of one request, each new one has something to begin with."""

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from ray_si.engines.base import Completion, Request, too_long
+from ray_si.engines.base import Completion, EngineDiedError, Request, too_long
 from ray_si.engines.huggingface.loading import LanguageModel, load
 from ray_si.engines.huggingface.sampling import RowSampler, RowStopper
 from ray_si.engines.stall import StallWatch
 from ray_si.engines.waiting import Waiting
-from ray_si.errors import EngineError
 
 _MIN_PREFIX = 32
 """Tokens that prompts must share before their keys and values are worth sharing."""
@@ -79,10 +78,13 @@ class TransformersEngine:
         self._worker.start()
 
     def check_health(self) -> None:
-        """Raises EngineError where this process can answer nothing any more; see `Engine`."""
-        if self._broken or not self._worker.is_alive():
-            raise EngineError(self._broken or "the thread that answers requests has died")
+        """Raises EngineDiedError where this process can answer nothing any more; see `Engine`."""
+        self._check_alive()
         self._stall.look(self.mark(), is_busy=self._is_busy)
+
+    def _check_alive(self) -> None:
+        if self._broken or not self._worker.is_alive():
+            raise EngineDiedError(self._broken or "the thread that answers requests has died")
 
     def mark(self) -> tuple[int, int]:
         """Batches, and tokens of the one that is being written; see `Engine`."""
@@ -94,6 +96,7 @@ class TransformersEngine:
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request; see `Engine`. Raises what torch raises (out of memory, say)."""
+        self._check_alive()
         prompt = self._lm.encode(request)
         labels = [self._lm.label(label) for label in request.labels]
         if labels and not prompt:
@@ -129,7 +132,7 @@ class TransformersEngine:
                 if "CUDA error" in str(error):  # none of its kernels runs again in this process
                     self._broken = str(error)
                 for waiting in batch:
-                    waiting.fail(error)
+                    waiting.fail(EngineDiedError(self._broken) if self._broken else error)
                 continue
             finally:
                 self._is_busy, self._sampler = False, None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ray_si.engines import bundled
-from ray_si.engines.base import Request, SamplingParams
+from ray_si.engines.base import EngineDiedError, Request, SamplingParams
 from ray_si.engines.huggingface.engine import TransformersEngine
 from ray_si.engines.huggingface.loading import LanguageModel, load
 from ray_si.engines.waiting import Waiting
@@ -109,9 +109,13 @@ def test_a_broken_gpu_makes_the_replica_be_replaced(engine, monkeypatch):
     engine.check_health()
     monkeypatch.setattr(engine, "_write", write)
     monkeypatch.setattr(engine, "_broken", None)
-    with pytest.raises(RuntimeError, match="device-side assert"):
+    with pytest.raises(EngineDiedError, match="device-side assert"):
         ask(engine, [Request(PROMPTS[0], GREEDY, 0)])
-    with pytest.raises(EngineError, match="device-side assert"):
+    monkeypatch.undo()  # whatever it would do by now, it is asked nothing more
+    monkeypatch.setattr(engine, "_broken", "CUDA error")
+    with pytest.raises(EngineDiedError, match="CUDA error"):
+        ask(engine, [Request(PROMPTS[0], GREEDY, 0)])
+    with pytest.raises(EngineDiedError, match="CUDA error"):
         engine.check_health()
 
 
