@@ -106,6 +106,9 @@ class LoopbackServing(Serving):
     def __exit__(self, *_):
         pass
 
+    def release_embedder(self):
+        pass
+
     def encode(self, texts):
         return _embedder(self._config.embedder.model).encode(texts)
 

@@ -53,7 +53,9 @@ def open_gate(
         if inputs is None:
             inputs = embed_inputs(seeds, sets, encode)
         else:
-            _check_embedder(config, encode(texts[:1]), inputs.seeds[:1])
+            known = np.flatnonzero(inputs.seeds.any(axis=1))[:1]  # one that its words are known of
+            if len(known):
+                _check_embedder(config, encode([texts[known[0]]]), inputs.seeds[known])
     human: EmbeddedTexts = (texts, inputs and inputs.seeds)
     settings = gate_options(options)
     if can_screen(options):

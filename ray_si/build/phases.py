@@ -108,6 +108,7 @@ class Phases:
             if is_bootstrapping:
                 with self.clock("bootstrap"), room:
                     self._bootstrap(rounds, serving, generators, token_budget, instances, cards)
+                serving.release_embedder()
             with self.clock("instances"):
                 instances.run()
 

@@ -14,8 +14,9 @@ from typing import Any, get_args
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
 
 from ray_si.config import Generator, RunConfig
@@ -356,6 +357,12 @@ class Serving:
                 serve.delete(app, _blocking=False)
         self._own.close()
 
+    def release_embedder(self) -> None:
+        """Give back what the embedders hold; nothing is embedded after that."""
+        if self._with_embedder and self._custody is not None and self._custody.counts():
+            self._with_embedder = False
+            serve.delete(self._embedder_app, _blocking=False)
+
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings of the texts, float32, shape (n, dimension); for several threads at a time.
 
@@ -395,15 +402,18 @@ def _router_config() -> RequestRouterConfig:
 
 def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float]:
     for attempt in range(_ATTEMPTS):
+        call = handle.encode.remote(texts)
         try:
-            vectors, seconds = handle.encode.remote(texts).result(timeout_s=_EMBED_S)
+            vectors, seconds = call.result(timeout_s=_EMBED_S)
         except TimeoutError:
+            with suppress(RayError, RayServeException):  # it has failed by itself
+                call.cancel()
             reason = (
                 f"it has not answered for {_EMBED_S:g} s: it hangs, its node is gone, or it needs "
                 "more of embedder.replicas, .cpus or .gpus"
             )
             logger.warning("the embedder failed (%s); trying again", reason)
-        except (RayActorError, RayTaskError) as error:
+        except (RayActorError, RayTaskError, ObjectLostError) as error:
             reason = short(error)
             logger.warning("the embedder failed (%s); trying again", reason)
             time.sleep(2**attempt)

@@ -47,6 +47,8 @@ class Custodian(Meter):
         self._deployed: int | None = None
         self._has_request = False
         self._last_beat = time.monotonic()
+        self._lock = threading.Lock()
+        self._is_ending = False
 
     def beat(self, fencing: int, silence_s: float | None = None) -> bool:
         """The driver of that number lives; whether it is the one that counts."""
@@ -58,10 +60,17 @@ class Custodian(Meter):
 
     def take_over(self, fencing: int, identity: str, silence_s: float) -> tuple[bool, int | None]:
         """A driver begins. Whether it wants what this custodian is for, and if so the number in the
-        names of the applications that it may go on with."""
-        counts = self.beat(fencing, silence_s)
-        is_same = counts and identity == self._identity
+        names of the applications that it may go on with; it wants none that is ending them."""
+        with self._lock:
+            counts = self.beat(fencing, silence_s)
+            is_same = counts and identity == self._identity and not self._is_ending
         return is_same, self._deployed if is_same else None
+
+    def ends(self) -> bool:
+        """Whether the driver is still silent; then nobody takes over what this one has any more."""
+        with self._lock:
+            self._is_ending = self.is_silent()
+        return self._is_ending
 
     def deploys(self, fencing: int) -> None:
         """The driver that counts begins to deploy applications of its number."""
@@ -106,7 +115,7 @@ class CustodianActor(Custodian):
         from ray import serve
 
         orphans = [app for app in serve.status().applications if is_of(self._name, app) is not None]
-        if not self.is_silent():
+        if not self.ends():
             return False
         for app in orphans:
             logger.warning("%s has had no driver for %g s: ended", app, self._silence_s)

@@ -384,7 +384,7 @@ class EmbedderReplica:
     def __init__(self, model: str, device: str | None) -> None:
         self._embedder = registry.embedder(model, device)
         self._lock = threading.Lock()  # Serve has a thread for each call
-        self._calls = 0
+        self._began: dict[object, float] = {}  # of the calls under way
         self._since = 0.0  # the first of them came, or one ended
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, float]:
@@ -393,21 +393,28 @@ class EmbedderReplica:
         Of calls at one time each second counts for one only, so that their sum is that of the time
         in which this embedder worked.
         """
+        call = object()
         with self._lock:
-            if not self._calls:
-                self._since = time.monotonic()
-            self._calls += 1
+            now = time.monotonic()
+            if not self._began:
+                self._since = now
+            self._began[call] = now
         try:
             vectors = self._embedder.encode(texts)
         finally:
             with self._lock:
-                seconds, self._since = time.monotonic() - self._since, time.monotonic()
-                self._calls -= 1
+                now = time.monotonic()
+                seconds, self._since = now - self._since, now
+                del self._began[call]
         return vectors, seconds
 
-    def check_health(self) -> None:
-        """Serve replaces the replica when this raises: where it hangs."""
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises: where a call hangs.
+
+        A coroutine, since what is none waits for a thread, and those are the calls'.
+        """
         with self._lock:
-            silent_s = time.monotonic() - self._since
-            if self._calls and silent_s > EMBED_S:
-                raise EngineError(f"the embedder has not answered for {silent_s:.0f} s")
+            now = time.monotonic()
+            silent_s = now - min(self._began.values(), default=now)
+        if silent_s > EMBED_S:
+            raise EngineError(f"the embedder has not answered for {silent_s:.0f} s")

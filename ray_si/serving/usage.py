@@ -90,6 +90,9 @@ _FRUITLESS = 3
 """Engines at the least that die in a row before anything is answered, after which another is of no
 use."""
 
+_SILENT_S = 5.0
+"""A replica that has reported nothing for so long is no longer there."""
+
 _FREE_STARTS = 4
 """Starts that may fail on a node before it costs a second and more to try there again."""
 
@@ -142,7 +145,7 @@ class Meter:
     def died(self, replica: str, usage: Usage, running: frozenset[RequestId], reason: str) -> bool:
         """Count a replica whose engine has died over these requests; whether more would, too.
 
-        That is where as many died in a row as replicas are left, and several at the least, nothing
+        That is where as many died in a row as others are at work, and several at the least, nothing
         was answered in between by any, and no request was among those of all of them that could be
         to blame.
         """
@@ -155,9 +158,16 @@ class Meter:
         if usage.requests.total():
             return False
         self._fruitless.append(running)
-        wanted = max(_FRUITLESS, self.total().replicas)  # one bad node may have several of many
+        wanted = max(_FRUITLESS, self._at_work())  # one bad node may have several of many
         last = self._fruitless[-wanted:]
         return len(last) == wanted and not frozenset.intersection(*last)
+
+    def _at_work(self) -> int:
+        """Replicas that are there and have something to answer."""
+        now = time.monotonic()
+        return sum(
+            usage.running > 0 and now - at <= _SILENT_S for at, usage in self._usage.values()
+        )
 
     def held_back(self) -> frozenset[RequestId]:
         """Requests that a new replica had better not begin with: the last engines died over them.
@@ -172,7 +182,7 @@ class Meter:
             return last
         return frozenset(sorted(last)[(len(last) + 1) // 2 :])
 
-    def total(self, silent_s: float = 5.0) -> Usage:
+    def total(self, silent_s: float = _SILENT_S) -> Usage:
         """The sum; replicas silent for so long no longer count as there, what they did does."""
         total = Usage()
         for at, usage in self._usage.values():

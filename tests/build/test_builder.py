@@ -19,12 +19,13 @@ from ray_si.config.file import parse_config
 from ray_si.dedup.layers import LayeredPool
 from ray_si.dedup.rouge import rouge_l
 from ray_si.errors import EngineError, RunError
+from ray_si.pipeline.embeddings import stored_inputs
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.run.status import status as status_of
 from tests.builds import TARGET, digests
-from tests.loopback import hashed
+from tests.loopback import LoopbackServing, hashed
 
 pytestmark = pytest.mark.usefixtures("without_cluster")
 
@@ -282,6 +283,29 @@ def test_the_gate_of_a_resume_holds_few_rounds_apart_while_it_reads_them(
     assert 0 < most <= config.bootstrap.lookahead + 1 < len(rounds.manifests)
 
 
+def test_a_seed_whose_embedding_is_zero_keeps_nobody_from_going_on(
+    finished_with_cosine, replay_config
+):
+    location, _ = finished_with_cosine
+    config = parse_config(replay_config | {"dedup": {"cosine": 0.6, "most_similar": 3}})
+    run, (seeds, _) = Run.open(str(location)), load_seeds("bundled")
+    asked = []
+
+    def encode(texts):
+        asked.extend(texts)
+        return stored.seeds[1:2]
+
+    stored = stored_inputs(run, seeds, [])
+    zero_first = stored.seeds.copy()
+    zero_first[0] = 0.0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            "ray_si.build.gate.stored_inputs", lambda *_: stored._replace(seeds=zero_first)
+        )
+        with open_gate(config, run, CommittedRounds.read(run), seeds, encode):
+            assert asked == [seeds[1].instruction]
+
+
 def test_an_embedder_that_is_another_of_the_same_width_is_refused(replay_config):
     config, stored = parse_config(replay_config), hashed(["Name a river."])
     _check_embedder(config, stored + np.float32(0.01), stored.astype(np.float16))
@@ -289,3 +313,14 @@ def test_an_embedder_that_is_another_of_the_same_width_is_refused(replay_config)
         _check_embedder(config, hashed(["Name a lake."]), stored)
     with pytest.raises(EngineError, match=r"gives 8 numbers for a text, .* have 16"):
         _check_embedder(config, stored[:, :8], stored)
+
+
+def test_embedders_are_let_go_between_the_phases(tmp_path, replay_config, monkeypatch):
+    told = []
+    monkeypatch.setattr(LoopbackServing, "release_embedder", lambda self: told.append("released"))
+    listen = lambda progress: told.append(progress.phase)  # noqa: E731
+    build(parse_config(replay_config), str(tmp_path / "run"), listen=listen)
+    released = told.index("released")
+    assert "bootstrap" in told[:released]
+    assert "bootstrap" not in told[released:]
+    assert "instances" in told[released:]

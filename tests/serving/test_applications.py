@@ -92,6 +92,7 @@ class Embedders:
 
     def __init__(self, *script) -> None:
         self._script = list(script)
+        self.cancelled = 0
 
     @property
     def encode(self):
@@ -100,6 +101,9 @@ class Embedders:
     def remote(self, texts):
         self._texts = texts
         return self
+
+    def cancel(self):
+        self.cancelled += 1
 
     def result(self, timeout_s):
         match self._script.pop(0) if len(self._script) > 1 else self._script[0]:
@@ -148,6 +152,7 @@ def test_embedders_that_fail_hang_or_differ_are_one_named_error(embedders, scrip
         serving.encode(["one", "two"])
     with pytest.raises(error, match=words) as raised:
         serving.encode(["one", "two"])
+    assert serving._embedder.cancelled == (4 if script == ("hangs",) else 0)
     assert "\n" not in str(raised.value)
 
 

@@ -86,6 +86,25 @@ def test_a_driver_takes_all_with_it_at_its_end(ray_session, name):
     until(lambda: not apps(name) and not custodian_of(name))
 
 
+def test_nobody_takes_over_what_is_being_ended():
+    custodian = Custodian("x", "identity", silence_s=60.0)
+    custodian.beat(1)
+    custodian.deploys(1)
+    assert not custodian.ends()
+    assert custodian.take_over(2, "identity", -1.0) == (True, 1)
+    assert custodian.ends()
+    assert custodian.take_over(3, "identity", 60.0) == (False, None)
+
+
+def test_embedders_give_their_room_back_while_generators_stay(ray_session, name):
+    with Serving(config(), name, 1, embedder=True) as serving:
+        assert len(apps(name)) == 2
+        serving.release_embedder()
+        until(lambda: len(apps(name)) == 1)
+        assert apps(name) == [serving.generators.apps["instructions"]]
+    until(lambda: not apps(name) and not custodian_of(name))
+
+
 class Silent(Custody):
     """Of a driver that is killed: it begins, and beats no more."""
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from ray.exceptions import RayActorError
 
 from ray_si.engines.base import EngineDiedError, Request, SamplingParams
 from ray_si.errors import EngineError, GenerationError
@@ -159,6 +162,9 @@ def test_an_engine_that_dies_while_the_meter_is_away_ends_its_replica_all_the_sa
     async def ask():
         replica = GeneratorReplica("vllm", "m", {}, None, meter)
         ray.kill(meter)
+        with suppress(RayActorError):
+            while True:
+                await meter.total.remote()
         await replica._die("its workers are dead")
 
     asyncio.run(ask())
@@ -186,10 +192,16 @@ def test_those_who_gave_up_waiting_do_not_count_as_waiting():
 
 
 class _Embedder:
-    """Takes as many seconds as the first text says."""
+    """Takes as many seconds as the first text says, or until it is told."""
+
+    def __init__(self):
+        self.told = threading.Event()
 
     def encode(self, texts):
-        time.sleep(float(texts[0]))
+        if texts[0] == "wait":
+            self.told.wait(60)
+        else:
+            time.sleep(float(texts[0]))
         return np.zeros((len(texts), 2), np.float32)
 
 
@@ -217,12 +229,14 @@ def test_an_embedder_that_hangs_is_replaced_and_one_that_waits_for_work_is_not(
     monkeypatch.setattr(replicas, "EMBED_S", 0.2)
     embedder_replica.encode(["0"])
     time.sleep(0.3)
-    embedder_replica.check_health()
+    asyncio.run(embedder_replica.check_health())
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(embedder_replica.encode, ["1"])
+        pool.submit(embedder_replica.encode, ["wait"])
         time.sleep(0.5)
+        embedder_replica.encode(["0"])  # others may be answered beside it
         with pytest.raises(EngineError, match="the embedder has not answered for"):
-            embedder_replica.check_health()
+            asyncio.run(embedder_replica.check_health())
+        embedder_replica._embedder.told.set()
 
 
 def test_a_request_that_its_engine_cancels_ends_its_call_with_an_error(ray_session, monkeypatch):

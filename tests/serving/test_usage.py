@@ -103,6 +103,14 @@ def test_engines_of_one_bad_node_that_die_first_leave_the_others_at_work():
     assert any(ends)  # they die on every node
 
 
+def test_replicas_that_have_nothing_to_do_do_not_speak_for_those_that_die():
+    """Those of the instructions, say, which are all there."""
+    meter = Meter()
+    for replica in range(64):
+        meter.report(str(replica), Usage(replicas=1, slots=8))
+    assert [_died(meter, name, (seed,)) for seed, name in enumerate("abc")] == [False, False, True]
+
+
 @given(poison=st.integers(0, 40), count=st.integers(2, 41))
 def test_held_back_requests_never_are_all_of_those_that_the_last_engine_had(poison, count):
     """However often engines die of one request, each new one has something to begin with."""
