@@ -46,7 +46,7 @@ from ray_si.run.layout import round_folder
 from ray_si.run.run import Run
 from ray_si.run.schemas import RAW_BLOCK, RawRow
 from ray_si.run.tokens import tokens_of
-from ray_si.scores.during import Passing
+from ray_si.scores.during import EnoughRows
 from ray_si.self_instruct.prompts import RenderedPrompt
 from ray_si.serving.applications import Generators
 from ray_si.serving.background import Alarm, in_thread
@@ -142,8 +142,7 @@ class BootstrapPhase:
         self._seeds = len(seeds)
         self._leaves_slots = config.busy_share < BUSY
         self._told_unread = False
-        self._passing = Passing.of(config)
-        self._passed = self._counted = 0  # rows, and the blocks that they are of
+        self._enough = EnoughRows(config, rounds)
         self._screening: Screening | None = None
         self._opened = len(gate)
         self._candidates: int = sum(manifest["candidates"] for manifest in rounds.manifests)
@@ -187,7 +186,7 @@ class BootstrapPhase:
                     if round_ not in in_flight and self._is_wanted(round_, current):
                         seen = max(self._opened, self._seeds + self._prompting.seen(round_))
                         in_flight[round_] = in_thread(self._complete_round, round_, seen, abandon)
-                if self._passing:  # it counts what they write
+                if self._enough:  # it counts what they write
                     self._instances.begin()
                 elif self._may_fill(current, len(in_flight)):
                     self._keep_for_rounds()
@@ -307,6 +306,8 @@ class BootstrapPhase:
         )
         accepted, rejected, manifest, _ = decided
         manifest["pool"] = self._seeds + self._prompting.accepted + accepted.num_rows
+        if self._enough:
+            manifest["passed"] = self._enough.passed
         inputs = self._gate.inputs if round_ == 0 else None
         manifest = self._run.commit_round(round_, infos, *decided, inputs=inputs)
         self._prompting.extend(accepted)
@@ -351,22 +352,10 @@ class BootstrapPhase:
         )
 
     def _has_enough(self) -> bool:
-        """Whether as many rows hold ``select.during`` as are wanted.
-
-        Of full instance blocks of what the next round's prompts may show, which are waited for: so
-        it does not depend on how far the instances are.
-        """
-        during = self._config.select.during
-        if self._passing is None or during is None:
+        """Whether as many rows hold ``select.during`` as are wanted, which is reported."""
+        if not self._enough.are_there(self._instances.blocks):
             return False
-        seen = self._prompting.seen(len(self._rounds.manifests))
-        blocks = seen // self._config.instances.block_size
-        for block in self._instances.blocks(self._counted, blocks):
-            self._passed += self._passing.count(block)
-        self._counted = max(self._counted, blocks)
-        if self._passed < during.rows:
-            return False
-        self._report(f"{self._passed} rows hold {during.by!r}, {during.rows} were wanted")
+        self._report(str(self._enough))
         return True
 
     def _goes_on(self, plateau: str) -> bool:

@@ -27,13 +27,12 @@ from ray_si.pipeline.token_budget import Claim, TokenBudget
 from ray_si.run.checkpoint import POOL_COLUMNS, CommittedRounds
 from ray_si.run.ids import instance_seed
 from ray_si.run.instance_parts import (
-    PART_BLOCKS,
     BlockRecord,
     Counts,
     InstanceParts,
+    blocks_between,
     part_table,
     records_of,
-    stored_blocks,
 )
 from ray_si.run.run import Run
 from ray_si.serving.applications import Generators
@@ -174,9 +173,9 @@ class InstancePhase:
         if first >= last:
             return
         self._complete(first, last, last * self._size)
-        parts = range(first // PART_BLOCKS, (last - 1) // PART_BLOCKS + 1)
-        keys = {b: key for part in parts for b, key in stored_blocks(self._run, part).items()}
-        yield from read_ahead(self._run.read, [keys[block] for block in range(first, last)])
+        keys = blocks_between(self._run, first, last)
+        assert len(keys) == last - first, "blocks that stood are gone"
+        yield from read_ahead(self._run.read, keys)
 
     def _complete(self, first: int, last: int, instructions: int) -> None:
         """Have these blocks written, which the first so many instructions need."""

@@ -28,6 +28,7 @@ from ray_si.records import SeedTask
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.run import Run
+from ray_si.scores.during import EnoughRows
 from ray_si.serving.applications import (
     Generators,
     Serving,
@@ -113,9 +114,11 @@ class Phases:
                 instances.run()
 
     def _is_bootstrapped(self, rounds: CommittedRounds) -> bool:
-        """Whether phase 1 is over: the target reached, or a plateau that ends it."""
+        """Whether phase 1 is over: the target reached, enough rows, or a plateau that ends it."""
         options = self.config.bootstrap
         if rounds.accepted >= self.config.target_instructions:
+            return True
+        if EnoughRows(self.config, rounds).stand_in(self.run):
             return True
         return options.on_stall == "finish" and is_plateau(rounds.manifests, options)
 

@@ -18,9 +18,20 @@ _TOKENS = 43.0
 """Of a candidate: 300 in a completion of seven."""
 
 
+_CLUSTERED_S = 3.0
+"""Seconds of two cores that clusters of a million embeddings of 384 numbers take."""
+
+_CLUSTERED_GB = 3.1
+"""Memory of them, which are put together for it."""
+
+_LONG_S = 10.0
+"""Before each round: worth a word."""
+
+
 def idle_notes(config: RunConfig) -> list[str]:
-    """One for what rounds leave idle, one for an embedder that GPUs would wait for."""
-    return [note for note in (_idle_slots(config), _slow_embedder(config)) if note]
+    """What will keep GPUs waiting: rounds that leave slots idle, an embedder, clusters."""
+    notes = _idle_slots(config), _slow_embedder(config), _long_clustering(config)
+    return [note for note in notes if note]
 
 
 def _idle_slots(config: RunConfig) -> str:
@@ -51,6 +62,19 @@ def _slow_embedder(config: RunConfig) -> str:
         f"{embedder.replicas} embedder(s) of {has} embed about {embedded:,.0f} texts a second, and "
         f"{gpus:g} GPUs write about {written:,.0f} candidates (of an 8B model): they will wait; "
         "raise embedder.replicas or .cpus, or give embedder.gpus a share of one"
+    )
+
+
+def _long_clustering(config: RunConfig) -> str:
+    millions = config.target_instructions / 1e6
+    seconds = _CLUSTERED_S * millions
+    if config.bootstrap.demonstration_sampling != "diverse" or seconds < _LONG_S:
+        return ""
+    return (
+        "bootstrap.demonstration_sampling: diverse clusters the whole pool before each round: at "
+        f"{config.target_instructions:,} instructions about {seconds:,.0f} s of two cores and "
+        f"{_CLUSTERED_GB * millions:,.0f} GB of the driver's memory, by embeddings of 384 numbers; "
+        "uniform takes neither"
     )
 
 

@@ -384,10 +384,10 @@ def words_of(sources: Sequence[Source], count: int) -> str:
 
 def _regions(pool: Sequence[int], clusters: np.ndarray) -> list[list[int]]:
     """Positions in ``pool``, whose items are rows of ``clusters``, cluster by cluster."""
-    regions: dict[int, list[int]] = {}
-    for position, row in enumerate(pool):
-        regions.setdefault(int(clusters[row]), []).append(position)
-    return [regions[number] for number in sorted(regions)]
+    of_pool = clusters[np.asarray(pool, np.int64)]
+    order = np.argsort(of_pool, kind="stable")
+    starts = np.flatnonzero(np.diff(of_pool[order])) + 1
+    return [region.tolist() for region in np.split(order, starts) if region.size]
 
 
 def instruction_request(config: RunConfig, prompt: RenderedPrompt, seed: int) -> Request:

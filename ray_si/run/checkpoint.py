@@ -90,6 +90,10 @@ class CommittedRounds:
         """Instructions that they accepted."""
         return self._rows[-1]
 
+    def accepted_before(self, round_: int) -> int:
+        """Instructions that the rounds before this one accepted; it is at most the next."""
+        return self._rows[round_]
+
     def rows(self, start: int, stop: int) -> pa.Table:
         """What was accepted at these places of all that was."""
         parts = []

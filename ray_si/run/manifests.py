@@ -82,8 +82,16 @@ class _Signature(TypedDict, total=False):
     sha256: str
 
 
+class Passed(TypedDict):
+    """Of the first so many instance blocks, the rows that hold ``select.during``."""
+
+    blocks: int
+    rows: int
+
+
 class _RoundExtras(_Signature, total=False):
     pool: int
+    passed: Passed
     objects: list[StoredObject]
 
 
@@ -91,8 +99,9 @@ class RoundManifest(_RoundExtras):
     """A round of the bootstrap.
 
     ``rejected`` counts by reason, ``contaminated`` by evaluation set and kind; ``pool`` is how many
-    seeds and accepted instructions there are after it. ``objects`` are its raw blocks, in order,
-    then its accepted and its rejected rows.
+    seeds and accepted instructions there are after it; ``passed`` what ``select.during`` counted
+    before it was asked. ``objects`` are its raw blocks, in order, then its accepted and its
+    rejected rows.
     """
 
     round: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,14 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.config.scores import scores_of
 from ray_si.errors import ConfigError
+from ray_si.run.checkpoint import CommittedRounds
+from ray_si.run.instance_parts import blocks_between
+from ray_si.run.manifests import Passed
+from ray_si.run.run import Run
 from ray_si.scores import registry
 from ray_si.scores.base import RowScorer
 from ray_si.scores.expression import Expression
+from ray_si.storage.reading import read_ahead
 
 SCORES = ("length", "logprob", "checks")
 """Kinds of score, at their default settings: those that cost nothing and need no model."""
@@ -63,6 +68,63 @@ class Passing:
             columns[name] = np.array(values, np.float64)  # None becomes NaN
         held = self.by.values(columns)
         return int((np.nan_to_num(held) != 0).sum())
+
+
+class EnoughRows:
+    """Counts the rows of full instance blocks of what the next round's prompts may show.
+
+    So the count does not depend on how far the instances are. It goes on from where the last of
+    ``rounds`` says that it stood, so no block is counted twice in the life of a run.
+    """
+
+    def __init__(self, config: RunConfig, rounds: CommittedRounds) -> None:
+        self._passing, self._during = Passing.of(config), config.select.during
+        self._lookahead, self._size = config.bootstrap.lookahead, config.instances.block_size
+        self._rounds = rounds
+        self._blocks = self._rows = 0  # counted, and of them those that hold it
+        if rounds.manifests and (passed := rounds.manifests[-1].get("passed")):
+            self._blocks, self._rows = passed["blocks"], passed["rows"]
+
+    def __bool__(self) -> bool:
+        """Whether the configuration has such a condition."""
+        return self._passing is not None
+
+    def __str__(self) -> str:
+        assert self._during
+        return f"{self._rows} rows hold {self._during.by!r}, {self._during.rows} were wanted"
+
+    @property
+    def passed(self) -> Passed:
+        """What a round's manifest says of them."""
+        return {"blocks": self._blocks, "rows": self._rows}
+
+    def are_there(self, blocks: Callable[[int, int], Iterable[pa.Table]]) -> bool:
+        """Whether so many rows hold it, with more ``blocks`` from one number to before another."""
+        if self._passing is None or self._during is None:
+            return False
+        last = max(self._blocks, self._last)
+        self._rows += sum(map(self._passing.count, blocks(self._blocks, last)))
+        self._blocks = last
+        return self._rows >= self._during.rows
+
+    def stand_in(self, run: Run) -> bool:
+        """Whether so many do in blocks that stand, and are not to be asked again."""
+        if self._passing is None or self._during is None:
+            return False
+        rows, keys = self._rows, blocks_between(run, self._blocks, self._last)
+        if len(keys) < self._last - self._blocks:
+            return False
+        for block in read_ahead(run.sound_block, keys):
+            if block is None or block[0].num_rows < self._size:
+                return False
+            rows += self._passing.count(block[0])
+        return rows >= self._during.rows
+
+    @property
+    def _last(self) -> int:
+        """The block before which all count."""
+        back = max(0, len(self._rounds.manifests) - self._lookahead)
+        return self._rounds.accepted_before(back) // self._size
 
 
 def _rows(block: pa.Table) -> Iterator[dict[str, Any]]:

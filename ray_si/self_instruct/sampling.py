@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -50,8 +51,14 @@ def sample_demonstrations(
 
 def _from_regions(rng: random.Random, regions: Sequence[Sequence[int]], count: int) -> list[int]:
     drawn: list[int] = []
+    taken: dict[int, list[int]] = {}  # region -> places in it that were drawn, in order
     while len(drawn) < count:
-        left = [region for region in regions if any(i not in drawn for i in region)]
-        for region in rng.sample(left, min(count - len(drawn), len(left))):
-            drawn.append(rng.choice([i for i in region if i not in drawn]))
+        left = [r for r, region in enumerate(regions) if len(region) > len(taken.get(r, ()))]
+        for number in rng.sample(left, min(count - len(drawn), len(left))):
+            gone = taken.setdefault(number, [])
+            place = rng.randrange(len(regions[number]) - len(gone))
+            for other in gone:
+                place += place >= other
+            insort(gone, place)
+            drawn.append(regions[number][place])
     return drawn

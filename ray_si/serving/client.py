@@ -62,7 +62,8 @@ _STRAY_S = 10.0
 """After a call has ended, for the message with its last answers, which another call brings."""
 
 _PAUSE_S = 1.0
-"""Before requests that Serve did not take are made again."""
+"""Before requests that Serve did not take are made again, and one that failed on its replica; twice
+as long before each further try of that, so that a short trouble does not use them up."""
 
 _REMOVED = "the generator was removed while it was needed"
 
@@ -312,11 +313,17 @@ class Client:
             item.attempts += 1
             if item.attempts < _ATTEMPTS:
                 logger.warning("a request failed (%s); again", one_line(answer))
-                self._queue.append(item)
+                pause_s = _PAUSE_S * 2 ** (item.attempts - 1)
+                asyncio.get_running_loop().call_later(pause_s, self._again, item)
                 return
             answer = Completion("", "error", error=answer)
         if not item.answer.done():
             item.answer.set_result(answer)
+
+    def _again(self, item: _Item) -> None:
+        if not item.answer.done():  # else nobody waits for it any more
+            self._queue.append(item)
+            self._wake()
 
     # When replicas die -------------------------------------------------------------------------
 

@@ -65,6 +65,42 @@ def test_a_run_cut_short_anywhere_ends_with_the_same_bytes(built, tmp_path):
         assert digests(copy) == digests(location)
 
 
+def test_a_resume_counts_no_block_again_that_its_rounds_went_by(built, tmp_path, monkeypatch):
+    location, config, _ = built
+    *_, before, last = [manifest["passed"] for manifest in Run.open(str(location)).rounds()]
+    copy = shutil.copytree(location, tmp_path / "run", ignore=shutil.ignore_patterns("data"))
+    for name in ("stats.json", "instances/manifest.json"):
+        (copy / name).unlink()
+    rounds = len(list(copy.glob("bootstrap/round-*/manifest.json")))
+    (copy / f"bootstrap/round-{rounds - 1:05d}/manifest.json").unlink()
+    counted = []
+    count = Passing.count
+
+    def counting(self, block):
+        counted.append(block["block"][0].as_py())
+        return count(self, block)
+
+    monkeypatch.setattr(Passing, "count", counting)
+    build(config, str(copy))
+    assert digests(copy) == digests(location)
+    assert before["blocks"] < last["blocks"]
+    assert min(counted) == before["blocks"]
+
+
+def test_a_run_that_has_enough_does_not_go_back_to_phase_1(built, tmp_path):
+    location, config, _ = built
+    copy = shutil.copytree(location, tmp_path / "run", ignore=shutil.ignore_patterns("data"))
+    for name in ("stats.json", "instances/manifest.json"):
+        (copy / name).unlink()
+    last = max(copy.glob("instances/block-*"))
+    if config.bootstrap.lookahead:
+        last.unlink()  # none that it goes by
+    phases = set()
+    build(config, str(copy), listen=lambda progress: phases.add(progress.phase))
+    assert phases == {"start", "instances", "export"}
+    assert digests(copy) == digests(location)
+
+
 def test_the_target_still_bounds_a_run_that_never_has_enough(tmp_path):
     config = parse_config(values(target=30, wanted=1000))
     assert build(config, str(tmp_path / "run")).stats["accepted"] == 30

@@ -28,6 +28,20 @@ def test_an_embedder_that_gpus_would_wait_for_is_told():
     assert idle_notes(config(embedder={"cpus": 1, "replicas": 4}, **fitted)) == []
 
 
+def test_clusters_that_every_round_would_wait_for_are_told():
+    def notes(target):
+        made = config(
+            bootstrap={"fit_to_slots": True, "demonstration_sampling": "diverse"},
+            embedder={"cpus": 1, "replicas": 4},
+            target_instructions=target,
+        )
+        return idle_notes(made)
+
+    assert notes(10**6) == []
+    (note,) = notes(10**8)
+    assert "at 100,000,000 instructions about 300 s of two cores and 310 GB" in note
+
+
 @pytest.mark.parametrize("name", ["quickstart", "gpu-64", "gpu-8-70b", "gpu-1"])
 def test_nothing_is_to_be_said_of_the_shipped_configurations(name):
     assert idle_notes(load_config(f"configs/{name}.yaml")) == []

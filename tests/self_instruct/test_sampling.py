@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given, strategies as st
 
 from ray_si.self_instruct.sampling import sample_demonstrations
@@ -41,6 +43,27 @@ def test_every_human_task_is_chosen_about_equally_often():
 
 def test_too_few_seeds_give_fewer_demonstrations():
     assert len(sample_demonstrations(3, 0, seed=0)) == 3
+
+
+@given(
+    st.integers(0, 2**62),
+    st.lists(st.integers(0, 5), min_size=1, max_size=30),
+    st.data(),
+)
+def test_regions_are_drawn_from_as_if_what_was_drawn_were_taken_out(seed, region_of, data):
+    groups = [[i for i, r in enumerate(region_of) if r == region] for region in set(region_of)]
+    count = data.draw(st.integers(0, len(region_of)))
+    rng, expected = random.Random(seed), []
+    while len(expected) < count:
+        rest = [[i for i in group if i not in expected] for group in groups]
+        left = [group for group in rest if group]
+        for group in rng.sample(left, min(count - len(expected), len(left))):
+            expected.append(rng.choice(group))
+    chosen = sample_demonstrations(
+        0, len(region_of), total=count, machine_count=count, seed=seed, regions=groups
+    )
+    rng.shuffle(expected)
+    assert [demonstration.index for demonstration in chosen] == expected
 
 
 @given(st.integers(0, 2**62), st.integers(1, 5), st.integers(1, 8))

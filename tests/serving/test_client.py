@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,7 @@ class TroubledEngine:
 
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
+        self.began: dict[str, float] = {}
 
     async def generate(self, request: Request) -> Completion:
         prompt = str(request.prompt)
@@ -45,6 +47,9 @@ class TroubledEngine:
             await asyncio.sleep(3600)
         if prompt.startswith("never") or (prompt.startswith("twice") and self.seen[prompt] < 3):
             raise RuntimeError("out of memory")
+        began = self.began.setdefault(prompt, time.monotonic())
+        if prompt.startswith("not yet") and time.monotonic() - began < 0.5:
+            raise RuntimeError("out of memory for now")
         await asyncio.sleep(0.05)
         return Completion(prompt.upper(), "stop", 1, 1)
 
@@ -114,7 +119,14 @@ def test_answers_belong_to_their_requests_and_failures_are_tried_again(app):
     assert [answer.text for answer in answers] == [prompt.upper() for prompt in prompts]
 
 
-def test_what_fails_for_good_is_its_row_alone(deploy):
+def test_a_trouble_that_passes_before_long_costs_no_row(app, monkeypatch):
+    monkeypatch.setattr(client_module, "_PAUSE_S", 0.25)
+    answers = ask(app, [f"not yet {i}" for i in range(8)])
+    assert [answer.finish_reason for answer in answers] == ["stop"] * 8
+
+
+def test_what_fails_for_good_is_its_row_alone(deploy, monkeypatch):
+    monkeypatch.setattr(client_module, "_PAUSE_S", 0.1)
     prompts = ["fine 1", "never 2", "hang 3", "fine 4", "half a pair"]
     answers = ask(deploy(0.3), prompts)
     assert [answer.text for answer in answers] == ["FINE 1", "", "", "FINE 4", ""]
