@@ -132,6 +132,7 @@ class BootstrapPhase:
         reporter: Reporter,
         token_budget: TokenBudget,
         instances: InstancePhase,
+        enough: EnoughRows,
         alarm: Alarm,
     ) -> None:
         self._config, self._run, self._rounds = config, run, rounds
@@ -142,7 +143,7 @@ class BootstrapPhase:
         self._seeds = len(seeds)
         self._leaves_slots = config.busy_share < BUSY
         self._told_unread = False
-        self._enough = EnoughRows(config, rounds)
+        self._enough = enough
         self._screening: Screening | None = None
         self._opened = len(gate)
         self._candidates: int = sum(manifest["candidates"] for manifest in rounds.manifests)

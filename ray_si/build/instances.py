@@ -132,6 +132,7 @@ class InstancePhase:
         self._missing: deque[int] = deque()  # blocks that nobody writes yet
         self._again: set[int] = set()  # those that stand and are asked again all the same
         self._working: list[Future[None]] = []
+        self._reading: dict[Future[None], int] = {}  # of these: the last block that it reads
         self._begun = self._writers = 0  # writers that ever were, and that are
         self._abandon = threading.Event()
         self._is_running = self._is_denied = False
@@ -175,30 +176,38 @@ class InstancePhase:
         self._complete(first, last, last * self._size)
         keys = blocks_between(self._run, first, last)
         assert len(keys) == last - first, "blocks that stood are gone"
-        yield from read_ahead(self._run.read, keys)
+        yield from read_ahead(self._run.read, keys.values())
 
     def _complete(self, first: int, last: int, instructions: int) -> None:
         """Have these blocks written, which the first so many instructions need."""
         while not all(self._parts.has(block) for block in range(first, last)):
             before = self.counts.instructions
-            self._begin(last)
-            for future in list(self._working):
-                self._alarm.result_of(future)
+            self._begin(last, first)
+            for future in self._working.copy():
+                if future not in self._reading or self._reading[future] >= first:
+                    self._alarm.result_of(future)
             if self._is_denied and self.counts.instructions == before:
                 raise self._token_budget.error(
                     f"{before} of {instructions} instructions have their instances, which are kept"
                 )
 
-    def _begin(self, blocks: int) -> None:
-        """Have the first ``blocks`` read where they stand, and else written."""
+    def _begin(self, blocks: int, first: int = 0) -> None:
+        """Have the first ``blocks`` read where they stand, and else written.
+
+        Those before the ``first`` that is wanted are read apart from the others.
+        """
         self._working = [future for future in self._working if not future.done()]
+        self._reading = {f: last for f, last in self._reading.items() if not f.done()}
         new = [b for b in range(self._known, blocks) if not self._parts.has(b)]
         self._known = max(self._known, blocks)
         stored = {block: self._unread.pop(block) for block in new if block in self._unread}
         with self._lock:
             self._missing += [block for block in new if block not in stored]
-        if stored:
-            self._working.append(in_thread(self._guarded, self._read, stored))
+        for wanted in (True, False):
+            if keys := {block: key for block, key in stored.items() if (block >= first) is wanted}:
+                future = in_thread(self._guarded, self._read, keys)
+                self._working.append(future)
+                self._reading[future] = max(keys)
         self._is_denied = False
         for _ in range(min(WRITERS - self._writers, -(-len(self._missing) // self._most_at_once))):
             self._begun += 1

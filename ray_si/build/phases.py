@@ -68,7 +68,8 @@ class Phases:
         self.run.lease.lost.add_done_callback(lambda lost: self.alarm.ring(lost.exception()))
         token_budget = TokenBudget.of(self.config, self.run, self.seeds)
         rounds = CommittedRounds.read(self.run)
-        is_bootstrapping = not (finish or self._is_bootstrapped(rounds))
+        enough = EnoughRows(self.config, rounds)
+        is_bootstrapping = not (finish or self._is_bootstrapped(rounds, enough))
         if is_bootstrapping:  # compiling the gate once takes as long as starting Ray
             threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         with ExitStack() as stack:
@@ -108,17 +109,19 @@ class Phases:
             stack.callback(instances.abandon)
             if is_bootstrapping:
                 with self.clock("bootstrap"), room:
-                    self._bootstrap(rounds, serving, generators, token_budget, instances, cards)
+                    self._bootstrap(
+                        rounds, serving, generators, token_budget, instances, enough, cards
+                    )
                 serving.release_embedder()
             with self.clock("instances"):
                 instances.run()
 
-    def _is_bootstrapped(self, rounds: CommittedRounds) -> bool:
+    def _is_bootstrapped(self, rounds: CommittedRounds, enough: EnoughRows) -> bool:
         """Whether phase 1 is over: the target reached, enough rows, or a plateau that ends it."""
         options = self.config.bootstrap
         if rounds.accepted >= self.config.target_instructions:
             return True
-        if EnoughRows(self.config, rounds).stand_in(self.run):
+        if enough.stand_in(self.run, self.alarm.check):
             return True
         return options.on_stall == "finish" and is_plateau(rounds.manifests, options)
 
@@ -135,7 +138,8 @@ class Phases:
         name, fencing = shared_name(self.run.location), self.run.lease.number
         identity = identity_of(self.config, embedder=embedder)
         silence_s = 60 * self.config.budget.unattended_minutes
-        custody = stack.enter_context(Custody(name, fencing, identity, silence_s))
+        lost = self.run.lease.lost
+        custody = stack.enter_context(Custody(name, fencing, identity, silence_s, lost.done))
         remove_predecessors(name, fencing, keep=custody.adopted, check=self.alarm.check)
         with custody.asking_for_nodes():
             config = checks.wait_for_room(
@@ -184,6 +188,7 @@ class Phases:
         generators: Generators,
         token_budget: TokenBudget,
         instances: InstancePhase,
+        enough: EnoughRows,
         cards: PlacementGroup | None,
     ) -> None:
         """Phase 1; its gate, with the whole pool in memory, goes with it."""
@@ -201,6 +206,7 @@ class Phases:
                 self.reporter,
                 token_budget,
                 instances,
+                enough,
                 self.alarm,
             ).run()
 

@@ -15,7 +15,7 @@ from ray.util.metrics import Gauge
 
 from ray_si.build.cost import ClusterCost
 from ray_si.config import RunConfig
-from ray_si.errors import RaySIError
+from ray_si.errors import LeaseLostError, RaySIError
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.stage_clock import bound_by
 from ray_si.pipeline.token_budget import TokenBudget
@@ -61,7 +61,7 @@ class Watcher:
         self._cost = ClusterCost(config.budget.dollars_per_hour)
         self._versions: dict[str, dict[str, str]] = {}
         self._serving, self._reporter, self._run = serving, reporter, run
-        self._lost = run.lease.lost
+        self._lease = run.lease
         self._ended = threading.Event()
 
     def __enter__(self) -> Watcher:
@@ -86,7 +86,7 @@ class Watcher:
         try:
             self._look()
         finally:
-            if not self._lost.done():
+            if not self._lease.lost.done():
                 self._write_live(ended=True)
 
     def _look(self) -> None:
@@ -96,7 +96,7 @@ class Watcher:
         )
         gauges = {name: Gauge(f"si_{name}", f"Of the run: {name}", ("run",)) for name in names}
         written = 0.0
-        while not (self._ended.wait(_LOOK_S) or self._lost.done()):
+        while not (self._ended.wait(_LOOK_S) or self._lease.lost.done()):
             try:
                 usage = self._serving.usage()
                 if is_due := time.monotonic() - written >= _WRITE_S:
@@ -127,7 +127,10 @@ class Watcher:
 
     def _write_live(self, *, ended: bool) -> None:
         try:
+            self._lease.check()
             self._run.objects.put(LIVE, json.dumps(self.live(ended=ended), indent=2).encode())
+        except LeaseLostError:  # they are the other driver's
+            return
         except (OSError, RaySIError) as problem:  # nothing depends on it
             logger.warning("%s could not be written: %s", LIVE, problem)
 

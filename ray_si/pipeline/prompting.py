@@ -6,6 +6,7 @@ A build, `verify` and `preview` call them; nothing here needs Ray.
 from __future__ import annotations
 
 import json
+import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -134,6 +135,7 @@ class Prompting:
         self._sizes = array("q")  # of the pool at the end of each
         self._usable = {kind: array("q") for kind in self._kinds}  # places in it
         self._embeddings: list[np.ndarray] = []
+        self._clustering = threading.Lock()  # it takes as much memory again, and all cores
 
     @property
     def accepted(self) -> int:
@@ -271,8 +273,9 @@ class Prompting:
         """The clusters of the first ``size`` machine-written tasks, where these count."""
         if not (self._diverse and size):
             return None
-        vectors = np.concatenate(self._embeddings)[:size]
-        return cluster(vectors, regions_seed(self._config.seed, round_))
+        with self._clustering:
+            vectors = np.concatenate(self._embeddings)[:size]
+            return cluster(vectors, regions_seed(self._config.seed, round_))
 
     def _of_seed(self, seed: SeedTask) -> Source:
         example = Example(seed.instruction, seed.instances[0] if self._joint else None)

@@ -289,13 +289,13 @@ def stored_blocks(run: Run, part: int) -> dict[int, str]:
     return {block: key for block, key in blocks.items() if block // PART_BLOCKS == part}
 
 
-def blocks_between(run: Run, first: int, last: int) -> list[str]:
-    """The keys of the blocks that stand, from the first number to before the last, in order."""
+def blocks_between(run: Run, first: int, last: int) -> dict[int, str]:
+    """Number -> key of the blocks that stand, from the first number to before the last."""
     if first >= last:
-        return []
+        return {}
     parts = range(first // PART_BLOCKS, (last - 1) // PART_BLOCKS + 1)
     keys = {block: key for part in parts for block, key in stored_blocks(run, part).items()}
-    return [keys[block] for block in range(first, last) if block in keys]
+    return {block: keys[block] for block in range(first, last) if block in keys}
 
 
 def _is_final(part: int, records: Collection[BlockRecord], size: int) -> bool:

@@ -99,9 +99,9 @@ class RoundManifest(_RoundExtras):
     """A round of the bootstrap.
 
     ``rejected`` counts by reason, ``contaminated`` by evaluation set and kind; ``pool`` is how many
-    seeds and accepted instructions there are after it; ``passed`` what ``select.during`` counted
-    before it was asked. ``objects`` are its raw blocks, in order, then its accepted and its
-    rejected rows.
+    seeds and accepted instructions there are after it; ``passed`` what ``select.during`` had
+    counted when it was to be committed. ``objects`` are its raw blocks, in order, then its accepted
+    and its rejected rows.
     """
 
     round: int

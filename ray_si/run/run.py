@@ -235,6 +235,7 @@ class Run:
         self.lease.check()
         manifest = seal(manifest | {"fencing": self.lease.number, "versions": _versions()})
         if not self.objects.put_if_absent(key, _json(manifest)):
+            self.lease.check()
             raise LeaseLostError(f"{self.location}/{key} was written by another driver meanwhile")
         return manifest
 
@@ -334,6 +335,7 @@ class Run:
         refused, ``inputs`` those of what the run began with. Returns the manifest as it is stored.
         Raises LeaseLostError.
         """
+        self.lease.check()
         folder, fencing = round_folder(round_), self.lease.number
         tables = {
             "accepted": accepted,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -74,16 +75,17 @@ class EnoughRows:
     """Counts the rows of full instance blocks of what the next round's prompts may show.
 
     So the count does not depend on how far the instances are. It goes on from where the last of
-    ``rounds`` says that it stood, so no block is counted twice in the life of a run.
+    ``rounds`` says that it stood. That is before the first block with requests that failed, which a
+    resume asks again.
     """
 
     def __init__(self, config: RunConfig, rounds: CommittedRounds) -> None:
         self._passing, self._during = Passing.of(config), config.select.during
         self._lookahead, self._size = config.bootstrap.lookahead, config.instances.block_size
         self._rounds = rounds
-        self._blocks = self._rows = 0  # counted, and of them those that hold it
-        if rounds.manifests and (passed := rounds.manifests[-1].get("passed")):
-            self._blocks, self._rows = passed["blocks"], passed["rows"]
+        last = rounds.manifests[-1] if rounds.manifests else None
+        start: Passed = {"blocks": 0, "rows": 0}
+        self._counted = self._final = last.get("passed", start) if last else start
 
     def __bool__(self) -> bool:
         """Whether the configuration has such a condition."""
@@ -91,34 +93,49 @@ class EnoughRows:
 
     def __str__(self) -> str:
         assert self._during
-        return f"{self._rows} rows hold {self._during.by!r}, {self._during.rows} were wanted"
+        rows = self._counted["rows"]
+        return f"{rows} rows hold {self._during.by!r}, {self._during.rows} were wanted"
 
     @property
     def passed(self) -> Passed:
         """What a round's manifest says of them."""
-        return {"blocks": self._blocks, "rows": self._rows}
+        return self._final
 
     def are_there(self, blocks: Callable[[int, int], Iterable[pa.Table]]) -> bool:
         """Whether so many rows hold it, with more ``blocks`` from one number to before another."""
-        if self._passing is None or self._during is None:
+        if self._during is None:
             return False
-        last = max(self._blocks, self._last)
-        self._rows += sum(map(self._passing.count, blocks(self._blocks, last)))
-        self._blocks = last
-        return self._rows >= self._during.rows
+        for block in blocks(self._counted["blocks"], self._last):
+            self._count(block)
+        return self._counted["rows"] >= self._during.rows
 
-    def stand_in(self, run: Run) -> bool:
-        """Whether so many do in blocks that stand, and are not to be asked again."""
-        if self._passing is None or self._during is None:
+    def stand_in(self, run: Run, check: Callable[[], None] = lambda: None) -> bool:
+        """Whether so many do in blocks that stand, none of which is to be written, or asked again.
+
+        Counts those before the first that is. Calls ``check``, which may raise, between them.
+        """
+        if self._during is None:
             return False
-        rows, keys = self._rows, blocks_between(run, self._blocks, self._last)
-        if len(keys) < self._last - self._blocks:
-            return False
+        first, last = self._counted["blocks"], self._last
+        stored = blocks_between(run, first, last)
+        keys = [stored[block] for block in takewhile(stored.__contains__, range(first, last))]
         for block in read_ahead(run.sound_block, keys):
+            check()
             if block is None or block[0].num_rows < self._size:
                 return False
-            rows += self._passing.count(block[0])
-        return rows >= self._during.rows
+            self._count(block[0])
+        return self._counted["blocks"] >= last and self._counted["rows"] >= self._during.rows
+
+    def _count(self, block: pa.Table) -> None:
+        assert self._passing
+        has_errors = "error" in block["finish_reason"].to_pylist()
+        is_final = self._final is self._counted and not has_errors
+        self._counted = {
+            "blocks": self._counted["blocks"] + 1,
+            "rows": self._counted["rows"] + self._passing.count(block),
+        }
+        if is_final:
+            self._final = self._counted
 
     @property
     def _last(self) -> int:

@@ -59,6 +59,9 @@ _REMOVAL_S = 30.0
 _SLOTS_S = 10.0
 """Most seconds for a replica to tell its slots."""
 
+_ANSWER_S = 30.0
+"""Most seconds for a custodian to tell what its replicas have done."""
+
 _POLICY = "ray_si.serving.autoscaling:replicas_for_requests"
 """What decides how many replicas there are, where they may be more."""
 
@@ -251,11 +254,14 @@ class Serving:
         self._name_apps(custody.adopted)
         applications = serve.status().applications
         statuses = [applications[app].status for app in self._every_app if app in applications]
-        if statuses != [ApplicationStatus.RUNNING] * len(self._every_app):
+        before = None
+        with suppress(RayError):  # its custodian hangs, or is being restarted
+            before = ray.get(custody.custodian.total.remote(), timeout=_ANSWER_S)
+        if before is None or statuses != [ApplicationStatus.RUNNING] * len(self._every_app):
             remove_predecessors(self._name, self._fencing, check=self._check)
             self._name_apps(self._fencing)
             return False
-        self._before = ray.get(custody.custodian.total.remote(), timeout=5)
+        self._before = before
         custody.goes_on()
         self._notify("going on with the replicas of the driver before")
         return True

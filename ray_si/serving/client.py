@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 import uuid
 from collections import deque
@@ -62,8 +63,9 @@ _STRAY_S = 10.0
 """After a call has ended, for the message with its last answers, which another call brings."""
 
 _PAUSE_S = 1.0
-"""Before requests that Serve did not take are made again, and one that failed on its replica; twice
-as long before each further try of that, so that a short trouble does not use them up."""
+"""Before requests that Serve did not take are made again. Before one that failed on its replica is,
+between half of it and half as much again, and twice that each further time: so a short trouble does
+not use its tries up, and what failed together does not come back together."""
 
 _REMOVED = "the generator was removed while it was needed"
 
@@ -313,7 +315,7 @@ class Client:
             item.attempts += 1
             if item.attempts < _ATTEMPTS:
                 logger.warning("a request failed (%s); again", one_line(answer))
-                pause_s = _PAUSE_S * 2 ** (item.attempts - 1)
+                pause_s = _PAUSE_S * 2 ** (item.attempts - 1) * (0.5 + random.random())
                 asyncio.get_running_loop().call_later(pause_s, self._again, item)
                 return
             answer = Completion("", "error", error=answer)

@@ -12,13 +12,13 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si._version import __version__
@@ -44,15 +44,21 @@ class Custody:
     are left to the next driver, or to the custodian. Connects to nothing by itself: `ray.init`
     comes before. ``adopted`` is the number in the names of an earlier driver's applications that
     are what this driver would deploy, None where there are none; ``custodian`` is the actor.
+    ``is_succeeded`` tells of a later driver where the custodian does not answer.
     """
 
     def __init__(
-        self, name: str, fencing: int, identity: str, silence_s: float = SILENCE_S
+        self,
+        name: str,
+        fencing: int,
+        identity: str,
+        silence_s: float = SILENCE_S,
+        is_succeeded: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name, self.fencing = name, fencing
         self.adopted: int | None = None
         self.custodian: Any = None
-        self._identity, self._silence_s = identity, silence_s
+        self._identity, self._silence_s, self._is_succeeded = identity, silence_s, is_succeeded
         self._is_served = False
         self._ended = threading.Event()
 
@@ -80,7 +86,7 @@ class Custody:
         try:
             counts: bool = ray.get(self.custodian.beat.remote(self.fencing), timeout=5)
         except RayError:
-            return self.adopted is None
+            return self.adopted is None and not self._is_succeeded()
         return counts
 
     def goes_on(self) -> None:
@@ -106,7 +112,10 @@ class Custody:
         with suppress(ValueError, RayError):  # there is none, or it is just going
             custodian = ray.get_actor(self._actor_name, _NAMESPACE)
             question = custodian.take_over.remote(self.fencing, self._identity, self._silence_s)
-            is_same, deployed = ray.get(question, timeout=_ANSWER_S)
+            try:
+                is_same, deployed = ray.get(question, timeout=_ANSWER_S)
+            except GetTimeoutError:  # it hangs, and its name would not be free
+                is_same, deployed = False, None
             if is_same:
                 self.custodian, self.adopted = custodian, deployed
             else:

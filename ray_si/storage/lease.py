@@ -73,7 +73,8 @@ class Lease:
     waits for up to ``ttl_s`` seconds for a sign of life, told to ``notify``.
 
     ``number`` is the fencing number. ``lost`` ends with a LeaseLostError once another driver is
-    found to have taken over, and never otherwise.
+    found to have taken over, and never otherwise. Leaving with an error raises it then, from that
+    error: whatever fails under a driver that was succeeded fails for this.
     """
 
     def __init__(
@@ -132,6 +133,10 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         self._undo.__exit__(kind, error, trace)
+        if isinstance(error, Exception) and self.lost.done():
+            lost = self.lost.exception()
+            if error is not lost:
+                raise LeaseLostError(str(lost)) from error
 
     def check(self) -> None:
         """Raise LeaseLostError unless this driver still holds the lease. Asks the store."""
@@ -154,9 +159,12 @@ class Lease:
                 self.check()
                 self._objects.put(_key(self.number), self._data())
             except LeaseLostError:
+                self._withdraw()
                 return
             except (OSError, RaySIError) as error:
                 logger.warning("the lease could not be renewed yet: %s", error)
+                with suppress(OSError, RaySIError):  # by whoever took over, perhaps
+                    self.check()
         self._record["released"] = True
         try:
             self.check()
@@ -165,13 +173,18 @@ class Lease:
             else:
                 self._objects.put(_key(self.number), self._data())
         except LeaseLostError:
-            return
+            self._withdraw()
         except (OSError, RaySIError) as problem:  # it runs out by itself
             logger.warning("the lease could not be given back: %s", problem)
 
     def _give_back(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
         self._keeper.join(None if kind is None else _FAREWELL_S)
+
+    def _withdraw(self) -> None:
+        """Take away what was renewed in the moment in which another driver took over."""
+        with suppress(OSError, RaySIError):
+            self._objects.delete(_key(self.number))
 
     def _is_alone(self) -> bool:
         """Whether nothing else came to be in this place."""

@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.builds import digests
+from tests.faults.conftest import output_of
 
 pytestmark = pytest.mark.slow
+
+MOMENTS = [
+    ("before", 5),
+    ("during", 6),
+    ("after", 8),
+    ("during", 9),
+    ("before", 12),
+    ("during", 14),
+]
+"""When a driver stops, and at which of its writes: from the first round on, before the last."""
 
 
 def wait_for_block(run, process) -> None:
@@ -24,10 +36,11 @@ def test_a_second_driver_is_refused_while_the_first_one_works(builds, undisturbe
     first = builds.start(run)
     wait_for_block(run, first)
     second = builds.start(run)
-    output, _ = second.communicate(timeout=120)
+    output = output_of(second, 120)
     assert second.returncode == 2
     assert f"{run} is being written by process {first.pid}" in output
-    assert first.wait(timeout=180) == 0
+    output = output_of(first)
+    assert first.returncode == 0, output
     assert digests(run) == undisturbed
 
 
@@ -38,18 +51,58 @@ def test_a_driver_stopped_for_so_long_that_it_was_succeeded_writes_nothing_more(
     first = builds.start(run)
     wait_for_block(run, first)
     first.send_signal(signal.SIGSTOP)
-    (lease,) = run.glob("lease/*.json")
-    record = json.loads(lease.read_text())
-    lease.write_text(json.dumps(record | {"machine": "one whose processes cannot be seen"}))
+    wait_until_stopped(first)
+    edit_lease(run, machine="one whose processes cannot be seen")
     builds.finish(run)  # watches the lease for half a minute, then takes it
-    before = {path: path.read_bytes() for path in run.rglob("*.*")}
+    before = contents(run)
     first.send_signal(signal.SIGCONT)
-    output, _ = first.communicate(timeout=180)
-    assert first.returncode == 1
+    output = output_of(first)
+    assert first.returncode == 1, output
     assert f"another driver has taken over {run}" in output
     assert digests(run) == undisturbed
-    after = {path: path.read_bytes() for path in run.rglob("*.*")}
-    assert {path: after[path] for path in before} == before
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(("when", "write"), MOMENTS)
+def test_a_driver_that_is_succeeded_in_the_middle_of_a_write_says_so_and_changes_nothing(
+    builds, undisturbed, tmp_path, when, write
+):
+    run = tmp_path / "run"
+    fault = {"write": write, "when": when, "signal": "SIGSTOP"}
+    first = builds.start(run, json.dumps(fault))
+    wait_until_stopped(first)
+    edit_lease(run, released=True)
+    builds.finish(run)
+    before = contents(run)
+    first.send_signal(signal.SIGCONT)
+    output = output_of(first)
+    assert first.returncode == 1, output
+    assert f"another driver has taken over {run}" in output
+    assert digests(run) == undisturbed
+    assert {path: data for path, data in contents(run).items() if path in before} == before
+
+
+def contents(run):
+    return {path: path.read_bytes() for path in run.rglob("*.*")}
+
+
+def wait_until_stopped(process) -> None:
+    """Until each thread is: one that waits for a disk goes on for a while."""
+    end = time.monotonic() + 300
+    while True:
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/stat")
+        if all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in tasks):
+            return
+        assert process.poll() is None, output_of(process)
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def edit_lease(run, **changed) -> None:
+    (lease,) = run.glob("lease/*.json")
+    new = lease.with_name("edited")
+    new.write_text(json.dumps(json.loads(lease.read_text()) | changed))
+    new.replace(lease)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -62,7 +115,7 @@ def test_an_interrupted_driver_leaves_soon_and_its_run_goes_on(
     for _ in range(times):
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
-    output, _ = process.communicate(timeout=60)
+    output = output_of(process, 60)
     assert process.returncode == 130
     assert "The same command goes on from there" in output
     builds.finish(run)

@@ -12,7 +12,7 @@ import pytest
 
 from ray_si.storage.objects import open_objects
 from tests.builds import digests
-from tests.faults.conftest import Builds
+from tests.faults.conftest import Builds, output_of
 from tests.faults.flaky_s3 import FAULTS, FlakyS3
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_an_interrupted_driver_does_not_wait_for_storage_that_hangs(
         proxy.fail(share=1)
         time.sleep(5)  # by now something waits for it
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=45)
+        output = output_of(process, 45)
     assert process.returncode == 130, output
 
 
@@ -84,7 +84,7 @@ def test_a_full_or_read_only_disk_is_named_and_the_run_goes_on_once_it_is_mended
     while not list((folder / "run").glob("bootstrap/*/block-*.parquet")):
         assert process.poll() is None, process.communicate()
     remount(trouble)
-    output, _ = process.communicate(timeout=180)
+    output = output_of(process)
     assert process.returncode == status, output
     assert message in output
     assert "Traceback" not in output

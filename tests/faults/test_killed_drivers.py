@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from tests.builds import digests
+from tests.faults.conftest import output_of
 
 KILLS = 50
 """In all lives together, in the long form of this test."""
@@ -33,7 +34,7 @@ def live_through(builds, run, faults) -> int:
     killed = 0
     for fault in faults:
         process = builds.start(run, fault)
-        output, _ = process.communicate(timeout=180)
+        output = output_of(process)
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, (fault, output)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.builds import digests
-from tests.faults.conftest import Builds
+from tests.faults.conftest import Builds, output_of
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,6 @@ def test_a_killed_node_changes_nothing(nodes, tmp_path):
         time.sleep(0.01)
     assert process.poll() is None
     cluster.remove_node(workers[0], allow_graceful=False)
-    output, _ = process.communicate(timeout=240)
+    output = output_of(process, 240)
     assert process.returncode == 0, output
     assert digests(run) == digests(tmp_path / "undisturbed")

@@ -11,7 +11,7 @@ import yaml
 
 from ray_si.serving.applications import shared_name
 from tests.builds import digests
-from tests.faults.conftest import Builds
+from tests.faults.conftest import Builds, output_of
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def forgetful(cluster, tmp_path):
 
 def kill_after_some_blocks(builds, run):
     process = builds.start(run, json.dumps({"blocks": 3}))
-    output, _ = process.communicate(timeout=180)
+    output = output_of(process)
     assert process.returncode == -signal.SIGKILL, output
 
 
@@ -65,7 +65,7 @@ def test_a_build_within_it_goes_on_with_the_replicas_and_writes_the_same(
     kill_after_some_blocks(forgetful, run)
     left = replicas(cluster, run)
     again = forgetful.start(run)
-    output, _ = again.communicate(timeout=180)
+    output = output_of(again)
     assert again.returncode == 0, output
     assert left
     assert "going on with the replicas of the driver before" in output

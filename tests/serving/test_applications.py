@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import ray
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.config import RequestRouterConfig
 
 from ray_si.build.builder import build
@@ -111,6 +111,8 @@ class Embedders:
                 raise TimeoutError
             case "dies":
                 raise RayActorError
+            case "is lost with its node":
+                raise ObjectLostError("00ff", None, "")
             case "loses one":
                 return np.ones((len(self._texts) - 1, 3), np.float32), 0.5
             case width:
@@ -132,7 +134,7 @@ def embedders(monkeypatch):
 
 
 def test_an_embedder_that_dies_is_asked_again_and_its_time_is_counted(embedders):
-    serving = embedders("dies", "dies", 3)
+    serving = embedders("dies", "is lost with its node", 3)
     assert serving.encode(["text"] * 2000).shape == (2000, 3)
     assert serving.embedding_s == 0.5  # of two calls, over two replicas
 

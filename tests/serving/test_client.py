@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -48,7 +48,7 @@ class TroubledEngine:
         if prompt.startswith("never") or (prompt.startswith("twice") and self.seen[prompt] < 3):
             raise RuntimeError("out of memory")
         began = self.began.setdefault(prompt, time.monotonic())
-        if prompt.startswith("not yet") and time.monotonic() - began < 0.5:
+        if prompt.startswith("not yet") and time.monotonic() - began < 0.8:
             raise RuntimeError("out of memory for now")
         await asyncio.sleep(0.05)
         return Completion(prompt.upper(), "stop", 1, 1)
@@ -300,6 +300,33 @@ def test_whatever_befalls_its_calls_every_request_has_one_outcome(monkeypatch, s
     assert sum(answer.finish_reason == "stop" for answer in answers) > 40
 
 
+class Failing(StreamingHandle):
+    """A handle that fails every request at once, and counts them."""
+
+    asked = 0
+
+    async def remote(self, requests, order, sender):
+        self.asked += len(requests)
+        yield Replies("replica", 0, [(sender.first + k, "no") for k in range(len(requests))])
+
+
+def test_what_nobody_waits_for_any_more_is_not_tried_again(monkeypatch):
+    handle = Failing()
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: handle)
+    monkeypatch.setattr(client_module, "_PAUSE_S", 0.4)
+
+    async def run() -> None:
+        client = Client("app", 8, (0,))
+        async with client.watched():
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(client.ask(Request("x", SamplingParams(), seed=0)), 0.15)
+            assert handle.asked == 1
+            await asyncio.sleep(0.7)
+
+    asyncio.run(run())
+    assert handle.asked == 1
+
+
 class Carrying(StreamingHandle):
     """A handle of which every call but the first ends at once; the first brings all answers.
 
@@ -383,6 +410,33 @@ def test_freed_places_gather_until_a_call_is_full(monkeypatch, window, replica_s
     assert set(handle.calls[:-1]) == {size}  # but the last
     assert window - size < handle.most <= window
     assert lookups == ["app"]
+
+
+class Mute(StreamingHandle):
+    """A handle whose calls never bring anything."""
+
+    async def remote(self, requests, order, sender):
+        await asyncio.sleep(3600)
+        yield
+
+
+def test_starts_that_fail_end_the_work_after_a_long_silence_and_not_before(monkeypatch):
+    looks = []
+
+    def start_failure(app):
+        looks.append(time.monotonic() - began)
+        return "OutOfMemoryError: the model does not fit"
+
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: Mute())
+    monkeypatch.setattr(client_module, "_is_up", lambda app: True)
+    monkeypatch.setattr(client_module, "start_failure", start_failure)
+    monkeypatch.setattr(client_module, "_LOOK_S", 0.05)
+    monkeypatch.setattr(client_module, "_START_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(GenerationError, match="cannot start again: OutOfMemoryError"):
+        ask("app", ["fine"])
+    assert len(looks) == 1
+    assert looks[0] > 0.5
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 import ray
 from ray import serve
+from ray.exceptions import GetTimeoutError
 
 from ray_si.config.file import parse_config
 from ray_si.serving.applications import Serving, remove_predecessors
@@ -167,6 +168,19 @@ def test_a_driver_within_the_set_time_goes_on_with_the_replicas(ray_session, nam
             Serving._delete(_of(first, settings, name))  # a superseded driver deletes nothing
             assert apps(name) == [app]
     until(lambda: not apps(name) and not custodian_of(name))
+
+
+@pytest.mark.parametrize("is_succeeded", [False, True])
+def test_where_the_custodian_does_not_answer_the_lease_tells_whose_the_replicas_are(
+    monkeypatch, is_succeeded
+):
+    def get(*_, **__):
+        raise GetTimeoutError("no answer")
+
+    monkeypatch.setattr(ray, "get", get)
+    custody = Custody("si-x", 1, "identity", is_succeeded=lambda: is_succeeded)
+    custody.custodian = SimpleNamespace(beat=SimpleNamespace(remote=lambda fencing: None))
+    assert custody.counts() is not is_succeeded
 
 
 def _of(custody, settings, name):

@@ -327,3 +327,51 @@ def test_a_manifest_is_written_once_whatever_the_lease_says(tmp_path):
         with pytest.raises(LeaseLostError, match=r"stats\.json was written by another driver"):
             runs[1].commit_stats({"rows": 2})
     assert runs[1].stats() == {"rows": 1}
+
+
+def succeed(store):
+    """Another driver takes over, as if the lease had run out."""
+    store.put("lease/00002.json", b"{}")
+
+
+def succeeded_and_ended_with(store, error):
+    with take(store):
+        succeed(store)
+        raise error
+
+
+def test_whatever_fails_under_a_driver_that_was_succeeded_fails_for_that(store):
+    error = StorageError("a file that was there a moment ago is gone")
+    with pytest.raises(LeaseLostError, match="another driver has taken over the run") as raised:
+        succeeded_and_ended_with(store, error)
+    assert raised.value.__cause__ is error
+    assert list(store.list("lease/")) == ["lease/00002.json"]
+
+
+def test_other_errors_and_interrupts_stay_what_they_are(store):
+    with pytest.raises(StorageError, match="full"), take(store):
+        raise StorageError("the disk is full")
+    with pytest.raises(KeyboardInterrupt):
+        succeeded_and_ended_with(store, KeyboardInterrupt())
+
+
+def test_a_renewal_that_fails_since_another_driver_has_taken_over_is_found_out_at_once(tmp_path):
+    class Swept(LocalObjects):
+        def put(self, key, data):
+            succeed(LocalObjects(tmp_path))
+            raise StorageError(f"{key}: the temporary file is gone")
+
+    LocalObjects(tmp_path).put("run.json", b"{}")
+    with pytest.raises(LeaseLostError), take(Swept(tmp_path)) as lease:
+        lease.lost.result(timeout=TTL / 3 + TTL / 5)  # the next renewal would be later
+
+
+def test_a_lease_that_was_renewed_as_another_driver_took_over_is_taken_away(store):
+    lease = take(store)
+    lease.__enter__()
+    succeed(store)
+    store.put("lease/00001.json", lease._data())
+    with pytest.raises(LeaseLostError):
+        lease.lost.result(timeout=10)
+    lease.__exit__(None, None, None)
+    assert list(store.list("lease/")) == ["lease/00002.json"]
