@@ -180,16 +180,27 @@ class InstancePhase:
 
     def _complete(self, first: int, last: int, instructions: int) -> None:
         """Have these blocks written, which the first so many instructions need."""
-        while not all(self._parts.has(block) for block in range(first, last)):
-            before = self.counts.instructions
+        left = self._left(first, last)
+        while left:
+            self._alarm.check()
             self._begin(last, first)
-            for future in self._working.copy():
-                if future not in self._reading or self._reading[future] >= first:
+            working = self._working.copy()
+            # what stands before them need not be read yet
+            wanted = [f for f in working if self._reading.get(f, first) >= first] or working
+            for future in wanted:
+                self._alarm.result_of(future)
+            before, left = left, self._left(first, last)
+            if self._is_denied and left == before:
+                for future in working:  # so that all that stands is counted
                     self._alarm.result_of(future)
-            if self._is_denied and self.counts.instructions == before:
                 raise self._token_budget.error(
-                    f"{before} of {instructions} instructions have their instances, which are kept"
+                    f"{self.counts.instructions} of {instructions} instructions have their "
+                    "instances, which are kept"
                 )
+
+    def _left(self, first: int, last: int) -> int:
+        """How many of these blocks are not known to stand."""
+        return sum(not self._parts.has(block) for block in range(first, last))
 
     def _begin(self, blocks: int, first: int = 0) -> None:
         """Have the first ``blocks`` read where they stand, and else written.

@@ -255,10 +255,12 @@ class Serving:
         applications = serve.status().applications
         statuses = [applications[app].status for app in self._every_app if app in applications]
         before = None
-        with suppress(RayError):  # its custodian hangs, or is being restarted
+        with suppress(RayError):  # it hangs, or is being restarted
             before = ray.get(custody.custodian.total.remote(), timeout=_ANSWER_S)
         if before is None or statuses != [ApplicationStatus.RUNNING] * len(self._every_app):
             remove_predecessors(self._name, self._fencing, check=self._check)
+            if before is None:
+                custody.replace_custodian()
             self._name_apps(self._fencing)
             return False
         self._before = before

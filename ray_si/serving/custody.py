@@ -86,7 +86,7 @@ class Custody:
         try:
             counts: bool = ray.get(self.custodian.beat.remote(self.fencing), timeout=5)
         except RayError:
-            return self.adopted is None and not self._is_succeeded()
+            return (self.adopted is None or self._is_served) and not self._is_succeeded()
         return counts
 
     def goes_on(self) -> None:
@@ -97,6 +97,12 @@ class Custody:
         """Nothing is adopted: this driver's own applications come."""
         self.adopted, self._is_served = None, True
         self.custodian.deploys.remote(self.fencing)
+
+    def replace_custodian(self) -> None:
+        """Begin with another: this one does not answer, and those that it looks after are gone."""
+        with suppress(RayError):
+            ray.kill(self.custodian)
+        self.custodian = self._create()
 
     @contextmanager
     def asking_for_nodes(self) -> Iterator[None]:
@@ -118,7 +124,7 @@ class Custody:
                 is_same, deployed = False, None
             if is_same:
                 self.custodian, self.adopted = custodian, deployed
-            else:
+            elif not self._is_succeeded():
                 ray.kill(custodian)
 
     def _create(self) -> Any:

@@ -4,7 +4,7 @@ Leases are objects ``lease/00001.json``, ``lease/00002.json``, ...; taking one i
 number unless it exists, which exactly one process can. The highest number holds; it is the fencing
 number of everything its driver commits. A holder rewrites its own object to show that it lives.
 Whether another one does is told by watching, never by comparing clocks of two machines. A place in
-which nothing but the lease came to be is left as it was.
+which nothing but the first lease came to be is left as it was.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Lease:
         self._record["released"] = True
         try:
             self.check()
-            if self._is_alone():
+            if self.number == 1 and self._is_alone():  # no number is ever taken twice
                 self._objects.delete(_key(self.number))
             else:
                 self._objects.put(_key(self.number), self._data())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,13 +90,15 @@ def contents(run):
 def wait_until_stopped(process) -> None:
     """Until each thread is: one that waits for a disk goes on for a while."""
     end = time.monotonic() + 300
-    while True:
-        tasks = Path(f"/proc/{process.pid}/task").glob("*/stat")
-        if all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in tasks):
-            return
+    states = {""}
+    while states != {"T"}:
         assert process.poll() is None, output_of(process)
         assert time.monotonic() < end
         time.sleep(0.01)
+        states = set()
+        for stat in Path(f"/proc/{process.pid}/task").glob("*/stat"):
+            with suppress(OSError):  # that thread has just ended
+                states.add(stat.read_text().rpartition(")")[2].split()[0])
 
 
 def edit_lease(run, **changed) -> None:
