@@ -138,9 +138,9 @@ class Phases:
         name, fencing = shared_name(self.run.location), self.run.lease.number
         identity = identity_of(self.config, embedder=embedder)
         silence_s = 60 * self.config.budget.unattended_minutes
-        self.run.lease.check()  # Ray may have been waited for: what is there may be another's
-        lost = self.run.lease.lost
-        custody = stack.enter_context(Custody(name, fencing, identity, silence_s, lost.done))
+        check_lease = self.run.lease.check
+        check_lease()  # Ray may have been waited for: what is there may be another's
+        custody = stack.enter_context(Custody(name, fencing, identity, silence_s, check_lease))
         remove_predecessors(name, fencing, keep=custody.adopted, check=self.alarm.check)
         with custody.asking_for_nodes():
             config = checks.wait_for_room(

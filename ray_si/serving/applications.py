@@ -258,9 +258,8 @@ class Serving:
         with suppress(RayError):  # it hangs, or is being restarted
             before = ray.get(custody.custodian.total.remote(), timeout=_ANSWER_S)
         if before is None or statuses != [ApplicationStatus.RUNNING] * len(self._every_app):
+            custody.begins_anew(with_custodian=before is not None)
             remove_predecessors(self._name, self._fencing, check=self._check)
-            if before is None:
-                custody.replace_custodian()
             self._name_apps(self._fencing)
             return False
         self._before = before

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si._version import __version__
 from ray_si.config import RunConfig
+from ray_si.errors import LeaseLostError, RaySIError
 from ray_si.serving.background import in_thread
 from ray_si.serving.custodian import BEATS, LONGEST_S, CustodianActor
 from ray_si.serving.placement import engine_arguments, placement
@@ -36,6 +38,8 @@ _ANSWER_S = 30.0
 SILENCE_S = 600.0
 """The set time, where no configuration has it."""
 
+logger = logging.getLogger(__name__)
+
 
 class Custody:
     """A driver's part: beats for as long as ``with`` lasts, and then ends the custodian.
@@ -44,7 +48,8 @@ class Custody:
     are left to the next driver, or to the custodian. Connects to nothing by itself: `ray.init`
     comes before. ``adopted`` is the number in the names of an earlier driver's applications that
     are what this driver would deploy, None where there are none; ``custodian`` is the actor.
-    ``is_succeeded`` tells of a later driver where the custodian does not answer.
+    ``check_lease`` raises LeaseLostError where there is a later driver, whose things are not to be
+    touched.
     """
 
     def __init__(
@@ -53,12 +58,12 @@ class Custody:
         fencing: int,
         identity: str,
         silence_s: float = SILENCE_S,
-        is_succeeded: Callable[[], bool] = lambda: False,
+        check_lease: Callable[[], None] = lambda: None,
     ) -> None:
         self.name, self.fencing = name, fencing
         self.adopted: int | None = None
         self.custodian: Any = None
-        self._identity, self._silence_s, self._is_succeeded = identity, silence_s, is_succeeded
+        self._identity, self._silence_s, self._check_lease = identity, silence_s, check_lease
         self._is_served = False
         self._ended = threading.Event()
 
@@ -86,8 +91,17 @@ class Custody:
         try:
             counts: bool = ray.get(self.custodian.beat.remote(self.fencing), timeout=5)
         except RayError:
-            return (self.adopted is None or self._is_served) and not self._is_succeeded()
+            return (self.adopted is None or self._is_served) and self._holds_lease()
         return counts
+
+    def _holds_lease(self) -> bool:
+        try:
+            self._check_lease()
+        except LeaseLostError:
+            return False
+        except (OSError, RaySIError) as error:
+            logger.warning("whether another driver has taken over is not known: %s", error)
+        return True
 
     def goes_on(self) -> None:
         """What was adopted is this driver's from now on, and ends with it."""
@@ -98,8 +112,14 @@ class Custody:
         self.adopted, self._is_served = None, True
         self.custodian.deploys.remote(self.fencing)
 
-    def replace_custodian(self) -> None:
-        """Begin with another: this one does not answer, and those that it looks after are gone."""
+    def begins_anew(self, *, with_custodian: bool) -> None:
+        """What was adopted is to be removed, and so is a custodian that does not answer.
+
+        Raises LeaseLostError where these are another driver's by now.
+        """
+        self._check_lease()
+        if with_custodian:
+            return
         with suppress(RayError):
             ray.kill(self.custodian)
         self.custodian = self._create()
@@ -124,7 +144,8 @@ class Custody:
                 is_same, deployed = False, None
             if is_same:
                 self.custodian, self.adopted = custodian, deployed
-            elif not self._is_succeeded():
+            else:
+                self._check_lease()
                 ray.kill(custodian)
 
     def _create(self) -> Any:

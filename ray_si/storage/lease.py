@@ -168,7 +168,9 @@ class Lease:
         self._record["released"] = True
         try:
             self.check()
-            if self.number == 1 and self._is_alone():  # no number is ever taken twice
+            # a later number may have been taken from a driver that only sleeps, and is not to be
+            # taken again
+            if self.number == 1 and self._is_alone():
                 self._objects.delete(_key(self.number))
             else:
                 self._objects.put(_key(self.number), self._data())

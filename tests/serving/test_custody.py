@@ -13,6 +13,8 @@ from ray import serve
 from ray.exceptions import GetTimeoutError
 
 from ray_si.config.file import parse_config
+from ray_si.errors import LeaseLostError
+from ray_si.serving import applications as applications_module, custody as custody_module
 from ray_si.serving.applications import Serving, remove_predecessors
 from ray_si.serving.custodian import Custodian, CustodianActor, is_of
 from ray_si.serving.custody import Custody, identity_of
@@ -170,17 +172,81 @@ def test_a_driver_within_the_set_time_goes_on_with_the_replicas(ray_session, nam
     until(lambda: not apps(name) and not custodian_of(name))
 
 
-@pytest.mark.parametrize("is_succeeded", [False, True])
+class Hanging(Custodian):
+    """A custodian of which one question is never answered, nor any after it."""
+
+    def __init__(self, question: str, *arguments: object) -> None:
+        super().__init__(*arguments)
+        setattr(self, question, lambda *_: time.sleep(3600))
+
+
+def begun(question, name, identity):
+    """A custodian that hangs when it is asked that."""
+    options = {"name": f"{name}-custodian", "namespace": "ray_si", "lifetime": "detached"}
+    actor = ray.remote(Hanging).options(num_cpus=0, **options)
+    custodian = actor.remote(question, name, identity, 60.0)
+    ray.get(custodian.beat.remote(1))
+    ray.get(custodian.deploys.remote(1))
+    return custodian
+
+
+@pytest.mark.parametrize("question", ["take_over", "total"])
+def test_a_custodian_that_hangs_is_replaced_and_its_replicas_are_deployed_anew(
+    ray_session, name, monkeypatch, question
+):
+    monkeypatch.setattr(custody_module, "_ANSWER_S", 3.0)
+    monkeypatch.setattr(applications_module, "_ANSWER_S", 3.0)
+    settings = config()
+    identity = identity_of(settings, embedder=False)
+    hanging = begun(question, name, identity)
+    with Custody(name, 2, identity, silence_s=60.0) as custody:
+        assert custody.adopted == (1 if question == "total" else None)
+        with Serving(settings, name, 2, embedder=False, custody=custody) as serving:
+            assert custody.custodian != hanging
+            assert serving.usage().deaths == 0
+            assert [is_of(name, app) for app in apps(name)] == [2]
+    until(lambda: not apps(name) and not custodian_of(name))
+
+
+@pytest.mark.parametrize("question", ["take_over", "total"])
+def test_a_driver_that_was_succeeded_meanwhile_touches_no_custodian(
+    ray_session, name, monkeypatch, question
+):
+    def check_lease():
+        raise LeaseLostError("another driver has taken over")
+
+    monkeypatch.setattr(custody_module, "_ANSWER_S", 3.0)
+    monkeypatch.setattr(applications_module, "_ANSWER_S", 3.0)
+    settings = config()
+    identity = identity_of(settings, embedder=False)
+    hanging = begun(question, name, identity)
+    custody = Custody(name, 2, identity, 60.0, check_lease)
+    with pytest.raises(LeaseLostError), custody:
+        Serving(settings, name, 2, embedder=False, custody=custody).__enter__()
+    assert custodian_of(name)
+    ray.kill(hanging)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("is_served", [True, False])
+@pytest.mark.parametrize("adopted", [1, None])
 def test_where_the_custodian_does_not_answer_the_lease_tells_whose_the_replicas_are(
-    monkeypatch, is_succeeded
+    monkeypatch, adopted, is_served, holds
 ):
     def get(*_, **__):
         raise GetTimeoutError("no answer")
 
+    def check_lease():
+        if not holds:
+            raise LeaseLostError("another driver has taken over")
+
     monkeypatch.setattr(ray, "get", get)
-    custody = Custody("si-x", 1, "identity", is_succeeded=lambda: is_succeeded)
+    custody = Custody("si-x", 1, "identity", check_lease=check_lease)
     custody.custodian = SimpleNamespace(beat=SimpleNamespace(remote=lambda fencing: None))
-    assert custody.counts() is not is_succeeded
+    custody.adopted = adopted
+    if is_served:
+        custody.goes_on()
+    assert custody.counts() == (holds and (is_served or adopted is None))
 
 
 def _of(custody, settings, name):

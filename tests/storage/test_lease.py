@@ -377,8 +377,8 @@ def test_a_lease_that_was_renewed_as_another_driver_took_over_is_taken_away(stor
     assert list(store.list("lease/")) == ["lease/00002.json"]
 
 
-def test_no_number_is_taken_twice_even_where_nothing_came_of_the_drivers_before(tmp_path):
-    """The first may only have been stopped, and goes on to write under its number."""
+def test_a_number_is_not_taken_again_while_a_driver_before_may_only_sleep(tmp_path):
+    """It would go on to write under the number of another, where nothing came of those after it."""
     objects = LocalObjects(tmp_path)
     objects.put("lease/00001.json", json.dumps(take(objects)._record | {"released": True}).encode())
     for number in (2, 3):
