@@ -177,7 +177,18 @@ class Hanging(Custodian):
 
     def __init__(self, question: str, *arguments: object) -> None:
         super().__init__(*arguments)
-        setattr(self, question, lambda *_: time.sleep(3600))
+        self._question = question
+
+    def take_over(self, *arguments):
+        return self._answer("take_over", super().take_over(*arguments))
+
+    def total(self):
+        return self._answer("total", super().total())
+
+    def _answer(self, question, answer):
+        if question == self._question:
+            time.sleep(3600)
+        return answer
 
 
 def begun(question, name, identity):
@@ -220,9 +231,11 @@ def test_a_driver_that_was_succeeded_meanwhile_touches_no_custodian(
     settings = config()
     identity = identity_of(settings, embedder=False)
     hanging = begun(question, name, identity)
+    began = time.monotonic()
     custody = Custody(name, 2, identity, 60.0, check_lease)
     with pytest.raises(LeaseLostError), custody:
         Serving(settings, name, 2, embedder=False, custody=custody).__enter__()
+    assert time.monotonic() - began > 3.0  # it was waited for
     assert custodian_of(name)
     ray.kill(hanging)
 
