@@ -85,7 +85,8 @@ class EnoughRows:
         self._rounds = rounds
         last = rounds.manifests[-1] if rounds.manifests else None
         start: Passed = {"blocks": 0, "rows": 0}
-        self._counted = self._final = last.get("passed", start) if last else start
+        self._counted = last.get("passed", start) if last else start
+        self._final = self._counted  # the same until a block has requests that failed
 
     def __bool__(self) -> bool:
         """Whether the configuration has such a condition."""

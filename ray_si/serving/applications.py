@@ -59,9 +59,6 @@ _REMOVAL_S = 30.0
 _SLOTS_S = 10.0
 """Most seconds for a replica to tell its slots."""
 
-_ANSWER_S = 30.0
-"""Most seconds for a custodian to tell what its replicas have done."""
-
 _POLICY = "ray_si.serving.autoscaling:replicas_for_requests"
 """What decides how many replicas there are, where they may be more."""
 
@@ -254,9 +251,7 @@ class Serving:
         self._name_apps(custody.adopted)
         applications = serve.status().applications
         statuses = [applications[app].status for app in self._every_app if app in applications]
-        before = None
-        with suppress(RayError):  # it hangs, or is being restarted
-            before = ray.get(custody.custodian.total.remote(), timeout=_ANSWER_S)
+        before = custody.usage()
         if before is None or statuses != [ApplicationStatus.RUNNING] * len(self._every_app):
             custody.begins_anew(with_custodian=before is not None)
             remove_predecessors(self._name, self._fencing, check=self._check)

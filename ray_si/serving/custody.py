@@ -28,6 +28,7 @@ from ray_si.errors import LeaseLostError, RaySIError
 from ray_si.serving.background import in_thread
 from ray_si.serving.custodian import BEATS, LONGEST_S, CustodianActor
 from ray_si.serving.placement import engine_arguments, placement
+from ray_si.serving.usage import Usage
 
 _NAMESPACE = "ray_si"
 """Of the custodians' names, the same for every driver."""
@@ -111,6 +112,14 @@ class Custody:
         """Nothing is adopted: this driver's own applications come."""
         self.adopted, self._is_served = None, True
         self.custodian.deploys.remote(self.fencing)
+
+    def usage(self) -> Usage | None:
+        """What all replicas have done so far; None where the custodian does not answer."""
+        try:
+            usage: Usage = ray.get(self.custodian.total.remote(), timeout=_ANSWER_S)
+        except RayError:  # it hangs, or is being restarted
+            return None
+        return usage
 
     def begins_anew(self, *, with_custodian: bool) -> None:
         """What was adopted is to be removed, and so is a custodian that does not answer.

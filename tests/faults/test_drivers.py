@@ -56,10 +56,7 @@ def test_a_driver_stopped_for_so_long_that_it_was_succeeded_writes_nothing_more(
     edit_lease(run, machine="one whose processes cannot be seen")
     builds.finish(run)  # watches the lease for half a minute, then takes it
     before = contents(run)
-    first.send_signal(signal.SIGCONT)
-    output = output_of(first)
-    assert first.returncode == 1, output
-    assert f"another driver has taken over {run}" in output
+    wake(first, run)
     assert digests(run) == undisturbed
     assert contents(run) == before
 
@@ -75,10 +72,7 @@ def test_a_driver_that_is_succeeded_in_the_middle_of_a_write_says_so_and_changes
     edit_lease(run, released=True)
     builds.finish(run)
     before = contents(run)
-    first.send_signal(signal.SIGCONT)
-    output = output_of(first)
-    assert first.returncode == 1, output
-    assert f"another driver has taken over {run}" in output
+    wake(first, run)
     assert digests(run) == undisturbed
     assert {path: data for path, data in contents(run).items() if path in before} == before
 
@@ -99,6 +93,14 @@ def wait_until_stopped(process) -> None:
         for stat in Path(f"/proc/{process.pid}/task").glob("*/stat"):
             with suppress(OSError):  # that thread has just ended
                 states.add(stat.read_text().rpartition(")")[2].split()[0])
+
+
+def wake(process, run) -> None:
+    """It says that it was succeeded, and ends."""
+    process.send_signal(signal.SIGCONT)
+    output = output_of(process)
+    assert process.returncode == 1, output
+    assert f"another driver has taken over {run}" in output
 
 
 def edit_lease(run, **changed) -> None:

@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError
 
 from ray_si.config.file import parse_config
 from ray_si.errors import LeaseLostError
-from ray_si.serving import applications as applications_module, custody as custody_module
+from ray_si.serving import custody as custody_module
 from ray_si.serving.applications import Serving, remove_predecessors
 from ray_si.serving.custodian import Custodian, CustodianActor, is_of
 from ray_si.serving.custody import Custody, identity_of
@@ -206,7 +206,6 @@ def test_a_custodian_that_hangs_is_replaced_and_its_replicas_are_deployed_anew(
     ray_session, name, monkeypatch, question
 ):
     monkeypatch.setattr(custody_module, "_ANSWER_S", 3.0)
-    monkeypatch.setattr(applications_module, "_ANSWER_S", 3.0)
     settings = config()
     identity = identity_of(settings, embedder=False)
     hanging = begun(question, name, identity)
@@ -227,7 +226,6 @@ def test_a_driver_that_was_succeeded_meanwhile_touches_no_custodian(
         raise LeaseLostError("another driver has taken over")
 
     monkeypatch.setattr(custody_module, "_ANSWER_S", 3.0)
-    monkeypatch.setattr(applications_module, "_ANSWER_S", 3.0)
     settings = config()
     identity = identity_of(settings, embedder=False)
     hanging = begun(question, name, identity)
