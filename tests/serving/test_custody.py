@@ -182,8 +182,8 @@ class Hanging(Custodian):
     def take_over(self, *arguments):
         return self._answer("take_over", super().take_over(*arguments))
 
-    def total(self):
-        return self._answer("total", super().total())
+    def total(self, *arguments):
+        return self._answer("total", super().total(*arguments))
 
     def _answer(self, question, answer):
         if question == self._question:
