@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from itertools import accumulate, islice, zip_longest
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from ray_si.pipeline.instance_rows import block_schema, decided_columns
 from ray_si.pipeline.instances import CAME_ALONG, NOT_ASKED, AcceptedInstruction, is_class_known
 from ray_si.run.audit import Check, read_whole
 from ray_si.run.ids import instance_seed
+from ray_si.run.layout import round_folder
+from ray_si.run.manifests import RoundManifest
+from ray_si.scores.during import Passing
 from ray_si.storage.objects import open_objects
 from ray_si.storage.reading import read_ahead
 
@@ -36,13 +39,15 @@ class BlockToCheck(NamedTuple):
 class CheckedBlocks:
     """What came of some blocks: findings, instances ``kept``, and whether others may build on it.
 
-    ``damaged`` are the keys of those that cannot be read.
+    ``damaged`` are the keys of those that cannot be read; ``passing`` is how many rows of each full
+    one hold ``select.during``, where there is such a condition.
     """
 
     check: Check = field(default_factory=lambda: Check("instances"))
     kept: int = 0
     is_sound: bool = True
     damaged: list[str] = field(default_factory=list)
+    passing: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class BlockChecks:
     def some_of(self, blocks: Iterable[BlockToCheck]) -> CheckedBlocks:
         """Check these blocks."""
         objects, result = open_objects(self.location), CheckedBlocks()
+        passing = Passing.of(self.config)
         for block in blocks:
             table = read_whole(objects, block.key, block_schema(self.config))
             if isinstance(table, str):
@@ -87,6 +93,8 @@ class BlockChecks:
                 result.check.notes.append(note)
                 continue
             self._look_at(block, table, result)
+            if passing and table.num_rows == self.config.instances.block_size:
+                result.passing[block.number] = passing.count(table)
             result.is_sound &= table.num_rows == len(block.instructions)
         return result
 
@@ -127,6 +135,28 @@ class BlockChecks:
             decided = decided_columns(config, source, row, excluded)
             if any(row[name] != value for name, value in decided.items()):
                 check.find(key, f"{id_} has other instances than its completion gives")
+
+
+def check_passed(
+    check: Check, config: RunConfig, rounds: Sequence[RoundManifest], passing: dict[int, int]
+) -> None:
+    """Hold what rounds say of ``select.during`` against the rows of each block that hold it.
+
+    A round goes by the full blocks of what the next one's prompts may show, from the first on.
+    """
+    size, lookahead = config.instances.block_size, config.bootstrap.lookahead
+    accepted = [0, *accumulate(manifest["accepted"] for manifest in rounds)]
+    for round_, manifest in enumerate(rounds):
+        if not (said := manifest.get("passed")):
+            continue
+        key, blocks = f"{round_folder(round_)}/manifest.json", range(said["blocks"])
+        last = accepted[max(0, round_ - lookahead)] // size
+        if len(blocks) > last:
+            check.find(key, f"goes by {len(blocks)} instance blocks, where it might by {last}")
+        elif passing.keys() >= set(blocks):  # else one is damaged, or asked again
+            rows = sum(passing[block] for block in blocks)
+            name = f"of the first {len(blocks)} instance blocks, rows that hold select.during:"
+            check.expect(key, name, rows, said["rows"])
 
 
 def _chunks(blocks: Sequence[BlockToCheck]) -> Iterator[list[BlockToCheck]]:

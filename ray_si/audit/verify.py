@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ray_si._version import READING
 from ray_si.audit.checkpoint_checks import check_checkpoint
-from ray_si.audit.instance_checks import BlockChecks, BlockToCheck
+from ray_si.audit.instance_checks import BlockChecks, BlockToCheck, check_passed
 from ray_si.audit.score_checks import check_scores
 from ray_si.audit.selection_checks import check_selection
 from ray_si.audit.verify_rounds import RoundAudit
@@ -211,13 +211,16 @@ class Verification:
             is_read_again=self._run.reading == READING,
         )
         kept = done = 0
+        passing: dict[int, int] = {}
         for result in checks.all_of(blocks, self._processes):
             check.merge(result.check)
             kept += result.kept
             sound = sound and result.is_sound
             self._audit.damaged |= set(result.damaged)
+            passing |= result.passing
             done += result.check.count
             self._listen("instances", done, len(pool))
+        check_passed(check, config, self._audit.rounds, passing)
         if manifest is None:
             done = sum(number in stored for number in expected)
             check.notes.append(f"unfinished: {done} of {len(expected)} blocks are written so far")

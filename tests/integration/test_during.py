@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from itertools import islice
 
@@ -11,7 +12,7 @@ import pytest
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.errors import BudgetError, ConfigError
-from ray_si.run.run import Run
+from ray_si.run.run import Run, seal
 from ray_si.scores.during import Passing
 from tests.builds import digests
 from tests.integration.test_modes import cut_short, findings, rows, small
@@ -85,6 +86,23 @@ def test_a_resume_counts_no_block_again_that_its_rounds_went_by(built, tmp_path,
     assert digests(copy) == digests(location)
     assert 0 < before["blocks"] < last["blocks"]
     assert min(counted) == before["blocks"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"rows": 1}, "that hold select.during: {}, found"), ({"blocks": 1000}, "where it might by")],
+    ids=["rows", "blocks"],
+)
+def test_verify_holds_the_counts_of_rounds_against_the_blocks(built, tmp_path, change, told):
+    location, _, _ = built
+    copy = shutil.copytree(location, tmp_path / "run")
+    path = max(copy.glob("bootstrap/round-*/manifest.json"))
+    manifest = json.loads(path.read_text())
+    manifest["passed"] |= {name: manifest["passed"][name] + more for name, more in change.items()}
+    path.write_text(json.dumps(seal(manifest)))
+    (finding,) = findings(copy)
+    assert f"{path.parent.name}/manifest.json" in finding
+    assert told.format(manifest["passed"]["rows"]) in finding
 
 
 def test_a_run_that_has_enough_does_not_go_back_to_phase_1(built, tmp_path):
