@@ -44,7 +44,7 @@ def node_with_gpus(address: str, gpus: int, cpus: int = 0) -> Iterator[subproces
     import ray
 
     command = [RAY, "start", "--block", f"--address={address}", f"--num-cpus={cpus}"]
-    command += [f"--num-gpus={gpus}", "--disable-usage-stats"]
+    command += [f"--num-gpus={gpus}", "--disable-usage-stats", "--include-log-monitor=false"]
     before = ray.cluster_resources().get("GPU", 0)
     environment = os.environ | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # ends at once
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:

@@ -151,11 +151,14 @@ def ray_session(s3_server, endpoint_process):
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - else they wait for other tests
     # workers wait for the next test with their imports, where Ray would end all but num_cpus
     os.environ["RAY_num_workers_soft_limit"] = "12"  # noqa: SIM112
+    os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"  # nobody reads what a node's agent reports
     import ray
 
     with pytest.MonkeyPatch.context() as environment:
         for name, value in s3_server.items():
             environment.setenv(name, value)
+        # it looks for every worker's files ten times a second, to print what nobody is to see
+        environment.setattr("ray._private.node.Node.start_log_monitor", lambda self: None)
         ray.init(
             "local",
             num_cpus=4,
