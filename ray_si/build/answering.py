@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -31,6 +32,10 @@ Ask = Callable[[Request], Awaitable[Completion]]
 Done = dict[str, Any]
 """A block as a task returns it: its number ``block``; its ``summary``, see `Work`, and how it is
 stored (the fields of `ShardInfo`), or neither where the task was over before it began the block."""
+
+_LOOKS = ThreadPoolExecutor(16, "standing blocks")
+"""Threads of their own: a task has hundreds of blocks to look for, and neither the client's
+questions to Serve nor a block that is to be stored may wait for them all."""
 
 T = TypeVar("T")
 
@@ -122,6 +127,7 @@ async def _run(blocks: Mapping[int, pa.Table], task: Task, tell: Callable[[Done]
             task.order,
             generators.replicas.get(app, 1),
             generators.replica_slots.get(app),
+            task.until,
         )
         for app, window in windows.items()
     }
@@ -150,10 +156,7 @@ class _Answering:
 
         Blocks that stand already are those of this very task, if its first worker died.
         """
-        stored = [
-            self._start(asyncio.to_thread(_stored, self._task, number, block))
-            for number, block in blocks.items()
-        ]
+        stored = [self._start(self._look(number, block)) for number, block in blocks.items()]
         finishing: list[asyncio.Task[None]] = []
         for (number, block), standing in zip(blocks.items(), stored, strict=True):
             if self._task.is_over or any(f.done() and f.exception() for f in finishing):
@@ -176,6 +179,10 @@ class _Answering:
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         self._started.append(asyncio.create_task(work))
         return self._started[-1]
+
+    async def _look(self, number: int, block: pa.Table) -> Done | None:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_LOOKS, _stored, self._task, number, block)
 
     async def _answer(self, row: dict[str, Any]) -> Any:
         try:

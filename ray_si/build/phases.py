@@ -151,8 +151,9 @@ class Phases:
                 check=self.alarm.check,
             )
         if not is_ours:
-            requests = longest_requests(self.config, self.seeds)
-            check_engines(self.config, requests, embedder=embedder, notify=self._say)
+            if custody.adopted is None:  # else they run, and have the GPUs that this would wait for
+                requests = longest_requests(self.config, self.seeds)
+                check_engines(self.config, requests, embedder=embedder, notify=self._say)
             checks.check_location(self.run.location)
         return custody, config
 

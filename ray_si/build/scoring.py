@@ -28,8 +28,9 @@ from ray_si.storage.tables import ShardInfo
 _BLOCK = 64
 """Rows of a block: some seconds of a model's work."""
 
-_AT_ONCE = 1 << 14
-"""Rows that the driver holds at a time."""
+_AT_ONCE, _A_SLOT = 1 << 14, 32
+"""Rows that the driver holds at a time, and more where there are so few for each slot: the slots
+that are done with such rows wait for its last ones."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ class _Asking:
                 work = ScoreRows(self._scorer)
                 task = Task(work, generators, place, AFTER_ROUNDS, fencing, again)
                 done = 0
-                for passed, window in self._windows(again):
+                at_once = max(_AT_ONCE, _A_SLOT * sum(generators.slots.values()))
+                for passed, window in self._windows(again, at_once):
                     done += passed
                     listen(self._name, done, job.rows)
                     for _, summary, _ in write_blocks(window, task, parallel_phases=False):
@@ -166,8 +168,10 @@ class _Asking:
                         listen(self._name, done, job.rows)
             job.finish()
 
-    def _windows(self, again: frozenset[int]) -> Iterator[tuple[int, dict[int, pa.Table]]]:
-        """The blocks to be written, some at a time, and how many rows before them stand."""
+    def _windows(
+        self, again: frozenset[int], at_once: int
+    ) -> Iterator[tuple[int, dict[int, pa.Table]]]:
+        """The blocks to be written, so many rows at a time, and how many rows before them stand."""
         standing = self._job.standing().keys() - again
         passed = 0
         window: dict[int, pa.Table] = {}
@@ -176,7 +180,7 @@ class _Asking:
                 passed += block.num_rows
                 continue
             window[number] = block
-            if len(window) * _BLOCK >= _AT_ONCE:
+            if len(window) * _BLOCK >= at_once:
                 yield passed, window
                 passed, window = 0, {}
         yield passed, window

@@ -23,9 +23,9 @@ class StageClock:
 
     def __init__(self) -> None:
         self._sources: dict[str, Callable[[], float]] = {}
-        self._decided = 0.0
-        self._recent: deque[tuple[float, dict[str, float]]] = deque([(time.monotonic(), {})])
-        self.watch("decide", lambda: self._decided)
+        self._decisions: tuple[float, float | None] = 0.0, None  # in one, for other threads
+        self._recent: deque[tuple[float, dict[str, float]]] = deque()
+        self.watch("decide", self._has_decided)
 
     def watch(self, stage: str, worked: Callable[[], float]) -> None:
         """Take what a stage has worked from there, from now on."""
@@ -34,23 +34,29 @@ class StageClock:
     @contextmanager
     def deciding(self) -> Iterator[None]:
         """The driver decides on a round and commits it."""
-        began = time.monotonic()
+        self._decisions = self._has_decided(), time.monotonic()
         try:
             yield
         finally:
-            self._decided += time.monotonic() - began
+            self._decisions = self._has_decided(), None
+
+    def _has_decided(self) -> float:
+        """With the decision that is under way: it may take longer than the shares look back."""
+        ended, since = self._decisions
+        return ended if since is None else ended + time.monotonic() - since
 
     def shares(self) -> dict[str, float]:
-        """Of each stage, in the last half minute."""
+        """Of each stage, in the last half minute; none before there is a first look to go by."""
         now = time.monotonic()
         worked = {stage: source() for stage, source in self._sources.items()}
         self._recent.append((now, worked))
         while len(self._recent) > 2 and self._recent[1][0] <= now - _RECENT_S:
             self._recent.popleft()
         since, before = self._recent[0]
-        passed = max(now - since, 1e-6)
+        if now <= since:
+            return {}
         return {
-            stage: min(1.0, max(0.0, seconds - before.get(stage, 0.0)) / passed)
+            stage: min(1.0, max(0.0, seconds - before.get(stage, 0.0)) / (now - since))
             for stage, seconds in worked.items()
         }
 

@@ -103,7 +103,8 @@ class Client:
 
     Where ``replicas`` share that window and some have not come yet, only the others' shares are
     sent: what waits on the first would leave the later ones idle. ``replica_slots`` are those of
-    one replica, where they are known.
+    one replica, where they are known. After ``until``, in seconds since the epoch, the work ends
+    where all replicas are gone and none comes.
 
     Replicas that die or raise are survived, and so is a Serve that fails for a while. A request
     that fails on living replicas is tried a few times; those that saw replicas die are tried again
@@ -119,8 +120,9 @@ class Client:
         order: Order,
         replicas: int = 1,
         replica_slots: int | None = None,
+        until: float | None = None,
     ) -> None:
-        self._app, self._window, self._order = app, window, order
+        self._app, self._window, self._order, self._until = app, window, order, until
         self._replicas = replicas
         self._most_a_call = min(_CALL_SIZE, (replica_slots or window) // _FILL)
         self._handle: Any = None
@@ -359,6 +361,12 @@ class Client:
                 self._give_up(_REMOVED)
             elif silent_s > _START_S and (reason := await self._ask_serve(start_failure)):
                 self._give_up(f"the generator's replicas cannot start again: {reason}")
+            elif silent_s > _START_S and self._is_over and RUNNING.get(self._app) == 0:
+                self._give_up("the hours of the build are over, and the generator has no replica")
+
+    @property
+    def _is_over(self) -> bool:
+        return self._until is not None and time.time() >= self._until
 
     async def _is_gone(self) -> bool:
         """Whether Serve says that the application was removed."""

@@ -22,7 +22,7 @@ def test_a_share_is_of_the_time_that_passed_lately(clock):
     stages.watch("embed", lambda: worked[0])
     for _ in range(40):  # idle for long, then busy for the last half minute
         now[0] += 1
-        assert stages.shares()["embed"] == 0.0
+        assert not stages.shares().get("embed")
     for _ in range(40):
         now[0] += 1
         worked[0] += 0.5
@@ -32,10 +32,27 @@ def test_a_share_is_of_the_time_that_passed_lately(clock):
 
 def test_decisions_count_for_as_long_as_they_take(clock):
     stages, now = clock
+    now[0] += 1000  # models load
+    assert stages.shares() == {}  # nothing to go by yet
     with stages.deciding():
         now[0] += 3
     now[0] += 1
     assert stages.shares() == {"decide": 0.75}
+
+
+def test_a_decision_that_takes_longer_than_shares_look_back_is_seen_while_it_lasts(clock):
+    stages, now = clock
+    shown = []
+    stages.shares()
+    with stages.deciding():
+        for _ in range(100):
+            now[0] += 1
+            shown.append(stages.shares()["decide"])
+    assert shown == [1.0] * 100
+    for _ in range(40):
+        now[0] += 1
+        shares = stages.shares()
+    assert shares == {"decide": 0.0}
 
 
 def test_the_stage_that_is_full_bounds_a_build():

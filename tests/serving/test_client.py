@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -102,10 +103,14 @@ def app(ray_session):
 
 
 def ask(
-    app: str, prompts: list[str], window: int = 8, replica_slots: int | None = None
+    app: str,
+    prompts: list[str],
+    window: int = 8,
+    replica_slots: int | None = None,
+    until: float | None = None,
 ) -> list[Completion]:
     async def run() -> list[Completion]:
-        client = Client(app, window, (0,), replica_slots=replica_slots)
+        client = Client(app, window, (0,), replica_slots=replica_slots, until=until)
         async with client.watched():
             requests = [Request(prompt, SamplingParams(), seed=0) for prompt in prompts]
             return await asyncio.gather(*map(client.ask, requests))
@@ -437,6 +442,20 @@ def test_starts_that_fail_end_the_work_after_a_long_silence_and_not_before(monke
         ask("app", ["fine"])
     assert len(looks) == 1
     assert looks[0] > 0.5
+
+
+def test_replicas_that_are_gone_are_not_waited_for_when_the_hours_are_over(monkeypatch):
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: Mute())
+    monkeypatch.setattr(client_module, "_is_up", lambda app: True)
+    monkeypatch.setattr(client_module, "start_failure", lambda app: None)  # they wait for a node
+    monkeypatch.setattr(client_module, "_LOOK_S", 0.05)
+    monkeypatch.setattr(client_module, "_START_S", 0.2)
+    monkeypatch.setitem(RUNNING, "app", 1)
+    until = time.time() + 0.5
+    threading.Timer(1.0, RUNNING.update, [{"app": 0}]).start()
+    with pytest.raises(GenerationError, match="hours of the build are over"):
+        ask("app", ["fine"], until=until)
+    assert RUNNING["app"] == 0  # long answers were waited for
 
 
 @pytest.mark.slow
