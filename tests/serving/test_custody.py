@@ -7,17 +7,20 @@ from contextlib import suppress
 from types import SimpleNamespace
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import ray
 from ray import serve
 from ray.exceptions import GetTimeoutError
 
 from ray_si.config.file import parse_config
+from ray_si.engines import registry
 from ray_si.errors import LeaseLostError
 from ray_si.serving import applications, custody as custody_module
 from ray_si.serving.applications import Serving, remove_predecessors
 from ray_si.serving.custodian import Custodian, CustodianActor, is_of
 from ray_si.serving.custody import Custody, identity_of
+from ray_si.serving.replicas import EmbedderReplica
 from tests.builds import replay_values
 
 
@@ -95,16 +98,19 @@ def test_nobody_takes_over_what_is_being_ended():
 def test_embedders_give_their_room_back_while_generators_stay_to_the_end_of_the_driver(
     ray_session, name, monkeypatch
 ):
-    class NoModel:
-        """An embedder's replica; in here, so that Ray takes it there by value."""
+    class WithoutModel(EmbedderReplica):
+        """No model is loaded in its process; in here, so that Ray takes it there by value."""
 
-        def __init__(self, model, device):
-            pass
+        def __init__(self, *arguments):
+            zeros = SimpleNamespace(encode=lambda texts: np.zeros((len(texts), 3), np.float32))
+            registry.embedder = lambda model, device: zeros
+            super().__init__(*arguments)
 
-    monkeypatch.setattr(applications, "EmbedderReplica", NoModel)
+    monkeypatch.setattr(applications, "EmbedderReplica", WithoutModel)
     with Serving(config(), name, 1, embedder=True) as serving:
         assert len(apps(name)) == 2
         assert custodian_of(name)
+        assert serving.encode(["a", "b"]).shape == (2, 3)
         serving.release_embedder()
         until(lambda: len(apps(name)) == 1)
         assert apps(name) == [serving.generators.apps["instructions"]]
