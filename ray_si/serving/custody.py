@@ -36,6 +36,9 @@ _NAMESPACE = "ray_si"
 _ANSWER_S = 30.0
 """Seconds that a custodian may take to answer."""
 
+_BEAT_S = 5.0
+"""Seconds that it may take to answer whether the driver that beats is the one that counts."""
+
 SILENCE_S = 600.0
 """The set time, where no configuration has it."""
 
@@ -90,7 +93,7 @@ class Custody:
     def counts(self) -> bool:
         """Whether no later driver has taken over; so too where the custodian is being restarted."""
         try:
-            counts: bool = ray.get(self.custodian.beat.remote(self.fencing), timeout=5)
+            counts: bool = ray.get(self.custodian.beat.remote(self.fencing), timeout=_BEAT_S)
         except RayError:
             return (self.adopted is None or self._is_served) and self._holds_lease()
         return counts

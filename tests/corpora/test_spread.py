@@ -8,24 +8,21 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import StaticEmbedding
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
 from ray_si.corpora import dedup, index as corpus_index, spread
 from ray_si.corpora.dedup import dedup_files
 from ray_si.corpora.spread import Embedders, SpreadReader, free_cards
+from ray_si.engines import registry
 from ray_si.errors import ConfigError, GateError
 from ray_si.storage import corpus
 from tests.builds import rays_processes
-from tests.clusters import node_with_gpus
+from tests.clusters import ROOT, node_with_gpus
 from tests.command import assert_one_line_error, invoke
 
 WORDS = "river mountain house garden city ocean train book music light paper stone".split()
@@ -49,6 +46,13 @@ def write(path, texts):
 
 def static_model(path):
     """A model that looks up a vector for each word, so that batches change nothing in them."""
+    # imported here, as the driver that is killed takes this module and no model
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
     words = {word: i for i, word in enumerate(["[UNK]", *WORDS])}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -56,6 +60,43 @@ def static_model(path):
     model = StaticEmbedding(tokenizer, embedding_weights=weights)
     SentenceTransformer(modules=[model], device="cpu").save(str(path))
     return str(path)
+
+
+def embed_by_table(patch):
+    """Have such a model without sentence-transformers, which every actor imports for seconds.
+
+    All is defined within, so that Ray takes it to the actors by value, not by this module.
+    """
+
+    def embedder(model, device=None):
+        assert device in (None, "cpu"), device  # torch sees no other here
+        vectors = np.random.default_rng(1).normal(size=(len(WORDS) + 1, 16)).astype(np.float32)
+        rows = {word: i for i, word in enumerate(WORDS)}
+
+        def encode(texts):
+            found = [vectors[[rows.get(word, -1) for word in text.split()]] for text in texts]
+            means = np.stack([of_words.mean(axis=0) for of_words in found])
+            return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+        return SimpleNamespace(encode=encode)
+
+    class EmbedByTable(spread.Embed):
+        def __init__(self, **options):
+            registry.embedder = embedder  # in the actor's own process
+            super().__init__(**options)
+
+    patch.setattr(registry, "embedder", embedder)
+    patch.setattr(spread, "Embed", EmbedByTable)
+
+
+@pytest.fixture
+def table_model(tmp_path, monkeypatch):
+    """A model's folder, with a table in the model's stead."""
+    embed_by_table(monkeypatch)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "modules.json").write_text("[]")
+    return str(folder)
 
 
 @pytest.fixture
@@ -112,25 +153,26 @@ def test_row_groups_are_read_apart_and_embedded_with_the_same_result(
         assert one.equals(ray)
 
 
-def test_what_cannot_be_read_is_named_by_its_line_of_the_file(ray_session, tmp_path, small_parts):
+def test_what_cannot_be_read_is_named_by_its_line_of_the_file(ray_address, tmp_path, small_parts):
     path = write(tmp_path / "in.jsonl", made(200))
     lines = (tmp_path / "in.jsonl").read_text().splitlines()
     lines[250] = "nothing"
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
-    options = ("--cosine", "off", "--shards", 2)
-    done = invoke("dedup", path, "--to", "kept.jsonl", *options, cwd=tmp_path)
+    options = ("--to", "kept.jsonl", "--cosine", "off")
+    done = invoke("dedup", path, *options, "--shards", 2, cwd=tmp_path)
     assert_one_line_error(done, "in.jsonl, line 251: not valid JSON")
     assert {item.name for item in tmp_path.iterdir()} == {"in.jsonl"}
     damaged = gzip.compress((json.dumps({"instruction": "a b c"}) + "\n").encode() * 9999)
     (tmp_path / "in.jsonl.gz").write_bytes(damaged[:-20])
-    done = invoke("dedup", "in.jsonl.gz", "--to", "kept.jsonl", *options, cwd=tmp_path)
+    done = invoke("dedup", "in.jsonl.gz", *options, "--address", ray_address, cwd=tmp_path)
     assert_one_line_error(done, "in.jsonl.gz")
     assert not list(tmp_path.glob("kept*"))
 
 
-def test_an_embedder_that_dies_does_not_change_the_result(ray_session, tmp_path, small_parts):
+def test_an_embedder_that_dies_does_not_change_the_result(
+    ray_session, tmp_path, small_parts, table_model
+):
     inputs = [write(tmp_path / "in.jsonl", made(400))]
-    model = static_model(tmp_path / "model")
     killed = []
 
     def kill(progress):
@@ -139,17 +181,22 @@ def test_an_embedder_that_dies_does_not_change_the_result(ray_session, tmp_path,
             embedders[-1].kill()
             killed.append(embedders[-1].pid)
 
-    dedup_files(inputs, str(tmp_path / "one.jsonl"), embedder=model)
-    dedup_files(inputs, str(tmp_path / "ray.jsonl"), embedder=model, embedders=2, listen=kill)
+    dedup_files(inputs, str(tmp_path / "one.jsonl"), embedder=table_model)
+    spread_over = {"embedders": 2, "listen": kill}
+    dedup_files(inputs, str(tmp_path / "ray.jsonl"), embedder=table_model, **spread_over)
     assert killed
     assert outputs(tmp_path, "one") == outputs(tmp_path, "ray")
 
 
 KILLED = """
 import os, signal, sys
-from ray_si.corpora import dedup, index
+import pytest
+from ray_si.corpora import dedup, index, spread
 from ray_si.storage import corpus
-corpus.PART_BYTES, index.COMMIT_BATCHES = 3000, 2
+from tests.corpora.test_spread import embed_by_table
+embed_by_table(pytest.MonkeyPatch())
+corpus.PART_BYTES = spread.PART_BYTES = 3000
+index.COMMIT_BATCHES = 2
 dedup._BATCH_ROWS_EMBEDDED = {"cores": 17, "GPUs": 17}
 def listen(progress):
     if progress.rows >= 150:
@@ -160,13 +207,12 @@ dedup.dedup_files(["s3://data/in.jsonl"], "s3://data/kept.jsonl", index="s3://da
 
 
 def test_a_job_whose_driver_was_killed_embeds_no_batch_again(
-    ray_address, s3, s3_server, tmp_path, small_parts, monkeypatch
+    ray_address, s3, s3_server, tmp_path, small_parts, table_model, monkeypatch
 ):
     s3.upload_file(write(tmp_path / "in.jsonl", made(400)), "data", "in.jsonl")
-    model = static_model(tmp_path / "model")
-    arguments = [sys.executable, "-c", KILLED, model]
+    arguments = [sys.executable, "-c", KILLED, table_model]
     environment = os.environ | s3_server | {"RAY_ADDRESS": ray_address}
-    done = subprocess.run(arguments, env=environment, check=False, timeout=300)
+    done = subprocess.run(arguments, env=environment, cwd=ROOT, check=False, timeout=300)
     assert done.returncode == -signal.SIGKILL
 
     embedded = []
@@ -183,7 +229,7 @@ def test_a_job_whose_driver_was_killed_embeds_no_batch_again(
     for name, place, options in (("kept", "seen", spread_over), ("whole", "other", {})):
         dedup_files(
             ["s3://data/in.jsonl"], f"s3://data/{name}.jsonl", index=f"s3://data/{place}",
-            embedder=model, **options,
+            embedder=table_model, **options,
         )  # fmt: skip
     assert 100 < len(embedded) < 300
 
@@ -194,8 +240,9 @@ def test_a_job_whose_driver_was_killed_embeds_no_batch_again(
     assert list(bodies("kept")) == list(bodies("whole"))
     # a process of its own takes over what Ray began
     again = dedup_files(
-        ["s3://data/in.jsonl"], "s3://data/again.jsonl", index="s3://data/seen", embedder=model
-    )
+        ["s3://data/in.jsonl"], "s3://data/again.jsonl", index="s3://data/seen",
+        embedder=table_model,
+    )  # fmt: skip
     assert again.kept == 0
 
 
@@ -258,11 +305,11 @@ def test_a_gpu_that_torch_does_not_see_leaves_nothing_behind(a_gpu, tmp_path):
 
 
 def test_embedders_with_a_share_of_a_gpu_give_the_bytes_of_one_process(
-    a_gpu, tmp_path, small_parts
+    a_gpu, tmp_path, small_parts, table_model
 ):
-    path, model = write(tmp_path / "in.jsonl", made(80)), static_model(tmp_path / "model")
+    path = write(tmp_path / "in.jsonl", made(80))
     for name, options in (("with", {"embedders": 1, "embedder_gpus": 0.5}), ("without", {})):
-        dedup_files([path], str(tmp_path / f"{name}.jsonl"), embedder=model, **options)
+        dedup_files([path], str(tmp_path / f"{name}.jsonl"), embedder=table_model, **options)
     assert outputs(tmp_path, "with") == outputs(tmp_path, "without")
 
 

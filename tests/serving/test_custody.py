@@ -7,17 +7,20 @@ from contextlib import suppress
 from types import SimpleNamespace
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import ray
 from ray import serve
 from ray.exceptions import GetTimeoutError
 
 from ray_si.config.file import parse_config
+from ray_si.engines import registry
 from ray_si.errors import LeaseLostError
-from ray_si.serving import custody as custody_module
+from ray_si.serving import applications, custody as custody_module
 from ray_si.serving.applications import Serving, remove_predecessors
 from ray_si.serving.custodian import Custodian, CustodianActor, is_of
 from ray_si.serving.custody import Custody, identity_of
+from ray_si.serving.replicas import EmbedderReplica
 from tests.builds import replay_values
 
 
@@ -82,13 +85,6 @@ def test_a_name_is_told_from_others_that_begin_like_it():
     assert is_of("ray_si-1", "ray_si-12-00003-generator") is None
 
 
-def test_a_driver_takes_all_with_it_at_its_end(ray_session, name):
-    with Serving(config(), name, 1, embedder=False):
-        assert len(apps(name)) == 1
-        assert custodian_of(name)
-    until(lambda: not apps(name) and not custodian_of(name))
-
-
 def test_nobody_takes_over_what_is_being_ended():
     custodian = Custodian("x", "identity", silence_s=60.0)
     custodian.beat(1)
@@ -99,9 +95,22 @@ def test_nobody_takes_over_what_is_being_ended():
     assert custodian.take_over(3, "identity", 60.0) == (False, None)
 
 
-def test_embedders_give_their_room_back_while_generators_stay(ray_session, name):
+def test_embedders_give_their_room_back_while_generators_stay_to_the_end_of_the_driver(
+    ray_session, name, monkeypatch
+):
+    class WithoutModel(EmbedderReplica):
+        """No model is loaded in its process; in here, so that Ray takes it there by value."""
+
+        def __init__(self, *arguments):
+            zeros = SimpleNamespace(encode=lambda texts: np.zeros((len(texts), 3), np.float32))
+            registry.embedder = lambda model, device: zeros
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(applications, "EmbedderReplica", WithoutModel)
     with Serving(config(), name, 1, embedder=True) as serving:
         assert len(apps(name)) == 2
+        assert custodian_of(name)
+        assert serving.encode(["a", "b"]).shape == (2, 3)
         serving.release_embedder()
         until(lambda: len(apps(name)) == 1)
         assert apps(name) == [serving.generators.apps["instructions"]]
@@ -172,27 +181,30 @@ def test_a_driver_within_the_set_time_goes_on_with_the_replicas(ray_session, nam
     until(lambda: not apps(name) and not custodian_of(name))
 
 
-class Hanging(Custodian):
-    """A custodian of which one question is never answered, nor any after it."""
-
-    def __init__(self, question: str, *arguments: object) -> None:
-        super().__init__(*arguments)
-        self._question = question
-
-    def take_over(self, *arguments):
-        return self._answer("take_over", super().take_over(*arguments))
-
-    def total(self, *arguments):
-        return self._answer("total", super().total(*arguments))
-
-    def _answer(self, question, answer):
-        if question == self._question:
-            time.sleep(3600)
-        return answer
-
-
 def begun(question, name, identity):
     """A custodian that hangs when it is asked that."""
+
+    class Hanging(Custodian):
+        """One question is never answered, nor any after it.
+
+        In here, so that Ray takes it to the actor by value, not by this module.
+        """
+
+        def __init__(self, question: str, *arguments: object) -> None:
+            super().__init__(*arguments)
+            self._question = question
+
+        def take_over(self, *arguments):
+            return self._answer("take_over", super().take_over(*arguments))
+
+        def total(self, *arguments):
+            return self._answer("total", super().total(*arguments))
+
+        def _answer(self, question, answer):
+            if question == self._question:
+                time.sleep(3600)
+            return answer
+
     options = {"name": f"{name}-custodian", "namespace": "ray_si", "lifetime": "detached"}
     actor = ray.remote(Hanging).options(num_cpus=0, **options)
     custodian = actor.remote(question, name, identity, 60.0)
@@ -205,7 +217,7 @@ def begun(question, name, identity):
 def test_a_custodian_that_hangs_is_replaced_and_its_replicas_are_deployed_anew(
     ray_session, name, monkeypatch, question
 ):
-    monkeypatch.setattr(custody_module, "_ANSWER_S", 3.0)
+    monkeypatch.setattr(custody_module, "_ANSWER_S", 1.0)
     settings = config()
     identity = identity_of(settings, embedder=False)
     hanging = begun(question, name, identity)
@@ -225,7 +237,8 @@ def test_a_driver_that_was_succeeded_meanwhile_touches_no_custodian(
     def check_lease():
         raise LeaseLostError("another driver has taken over")
 
-    monkeypatch.setattr(custody_module, "_ANSWER_S", 3.0)
+    monkeypatch.setattr(custody_module, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(custody_module, "_BEAT_S", 1.0)
     settings = config()
     identity = identity_of(settings, embedder=False)
     hanging = begun(question, name, identity)
@@ -233,7 +246,7 @@ def test_a_driver_that_was_succeeded_meanwhile_touches_no_custodian(
     custody = Custody(name, 2, identity, 60.0, check_lease)
     with pytest.raises(LeaseLostError), custody:
         Serving(settings, name, 2, embedder=False, custody=custody).__enter__()
-    assert time.monotonic() - began > 3.0  # it was waited for
+    assert time.monotonic() - began > 1.0  # it was waited for
     assert custodian_of(name)
     ray.kill(hanging)
 
@@ -274,32 +287,27 @@ def replica_ids(app):
     }
 
 
-def test_what_was_deployed_otherwise_is_not_gone_on_with(ray_session, name):
+def test_what_was_deployed_otherwise_or_is_gone_meanwhile_is_not_gone_on_with(ray_session, name):
     settings = config()
     first = Silent(name, 1, identity_of(settings, embedder=False), silence_s=60.0)
     first.__enter__()
     Serving(settings, name, 1, embedder=False, custody=first).__enter__()
+
     other = config(max_batch=3)
-    with Custody(name, 2, identity_of(other, embedder=False), silence_s=60.0) as custody:
-        assert custody.adopted is None
-        remove_predecessors(name, 2, keep=custody.adopted)
-        with Serving(other, name, 2, embedder=False, custody=custody):
-            assert [is_of(name, app) for app in apps(name)] == [2]
+    identity = identity_of(other, embedder=False)
+    second = Silent(name, 2, identity, silence_s=60.0)
+    second.__enter__()
+    assert second.adopted is None  # they are there, and another's
+    remove_predecessors(name, 2, keep=second.adopted)
+    Serving(other, name, 2, embedder=False, custody=second).__enter__()
+    assert [is_of(name, app) for app in apps(name)] == [2]
 
-
-def test_replicas_that_are_gone_meanwhile_are_deployed_anew(ray_session, name):
-    settings = config()
-    identity = identity_of(settings, embedder=False)
-    first = Silent(name, 1, identity, silence_s=60.0)
-    first.__enter__()
-    Serving(settings, name, 1, embedder=False, custody=first).__enter__()
     serve.delete(apps(name)[0])
-    with (
-        Custody(name, 2, identity, silence_s=60.0) as custody,
-        Serving(settings, name, 2, embedder=False, custody=custody) as serving,
-    ):
-        assert is_of(name, serving.generators.apps["instructions"]) == 2
-        assert [is_of(name, app) for app in apps(name)] == [2]
+    with Custody(name, 3, identity, silence_s=60.0) as third:
+        assert third.adopted == 2  # they are its own, and gone
+        with Serving(other, name, 3, embedder=False, custody=third) as serving:
+            assert is_of(name, serving.generators.apps["instructions"]) == 3
+            assert [is_of(name, app) for app in apps(name)] == [3]
 
 
 def request_in_store():

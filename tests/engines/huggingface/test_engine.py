@@ -74,9 +74,12 @@ def test_a_request_that_the_model_chokes_on_fails_alone_and_the_next_is_answered
     assert "Paris" in done.text
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("prefix", ["", PREFIX], ids=["padded", "shared-prefix"])
-def test_a_batch_gives_what_each_request_gives_alone(engine, sampling, prefix):
+@pytest.mark.parametrize(
+    ("prefix", "sampling"),
+    [("", GREEDY), (PREFIX, SAMPLED)],
+    ids=["padded-greedy", "shared-prefix-sampled"],
+)
+def test_a_batch_gives_what_each_request_gives_alone(engine, prefix, sampling):
     requests = [Request(prefix + prompt, sampling, seed) for seed, prompt in enumerate(PROMPTS)]
     together = ask(engine, requests)
     for request, done in zip(requests, together, strict=True):
@@ -94,11 +97,12 @@ def test_a_batch_that_does_not_fit_into_memory_is_answered_in_parts(engine, monk
             raise torch.OutOfMemoryError("out of memory")  # as a GPU would have it
         return original(batch)
 
-    requests = [Request(PROMPTS[i % 3], SAMPLED, i) for i in range(6)]
+    short = replace(SAMPLED, max_tokens=4)
+    requests = [Request(PROMPTS[i % 3], short, i) for i in range(5)]
     expected = ask(engine, requests)
     monkeypatch.setattr(engine, "_write", write)
     assert [one.text for one in ask(engine, requests)] == [one.text for one in expected]
-    assert sizes[0] == 6
+    assert sizes == [5, 2, 3, 1, 2]
     engine.check_health()
 
 
@@ -150,7 +154,7 @@ def test_presence_penalty_discourages_repetition(engine):
 
 
 def test_label_scores_are_the_models_log_probabilities(engine):
-    tasks = ["Label the message as spam or not spam.", "Write a poem about rain.", "Say hi."]
+    tasks = ["Label the message as spam or not spam.", "Write a poem about rain."]
     labels = LABELS["completion"]
     requests = [
         Request(
