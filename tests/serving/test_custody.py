@@ -217,7 +217,7 @@ def begun(question, name, identity):
 def test_a_custodian_that_hangs_is_replaced_and_its_replicas_are_deployed_anew(
     ray_session, name, monkeypatch, question
 ):
-    monkeypatch.setattr(custody_module, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(custody_module, "_ANSWER_S", 3.0)
     settings = config()
     identity = identity_of(settings, embedder=False)
     hanging = begun(question, name, identity)
