@@ -108,9 +108,8 @@ def test_nothing_is_written(copy):
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
-@pytest.mark.parametrize("places", [(0.02, 0.6), (0.97, 0.3)])
-def test_a_flipped_byte_in_any_object_is_found_there(copy, places):
-    for path, place in zip(promised(copy), cycle(places)):
+def test_a_flipped_byte_in_any_object_is_found_there(copy):
+    for path, place in zip(promised(copy), cycle((0.02, 0.6, 0.97, 0.3))):
         data = path.read_bytes()
         at = int(place * len(data))
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x15]) + data[at + 1 :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -56,14 +57,15 @@ def test_every_row_is_graded_and_rewarded(ray_session, tmp_path, monkeypatch):
     assert score_run(run, sections) == summaries  # asks nothing
 
 
-def test_a_killed_scoring_goes_on_and_ends_with_the_same_bytes(ray_session, tmp_path):
+def test_a_killed_scoring_goes_on_and_ends_with_the_same_bytes(ray_address, tmp_path):
     run = finished_run(tmp_path / "run", instructions=300, rows_per_shard=1000)
     slow = REPLAY | {"replay": {"latency_s": 0.25}, "max_batch": 16}
     command = [
-        sys.executable, "-m", "ray_si", "score", run.location, "judge",
+        sys.executable, "-m", "ray_si", "score", run.location, "judge", "--address", ray_address,
         "--set", f"judge.generator={slow!r}".replace("'", '"').replace("None", "null"),
     ]  # fmt: skip
-    killed = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    environment = os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]}  # Ray's token, too
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 150
     while len(list((tmp_path / "run").rglob("block-*.parquet"))) < 4:  # one is of the instances
         assert killed.poll() is None, killed.stderr.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -355,12 +356,20 @@ def test_an_existing_output_is_replaced_when_asked(tmp_path):
     assert (tmp_path / "kept.rejected.jsonl").read_bytes() == b""
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_it_leaves_nothing(tmp_path, number, status):
-    with (tmp_path / "in.jsonl").open("w") as stream:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A file that takes seconds, to be left as it is."""
+    path = tmp_path_factory.mktemp("large") / "in.jsonl"
+    with path.open("w") as stream:
         for i in range(400_000):
             text = " ".join(str(i * factor) for factor in range(7, 27))
             stream.write(f'{{"instruction": "{text}"}}\n')
+    return path
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_leaves_nothing(tmp_path, large, number, status):
+    os.link(large, tmp_path / "in.jsonl")
     process = subprocess.Popen(
         [sys.executable, "-m", "ray_si", "dedup", "in.jsonl", "--to", "kept.jsonl", *NO_COSINE],
         cwd=tmp_path,

@@ -60,7 +60,7 @@ def test_the_estimate_holds_what_a_whole_run_takes():
         found = extrapolate(part, dry_run.config)
         assert found.completions.low <= truth <= found.completions.high
         assert naive < found.completions.mid < 2 * truth
-        assert extrapolate(part, dry_run.config) == found
+    assert extrapolate(part, dry_run.config) == found
 
 
 def synthetic(kinds, candidates, seed=0):

@@ -34,4 +34,4 @@ def files(platform: str, *overrides: str) -> dict[str, str]:
 
 def documents(platform: str, name: str, *overrides: str) -> list[dict[str, Any]]:
     """The YAML documents of one of them."""
-    return list(yaml.safe_load_all(files(platform, *overrides)[name]))
+    return list(yaml.load_all(files(platform, *overrides)[name], yaml.CSafeLoader))

@@ -141,7 +141,7 @@ def _is_allowed(key):
 
 
 @given(st.dictionaries(KEYS.filter(_is_allowed), st.binary(max_size=9), max_size=6), st.data())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_store_behaves_as_a_sorted_dictionary(location, content, data):
     objects = open_objects(f"{location}/{uuid.uuid4().hex}")
     folders = {key[:i] for key in content for i, c in enumerate(key) if c == "/"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -14,8 +16,13 @@ from ray_si.training.encode import IGNORED, TOKENS, Encoder, as_prompt
 PROMPT, COMPLETION = "Name a river.\n\nin Egypt", "The Nile."
 
 
+@cache
+def tokenizer_of(model):
+    return AutoTokenizer.from_pretrained(model)
+
+
 def encoder(model, encoding, max_length=100, too_long="drop"):
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = tokenizer_of(model)
     return Encoder(tokenizer, encoding, max_length=max_length, too_long=too_long), tokenizer
 
 

@@ -128,6 +128,7 @@ def test_sharding_is_passed_on_to_the_trainer(tmp_path):
 
 def test_packed_rows_are_learned_as_if_each_were_alone(tiny_model, tokens, tmp_path):
     """One step over all rows has the same mean loss, and makes the same weights."""
+    few = tokens.slice(0, 8)  # a step over more has gigabytes of logits
     results = []
     for packing in (False, True):
         settings = Training(
@@ -137,13 +138,13 @@ def test_packed_rows_are_learned_as_if_each_were_alone(tiny_model, tokens, tmp_p
             learning_rate=0.01,
             max_length=100,
             packing=packing,
-            **COMMON | {"batch_size": 24, "rows_at_once": 24},
+            **COMMON | {"batch_size": 8, "rows_at_once": 8},
         )
-        trained, history, _ = run(settings, tiny_model, tokens, tmp_path / str(packing))
+        trained, history, _ = run(settings, tiny_model, few, tmp_path / str(packing))
         weights = torch.cat([values.flatten() for values in trained.model.parameters()])
         results.append((len(trained.train_dataset), list(history.values()), weights))
     (rows, losses, weights), (packs, packed_losses, packed_weights) = results
-    assert packs < rows == 24
+    assert packs < rows == 8
     assert packed_losses == pytest.approx(losses, rel=1e-5)
     assert torch.allclose(packed_weights, weights, atol=1e-3)
 

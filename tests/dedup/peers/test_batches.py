@@ -19,7 +19,7 @@ from tests.dedup.oracle import THRESHOLDS, corpora
 from tests.dedup.test_layers import rounds_of, vectors_of
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_pairs_found_as_texts_come_in_decide_alike_in_any_order_of_landing(data):
     threshold, cosine = data.draw(THRESHOLDS), data.draw(st.sampled_from([None, 0.6, 0.99]))
@@ -78,21 +78,21 @@ def made_up(count, seed):
 @pytest.mark.parametrize("cosine", [None, 0.9])
 @pytest.mark.parametrize("seed", range(3))
 def test_thousands_of_texts_that_several_threads_screen_are_decided_alike(cosine, seed):
-    texts, vectors = made_up(4000, seed)
+    texts, vectors = made_up(2200, seed)
     plain, gate = Deduplicator(0.7, cosine), Deduplicator(0.7, cosine, layers=1)
     for one in (plain, gate):
-        one.add(texts[:500], vectors[:500])
-    ends, seen = [500, 1700, 2900, 4000], [500, 500]
+        one.add(texts[:600], vectors[:600])
+    ends, seen = [600, 1300, 1750, 2200], [600, 600]  # the first round fills the pool's tail
     draw = random.Random(seed)
     with ThreadPoolExecutor(4) as threads:
         landing = {}
 
         def land(number, share):
-            starts = list(range(ends[number], ends[number + 1], 70))
+            starts = list(range(ends[number], ends[number + 1], 50))
             draw.shuffle(starts)
             for start in starts:
                 if (number, start) not in landing and draw.random() < share:
-                    part = slice(start, min(start + 70, ends[number + 1]))
+                    part = slice(start, min(start + 50, ends[number + 1]))
                     landing[number, start] = threads.submit(
                         gate.screen, texts[part], seen[number], vectors[part], number
                     )
