@@ -22,7 +22,6 @@ THROUGH_ANOTHER = {
     "build/answering": "build/test_stages.py",
     "build/bootstrap": "build/test_builder.py",
     "build/classify": "build/test_builder.py",
-    "build/instances": "build/test_builder.py",
     "build/phases": "build/test_builder.py",
     "build/sharding/deduplicator": "build/test_gate.py",
     "build/sharding/gpus": "build/test_gate.py",

@@ -6,14 +6,15 @@
     instances/manifest.json                last: names the parts, and counts what they name
 
 A part has a row for each of its blocks: what a manifest says of it, and what it adds to the counts
-of the run. One is written as soon as all its blocks stand, are full, and have no request that
-failed for good; what is in it is final then, whoever wrote it, and a resume reads none of its
-blocks again. Runs of earlier versions have one manifest with every block among its ``objects``.
+of the run. One is written as soon as all its blocks stand and are full. Those without a request
+that failed for good are final then, whoever wrote it, and a resume reads none of them again. It
+asks the others again, and once they stand it writes the part again, under its own number: of
+several parts of one number the last counts. Runs of earlier versions have one manifest with every
+block among its ``objects``.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import threading
@@ -37,6 +38,9 @@ PART_BLOCKS = 1000
 
 _LISTED_APART = 8
 """Parts whose blocks are listed by themselves; for more, listing all takes no longer."""
+
+_STEMS = [f"{n:02d}" for n in range(100)]
+"""How the numbers of blocks begin: by these, all of them are listed several at a time."""
 
 PART = pa.schema(
     [
@@ -106,59 +110,88 @@ class InstanceParts:
     """The blocks that stand, by number; safe to use from several threads.
 
     ``size`` is that of a block. Of blocks in written parts only the numbers of the parts are kept.
+    A part of an earlier driver that has blocks in which requests failed is written once these were
+    asked again; its other blocks are known to stand.
     """
 
     def __init__(self, run: Run, size: int) -> None:
         self._run, self._size = run, size
         self._lock = threading.Lock()
         self._written: dict[int, ShardInfo] = {}  # parts
-        self._records: dict[int, dict[int, BlockRecord]] = {}  # of parts that are not
+        self._failed: dict[int, tuple[str, set[int]]] = {}  # of parts to write again: key, blocks
+        self._records: dict[int, dict[int, BlockRecord]] = {}  # added, of parts to write
         self.counts = Counts()
         keys = part_keys(run)
         for number, (info, records) in zip(keys, read_parts(run, keys.values()), strict=True):
-            if _is_final(number, records, size):
+            if not _is_full(number, records, size):
+                continue
+            if failed := {record.block for record in records if record.failed}:
+                self._failed[number] = info.key, failed
+            else:
                 self._written[number] = info
-                for record in records:
+            for record in records:
+                if not record.failed:
                     self.counts.add(record)
 
     def has(self, block: int) -> bool:
         """Whether a block is known to stand."""
         part = block // PART_BLOCKS
-        return part in self._written or block in self._records.get(part, ())
+        if block in self._records.get(part, ()):
+            return True
+        if (earlier := self._failed.get(part)) and block not in earlier[1]:
+            return True
+        return part in self._written  # last: it comes to be that before it ceases to be the others
 
     def unread(self) -> dict[int, str]:
-        """Number -> key of the blocks that stand and are in no written part, by number.
+        """Number -> key of the blocks that stand and are not known to, by number.
 
-        Looks into the parts that are not written, and behind the last that is up to one of which no
-        block stands.
+        Of a block asked again, the last key. Looks into the parts that are to be written, and
+        behind the last part up to one of which no block stands.
         """
-        last = max(self._written, default=-1)
-        gaps = (part for part in range(last + 1) if part not in self._written)
+        last = max([*self._written, *self._failed], default=-1)
+        parts = [part for part in range(last + 1) if part not in self._written]
+        stored = self._listed_apart(parts, last + 1)
+        return dict(sorted((self._listed() if stored is None else stored).items()))
+
+    def _listed_apart(self, parts: list[int], behind: int) -> dict[int, str] | None:
+        """What `unread` is of these parts and of those ``behind``; None where they are many."""
+        if len(parts) >= _LISTED_APART:
+            return None
         stored: dict[int, str] = {}
-        for listed, part in enumerate(itertools.chain(gaps, itertools.count(last + 1))):
-            if listed == _LISTED_APART:
-                stored = self._run.finished_blocks(INSTANCES)
-                break
-            blocks = stored_blocks(self._run, part)
-            if part > last and not blocks:
-                break
+        for blocks in read_ahead(lambda part: stored_blocks(self._run, part), parts):
+            stored |= self._not_known(blocks)
+        for part in range(behind, behind + _LISTED_APART - len(parts)):
+            if not (blocks := stored_blocks(self._run, part)):
+                return stored
+            stored |= self._not_known(blocks)
+        return None
+
+    def _listed(self) -> dict[int, str]:
+        """What `unread` is, from a listing of all blocks."""
+
+        def listed(stem: str) -> dict[int, str]:
+            return self._not_known(self._run.finished_blocks(INSTANCES, stem))
+
+        # a store answers with what begins so; a folder is read whole each time
+        stems = _STEMS if "://" in self._run.location else [""]
+        stored: dict[int, str] = {}
+        for blocks in read_ahead(listed, stems):
             stored |= blocks
-        return {
-            b: key for b, key in sorted(stored.items()) if b // PART_BLOCKS not in self._written
-        }
+        return stored
+
+    def _not_known(self, blocks: dict[int, str]) -> dict[int, str]:
+        return {block: key for block, key in blocks.items() if not self.has(block)}
 
     def add(self, record: BlockRecord) -> None:
         """Take a block that stands; write its part where it is the last of it."""
         number = record.block // PART_BLOCKS
         with self._lock:
-            records = self._records.setdefault(number, {})
-            assert record.block not in records, f"block {record.block} is there twice"
-            records[record.block] = record
+            assert not self.has(record.block), f"block {record.block} is there twice"
+            self._records.setdefault(number, {})[record.block] = record
             self.counts.add(record)
-            if not _is_final(number, records.values(), self._size):
+            if not self._is_complete(number):
                 return
-            complete = self._records.pop(number)
-        self._write(number, complete)
+        self._write(number)
 
     def commit(self, instructions: int, more: Manifest) -> None:
         """Declare the instance phase complete; the run's lease is held.
@@ -168,7 +201,7 @@ class InstanceParts:
         """
         self._check(instructions)
         for number in sorted(self._records):
-            self._write(number, self._records[number])
+            self._write(number)
         counts = {
             "blocks": self.counts.blocks,
             "instructions": instructions,
@@ -189,10 +222,8 @@ class InstanceParts:
             if part in self._written:
                 continue
             for block in range(part * PART_BLOCKS, min(blocks, (part + 1) * PART_BLOCKS)):
-                rows, expected = (
-                    sizes.get(block),
-                    min(self._size, instructions - block * self._size),
-                )
+                rows = sizes.get(block, self._size if self.has(block) else None)
+                expected = min(self._size, instructions - block * self._size)
                 if rows != expected:
                     raise RunError(
                         f"{self._run.location}: instance block {block} has {rows or 'no'} rows, "
@@ -204,10 +235,26 @@ class InstanceParts:
                 f"{instructions} instructions, which make {blocks}"
             )
 
-    def _write(self, number: int, records: dict[int, BlockRecord]) -> None:
+    def _is_complete(self, number: int) -> bool:
+        """Whether a part has all its blocks, and these all their rows."""
+        records = self._records[number].values()
+        if number not in self._failed:
+            return _is_full(number, records, self._size)
+        _, failed = self._failed[number]
+        if len(records) < len(failed):
+            return False
+        return failed == {record.block for record in records if record.info.rows == self._size}
+
+    def _write(self, number: int) -> None:
+        records = dict(self._records[number])
+        if number in self._failed:
+            ((_, earlier),) = read_parts(self._run, [self._failed[number][0]])
+            records = {record.block: record for record in earlier} | records
         table = part_table(records[block] for block in sorted(records))
         stem = f"instances/part-{number:05d}"
         self._written[number] = self._run.write_numbered(stem, to_parquet(table), table.num_rows)
+        self._failed.pop(number, None)
+        del self._records[number]
 
 
 def part_table(records: Iterable[BlockRecord]) -> pa.Table:
@@ -298,9 +345,9 @@ def blocks_between(run: Run, first: int, last: int) -> dict[int, str]:
     return {block: keys[block] for block in range(first, last) if block in keys}
 
 
-def _is_final(part: int, records: Collection[BlockRecord], size: int) -> bool:
-    """Whether a part has all its blocks, and nothing will be asked again."""
+def _is_full(part: int, records: Collection[BlockRecord], size: int) -> bool:
+    """Whether a part has all its blocks, and these all their rows."""
     if len(records) < PART_BLOCKS:
         return False
-    blocks = [r.block for r in records if not r.failed and r.info.rows == size]
+    blocks = [record.block for record in records if record.info.rows == size]
     return sorted(blocks) == list(range(part * PART_BLOCKS, (part + 1) * PART_BLOCKS))

@@ -15,7 +15,7 @@
     bootstrap/round-00000/inputs-00001.parquet        of seeds and evaluation sets; first round only
     bootstrap/round-00000/manifest.json               last: the round exists from here on
     instances/block-00000.parquet ...                 instructions with their instances
-    instances/part-00000-00001.parquet ...            of 1,000 blocks each, once these stand
+    instances/part-00000-00001.parquet ...            what 1,000 blocks are, by fencing number
     instances/manifest.json                           last: names the parts
     checkpoint/                                       the rounds again, in a few objects
     data/train-00000-of-00002.parquet ...

@@ -6,12 +6,14 @@ import json
 import random
 import tracemalloc
 from collections import Counter
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
 from ray_si.errors import RunError
 from ray_si.run import instance_parts
+from ray_si.run.audit import Audit
 from ray_si.run.instance_parts import (
     PART_BLOCKS,
     BlockRecord,
@@ -24,6 +26,7 @@ from ray_si.run.layout import block_key
 from ray_si.run.run import Run
 from ray_si.run.schemas import INSTANCE_BLOCK
 from ray_si.run.seeds import load_seeds
+from ray_si.run.strays import clean_up, strays
 from ray_si.run.tokens import Tokens
 from ray_si.storage.tables import ShardInfo, write_table
 from tests.run.counting import counted
@@ -52,11 +55,12 @@ def record(block, rows=2, failed=0):
     )
 
 
-def stored(run, block, rows=2, reason="stop", kept=1):
-    """A block that stands."""
+def stored(run, block, rows=2, reason="stop", kept=1, fencing=None, ids=None):
+    """A block that stands; under a fencing number where it was asked again."""
     texts = [
         {
-            "block": block, "id": f"r00000-{block:05d}-{k:02d}", "instruction": "Do.", "seed": k,
+            "block": block, "id": ids[k] if ids else f"r00000-{block:05d}-{k:02d}",
+            "instruction": "Do.", "seed": k,
             "is_classification": False, "text": "", "finish_reason": reason, "prompt_tokens": 3,
             "completion_tokens": 4, "classification_prompt_tokens": 1,
             "classification_completion_tokens": 1, "rejected": [],
@@ -65,7 +69,8 @@ def stored(run, block, rows=2, reason="stop", kept=1):
         for k in range(rows)
     ]  # fmt: skip
     table = pa.Table.from_pylist(texts, INSTANCE_BLOCK)
-    return BlockRecord.of(table, write_table(run.objects, block_key("instances", block), table))
+    key = block_key("instances", block, fencing)
+    return BlockRecord.of(table, write_table(run.objects, key, table))
 
 
 def test_blocks_around_a_hundred_thousand_come_in_the_order_of_their_numbers(tmp_path):
@@ -135,25 +140,121 @@ def test_a_block_comes_once(run):
         parts.add(record(0))
 
 
-def test_full_sound_parts_are_written_ahead_and_spare_the_next_driver_their_blocks(run, tens):
+def test_full_parts_are_written_ahead_and_spare_the_next_driver_their_blocks(run, tens):
     parts = InstanceParts(run, 2)
     for block in range(35):
         if block not in (12, 24):
-            parts.add(stored(run, block, reason="error" if block == 21 else "stop"))
+            parts.add(stored(run, block, reason="error" if block in (21, 31) else "stop"))
     assert list(part_keys(run)) == [0]
     parts.add(stored(run, 12))
     assert list(part_keys(run)) == [0, 1]
     parts.add(stored(run, 24))
-    assert list(part_keys(run)) == [0, 1]  # one request of block 21 failed, and is asked again
+    assert list(part_keys(run)) == [0, 1, 2]  # though one request of block 21 failed
+    assert parts.has(21)
+    assert (parts.counts.blocks, parts.counts.instructions) == (35, 70)
 
     other = counted(run.location)
     again = InstanceParts(other, 2)
-    assert (again.counts.blocks, again.counts.instructions) == (20, 40)
-    assert (again.counts.instances, again.counts.tokens) == (40, Tokens(4 * 40, 5 * 40))
+    assert (again.counts.blocks, again.counts.instructions) == (29, 58)
+    assert (again.counts.instances, again.counts.tokens) == (58, Tokens(4 * 58, 5 * 58))
     assert again.has(12)
+    assert again.has(20)
     assert not again.has(21)
-    assert list(again.unread()) == list(range(20, 35))
+    assert list(again.unread()) == [21, *range(30, 35)]
     assert not [key for key in other.objects.keys if "/block-" in key]
+
+
+def resumed(run):
+    """The run as the next driver has it, whose lease is that after the last one's."""
+    other = counted(run.location)
+    other._lease = SimpleNamespace(number=run.lease.number + 1, check=lambda: None)
+    return other
+
+
+def test_a_part_is_written_again_once_what_failed_in_it_was_asked_again(run, tens):
+    parts = InstanceParts(run, 2)
+    for block in range(20):
+        parts.add(stored(run, block, reason="error" if block in (3, 7) else "stop"))
+    before = part_keys(run)
+    assert list(before) == [0, 1]
+
+    second = resumed(run)  # asks both again, and dies when one stands
+    parts = InstanceParts(second, 2)
+    assert parts.unread() == {block: block_key("instances", block) for block in (3, 7)}
+    parts.add(stored(second, 7, fencing=2, kept=3))
+    assert (parts.counts.blocks, parts.counts.instances) == (19, 2 * 18 + 6)
+    assert parts.has(7)
+    assert not parts.has(3)
+    with pytest.raises(RunError, match="block 3 has no rows, not 2"):
+        parts.commit(40, {})
+    assert part_keys(run) == before
+
+    third = resumed(second)
+    parts = InstanceParts(third, 2)
+    assert parts.counts.blocks == 18
+    assert parts.unread() == {
+        3: block_key("instances", 3),
+        7: block_key("instances", 7, 2),
+    }
+    parts.add(BlockRecord.of(*third.read_stored(block_key("instances", 7, 2))))
+    failing = stored(third, 3, fencing=3, reason="error")
+    parts.add(failing)  # once more
+    assert part_keys(run) == {0: "instances/part-00000-00003.parquet", 1: before[1]}
+    assert (parts.counts.blocks, parts.counts.instances) == (20, 2 * 19 + 6)
+    assert all(parts.has(block) for block in range(20))
+    with pytest.raises(AssertionError):
+        parts.add(failing)
+
+    fourth = resumed(third)
+    parts = InstanceParts(fourth, 2)
+    assert parts.counts.blocks == 19
+    assert parts.unread() == {3: failing.info.key}
+    parts.add(stored(fourth, 3, fencing=4))
+    fourth.objects.keys.clear()
+    assert InstanceParts(fourth, 2).unread() == {}
+    assert sorted(fourth.objects.keys) == ["instances/part-00000-00004.parquet", before[1]]
+    parts.commit(40, {})
+
+    manifest = run.instances()
+    assert manifest["parts"][0]["key"] == "instances/part-00000-00004.parquet"
+    keys = [info.key for info in instance_objects(run, manifest)]
+    again = {3: block_key("instances", 3, 4), 7: block_key("instances", 7, 2)}
+    assert keys == [again.get(block, block_key("instances", block)) for block in range(20)]
+    assert (manifest["blocks"], manifest["instances"]) == (20, 2 * 19 + 6)
+
+
+def test_what_failed_in_many_parts_is_found_and_nothing_else(run, tens):
+    parts = InstanceParts(run, 2)
+    failing = [10 * part + part % 10 for part in range(12)]
+    for block in range(125):
+        parts.add(stored(run, block, reason="error" if block in failing else "stop"))
+    stored(run, failing[5], fencing=2)
+    keys = {block: block_key("instances", block) for block in (*failing, *range(120, 125))}
+    keys[failing[5]] = block_key("instances", failing[5], 2)
+    other = counted(run.location)
+    again = InstanceParts(other, 2)
+    assert list(again.unread().items()) == sorted(keys.items())
+    assert not [key for key in other.objects.keys if "/block-" in key]
+
+
+def test_a_part_that_was_written_again_is_no_finding_beside_the_first(run, tens):
+    parts = InstanceParts(run, 2)
+    for block in range(10):
+        parts.add(stored(run, block, reason="error" if block == 3 else "stop"))
+    second = resumed(run)
+    parts = InstanceParts(second, 2)
+    parts.add(stored(second, 3, fencing=2))
+    parts.commit(20, {"rounds": 0})
+    audit = Audit(run)
+    checks = audit.check_manifests(), audit.check_objects(), audit.check_strays(0, 10)
+    assert not [finding for check in checks for finding in check.findings]
+    assert checks[-1].notes == ["unfinished: 1 objects that no manifest names yet"]
+
+    run.commit_stats({"rounds": 0, "shards": []})
+    left = ["instances/block-00003.parquet", "instances/part-00000-00001.parquet"]
+    assert strays(run) == left
+    clean_up(run)
+    assert not strays(run)
 
 
 def test_what_stands_is_listed_a_part_at_a_time_where_few_lack(run, tens):
