@@ -60,10 +60,16 @@ class Handle(StreamingHandle):
     As many answers travel in a later call of their client, if it makes one.
     """
 
-    def __init__(self, seed: int, latency_s: float, share: float) -> None:
-        self._engine = ReplayEngine(latency_s=latency_s, latency_sigma=1.0)
-        self._rng, self._share = random.Random(seed), share
+    def __init__(self, rng: random.Random, latency_s: float, share: float) -> None:
+        self._rng, self._latency_s, self._share = rng, latency_s, share
         self._elsewhere: dict[str, list[Reply]] = {}
+        self.replay(None)
+
+    def replay(self, recording: str | None) -> None:
+        """From now on answers are those of this recording, or scripted without one."""
+        self._engine = ReplayEngine(
+            recording=recording, latency_s=self._latency_s, latency_sigma=1.0
+        )
 
     async def remote(self, requests, order, sender):
         for number, request in enumerate(requests, sender.first):
@@ -101,6 +107,9 @@ class LoopbackServing(Serving):
     """Deploys nothing; the embedder is in this process."""
 
     def __enter__(self):
+        for section, app in self._apps.items():
+            if recording := self._config.generators[section].replay.recording:
+                serve.get_app_handle(app).replay(recording)
         return self
 
     def __exit__(self, *_):
@@ -158,23 +167,29 @@ def install(
 ) -> None:
     """Have builds in this process do without a cluster; ``patch`` sets an attribute for a while.
 
-    Every generator is the replay; with ``hashes``, embeddings are `hashed`.
+    Every generator is the replay, of its recording where it has one; with ``hashes``, embeddings
+    are `hashed`.
     """
-    handle = Handle(seed, latency_s, share)
-    patch(phases, "connect", _nothing)
-    patch(phases, "Serving", LoopbackServing)
+    rng = random.Random(seed)
+    deploy_nothing(patch, phases)
     if hashes:
         patch(LoopbackServing, "encode", lambda self, texts: hashed(texts))
     patch(phases, "Custody", LoopbackCustody)
     patch(phases, "identity_of", lambda *_, **__: "")
     patch(phases, "Watcher", _nothing)
-    patch(phases, "remove_predecessors", lambda *_, **__: None)
     patch(checks, "wait_for_room", lambda config, **_: config)
     patch(checks, "leaves_cores", lambda *_: False)
     patch(stages, "warm_up", lambda count: None)
     patch(stages, "_map_parts", _map_parts)
-    patch(serve, "get_app_handle", lambda app: handle)
+    patch(serve, "get_app_handle", cache(lambda app: Handle(rng, latency_s, share)))
     patch(client, "_is_up", lambda app: True)
     patch(client, "_PAUSE_S", 0.002)
     patch(client, "_STRAY_S", 0.02)
     patch(client, "_GATHER_S", 0.0)
+
+
+def deploy_nothing(patch, module) -> None:
+    """Have this module, which deploys models by these names, do without a cluster."""
+    patch(module, "connect", _nothing)
+    patch(module, "Serving", LoopbackServing)
+    patch(module, "remove_predecessors", lambda *_, **__: None)

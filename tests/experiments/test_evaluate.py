@@ -1,4 +1,4 @@
-"""Evaluations on a real Ray: answers stored as they come, scores, the page, the ratings."""
+"""Evaluations: answers stored as they come, scores, the page, the ratings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_si.errors import ConfigError, EngineError, GenerationError, RunError, TaskError
+from ray_si.experiments import evaluate as evaluate_module
 from ray_si.experiments.evaluate import EvaluateConfig, evaluate, rate
 from ray_si.run.seeds import load_seeds
 from ray_si.training.benchmarks import super_ni
 from ray_si.training.hold_out import split_seeds
-
-pytestmark = pytest.mark.usefixtures("ray_session")
+from tests import loopback
 
 COUNT = 12
 
@@ -54,7 +54,26 @@ def config(tmp_path):
     return make
 
 
-def test_answers_are_scored_kept_and_asked_once_only(tmp_path, tasks, config):
+@pytest.fixture
+def leave_ray(monkeypatch):
+    """A function: from then on answers are asked for and stored in this process."""
+
+    def leave():
+        loopback.install(monkeypatch.setattr)
+        loopback.deploy_nothing(monkeypatch.setattr, evaluate_module)
+        monkeypatch.setattr(evaluate_module, "wait_for_room", lambda config, **_: config)
+
+    return leave
+
+
+@pytest.fixture
+def without_ray(leave_ray):
+    """Where it is tested what comes of answers, not how they come."""
+    leave_ray()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_answers_are_scored_kept_and_asked_once_only(tmp_path, tasks, config, leave_ray):
     right = {i: f"Number {i}!" if i < 6 else "no idea" for i in range(COUNT)}
     to = tmp_path / "evaluation"
     report = evaluate({"one": "any"}, [tasks], str(to), config(right))
@@ -65,6 +84,7 @@ def test_answers_are_scored_kept_and_asked_once_only(tmp_path, tasks, config):
     assert json.loads((to / "report.json").read_text()) == report
     assert "| one | 50.0 [" in (to / "README.md").read_text()
 
+    leave_ray()  # what stands was stored by its workers
     kept = (to / "answers/one/block-00000.parquet").read_bytes()
     (to / "answers/one/block-00002.parquet").unlink()  # as a kill before it leaves it
     (to / "report.json").unlink()
@@ -106,6 +126,7 @@ def _rate(to):
         rate(str(to), [paths[0], paths[0]])
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_failures_are_counted_as_wrong_and_asked_again_until_there_is_a_report(
     tmp_path, tasks, config
 ):
@@ -123,12 +144,14 @@ def test_failures_are_counted_as_wrong_and_asked_again_until_there_is_a_report(
     assert table["id"].to_pylist() == ["t8#0", "t9#0", "t10#0", "t11#0"]
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_a_model_that_answers_nothing_is_no_model_with_score_zero(tmp_path, tasks, config):
     with pytest.raises(GenerationError, match=r"one answered nothing: the recording has no answer"):
         evaluate({"one": "any"}, [tasks], str(tmp_path / "to"), config({99: "x"}))
     assert not (tmp_path / "to" / "report.json").exists()
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_bundled_tasks_are_the_held_out_ones_and_seeds_of_the_training_are_left_out(
     tmp_path, config
 ):
@@ -162,6 +185,7 @@ def test_bundled_tasks_are_the_held_out_ones_and_seeds_of_the_training_are_left_
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_a_benchmark_is_asked_in_its_own_words_and_scored_by_category(
     tmp_path, config, monkeypatch
 ):

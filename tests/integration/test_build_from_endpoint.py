@@ -52,38 +52,33 @@ def test_a_third_refused_and_all_kinds_of_faults_leave_no_trace(
     assert KEY.encode() not in stored
 
 
-def test_half_a_surrogate_pair_in_an_error_is_stored_as_what_it_can_be(endpoint, values, tmp_path):
-    endpoint.set(faults={"half_a_pair": 0.2}, spare_greetings=True)
-    result = build(parse_config(values), str(tmp_path / "run"))
-    assert result.stats["accepted"] == values["target_instructions"]
-    errors = [
-        error
-        for path in (tmp_path / "run").glob("*/**/block-*.parquet")
-        for error in pq.read_table(path)["error"].to_pylist()
-    ]
-    assert any("no such face: \ufffd" in (error or "") for error in errors)
-    assert all(check.ok for check in verify(str(tmp_path / "run")))
+def _errors(location, pattern):
+    paths = location.glob(pattern)
+    return [error or "" for path in paths for error in pq.read_table(path)["error"].to_pylist()]
 
 
-def test_what_an_endpoint_refuses_is_rejected_and_not_asked_again(endpoint, values, tmp_path):
+def test_what_an_endpoint_refuses_is_not_asked_again_and_no_error_of_it_ends_the_build(
+    endpoint, values, tmp_path
+):
+    """Not even half a surrogate pair, which no file can hold: it is stored as what it can be."""
     endpoint.set(filtered=0.1)
     location = tmp_path / "run"
     values["budget"] = {"tokens": 30_000}
     with pytest.raises(BudgetError):
         build(parse_config(values), str(location))
     before = digests(location, "instances/block-*")
-    errors = [
-        error
-        for path in location.glob("instances/block-*")
-        for error in pq.read_table(path)["error"].to_pylist()
-    ]
-    assert "stopped by a content filter" in errors
+    assert "stopped by a content filter" in _errors(location, "instances/block-*")
     values["budget"] = {}
+    endpoint.set(filtered=0.1, faults={"half_a_pair": 0.2}, spare_greetings=True)
     result = build(parse_config(values), str(location))
     after = digests(location, "instances/block-*")
     assert {name: after[name] for name in before} == before
     assert result.stats["rejected"]["refused"] > 0
     assert result.stats["instances_rejected"]["refused"] > 0
+    assert result.stats["accepted"] == values["target_instructions"]
+    errors = _errors(location, "*/**/block-*.parquet")
+    assert any("no such face: \ufffd" in error for error in errors)
+    assert all(check.ok for check in verify(str(location)))
 
 
 def test_an_endpoint_that_shuts_its_door_stops_the_run_which_goes_on_later(

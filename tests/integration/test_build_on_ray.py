@@ -14,6 +14,7 @@ from ray_si.pipeline.prompting import Prompting
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.run.status import status as status_of
+from tests import loopback
 from tests.builds import TARGET, digests, rays_processes
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -23,31 +24,14 @@ def _accepted(location: Path) -> list[dict]:
     return [row for table in Run.open(str(location)).accepted() for row in table.to_pylist()]
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"replicas": 4, "cpus": 1, "max_batch": 5}, {"replicas": 2, "max_batch": 1100}],
-    ids=["every core is taken", "slots for three tasks"],
-)
-def test_other_replicas_and_batches_give_the_same_bytes(finished, tmp_path, replay_config, changed):
+def test_replicas_that_take_every_core_and_slots_for_three_tasks_give_the_same_bytes(
+    finished, tmp_path, replay_config
+):
     location, _ = finished
-    replay_config["generator"] |= changed
+    replay_config["generator"] |= {"replicas": 2, "cpus": 2, "max_batch": 1100}
     build(parse_config(replay_config), str(tmp_path / "run"))
     for pattern in ("data/*", "README.md", "report.html"):
         assert digests(tmp_path / "run", pattern) == digests(location, pattern)
-
-
-def test_relative_paths_mean_the_same_on_workers_with_another_folder(
-    tmp_path, replay_config, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)  # the workers keep the folder that Ray was started in
-    replay_config["target_instructions"] = 20
-    build(parse_config(replay_config), "run")
-    assert len(list((tmp_path / "run" / "instances").glob("block-*.parquet"))) == 2
-    Path("answers.jsonl").write_text(json.dumps({"prompt": "x", "completion": "x"}) + "\n")
-    replay_config["generator"]["replay"] = {"recording": "answers.jsonl"}
-    replay_config["bootstrap"]["stall_rounds"] = 1
-    with pytest.raises(NoProgressError):
-        build(parse_config(replay_config), "other")
 
 
 def test_a_dead_replica_loses_nothing(finished, tmp_path, replay_config):
@@ -70,14 +54,17 @@ def test_a_dead_replica_loses_nothing(finished, tmp_path, replay_config):
     assert digests(run) == digests(location)
 
 
-def test_a_run_that_cannot_make_progress_stops_and_keeps_what_it_has(tmp_path, replay_config):
-    recording = tmp_path / "answers.jsonl"
-    recording.write_text(json.dumps({"prompt": "never asked", "completion": "x"}) + "\n")
-    replay_config["generator"]["replay"] = {"recording": str(recording)}
+def test_a_run_without_progress_stops_and_relative_paths_mean_the_same_on_workers(
+    tmp_path, replay_config, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # the workers keep the folder that Ray was started in
+    Path("answers.jsonl").write_text(json.dumps({"prompt": "never asked", "completion": "x"}))
+    replay_config["generator"]["replay"] = {"recording": "answers.jsonl"}
     replay_config["bootstrap"] |= {"stall_rounds": 2}
     with pytest.raises(NoProgressError, match="engine_error") as caught:
-        build(parse_config(replay_config), str(tmp_path / "run"))
+        build(parse_config(replay_config), "run")
     assert f"0 of {TARGET}" in str(caught.value)
+    assert len(list(tmp_path.glob("run/bootstrap/round-*/block-*.parquet"))) >= 4
     assert status_of(Run.open(str(tmp_path / "run")))["rejected"] == {"engine_error": 16}
 
 
@@ -92,17 +79,20 @@ def test_a_stop_string_that_never_comes_is_said(tmp_path, replay_config):
         "\n".join(json.dumps({"prompt": json.loads(row["prompt"])} | answer) for row in rows)
     )
     notes = []
-    with pytest.raises(NoProgressError):
+    with loopback.installed(), pytest.raises(NoProgressError):
         build(config, str(tmp_path / "run"), listen=lambda progress: notes.append(progress.note))
     assert any("8 of 8 completions ran into max_tokens without a stop" in note for note in notes)
 
 
-def test_a_model_that_fails_on_its_replica_is_an_engine_error(tmp_path, replay_config):
-    broken = tmp_path / "model"
-    broken.mkdir()
-    (broken / "config.json").write_text("{}")
-    replay_config["generator"] = {"model": str(broken), "cpus": 0.5}
-    with pytest.raises(EngineError, match="could not be loaded"):
+def test_models_that_do_not_start_leave_no_run_behind(tmp_path, replay_config, monkeypatch):
+    """Why they do not comes from a replica, see tests/serving/test_applications.py."""
+
+    def fail(serving):
+        assert (tmp_path / "run" / "lease").is_dir()
+        raise EngineError("a model could not be started on its replica")
+
+    monkeypatch.setattr(loopback.LoopbackServing, "__enter__", fail)
+    with loopback.installed(), pytest.raises(EngineError, match="could not be started"):
         build(parse_config(replay_config), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -176,13 +166,16 @@ def test_when_its_hours_are_over_a_build_finishes_what_is_on_its_way(
 ):
     reference, _ = finished
     location = tmp_path / "run"
+    replay_config["instances"] = {"block_size": 4}
     slow = {"replay": {"latency_s": 0.25}, "max_batch": 2, "replicas": 1}
     values = replay_config | {"generator": replay_config["generator"] | slow}
     config = parse_config(values | {"budget": {"hours": 6 / 3600}})
     with pytest.raises(BudgetError, match=r"hours, as budget\.hours has it"):
         build(config, str(location))
-    assert _stored_blocks(location) < _stored_blocks(reference)
-    build(parse_config(replay_config), str(location))
+    stored = _stored_blocks(location)
+    with loopback.installed():
+        build(parse_config(replay_config), str(location))
+    assert stored < _stored_blocks(location)
     assert digests(location) == digests(reference)
 
 

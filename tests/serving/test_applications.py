@@ -49,7 +49,7 @@ def test_starts_that_fail_are_made_again_counted_and_told_with_their_reason(ray_
         notes.append(note)
         recording.write_text('{"prompt": "x", "completion": "y"}\n')
 
-    with serving(recording, replicas=4)(mend) as applications:
+    with serving(recording, replicas=2)(mend) as applications:
         deadline = time.monotonic() + 60
         while applications.usage().failed_starts < 1:
             assert time.monotonic() < deadline
@@ -61,24 +61,20 @@ def test_starts_that_fail_are_made_again_counted_and_told_with_their_reason(ray_
 def test_starts_that_all_fail_end_with_the_reason(ray_session, tmp_path):
     with (
         pytest.raises(EngineError, match=r"could not be started on its replica: .*absent\.jsonl"),
-        serving(tmp_path / "absent.jsonl", replicas=2)(lambda note: None),
+        serving(tmp_path / "absent.jsonl", replicas=1)(lambda note: None),
     ):
         pass
 
 
-def test_slots_and_their_number_are_what_replicas_and_serve_tell(ray_session):
-    config = parse_config({"generator": replay_values()["generator"] | {"max_batch": 7}})
-    with Serving(config, f"test-{uuid4().hex}", 1, embedder=False) as applications:
+def test_replicas_tell_their_slots_and_are_gone_before_a_later_driver_looks_for_room(ray_session):
+    """A driver that was killed left them, with all the cores there are."""
+    generator = replay_values()["generator"] | {"cpus": 4, "max_batch": 7}
+    config = parse_config({"generator": generator})
+    name = f"test-{uuid4().hex}"
+    with Serving(config, name, 1, embedder=False) as applications:
         assert list(applications.generators.slots.values()) == [7]
         assert list(applications.generators.replica_slots.values()) == [7]
         assert [RUNNING[app] for app in applications.generators.slots] == [1]
-
-
-def test_replicas_of_an_earlier_driver_are_gone_before_room_is_looked_for(ray_session):
-    """A driver that was killed left them, with all the cores there are."""
-    config = parse_config({"generator": replay_values()["generator"] | {"cpus": 4}})
-    name = f"test-{uuid4().hex}"
-    with Serving(config, name, 1, embedder=False):
         remove_predecessors(name, 1)
         assert f"{name}-00001-generator" in serve.status().applications
         remove_predecessors(name, 2)
