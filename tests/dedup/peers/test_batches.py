@@ -19,7 +19,7 @@ from tests.dedup.oracle import THRESHOLDS, corpora
 from tests.dedup.test_layers import rounds_of, vectors_of
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_pairs_found_as_texts_come_in_decide_alike_in_any_order_of_landing(data):
     threshold, cosine = data.draw(THRESHOLDS), data.draw(st.sampled_from([None, 0.6, 0.99]))
