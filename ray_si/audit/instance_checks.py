@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import accumulate, islice, zip_longest
+from itertools import accumulate, count, islice, takewhile, zip_longest
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class CheckedBlocks:
     """What came of some blocks: findings, instances ``kept``, and whether others may build on it.
 
     ``damaged`` are the keys of those that cannot be read; ``passing`` is how many rows of each full
-    one hold ``select.during``, where there is such a condition.
+    one in which nothing is wrong hold ``select.during``, where there is such a condition.
     """
 
     check: Check = field(default_factory=lambda: Check("instances"))
@@ -92,8 +92,10 @@ class BlockChecks:
                 note = f"unfinished: {block.key} was cut short and will be written again"
                 result.check.notes.append(note)
                 continue
+            before = len(result.check.findings) + result.check.unlisted
             self._look_at(block, table, result)
-            if passing and table.num_rows == self.config.instances.block_size:
+            is_right = len(result.check.findings) + result.check.unlisted == before
+            if passing and is_right and table.num_rows == self.config.instances.block_size:
                 result.passing[block.number] = passing.count(table)
             result.is_sound &= table.num_rows == len(block.instructions)
         return result
@@ -146,17 +148,18 @@ def check_passed(
     """
     size, lookahead = config.instances.block_size, config.bootstrap.lookahead
     accepted = [0, *accumulate(manifest["accepted"] for manifest in rounds)]
+    known = takewhile(passing.__contains__, count())  # behind it one is damaged, or asked again
+    held = [0, *accumulate(passing[block] for block in known)]
     for round_, manifest in enumerate(rounds):
         if not (said := manifest.get("passed")):
             continue
-        key, blocks = f"{round_folder(round_)}/manifest.json", range(said["blocks"])
+        key, blocks = f"{round_folder(round_)}/manifest.json", said["blocks"]
         last = accepted[max(0, round_ - lookahead)] // size
-        if len(blocks) > last:
-            check.find(key, f"goes by {len(blocks)} instance blocks, where it might by {last}")
-        elif passing.keys() >= set(blocks):  # else one is damaged, or asked again
-            rows = sum(passing[block] for block in blocks)
-            name = f"of the first {len(blocks)} instance blocks, rows that hold select.during:"
-            check.expect(key, name, rows, said["rows"])
+        if blocks > last:
+            check.find(key, f"goes by {blocks} instance blocks, where it might by {last}")
+        elif blocks < len(held):
+            name = f"of the first {blocks} instance blocks, rows that hold select.during:"
+            check.expect(key, name, held[blocks], said["rows"])
 
 
 def _chunks(blocks: Sequence[BlockToCheck]) -> Iterator[list[BlockToCheck]]:

@@ -164,6 +164,7 @@ class InstancePhase:
         total = self._rounds.accepted
         self._report()
         self._complete(0, -(-total // self._size), total)
+        self.wait()  # for whoever is still writing a part
         self._parts.commit(total, {"rounds": len(self._rounds.manifests)})
 
     def blocks(self, first: int, last: int) -> Iterator[pa.Table]:

@@ -151,7 +151,8 @@ class Phases:
                 check=self.alarm.check,
             )
         if not is_ours:
-            if custody.adopted is None:  # else they run, and have the GPUs that this would wait for
+            # what was adopted runs, and has the GPUs that this would wait for
+            if custody.adopted is None or not self.run.exists:
                 requests = longest_requests(self.config, self.seeds)
                 check_engines(self.config, requests, embedder=embedder, notify=self._say)
             checks.check_location(self.run.location)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from ray import serve
@@ -19,7 +20,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from ray_si.engines.base import Completion, Request
-from ray_si.errors import GenerationError, RaySIError, one_line
+from ray_si.errors import BudgetError, GenerationError, RaySIError, one_line
 from ray_si.serving.loads import LOADS, RUNNING
 from ray_si.serving.replicas import Order, ReplicaReply, Replies, Sender
 
@@ -68,6 +69,10 @@ between half of it and half as much again, and twice that each further time: so 
 not use its tries up, and what failed together does not come back together."""
 
 _REMOVED = "the generator was removed while it was needed"
+_OVER = (
+    "budget.hours are over, and no replica of the generator is left; what is finished is kept: "
+    "build again with more hours"
+)
 
 T = TypeVar("T")
 
@@ -138,7 +143,7 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_answer = time.monotonic()
         self._trouble_began: float | None = None
-        self._failure: str | None = None
+        self._failure: Callable[[], RaySIError] | None = None
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -152,9 +157,13 @@ class Client:
                 task.cancel()
 
     async def ask(self, request: Request) -> Completion:
-        """The answer. Raises GenerationError when the application is gone or cannot recover."""
+        """The answer.
+
+        Raises GenerationError when the application is gone or cannot recover, BudgetError when its
+        replicas are gone and the time is over.
+        """
         if self._failure:
-            raise GenerationError(self._failure)
+            raise self._failure()
         item = _Item(request, asyncio.get_running_loop().create_future())
         self._open.add(item)
         self._queue.append(item)
@@ -362,7 +371,7 @@ class Client:
             elif silent_s > _START_S and (reason := await self._ask_serve(start_failure)):
                 self._give_up(f"the generator's replicas cannot start again: {reason}")
             elif silent_s > _START_S and self._is_over and RUNNING.get(self._app) == 0:
-                self._give_up("the hours of the build are over, and the generator has no replica")
+                self._give_up(_OVER, BudgetError)
 
     @property
     def _is_over(self) -> bool:
@@ -380,14 +389,14 @@ class Client:
             logger.warning("Serve says nothing of %s: %s", self._app, short(error))
             return None
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, kind: type[RaySIError] = GenerationError) -> None:
         """Fail every request that waits, and every later one."""
-        self._failure = self._failure or reason
+        self._failure = self._failure or partial(kind, reason)
         self._queue.clear()
         self._suspects.clear()
         for item in list(self._open):
             if not item.answer.done():
-                item.answer.set_exception(GenerationError(reason))
+                item.answer.set_exception(kind(reason))
 
 
 def _is_up(app: str) -> bool:

@@ -1,6 +1,11 @@
-"""What a resumed build asks of the instances again, without a cluster."""
+"""What a resumed build asks of the instances again, and how they end, without a cluster."""
 
 from __future__ import annotations
+
+import threading
+import time
+
+import pytest
 
 from ray_si.build import instances
 from ray_si.build.instances import InstancePhase
@@ -19,6 +24,14 @@ from tests.run.test_checkpoint import commit
 from tests.run.test_instance_parts import stored
 
 BLOCKS = 25
+CONFIG = parse_config(
+    {
+        "target_instructions": 2 * BLOCKS,
+        "generator": {"engine": "replay", "model": None},
+        "dedup": {"cosine": None},
+        "instances": {"block_size": 2},
+    }
+)
 
 
 def ids(block):
@@ -26,33 +39,24 @@ def ids(block):
     return [f"r{block:05d}-{k:05d}-00" for k in range(2)]
 
 
-def test_a_resume_asks_what_failed_again_but_nothing_that_stands(tmp_path, monkeypatch):
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run with all its rounds committed; parts of ten blocks."""
     monkeypatch.setattr(instance_parts, "PART_BLOCKS", 10)
-    config = parse_config(
-        {
-            "target_instructions": 2 * BLOCKS,
-            "generator": {"engine": "replay", "model": None},
-            "dedup": {"cosine": None},
-            "instances": {"block_size": 2},
-        }
-    )
     seeds, digest = load_seeds("bundled")
-    header = {"config": config.model_dump(mode="json"), "identity": config.identity()}
-    run = Run.prepare(str(tmp_path / "run"), header, config.fingerprint(digest))
+    header = {"config": CONFIG.model_dump(mode="json"), "identity": CONFIG.identity()}
+    run = Run.prepare(str(tmp_path / "run"), header, CONFIG.fingerprint(digest))
     with run.held():
         run.create(seeds)
         rounds = CommittedRounds(run)
         for number in range(BLOCKS):
             commit(run, rounds, number, 2)
-        parts = InstanceParts(run, 2)
-        for block in range(BLOCKS):
-            reason = "error" if block in (3, 7, 22) else "stop"
-            parts.add(stored(run, block, reason=reason, ids=ids(block)))
-    with run.held():  # asks a block of the first part again, and dies
-        stored(run, 7, fencing=run.lease.number, ids=ids(7))
-        second = run.finished_blocks("instances")[7]
+    return run
 
-    run = counted(run.location)
+
+@pytest.fixture
+def asked(run, monkeypatch):
+    """The blocks that are asked, and whether again; they are stored as tasks would."""
     asked = {}
 
     def write_blocks(blocks, task, **_):
@@ -62,21 +66,32 @@ def test_a_resume_asks_what_failed_again_but_nothing_that_stands(tmp_path, monke
             yield block, part_table([record]), record.info
 
     monkeypatch.setattr(instances, "write_blocks", write_blocks)
+    return asked
+
+
+def phase_of(run):
+    rounds = CommittedRounds.read(run)
+    budget = TokenBudget.of(CONFIG, run, load_seeds("bundled")[0])
+    reporter, generators = Reporter(lambda progress: None), Generators({}, {"app": 64})
+    return InstancePhase(CONFIG, run, rounds, generators, reporter, budget, Alarm())
+
+
+def test_a_resume_asks_what_failed_again_but_nothing_that_stands(run, asked):
     with run.held():
-        rounds = CommittedRounds.read(run)
-        phase = InstancePhase(
-            config,
-            run,
-            rounds,
-            Generators({}, {"app": 64}),
-            Reporter(lambda progress: None),
-            TokenBudget.of(config, run, seeds),
-            Alarm(),
-        )
-        phase.run()
-        third = f"{run.lease.number:05d}"
+        parts = InstanceParts(run, 2)
+        for block in range(BLOCKS):
+            reason = "error" if block in (3, 7, 22) else "stop"
+            parts.add(stored(run, block, reason=reason, ids=ids(block)))
+    with run.held():  # asks a block of the first part again, and dies
+        stored(run, 7, fencing=run.lease.number, ids=ids(7))
+        second = run.finished_blocks("instances")[7]
+
+    again = counted(run.location)
+    with again.held():
+        phase_of(again).run()
+        third = f"{again.lease.number:05d}"
     assert asked == {3: True, 22: True}
-    read = {key for key in run.objects.keys if key.startswith("instances/block-")}
+    read = {key for key in again.objects.keys if key.startswith("instances/block-")}
     whole = [3, 20, 21, 22, 23, 24]
     assert read == {second, *(f"instances/block-{block:05d}.parquet" for block in whole)}
     manifest = Run.open(run.location).instances()
@@ -84,3 +99,29 @@ def test_a_resume_asks_what_failed_again_but_nothing_that_stands(tmp_path, monke
     (first, _, last) = (part["key"] for part in manifest["parts"])
     assert first == f"instances/part-00000-{third}.parquet"
     assert last == f"instances/part-00002-{third}.parquet"
+
+
+def test_the_manifest_waits_for_a_part_that_is_still_being_written(run, asked, monkeypatch):
+    """Where all blocks were written ahead there is none left to wait for."""
+    monkeypatch.setattr(instance_parts, "PART_BLOCKS", 5)
+    last, may_write, written = "instances/part-00004", threading.Event(), []
+    write = Run.write_numbered
+
+    def write_slowly(self, stem, *rest):
+        if stem == last:
+            may_write.wait(10)
+        written.append(stem)
+        return write(self, stem, *rest)
+
+    monkeypatch.setattr(Run, "write_numbered", write_slowly)
+    with run.held():
+        phase = phase_of(run)
+        phase.begin()
+        until = time.monotonic() + 10
+        while phase.counts.blocks < BLOCKS and time.monotonic() < until:
+            time.sleep(0.01)
+        threading.Timer(0.3, may_write.set).start()
+        phase.run()
+    assert sorted(asked) == list(range(BLOCKS))
+    assert sorted(written) == [f"instances/part-{number:05d}" for number in range(5)]
+    assert Run.open(run.location).instances()["instances"] == 2 * BLOCKS

@@ -6,6 +6,7 @@ import json
 import shutil
 from itertools import islice
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -103,6 +104,19 @@ def test_verify_holds_the_counts_of_rounds_against_the_blocks(built, tmp_path, c
     (finding,) = findings(copy)
     assert f"{path.parent.name}/manifest.json" in finding
     assert told.format(manifest["passed"]["rows"]) in finding
+
+
+def test_verify_counts_no_rows_of_a_block_in_which_something_is_wrong(built, tmp_path):
+    copy = shutil.copytree(built[0], tmp_path / "run", ignore=shutil.ignore_patterns("data"))
+    for path in (copy / "stats.json", copy / "instances/manifest.json"):
+        path.unlink()  # which would say that this is another block
+    path = min(copy.glob("instances/block-*"))
+    table = pq.read_table(path)
+    changed = [row | {"instances": 2 * row["instances"]} for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(changed, table.schema), path)
+    found = findings(copy)
+    assert found
+    assert all("has other instances than its completion gives" in finding for finding in found)
 
 
 def test_a_run_that_has_enough_does_not_go_back_to_phase_1(built, tmp_path):

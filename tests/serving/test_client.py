@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from ray_si.engines.base import Completion, Request, SamplingParams
-from ray_si.errors import GenerationError
+from ray_si.errors import BudgetError, GenerationError
 from ray_si.serving import client as client_module
 from ray_si.serving.client import Client
 from ray_si.serving.loads import RUNNING
@@ -453,7 +453,7 @@ def test_replicas_that_are_gone_are_not_waited_for_when_the_hours_are_over(monke
     monkeypatch.setitem(RUNNING, "app", 1)
     until = time.time() + 0.5
     threading.Timer(1.0, RUNNING.update, [{"app": 0}]).start()
-    with pytest.raises(GenerationError, match="hours of the build are over"):
+    with pytest.raises(BudgetError, match=r"budget\.hours are over, and no replica"):
         ask("app", ["fine"], until=until)
     assert RUNNING["app"] == 0  # long answers were waited for
 
