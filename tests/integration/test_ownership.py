@@ -20,6 +20,7 @@ from ray_si.errors import ConfigError, LeaseLostError, RunError
 from ray_si.run.run import Run
 from ray_si.serving.applications import Serving, shared_name
 from ray_si.serving.background import in_thread
+from ray_si.serving.custodian import is_of
 from ray_si.storage import lease as lease_module
 from tests import loopback
 from tests.builds import digests
@@ -112,9 +113,8 @@ def test_a_refused_driver_removes_no_application_and_the_next_one_those_of_a_kil
 
 
 def _applications_of(location):
-    return {
-        app for app in serve.status().applications if app.startswith(shared_name(str(location)))
-    }
+    name = shared_name(str(location))
+    return {app for app in serve.status().applications if is_of(name, app) is not None}
 
 
 def test_a_driver_that_loses_its_lease_stops_at_once(tmp_path, replay_config, monkeypatch):
