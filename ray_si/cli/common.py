@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -60,6 +61,9 @@ Address = Annotated[
     ),
 ]
 
+_COME_AGAIN_S = 0.1
+"""After which a signal whose exception was dropped comes again."""
+
 
 @contextmanager
 def errors_as_exits() -> Iterator[None]:
@@ -80,7 +84,8 @@ def interruptible(consequence: str, *, at_once: bool = False) -> Iterator[None]:
 
     The process then leaves without Python's own farewell, which would wait for rounds begun ahead,
     and Ray, once closed, may never let go of those. A second signal does not wait for Ray either,
-    and with ``at_once``, for what leaves nothing to clear away, the first waits for nothing.
+    and with ``at_once``, for what leaves nothing to clear away, the first waits for nothing. A
+    signal that comes while a ``__del__`` or such runs, whose exceptions Python drops, comes again.
     """
     status = 0
 
@@ -98,6 +103,17 @@ def interruptible(consequence: str, *, at_once: bool = False) -> Iterator[None]:
             leave()
         raise KeyboardInterrupt
 
+    def come_again(dropped: sys.UnraisableHookArgs) -> None:
+        nonlocal status
+        if status and issubclass(dropped.exc_type, KeyboardInterrupt):
+            number, status = status - 128, 0
+            again = threading.Timer(_COME_AGAIN_S, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        else:
+            previous_hook(dropped)
+
+    previous_hook, sys.unraisablehook = sys.unraisablehook, come_again
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -106,3 +122,4 @@ def interruptible(consequence: str, *, at_once: bool = False) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        sys.unraisablehook = previous_hook
