@@ -44,6 +44,9 @@ _EMBEDDING = 2
 _ATTEMPTS = 4
 """Tries of an embedder call that fails."""
 
+_AT_WORK_S = 60.0
+"""For which an embedder counts as one of those at work after it has answered."""
+
 _DECLARATIONS = 50
 """Tries of a declaration that one of Serve's threads can spoil."""
 
@@ -174,7 +177,8 @@ class Serving:
         self._dimension: int | None = None  # of what it gives
         self._lock = threading.Lock()
         self.embedding_s = 0.0
-        """Seconds that the embedders have worked so far, divided by their number."""
+        """Seconds that the embedders have worked so far, divided by the number that answers."""
+        self._answered: dict[str, float] = {}  # when, by embedder
         self._custody = custody
         self._own = ExitStack()
         self._before = Usage()
@@ -376,10 +380,12 @@ class Serving:
         parts = [texts[i : i + _EMBED_SIZE] for i in range(0, len(texts), _EMBED_SIZE)]
         vectors = []
         for part in parts:
-            part_vectors, seconds = _encode(self._embedder, part)
+            part_vectors, seconds, whose = _encode(self._embedder, part)
             vectors.append(part_vectors)
             with self._lock:
-                self.embedding_s += seconds / self._config.embedder.replicas
+                self._answered[whose] = now = time.monotonic()
+                at_work = sum(now - last < _AT_WORK_S for last in self._answered.values())
+                self.embedding_s += seconds / min(at_work, self._config.embedder.replicas)
         widths = {self._dimension or vectors[0].shape[1], *(part.shape[1] for part in vectors)}
         if len(widths) > 1:
             raise EngineError(
@@ -402,11 +408,11 @@ def _router_config() -> RequestRouterConfig:
     return RequestRouterConfig(request_router_class=FewestRequestsOfTwo)
 
 
-def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float]:
+def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float, str]:
     for attempt in range(_ATTEMPTS):
         call = handle.encode.remote(texts)
         try:
-            vectors, seconds = call.result(timeout_s=_EMBED_S)
+            vectors, seconds, whose = call.result(timeout_s=_EMBED_S)
         except TimeoutError:
             with suppress(RayError, RayServeException):  # it has failed by itself
                 call.cancel()
@@ -424,5 +430,5 @@ def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float]:
                 raise GenerationError(
                     f"the embedder gave {len(vectors)} embeddings for {len(texts)} texts"
                 )
-            return vectors, seconds
+            return vectors, seconds, whose
     raise GenerationError(f"the embedder failed {_ATTEMPTS} times in a row: {reason}")

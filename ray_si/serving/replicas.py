@@ -382,13 +382,14 @@ class EmbedderReplica:
     """One sentence-transformers model behind a handle, on this torch ``device``."""
 
     def __init__(self, model: str, device: str | None) -> None:
+        self._id = _replica_id()
         self._embedder = registry.embedder(model, device)
         self._lock = threading.Lock()  # Serve has a thread for each call
         self._began: dict[object, float] = {}  # of the calls under way
         self._since = 0.0  # the first of them came, or one ended
 
-    def encode(self, texts: list[str]) -> tuple[np.ndarray, float]:
-        """Embeddings, float32, shape (len(texts), dimension), and the seconds that they took.
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, float, str]:
+        """Embeddings, float32, shape (len(texts), dimension), the seconds they took, and whose.
 
         Of calls at one time each second counts for one only, so that their sum is that of the time
         in which this embedder worked.
@@ -406,7 +407,7 @@ class EmbedderReplica:
                 now = time.monotonic()
                 seconds, self._since = now - self._since, now
                 del self._began[call]
-        return vectors, seconds
+        return vectors, seconds, self._id
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises: where a call hangs.

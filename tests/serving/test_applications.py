@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -84,10 +85,11 @@ def test_replicas_tell_their_slots_and_are_gone_before_a_later_driver_looks_for_
 
 
 class Embedders:
-    """A handle of embedders that do what is on the ``script``, one call after another."""
+    """A handle of two embedders that do what is on the ``script``, one call after another."""
 
     def __init__(self, *script) -> None:
         self._script = list(script)
+        self._names = itertools.cycle(("one", "other"))
         self.cancelled = 0
 
     @property
@@ -110,9 +112,9 @@ class Embedders:
             case "is lost with its node":
                 raise ObjectLostError("00ff", None, "")
             case "loses one":
-                return np.ones((len(self._texts) - 1, 3), np.float32), 0.5
+                return np.ones((len(self._texts) - 1, 3), np.float32), 0.5, next(self._names)
             case width:
-                return np.ones((len(self._texts), width), np.float32), 0.5
+                return np.ones((len(self._texts), width), np.float32), 0.5, next(self._names)
 
 
 @pytest.fixture
@@ -129,10 +131,23 @@ def embedders(monkeypatch):
     return scripted
 
 
-def test_an_embedder_that_dies_is_asked_again_and_its_time_is_counted(embedders):
+def test_an_embedder_that_dies_is_asked_again(embedders):
     serving = embedders("dies", "is lost with its node", 3)
     assert serving.encode(["text"] * 2000).shape == (2000, 3)
-    assert serving.embedding_s == 0.5  # of two calls, over two replicas
+    assert len(serving._answered) == 2
+
+
+@pytest.mark.parametrize(("silent_s", "at_work"), [(50, 2), (70, 1)])
+def test_an_embedders_time_is_divided_by_those_at_work_not_by_those_that_are_to_be(
+    embedders, silent_s, at_work
+):
+    serving = embedders(3)
+    serving.encode(["text"] * 2000)
+    serving._answered["other"] -= silent_s
+    serving._embedder._names = itertools.repeat("one")
+    before = serving.embedding_s
+    serving.encode(["text"] * 4000)  # four calls of half a second
+    assert serving.embedding_s - before == 4 * 0.5 / at_work
 
 
 @pytest.mark.parametrize(
