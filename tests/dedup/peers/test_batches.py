@@ -152,6 +152,29 @@ def test_a_batch_may_be_empty():
     assert gate.filter(["a b", "a b"], screened=screened).accepted == [0]
 
 
+def test_a_text_that_comes_behind_one_known_already_is_compared_with_other_batches():
+    gate = Deduplicator(0.7, None, layers=1)
+    later = gate.screen(["list two deep blue seas"], 0, batch=1)
+    first = [
+        gate.screen(["name a river"], 0, batch=0),
+        gate.screen(["name a river", "list two deep blue seas"], 0, batch=0),
+    ]
+    texts = ["name a river", "name a river", "list two deep blue seas"]
+    assert gate.filter(texts, screened=joined(first)).accepted == [0, 2]
+    assert gate.filter(["list two deep blue seas"], screened=later).accepted == []
+
+
+@pytest.mark.parametrize(("cosine", "accepted"), [(None, [0, 1, 2]), (0.9, [0, 2])])
+def test_what_is_screened_twice_is_no_duplicate_of_itself(cosine, accepted):
+    """As where a task that has answered dies, and is done again."""
+    texts = ["name a river", "which stream do you know?", "list two deep blue seas"]
+    vectors = None if cosine is None else np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    gate = Deduplicator(0.7, cosine, layers=1)
+    gate.screen(texts, 0, vectors, 0)
+    screened = gate.screen(texts, 0, vectors, 0)
+    assert gate.filter(texts, screened=screened).accepted == accepted
+
+
 def test_equal_texts_leave_room_for_pairs_whatever_their_cosine():
     texts, vectors = ["name a river"] * 60 + ["list two seas"], np.ones((61, 4), np.float32) / 2
     with mock.patch.object(batches, "MOST_PAIRS", 1000):
