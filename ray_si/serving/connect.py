@@ -20,6 +20,9 @@ from ray_si.serving.background import wait_for_all
 _ENDING_S = 10.0
 """Most seconds for what still asks Ray when a connection is to be closed."""
 
+_ASKING = {"iter_threaded", "ray-data-metadata-prefetch"}
+"""Threads of Ray Data's that an execution may leave behind, by name."""
+
 _left_open = False
 """Whether a connection was to be closed and could not be yet."""
 
@@ -78,7 +81,7 @@ def _close() -> None:
     from ray.serve.context import _set_global_client
 
     # replicas are gone, so a round begun ahead ends soon; it would report that at length
-    _left_open = not _is_quiet(_ENDING_S)
+    _left_open = not (_is_quiet(_ENDING_S) and _are_routers_parked(_ENDING_S))
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     atexit.unregister(_close)
     if _left_open:
@@ -96,11 +99,40 @@ def _is_quiet(timeout_s: float) -> bool:
     end = time.monotonic() + timeout_s
     if not wait_for_all(timeout_s):
         return False
-    # an execution that was given up waits only two seconds for its own thread
-    executors = [each for each in threading.enumerate() if isinstance(each, StreamingExecutor)]
-    for executor in executors:
-        executor.join(max(0.0, end - time.monotonic()))
-    return not any(executor.is_alive() for executor in executors)
+    # an execution that was given up waits only seconds for its own threads, for some not at all
+    asking = [
+        each
+        for each in threading.enumerate()
+        if isinstance(each, StreamingExecutor) or each.name in _ASKING
+    ]
+    for thread in asking:
+        thread.join(max(0.0, end - time.monotonic()))
+    return not any(thread.is_alive() for thread in asking)
+
+
+def _are_routers_parked(timeout_s: float) -> bool:
+    """Have Serve's routers ask no more, within so long; whether they are between two questions.
+
+    Their thread, one for all, is there as long as the process: whenever the controller has told
+    them something, say of the replicas that just went, they ask for more. It waits for ever then,
+    and routers of a later connection get another.
+    """
+    from ray.serve._private.router import SingletonThreadRouter
+
+    loop = SingletonThreadRouter._asyncio_loop
+    if loop is None:
+        return True
+    is_parked = threading.Event()
+
+    def park() -> None:
+        is_parked.set()
+        threading.Event().wait()
+
+    loop.call_soon_threadsafe(park)
+    if not is_parked.wait(timeout_s):
+        return False
+    SingletonThreadRouter._asyncio_loop = None
+    return True
 
 
 def is_this_machine(address: str | None) -> bool:

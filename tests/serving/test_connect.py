@@ -112,3 +112,39 @@ def test_a_command_ends_with_its_own_status_whatever_still_asks_ray(ray_address)
         ray_address,
     )
     assert (done.returncode, done.stdout) == (2, "done\n"), done.stderr
+
+
+def test_ray_is_not_closed_under_serves_routers_nor_what_an_execution_leaves_behind(ray_address):
+    done = ended(
+        """
+        from ray.serve._private.event_loop_monitoring import EventLoopMonitor
+        from ray.serve._private.router import SingletonThreadRouter
+
+        def ask_in_the_routers_thread():
+            loop = SingletonThreadRouter._get_singleton_asyncio_loop(
+                EventLoopMonitor.COMPONENT_UNKNOWN
+            )
+            actor = Actor.remote()
+
+            def ask_again():
+                actor.answer.remote()
+                loop.call_soon(ask_again)
+
+            loop.call_soon_threadsafe(ask_again)
+            time.sleep(0.3)
+
+        for _ in range(2):  # the second connection has routers of its own
+            with module.connect(ADDRESS):
+                ask_in_the_routers_thread()
+            print(module.is_left_open(), ray.is_initialized())
+        with module.connect(ADDRESS):
+            thread = threading.Thread(target=ask, args=[Actor.remote()], name="iter_threaded")
+            thread.start()
+        print(module.is_left_open(), ray.is_initialized())
+        ended.set()
+        thread.join()
+        """.replace("ADDRESS", repr(ray_address)),
+        ray_address,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["False False", "False False", "True True"]
