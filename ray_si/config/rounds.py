@@ -7,6 +7,7 @@ import math
 import random
 from dataclasses import dataclass
 
+from ray_si.config.sections.bootstrap import MOST_AHEAD, MOST_PROMPTS
 from ray_si.config.sections.generator import Generator
 from ray_si.engines.base import Purpose
 
@@ -29,6 +30,14 @@ _USUAL_SIGMA = 0.5
 _FRESH = 8
 """Stretches in which a fitted bootstrap draws on the pool at the least, so that what the model
 wrote first is shown to it at all."""
+
+_LEAST = 16
+"""Prompts of a fitted round at the least: what a round costs by itself is shared by so many."""
+
+_LEAST_ASKED = 64
+"""Instructions that they ask for at the least: rounds that accept almost nothing are a plateau, and
+of small ones some do so by chance. Where 3 % are accepted still, five rounds of 64 candidates
+accept none once in 17,000 times, five of 8 every third time."""
 
 _YIELD = 0.5
 """Accepted instructions for each that is asked for, where nothing is known yet."""
@@ -73,19 +82,42 @@ def latencies(generator: Generator, purpose: Purpose, asked: int) -> Spread:
     return Spread(_USUAL_SIGMA, max(1.5, most / (_USUAL_TOKENS[purpose] * asked)))
 
 
-def fitted(slots: int, spread: Spread, target: int, asked: int) -> tuple[int, int]:
+def fitted(
+    slots: int,
+    spread: Spread,
+    target: int,
+    asked: int,
+    *,
+    prompts: int | None = None,
+    lookahead: int | None = None,
+    least: int = 1,
+    most: int | None = None,
+) -> tuple[int, int]:
     """``prompts_per_round`` and ``lookahead`` with which rounds keep slots busy.
 
     While the last answer of a round is awaited, the rounds ahead of it have to fill every slot:
-    they hold as many requests for each as the longest answer takes means. No more than a part of
-    what the ``target`` needs is under way, ``asked`` instructions a prompt.
+    they hold as many requests for each as the longest answer takes means. Without rounds ahead one
+    is so long that the wait hardly counts. What is given, ``prompts`` or ``lookahead``, stays, and
+    the other is fitted to it.
+
+    No more than a part of what the ``target`` needs is under way, ``asked`` instructions a prompt,
+    or of the ``most`` prompts that there may be in all. A round has the ``least`` that is given,
+    and no fewer than tell of a plateau.
     """
-    prompts = max(1, ROUND * slots)
-    lookahead = max(1, math.ceil(spread.longest / ROUND))
-    room = target / (asked * _YIELD) / _FRESH
-    if prompts * (lookahead + 1) > room:
-        prompts = max(16, int(room / (lookahead + 1)))
-    return min(prompts, 100_000), lookahead
+    room, ahead = target / (asked * _YIELD) / _FRESH, slots * spread.longest
+    least = max(least, _LEAST, math.ceil(_LEAST_ASKED / asked))
+    if most is not None:
+        a_part = max(1, most // _FRESH)
+        room, least = min(room, a_part), min(least, a_part)
+    if prompts is not None:
+        rounds = min(math.ceil(ahead / prompts), int(room / prompts) - 1, MOST_AHEAD)
+        return prompts, max(1, rounds) if lookahead is None else lookahead
+    size = max(ROUND * slots, least)
+    if lookahead is None:
+        lookahead = max(1, math.ceil(ahead / size))
+    else:
+        size = max(size, math.ceil(ahead / lookahead if lookahead else ahead * BUSY / (1 - BUSY)))
+    return min(max(least, min(size, int(room / (lookahead + 1)))), MOST_PROMPTS), lookahead
 
 
 def busy_share(

@@ -6,6 +6,10 @@ import pytest
 
 from ray_si.config.file import parse_config
 from ray_si.config.rounds import Spread, busy_share, fitted
+from ray_si.config.sections.bootstrap import MOST_AHEAD
+from ray_si.errors import ConfigError
+from ray_si.pipeline.conditions import rounds_of_openings
+from ray_si.pipeline.decisions import is_plateau
 
 MANY = 10**9
 
@@ -54,8 +58,50 @@ def test_fitted_numbers_stand_in_the_run_and_a_resume_keeps_them_on_other_hardwa
     assert other.as_begun({}).identity() != fresh.identity()
 
 
-def test_what_is_set_is_not_fitted():
+def test_what_is_set_is_not_fitted_and_the_other_is_fitted_to_it():
     fitted_to = parse_config(config(fit_to_slots=True, lookahead=2)).bootstrap
-    assert (fitted_to.prompts_per_round, fitted_to.lookahead) == (512, 2)
+    assert (fitted_to.prompts_per_round, fitted_to.lookahead) == (1944, 2)
+    fitted_to = parse_config(config(fit_to_slots=True, prompts_per_round=64)).bootstrap
+    assert (fitted_to.prompts_per_round, fitted_to.lookahead) == (64, 61)
     by_hand = parse_config(config(prompts_per_round=512, lookahead=8))
     assert by_hand.identity() == parse_config(config(fit_to_slots=True)).identity()
+
+
+@pytest.mark.parametrize(
+    "given", [{"lookahead": 0}, {"lookahead": 1}, {"lookahead": 9}, {"prompts": 64}]
+)
+def test_rounds_fitted_to_one_of_the_numbers_keep_every_slot_busy(given):
+    spread = Spread(0.5, 2.1)
+    assert busy_share(512, spread, *fitted(512, spread, MANY, 8, **given)) > 0.9
+
+
+def test_what_is_fitted_to_the_other_number_is_no_more_than_the_target_and_a_run_bear():
+    assert fitted(1024, Spread(0.8), MANY, 8, prompts=1) == (1, MOST_AHEAD)
+    assert fitted(1024, Spread(0.8), 32_000, 8, prompts=100) == (100, 9)  # 1,000 under way
+    assert fitted(1024, Spread(0.8), 32_000, 8, lookahead=4) == (200, 4)
+
+
+@pytest.mark.parametrize(("asked", "least"), [(1, 64), (2, 32), (8, 16), (20, 16)])
+@pytest.mark.parametrize("slots", [1, 4, 1024])
+@pytest.mark.parametrize("target", [1, 10**3, 10**6])
+def test_no_fitted_round_is_so_small_that_it_accepts_nothing_by_chance(asked, least, slots, target):
+    for lookahead in (None, 0, 1, 30):
+        prompts, _ = fitted(slots, Spread(0.5), target, asked, lookahead=lookahead)
+        assert prompts >= least
+    assert fitted(1, Spread(0.5), target, asked)[0] == least
+
+
+@pytest.mark.parametrize(("count", "each"), [(20, 50), (20, 2), (2, 1)])
+def test_openings_that_may_be_used_so_often_are_enough_for_several_fitted_rounds(count, each):
+    values = config(
+        fit_to_slots=True,
+        openings=[f"Word {n}" for n in range(count)],
+        prompts_per_opening=each,
+        new_instructions=1,
+    )
+    options = parse_config(values).bootstrap
+    assert rounds_of_openings(options) >= min(8, count * each)
+    assert not is_plateau([], options)
+    values["bootstrap"]["prompts_per_round"] = count * each + 1
+    with pytest.raises(ConfigError, match="less than a round"):
+        parse_config(values)
