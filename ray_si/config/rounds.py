@@ -6,6 +6,7 @@ import heapq
 import math
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ray_si.config.sections.bootstrap import MOST_AHEAD, MOST_PROMPTS
 from ray_si.config.sections.generator import Generator
@@ -47,6 +48,9 @@ _LONGEST = 3.8
 
 _SIMULATED = 512
 """Slots that `busy_share` simulates at most; more behave alike."""
+
+_SURELY = 3.0
+"""Rounds ahead that hold so many times what the longest answer takes leave no slot idle."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def fitted(
     return min(max(least, min(size, int(room / (lookahead + 1)))), MOST_PROMPTS), lookahead
 
 
+@lru_cache(maxsize=8)
 def busy_share(
     slots: int, spread: Spread, prompts: int, lookahead: int, decide: float = 0.0
 ) -> float:
@@ -130,19 +135,22 @@ def busy_share(
     """
     scale = max(1.0, slots / _SIMULATED)
     slots, prompts = max(1, round(slots / scale)), max(1, round(prompts / scale))
+    ahead = _SURELY * slots * (spread.longest + decide)
+    if prompts * lookahead >= ahead and prompts >= 2 * slots * decide:  # decided on in time
+        return 1.0
     rounds = 3 * (lookahead + 1) + math.ceil(10 * slots / prompts)
-    rng, free = random.Random(0), [0.0] * slots
+    rng, free, busy = random.Random(0), [0.0] * slots, 0.0
     commits = [0.0] * (lookahead + 1)  # of the round that each one waits for
-    runs: list[tuple[float, float]] = []
-    for round_ in range(rounds):
-        ends = []
+    for round_ in range(rounds - 1):
+        # counted from the first commit until the last round would begin, where these are known
+        since = commits[lookahead + 1] if round_ else math.inf
+        until = commits[rounds - 1] if rounds <= len(commits) else math.inf
+        last = commits[-1]
         for _ in range(prompts):
             start = max(free[0], commits[round_])
-            ends.append(start + spread.draw(rng))
-            heapq.heapreplace(free, ends[-1])
-            runs.append((start, ends[-1]))
-        commits.append(max(commits[-1], *ends) + decide)
-    # from the first commit until the last round is begun
-    since, until = commits[lookahead + 1], commits[rounds - 1]
-    busy = sum(max(0.0, min(end, until) - max(start, since)) for start, end in runs)
-    return busy / (slots * (until - since))
+            end = start + spread.draw(rng)
+            heapq.heapreplace(free, end)
+            busy += max(0.0, min(end, until) - max(start, since))
+            last = max(last, end)
+        commits.append(last + decide)
+    return busy / (slots * (commits[rounds - 1] - commits[lookahead + 1]))

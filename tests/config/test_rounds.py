@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+import random
+from dataclasses import dataclass, field
+
 import pytest
 
 from ray_si.config.file import parse_config
@@ -26,6 +31,53 @@ def test_rounds_that_are_too_few_or_too_small_leave_slots_idle():
     assert busy_share(256, spread, 64, 1) < 0.2  # two rounds, half of the slots between them
     assert busy_share(256, spread, 1024, 0) < 0.7
     assert busy_share(256, spread, 512, 1, decide=2.0) < busy_share(256, spread, 512, 1)
+
+
+def plain_share(slots, spread, prompts, lookahead, decide):
+    """Every request kept, and counted at the end."""
+    rounds = 3 * (lookahead + 1) + math.ceil(10 * slots / prompts)
+    rng, free = random.Random(0), [0.0] * slots
+    commits, runs = [0.0] * (lookahead + 1), []
+    for round_ in range(rounds):
+        ends = []
+        for _ in range(prompts):
+            start = max(heapq.heappop(free), commits[round_])
+            ends.append(start + spread.draw(rng))
+            heapq.heappush(free, ends[-1])
+            runs.append((start, ends[-1]))
+        commits.append(max(commits[-1], *ends) + decide)
+    since, until = commits[lookahead + 1], commits[rounds - 1]
+    busy = sum(max(0.0, min(end, until) - max(start, since)) for start, end in runs)
+    return busy / (slots * (until - since))
+
+
+@pytest.mark.parametrize("spread", [Spread(0.0), Spread(0.5, 2.1), Spread(1.0)])
+@pytest.mark.parametrize("decide", [0.0, 0.5, 4.0])
+def test_the_share_of_busy_slots_is_that_of_every_request_counted(spread, decide):
+    for slots, prompts, lookahead in [
+        *((1, 1, 0), (8, 1, 3), (8, 1, 40), (8, 16, 0), (8, 16, 1), (8, 16, 2), (8, 30, 5)),
+        *((16, 8, 1), (16, 8, 6), (16, 8, 12), (16, 100, 0), (16, 100, 1), (16, 64, 9)),
+    ]:
+        plain = plain_share(slots, spread, prompts, lookahead, decide)
+        assert busy_share(slots, spread, prompts, lookahead, decide) == pytest.approx(plain, 0.005)
+
+
+@dataclass(frozen=True)
+class Counted(Spread):
+    drawn: list = field(default_factory=list, compare=False)
+
+    def draw(self, rng):
+        self.drawn.append(1)
+        return super().draw(rng)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "lookahead"), [(10**5, 10), (10**5, 1), (4000, 2), (64, 10**4), (1, 10**6)]
+)
+def test_large_rounds_and_many_of_them_are_not_simulated_one_by_one(prompts, lookahead):
+    spread = Counted(0.5, 6.0)
+    assert busy_share(512, spread, prompts, lookahead) > 0.99
+    assert len(spread.drawn) < 50_000
 
 
 def test_an_answer_is_never_longer_than_its_limit():
