@@ -8,9 +8,10 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ray_si.config.sections.bootstrap import MOST_AHEAD, MOST_PROMPTS
+from ray_si.config.sections.bootstrap import MOST_AHEAD, MOST_PROMPTS, Bootstrap
 from ray_si.config.sections.generator import Generator
 from ray_si.engines.base import Purpose
+from ray_si.errors import ConfigError
 
 ROUND = 2
 """Requests of a fitted round, for each slot: few, since its demonstrations come from rounds before;
@@ -122,6 +123,21 @@ def fitted(
     else:
         size = max(size, math.ceil(ahead / lookahead if lookahead else ahead * BUSY / (1 - BUSY)))
     return min(max(least, min(size, int(room / (lookahead + 1)))), MOST_PROMPTS), lookahead
+
+
+def check_new(options: Bootstrap) -> None:
+    """Raise ConfigError for rounds with which no run should begin, though earlier ones go on."""
+    prompts, share = options.prompts_per_round, options.classification_share
+    if share and not int(prompts * share):
+        raise ConfigError(
+            f"bootstrap.classification_share: {share:g} of a round of {prompts} is no prompt; set "
+            f"prompts_per_round to {options.least_prompts} or more, or the share to 0"
+        )
+    if options.lookahead > MOST_AHEAD:
+        raise ConfigError(
+            f"bootstrap.lookahead: each of {options.lookahead} rounds ahead takes a thread and an "
+            f"execution of Ray Data; set it to {MOST_AHEAD} or less, and prompts_per_round higher"
+        )
 
 
 @lru_cache(maxsize=8)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from ray_si.config.file import parse_config
-from ray_si.config.rounds import Spread, busy_share, fitted
-from ray_si.config.sections.bootstrap import MOST_AHEAD
+from ray_si.config.rounds import Spread, busy_share, check_new, fitted
+from ray_si.config.sections.bootstrap import MOST_AHEAD, Bootstrap
 from ray_si.errors import ConfigError
 from ray_si.pipeline.conditions import rounds_of_openings
 from ray_si.pipeline.decisions import is_plateau
@@ -141,6 +141,21 @@ def test_no_fitted_round_is_so_small_that_it_accepts_nothing_by_chance(asked, le
         prompts, _ = fitted(slots, Spread(0.5), target, asked, lookahead=lookahead)
         assert prompts >= least
     assert fitted(1, Spread(0.5), target, asked)[0] == least
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.5, 0.1, 0.03, 1 / 49, 1e-3, 1e-5])
+def test_a_fitted_round_has_a_prompt_for_classification_tasks(share):
+    for lookahead in ({}, {"lookahead": 0}):
+        made = config(fit_to_slots=True, classification_share=share, **lookahead)
+        made["target_instructions"] = 100
+        check_new(parse_config(made).bootstrap)
+
+
+def test_a_round_without_a_prompt_for_classification_tasks_is_no_new_runs():
+    options = Bootstrap(classification_share=0.03, prompts_per_round=33)
+    with pytest.raises(ConfigError, match="prompts_per_round to 34 or more"):
+        check_new(options)
+    check_new(options.model_copy(update={"prompts_per_round": options.least_prompts}))
 
 
 @pytest.mark.parametrize(("count", "each"), [(20, 50), (20, 2), (2, 1)])

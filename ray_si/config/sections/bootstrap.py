@@ -60,7 +60,8 @@ class Bootstrap(_Section):
     prompts_per_round: int = Field(64, ge=1, le=MOST_PROMPTS)
     """Requests in a round; machine-written examples come from finished rounds."""
     classification_share: float = Field(0.0, ge=0, le=1)
-    """Share of prompts with classification seeds only, asking for more of those."""
+    """Share of prompts with classification seeds only, asking for more of those: of each round, so
+    a round of a new run has one at the least."""
     openings: tuple[str, ...] = ()
     """Words that the next instruction begins with in a prompt, which the model completes; in YAML
     also a text file with one a line. Used in turn, so the model no longer chooses what kind of task
@@ -75,7 +76,7 @@ class Bootstrap(_Section):
     """Of method evolve: what to change of a task, used in turn; in YAML also a text file with one a
     line. Ours make it harder in four ways and vary it in two."""
     lookahead: int = Field(1, ge=0)
-    """Rounds generated while an earlier one is still being gated."""
+    """Rounds generated while an earlier one is still being gated; at most 64 in a new run."""
     fit_to_slots: bool = False
     """Choose prompts_per_round and lookahead, where they are not set, so that rounds keep every
     slot busy: from generator's slots, how latencies spread, and the target. What they come to is
