@@ -11,6 +11,7 @@ from typing import Any
 
 from ray_si._version import __version__
 from ray_si.config import RunConfig
+from ray_si.config.rounds import check_new
 from ray_si.engines import registry
 from ray_si.engines.memory import free_memory
 from ray_si.errors import ConfigError, RunError
@@ -52,7 +53,16 @@ class Inputs:
 
 
 def check(config: RunConfig, *, here: bool = True) -> Inputs:
-    """Everything that can be known before the first token; returns what was read for it.
+    """Everything that can be known of a new run before the first token; what was read for it.
+
+    Raises ConfigError for rounds with which none should begin, and what `check_begun` raises.
+    """
+    check_new(config.bootstrap)
+    return check_begun(config, here=here)
+
+
+def check_begun(config: RunConfig, *, here: bool = True) -> Inputs:
+    """The part of `check` that holds for a run which goes on, too.
 
     ``here`` is whether replicas run on this machine: if not, their packages and models are looked
     for where they do (`ray_si.build.probe`). Raises SeedError, CorpusError, EngineError or
@@ -110,9 +120,11 @@ def build(
     has. Interrupting the build loses nothing: called again, it goes on. Raises UserError before
     anything is written, NoProgressError, BudgetError, GenerationError.
     """
-    inputs = check(config, here=is_this_machine(address))
+    inputs = check_begun(config, here=is_this_machine(address))
     begun = Run.configuration_at(location)
     config = config.as_begun(begun)
+    if not begun:
+        check_new(config.bootstrap)
     if config.seeds == begun.get("seeds") == BUNDLED:
         inputs = _as_begun(inputs, Run.open(location))
     header: dict[str, Any] = {

@@ -6,9 +6,12 @@ import heapq
 import math
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
+from ray_si.config.sections.bootstrap import MOST_AHEAD, MOST_PROMPTS, Bootstrap
 from ray_si.config.sections.generator import Generator
 from ray_si.engines.base import Purpose
+from ray_si.errors import ConfigError
 
 ROUND = 2
 """Requests of a fitted round, for each slot: few, since its demonstrations come from rounds before;
@@ -30,6 +33,14 @@ _FRESH = 8
 """Stretches in which a fitted bootstrap draws on the pool at the least, so that what the model
 wrote first is shown to it at all."""
 
+_LEAST = 16
+"""Prompts of a fitted round at the least: what a round costs by itself is shared by so many."""
+
+_LEAST_ASKED = 64
+"""Instructions that they ask for at the least: rounds that accept almost nothing are a plateau, and
+of small ones some do so by chance. Where 3 % are accepted still, five rounds of 64 candidates
+accept none once in 17,000 times, five of 8 every third time."""
+
 _YIELD = 0.5
 """Accepted instructions for each that is asked for, where nothing is known yet."""
 
@@ -38,6 +49,9 @@ _LONGEST = 3.8
 
 _SIMULATED = 512
 """Slots that `busy_share` simulates at most; more behave alike."""
+
+_SURELY = 3.0
+"""Rounds ahead that hold so many times what the longest answer takes leave no slot idle."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +87,60 @@ def latencies(generator: Generator, purpose: Purpose, asked: int) -> Spread:
     return Spread(_USUAL_SIGMA, max(1.5, most / (_USUAL_TOKENS[purpose] * asked)))
 
 
-def fitted(slots: int, spread: Spread, target: int, asked: int) -> tuple[int, int]:
+def fitted(
+    slots: int,
+    spread: Spread,
+    target: int,
+    asked: int,
+    *,
+    prompts: int | None = None,
+    lookahead: int | None = None,
+    least: int = 1,
+    most: int | None = None,
+) -> tuple[int, int]:
     """``prompts_per_round`` and ``lookahead`` with which rounds keep slots busy.
 
     While the last answer of a round is awaited, the rounds ahead of it have to fill every slot:
-    they hold as many requests for each as the longest answer takes means. No more than a part of
-    what the ``target`` needs is under way, ``asked`` instructions a prompt.
+    they hold as many requests for each as the longest answer takes means. Without rounds ahead one
+    is so long that the wait hardly counts. What is given, ``prompts`` or ``lookahead``, stays, and
+    the other is fitted to it.
+
+    No more than a part of what the ``target`` needs is under way, ``asked`` instructions a prompt,
+    or of the ``most`` prompts that there may be in all. A round has the ``least`` that is given,
+    and no fewer than tell of a plateau.
     """
-    prompts = max(1, ROUND * slots)
-    lookahead = max(1, math.ceil(spread.longest / ROUND))
-    room = target / (asked * _YIELD) / _FRESH
-    if prompts * (lookahead + 1) > room:
-        prompts = max(16, int(room / (lookahead + 1)))
-    return min(prompts, 100_000), lookahead
+    room, ahead = target / (asked * _YIELD) / _FRESH, slots * spread.longest
+    least = max(least, _LEAST, math.ceil(_LEAST_ASKED / asked))
+    if most is not None:
+        a_part = max(1, most // _FRESH)
+        room, least = min(room, a_part), min(least, a_part)
+    if prompts is not None:
+        rounds = min(math.ceil(ahead / prompts), int(room / prompts) - 1, MOST_AHEAD)
+        return prompts, max(1, rounds) if lookahead is None else lookahead
+    size = max(ROUND * slots, least)
+    if lookahead is None:
+        lookahead = max(1, math.ceil(ahead / size))
+    else:
+        size = max(size, math.ceil(ahead / lookahead if lookahead else ahead * BUSY / (1 - BUSY)))
+    return min(max(least, min(size, int(room / (lookahead + 1)))), MOST_PROMPTS), lookahead
 
 
+def check_new(options: Bootstrap) -> None:
+    """Raise ConfigError for rounds with which no run should begin, though earlier ones go on."""
+    prompts, share = options.prompts_per_round, options.classification_share
+    if share and not int(prompts * share):
+        raise ConfigError(
+            f"bootstrap.classification_share: {share:g} of a round of {prompts} is no prompt; set "
+            f"prompts_per_round to {options.least_prompts} or more, or the share to 0"
+        )
+    if options.lookahead > MOST_AHEAD:
+        raise ConfigError(
+            f"bootstrap.lookahead: each of {options.lookahead} rounds ahead takes a thread and an "
+            f"execution of Ray Data; set it to {MOST_AHEAD} or less, and prompts_per_round higher"
+        )
+
+
+@lru_cache(maxsize=8)
 def busy_share(
     slots: int, spread: Spread, prompts: int, lookahead: int, decide: float = 0.0
 ) -> float:
@@ -98,19 +151,22 @@ def busy_share(
     """
     scale = max(1.0, slots / _SIMULATED)
     slots, prompts = max(1, round(slots / scale)), max(1, round(prompts / scale))
+    ahead = _SURELY * slots * (spread.longest + decide)
+    if prompts * lookahead >= ahead and prompts >= 2 * slots * decide:  # decided on in time
+        return 1.0
     rounds = 3 * (lookahead + 1) + math.ceil(10 * slots / prompts)
-    rng, free = random.Random(0), [0.0] * slots
+    rng, free, busy = random.Random(0), [0.0] * slots, 0.0
     commits = [0.0] * (lookahead + 1)  # of the round that each one waits for
-    runs: list[tuple[float, float]] = []
-    for round_ in range(rounds):
-        ends = []
+    for round_ in range(rounds - 1):
+        # counted from the first commit until the last round would begin, where these are known
+        since = commits[lookahead + 1] if round_ else math.inf
+        until = commits[rounds - 1] if rounds <= len(commits) else math.inf
+        last = commits[-1]
         for _ in range(prompts):
             start = max(free[0], commits[round_])
-            ends.append(start + spread.draw(rng))
-            heapq.heapreplace(free, ends[-1])
-            runs.append((start, ends[-1]))
-        commits.append(max(commits[-1], *ends) + decide)
-    # from the first commit until the last round is begun
-    since, until = commits[lookahead + 1], commits[rounds - 1]
-    busy = sum(max(0.0, min(end, until) - max(start, since)) for start, end in runs)
-    return busy / (slots * (until - since))
+            end = start + spread.draw(rng)
+            heapq.heapreplace(free, end)
+            busy += max(0.0, min(end, until) - max(start, since))
+            last = max(last, end)
+        commits.append(last + decide)
+    return busy / (slots * (commits[rounds - 1] - commits[lookahead + 1]))

@@ -150,14 +150,26 @@ class RunConfig(_Section):
         options = self.bootstrap
         if options.fit_to_slots:
             names = "prompts_per_round", "lookahead"
-            numbers = fitted(
-                self.generator.slots,
-                self.latencies,
-                self.target_instructions,
-                options.new_instructions,
-            )
+            given = options.model_fields_set.intersection(names)
+            numbers = self.fitted_rounds(**{name: getattr(options, name) for name in given})
             self._with_rounds(dict(zip(names, numbers, strict=True)))
         return self
+
+    def fitted_rounds(
+        self, prompts_per_round: int | None = None, lookahead: int | None = None
+    ) -> tuple[int, int]:
+        """Both, as ``bootstrap.fit_to_slots`` chooses what is not given here."""
+        options = self.bootstrap
+        return fitted(
+            self.generator.slots,
+            self.latencies,
+            self.target_instructions,
+            options.new_instructions,
+            prompts=prompts_per_round,
+            lookahead=lookahead,
+            least=options.least_prompts,
+            most=options.prompts_of_openings,
+        )
 
     def _with_rounds(self, numbers: Mapping[str, int]) -> None:
         """Take these for what ``bootstrap`` leaves open, which does not count as set then."""

@@ -46,9 +46,8 @@ def conditions_of(config: RunConfig, request_id: str) -> Conditions:
 
 def rounds_of_openings(options: Bootstrap) -> int | None:
     """Rounds after which every opening has been used as often as it may; None where it may ever."""
-    if options.prompts_per_opening is None:
-        return None
-    return options.prompts_per_opening * len(options.openings) // options.prompts_per_round
+    prompts = options.prompts_of_openings
+    return None if prompts is None else prompts // options.prompts_per_round
 
 
 def _dealt(texts: tuple[str, ...], run_seed: int, what: str, count: int) -> str:

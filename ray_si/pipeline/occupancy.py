@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ray_si.config import RunConfig
-from ray_si.config.rounds import BUSY, fitted
+from ray_si.config.rounds import BUSY, busy_share
+
+_BETTER = 0.05
+"""Share of the slots for which other rounds are worth a word."""
 
 EMBEDDED_BY_CORE = 150.0
 """Texts a second that a core embeds with all-MiniLM-L6-v2; a little is left to spare."""
@@ -17,6 +20,11 @@ WRITTEN_BY_GPU = 2500.0
 _TOKENS = 43.0
 """Of a candidate: 300 in a completion of seven."""
 
+_JOINT_TOKENS = 160.0
+"""... with an input and an output: assumed."""
+
+_PLAN_TOKENS = 300.0
+"""... after a plan for it: assumed, too."""
 
 _CLUSTERED_S = 3.0
 """Seconds of two cores that clusters of a million embeddings of 384 numbers take."""
@@ -38,22 +46,31 @@ def _idle_slots(config: RunConfig) -> str:
     share, options, slots = config.busy_share, config.bootstrap, config.generator.slots
     if share >= BUSY:
         return ""
-    prompts, lookahead = fitted(
-        slots, config.latencies, config.target_instructions, options.new_instructions
-    )
+    prompts, lookahead = config.fitted_rounds()
+    better = busy_share(slots, config.latencies, prompts, lookahead)
+    if better >= min(BUSY, share + _BETTER):
+        advice = (
+            "for a new run, bootstrap.fit_to_slots, where neither is set, would take rounds of "
+            f"{prompts} with lookahead {lookahead}: {100 * better:.0f} %"
+        )
+    else:
+        advice = (
+            f"a target of {config.target_instructions:,} "
+            f"{'and prompts_per_opening have' if options.prompts_per_opening else 'has'} not "
+            "enough prompts for so many; fewer replicas, or slots of them, do as well"
+        )
     return (
         f"rounds of {options.prompts_per_round} prompts with lookahead {options.lookahead} can "
-        f"keep {100 * share:.0f} % of {slots} slots busy; for a new run, bootstrap.fit_to_slots "
-        f"would take rounds of {prompts} with lookahead {lookahead}"
+        f"keep {100 * share:.0f} % of {slots} slots busy; {advice}"
     )
 
 
 def _slow_embedder(config: RunConfig) -> str:
     generator, embedder = config.generator, config.embedder
-    if config.dedup.cosine is None or not generator.gpus:
-        return ""
+    if config.dedup.cosine is None or not generator.gpus or config.reasoning.expected:
+        return ""  # how long a model thinks is not known
     gpus = generator.gpus * generator.most_replicas
-    written = gpus * WRITTEN_BY_GPU / _TOKENS
+    written = gpus * WRITTEN_BY_GPU / _tokens(config)
     embedded = embeddings_a_second(config)
     if embedded >= written:
         return ""
@@ -63,6 +80,13 @@ def _slow_embedder(config: RunConfig) -> str:
         f"{gpus:g} GPUs write about {written:,.0f} candidates (of an 8B model): they will wait; "
         "raise embedder.replicas or .cpus, or give embedder.gpus a share of one"
     )
+
+
+def _tokens(config: RunConfig) -> float:
+    """That a candidate takes, by what is asked for."""
+    if config.bootstrap.mode == "joint":
+        return _JOINT_TOKENS
+    return _PLAN_TOKENS if config.bootstrap.method == "plan" else _TOKENS
 
 
 def _long_clustering(config: RunConfig) -> str:

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_si.build.builder import build
+from ray_si.build.builder import build, check
 from ray_si.build.gate import _check_embedder, open_gate
 from ray_si.build.instances import InstancePhase
 from ray_si.config.file import parse_config
 from ray_si.dedup.layers import LayeredPool
 from ray_si.dedup.rouge import rouge_l
-from ray_si.errors import EngineError, RunError
+from ray_si.errors import ConfigError, EngineError, RunError
 from ray_si.pipeline.embeddings import stored_inputs
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
@@ -26,6 +26,7 @@ from ray_si.run.seeds import load_seeds
 from ray_si.run.status import status as status_of
 from tests.builds import TARGET, digests
 from tests.loopback import LoopbackServing, hashed
+from tests.report.made import made_run
 
 pytestmark = pytest.mark.usefixtures("without_cluster")
 
@@ -40,6 +41,23 @@ def test_a_build_reaches_its_target_exactly(finished):
     status = status_of(Run.open(str(location)))
     assert (status["phase"], status["target"], status["accepted"]) == ("done", TARGET, TARGET)
     assert status["rows"] == status["instances"] == result.stats["rows"] > TARGET
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "match"),
+    [
+        ({"classification_share": 0.1}, "0.1 of a round of 4 is no prompt; set prompts_per_round"),
+        ({"lookahead": 100}, "lookahead: each of 100 rounds ahead takes a thread"),
+    ],
+)
+def test_rounds_with_which_no_run_begins_are_those_of_one_that_goes_on(tmp_path, bootstrap, match):
+    run = made_run(tmp_path / "begun", **bootstrap)
+    config = parse_config(run.header["config"])
+    assert build(config, str(tmp_path / "begun")).stats["accepted"] == 60
+    for begin in (check, lambda config: build(config, str(tmp_path / "new"))):
+        with pytest.raises(ConfigError, match=match):
+            begin(config)
+    assert not (tmp_path / "new" / "run.json").exists()
 
 
 def test_every_candidate_is_accounted_for(finished):

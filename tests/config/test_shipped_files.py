@@ -9,6 +9,7 @@ import pytest
 
 from ray_si.config import RunConfig
 from ray_si.config.file import load_config
+from ray_si.config.rounds import check_new
 from ray_si.experiments.loop import load_loop
 from ray_si.self_instruct.prompts import Method
 
@@ -18,7 +19,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_configuration_is_valid(path):
     loop = path.name == "loop.yaml"
-    assert (load_loop(str(path)).build if loop else load_config(path)).target_instructions > 0
+    config = load_loop(str(path)).build if loop else load_config(path)
+    assert config.target_instructions > 0
+    check_new(config.bootstrap)
 
 
 def test_paper_yaml_has_the_papers_numbers():

@@ -52,6 +52,7 @@ def made_run(
     tokenizer="reference",
     format_="parquet",
     card=None,
+    **bootstrap,
 ):
     """A run with these accepted instructions; ``asked`` of them have instances, else all.
 
@@ -60,7 +61,7 @@ def made_run(
     """
     values = {"target_instructions": len(instructions) or 5}
     values["generator"] = {"engine": "replay", "model": None}
-    values["bootstrap"] = {"prompts_per_round": 4, "block_size": 2}
+    values["bootstrap"] = {"prompts_per_round": 4, "block_size": 2} | bootstrap
     values["instances"] = {"block_size": 8}
     values["dedup"] = {"tokenizer": tokenizer}
     values["output"] = {"rows_per_shard": 25, "format": format_}

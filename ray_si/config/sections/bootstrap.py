@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +22,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "evolve": {"machine_demonstrations": 1, "rewrites": REWRITES},
 }
 """By method, defaults that are others than those of list."""
+
+MOST_PROMPTS = 100_000
+"""Of a round."""
+
+MOST_AHEAD = 64
+"""Rounds of a new run, each of which takes a thread of the driver and an execution of Ray Data."""
 
 
 class Bootstrap(_Section):
@@ -50,10 +57,11 @@ class Bootstrap(_Section):
     """Leave longer ones (in joint mode, with input and output) out of prompts; none keeps all."""
     new_instructions: int = Field(8, ge=1)
     """How many a completion is asked for."""
-    prompts_per_round: int = Field(64, ge=1, le=100_000)
+    prompts_per_round: int = Field(64, ge=1, le=MOST_PROMPTS)
     """Requests in a round; machine-written examples come from finished rounds."""
     classification_share: float = Field(0.0, ge=0, le=1)
-    """Share of prompts with classification seeds only, asking for more of those."""
+    """Share of prompts with classification seeds only, asking for more of those: of each round, so
+    a round of a new run has one at the least."""
     openings: tuple[str, ...] = ()
     """Words that the next instruction begins with in a prompt, which the model completes; in YAML
     also a text file with one a line. Used in turn, so the model no longer chooses what kind of task
@@ -68,7 +76,7 @@ class Bootstrap(_Section):
     """Of method evolve: what to change of a task, used in turn; in YAML also a text file with one a
     line. Ours make it harder in four ways and vary it in two."""
     lookahead: int = Field(1, ge=0)
-    """Rounds generated while an earlier one is still being gated."""
+    """Rounds generated while an earlier one is still being gated; at most 64 in a new run."""
     fit_to_slots: bool = False
     """Choose prompts_per_round and lookahead, where they are not set, so that rounds keep every
     slot busy: from generator's slots, how latencies spread, and the target. What they come to is
@@ -152,10 +160,26 @@ class Bootstrap(_Section):
                 "openings begin one instruction of a completion: set new_instructions to 1, mode "
                 "to instructions, and classification_share to 0"
             )
-        if self.prompts_per_opening is not None:
-            prompts = self.prompts_per_opening * len(self.openings)
-            if prompts < self.prompts_per_round:
-                raise ValueError(
-                    f"prompts_per_opening: {len(self.openings)} openings make {prompts} prompts, "
-                    f"less than a round ({self.prompts_per_round})"
-                )
+        is_fitted = self.fit_to_slots and "prompts_per_round" not in self.model_fields_set
+        prompts = self.prompts_of_openings
+        if prompts is not None and prompts < self.prompts_per_round and not is_fitted:
+            raise ValueError(
+                f"prompts_per_opening: {len(self.openings)} openings make {prompts} prompts, "
+                f"less than a round ({self.prompts_per_round})"
+            )
+
+    @property
+    def least_prompts(self) -> int:
+        """Of a round, of which ``classification_share`` then makes one."""
+        share = self.classification_share
+        if not share:
+            return 1
+        least = math.ceil(1 / share)
+        return least if int(least * share) else least + 1  # as floating-point numbers have it
+
+    @property
+    def prompts_of_openings(self) -> int | None:
+        """Prompts after which every opening has been used as often as it may; None: without end."""
+        if self.prompts_per_opening is None:
+            return None
+        return self.prompts_per_opening * len(self.openings)
