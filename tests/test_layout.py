@@ -26,7 +26,6 @@ THROUGH_ANOTHER = {
     "build/sharding/deduplicator": "build/test_gate.py",
     "build/sharding/gpus": "build/test_gate.py",
     "build/sharding/pool": "build/test_gate.py",
-    "cli/common": "cli/test_runs.py",
     "cli/data": "corpora/test_dedup.py",
     "cli/jobs": "cluster/test_jobs.py",
     "cli/planning_output": "cli/test_planning.py",
