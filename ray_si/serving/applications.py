@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
@@ -421,7 +421,7 @@ def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float, str]:
                 "more of embedder.replicas, .cpus or .gpus"
             )
             logger.warning("the embedder failed (%s); trying again", reason)
-        except (RayActorError, RayTaskError, ObjectLostError) as error:
+        except (RayError, RayServeException) as error:
             reason = short(error)
             logger.warning("the embedder failed (%s); trying again", reason)
             time.sleep(2**attempt)

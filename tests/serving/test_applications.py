@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import ray
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RaySystemError
+from ray.serve._private.common import DeploymentID
 from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
@@ -111,6 +113,10 @@ class Embedders:
                 raise RayActorError
             case "is lost with its node":
                 raise ObjectLostError("00ff", None, "")
+            case "is not there":
+                raise DeploymentUnavailableError(DeploymentID("EmbedderReplica", "test"))
+            case "is cut off":
+                raise RaySystemError("the connection was lost")
             case "loses one":
                 return np.ones((len(self._texts) - 1, 3), np.float32), 0.5, next(self._names)
             case width:
@@ -137,6 +143,11 @@ def test_an_embedder_that_dies_is_asked_again(embedders):
     assert len(serving._answered) == 2
 
 
+def test_a_ray_that_is_in_trouble_for_a_moment_is_asked_again(embedders):
+    serving = embedders("is not there", "is cut off", 3)
+    assert serving.encode(["text"]).shape == (1, 3)
+
+
 @pytest.mark.parametrize(("silent_s", "at_work"), [(50, 2), (70, 1)])
 def test_an_embedders_time_is_divided_by_those_at_work_not_by_those_that_are_to_be(
     embedders, silent_s, at_work
@@ -154,6 +165,8 @@ def test_an_embedders_time_is_divided_by_those_at_work_not_by_those_that_are_to_
     ("script", "error", "words"),
     [
         (("dies",), GenerationError, "the embedder failed 4 times in a row"),
+        (("is not there",), GenerationError, "failed 4 times in a row: Deployment"),
+        (("is cut off",), GenerationError, "failed 4 times in a row: .*the connection was lost"),
         (("hangs",), GenerationError, "failed 4 times in a row: it has not answered for 300 s"),
         (("loses one",), GenerationError, "the embedder gave 1 embeddings for 2 texts"),
         ((3, 5), EngineError, "gives 3 numbers for one text and 5 for another"),
