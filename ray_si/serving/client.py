@@ -257,8 +257,10 @@ class Client:
             if left:  # another call brings the answers
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(call.is_answered.wait(), _STRAY_S)
+            if left:  # none has
+                self._leave_outboxes(sender)
         except (RayActorError, RayTaskError) as error:
-            self._leave_outboxes()
+            self._leave_outboxes(sender)
             cause = getattr(error, "cause", None)
             if isinstance(cause, RaySIError):  # the engine means it: asking again is no use
                 self._give_up(str(cause))
@@ -268,7 +270,7 @@ class Client:
             return list(left.values())
         except Exception as error:  # noqa: BLE001 - Serve's own, of many kinds
             self._handle = None
-            self._leave_outboxes()
+            self._leave_outboxes(sender)
             await self._outlast(error)
             self._queue.extend(left.values())
         else:
@@ -287,9 +289,13 @@ class Client:
         self._calls |= dict.fromkeys(call.left, call)
         return call, Sender(self._id, first)
 
-    def _leave_outboxes(self) -> None:
-        """Begin new ones: a call that failed here may live on there, and nobody reads it."""
-        self._id = uuid.uuid4().hex
+    def _leave_outboxes(self, sender: Sender) -> None:
+        """Begin new ones: a call that failed here may live on there, and nobody reads it.
+
+        So may one that Serve made again by itself, on another replica.
+        """
+        if sender.client == self._id:  # else they have been left since
+            self._id = uuid.uuid4().hex
 
     def _answered(self, number: int, answer: ReplicaReply) -> None:
         """An answer has come, in whichever call; perhaps to what was asked again meanwhile."""
