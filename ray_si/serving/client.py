@@ -144,6 +144,7 @@ class Client:
         self._last_answer = time.monotonic()
         self._trouble_began: float | None = None
         self._failure: Callable[[], RaySIError] | None = None
+        self._is_closed = False
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -152,6 +153,7 @@ class Client:
         try:
             yield
         finally:
+            self._is_closed = True
             self._queue.clear()
             for task in self._tasks:
                 task.cancel()
@@ -218,7 +220,10 @@ class Client:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        if task.cancelled():
+            if not self._is_closed:
+                self._give_up("the generator cannot be asked: the asking was cancelled")
+        elif error := task.exception():
             name = type(error).__name__
             self._give_up(f"the generator cannot be asked: {name}: {short(error)}")
 
@@ -250,10 +255,12 @@ class Client:
                     for number, answer in replies.answers:
                         self._answered(number, answer)
                     self._wake()
-            except asyncio.CancelledError:  # nobody wants the rest
+            except asyncio.CancelledError as error:
                 with suppress(RayError, RayServeException):  # it has failed by itself
                     response.cancel()
-                raise
+                if self._is_closed:  # nobody wants the rest
+                    raise
+                raise RayServeException("a call was cancelled, and not from here") from error
             if left:  # another call brings the answers
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(call.is_answered.wait(), _STRAY_S)

@@ -108,6 +108,7 @@ def ask(
     window: int = 8,
     replica_slots: int | None = None,
     until: float | None = None,
+    limit_s: float = 240,
 ) -> list[Completion]:
     async def run() -> list[Completion]:
         client = Client(app, window, (0,), replica_slots=replica_slots, until=until)
@@ -115,7 +116,7 @@ def ask(
             requests = [Request(prompt, SamplingParams(), seed=0) for prompt in prompts]
             return await asyncio.gather(*map(client.ask, requests))
 
-    return asyncio.run(asyncio.wait_for(run(), 240))
+    return asyncio.run(asyncio.wait_for(run(), limit_s))
 
 
 def test_answers_belong_to_their_requests_and_failures_are_tried_again(app):
@@ -228,10 +229,14 @@ def test_a_serve_that_cannot_be_asked_for_long_is_an_error(app, monkeypatch):
         ask(app, ["fine"])
 
 
-def test_an_error_in_the_client_itself_is_the_error_of_all_its_requests(app, monkeypatch):
-    monkeypatch.setattr(Client, "_try", failing(Client._try, 1, KeyError("no such item")))
-    with pytest.raises(GenerationError, match="KeyError"):
-        ask(app, ["fine"])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(KeyError("no such item"), "KeyError"), (asyncio.CancelledError(), "was cancelled")],
+)
+def test_an_error_in_the_client_itself_is_the_error_of_all_its_requests(monkeypatch, error, words):
+    monkeypatch.setattr(Client, "_try", failing(Client._try, 1, error))
+    with pytest.raises(GenerationError, match=words):
+        ask("app", ["fine"])
 
 
 @pytest.mark.slow
@@ -257,7 +262,8 @@ class Chance(StreamingHandle):
         await asyncio.sleep(self._rng.random() / 100)
         left = list(enumerate(requests, sender.first))
         self._rng.shuffle(left)
-        doings = ["answer"] * 12 + ["elsewhere"] * 4 + ["fail", "die", "raise", "serve", "end"]
+        doings = ["answer"] * 12 + ["elsewhere"] * 4
+        doings += ["fail", "die", "raise", "serve", "cancel", "end"]
         while left:
             match self._rng.choice(doings):
                 case "answer":
@@ -273,6 +279,8 @@ class Chance(StreamingHandle):
                     raise RayTaskError("answer", "traceback", ValueError("a bug"))
                 case "serve":
                     raise RayServeException("the controller is away")
+                case "cancel":
+                    raise asyncio.CancelledError  # so Serve hands on that Ray has cancelled it
                 case "end":
                     return
             await asyncio.sleep(self._rng.random() / 1000)
@@ -298,7 +306,7 @@ def test_whatever_befalls_its_calls_every_request_has_one_outcome(monkeypatch, s
     monkeypatch.setattr(client_module, "_PAUSE_S", 0.001)
     monkeypatch.setattr(client_module, "_STRAY_S", 0.02)
     prompts = [f"fine {i}" for i in range(60)]
-    answers = ask("app", prompts, window=rng.choice([2, 8, 64]))
+    answers = ask("app", prompts, window=rng.choice([2, 8, 64]), limit_s=20)
     assert len(answers) == len(prompts)
     for prompt, answer in zip(prompts, answers, strict=True):
         assert (answer.text, answer.finish_reason) in [(prompt.upper(), "stop"), ("", "error")]
