@@ -394,6 +394,41 @@ def test_answers_that_another_call_brings_are_waited_for_and_asked_for_again_if_
     assert len(set(handle.senders)) == 1 + bool(lost or failing)
 
 
+class Mortal(StreamingHandle):
+    """A handle on which so many calls die before one is answered."""
+
+    def __init__(self, deaths: int) -> None:
+        self._deaths = deaths
+
+    async def remote(self, requests, order, sender):
+        await asyncio.sleep(0.01)
+        self._deaths -= 1
+        if self._deaths >= 0:
+            raise RayActorError
+        yield Replies("replica", 0, [_shouted(*one) for one in enumerate(requests, sender.first)])
+
+
+def test_after_many_deaths_serve_is_asked_once_and_a_serve_that_does_not_answer_holds_up_nothing(
+    monkeypatch,
+):
+    handle, asked, answers = Mortal(8), [], threading.Event()
+
+    def is_up(app):
+        asked.append(app)
+        return answers.wait(2)
+
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: handle)
+    monkeypatch.setattr(client_module, "_is_up", is_up)
+    monkeypatch.setattr(client_module, "_WORD_S", 0.05)
+    began = time.monotonic()
+    told = ask("app", [f"fine {i}" for i in range(8)])  # one a call
+    took_s = time.monotonic() - began
+    answers.set()
+    assert [answer.finish_reason for answer in told] == ["stop"] * 8
+    assert asked == ["app"]
+    assert took_s < 1
+
+
 class Slow(StreamingHandle):
     """A handle whose requests take times that differ, as a model's do; it notes its calls."""
 
