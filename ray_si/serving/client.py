@@ -212,7 +212,7 @@ class Client:
     def _room(self) -> int:
         """The window's share of the replicas that are there; of one, before the first call."""
         running = min(max(1, RUNNING.get(self._app, 0)), self._replicas)
-        return max(1, self._window * running // self._replicas)
+        return -(-self._window * running // self._replicas)
 
     def _grow(self) -> None:
         self._is_growing = False

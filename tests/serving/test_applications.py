@@ -190,6 +190,16 @@ def test_a_task_has_a_thousand_slots_and_its_share_of_what_is_on_its_way():
     assert many.windows() == {"app": round(1.5 * 8192 / 9), "other": round(1.5 * 100 / 9)}
 
 
+@pytest.mark.parametrize("more", [{}, {"max_replicas": 8}])
+def test_those_that_may_come_share_the_window_whether_they_come_for_sure_or_when_asked_for(more):
+    """Else the first of them would be sent all of it, and the later ones what it cannot take."""
+    generator = replay_values()["generator"] | {"replicas": 8 if not more else 1, "max_batch": 5}
+    config = parse_config({"generator": generator | more})
+    generators = Serving(config, "test", 1, embedder=False).generators
+    assert list(generators.slots.values()) == [40]
+    assert list(generators.replicas.values()) == [8]
+
+
 def test_a_router_is_declared_while_serve_declares_the_same_for_another_build():
     """Serve's thread of another build takes back what this one has noted of the module."""
     before, ended = sys.getswitchinterval(), threading.Event()
