@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import itertools
 import logging
 import os
@@ -194,7 +196,7 @@ class VLLMEngine:
         try:
             return [output async for output in outputs][-1]
         except EngineDeadError as error:
-            raise EngineDiedError(_last_words()) from error
+            raise EngineDiedError(await asyncio.to_thread(_last_words)) from error
         finally:
             self._running -= 1
 
@@ -276,11 +278,12 @@ def _reason(error: BaseException) -> str:
     return _last_error(said) if _NO_REASON.search(str(error)) else said
 
 
+@functools.cache  # hundreds of requests ask at once
 def _last_words() -> str:
     """What the dead engine's processes wrote last; on a busy machine they may be at it still."""
     until = time.monotonic() + _WORDS_S
     while not (said := _last_error("")) and time.monotonic() < until:
-        time.sleep(0.1)  # nothing else is left to do here
+        time.sleep(0.1)
     return said or "its workers died without a word"
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
@@ -88,8 +88,8 @@ class Generators:
     """The applications of a run: which one answers a purpose, and how many slots each has.
 
     ``leave_cores`` says whether they leave cores of the cluster to those who ask.
-    ``replicas`` are those that have the slots together, where they are a fixed number, and
-    ``replica_slots`` how many of them each one has.
+    ``replicas`` are those that have the slots together, once all are there, and ``replica_slots``
+    how many of them each one has.
     """
 
     apps: dict[Purpose, str]
@@ -205,9 +205,7 @@ class Serving:
             apps={name: self._apps[config.section_for(name)] for name in get_args(Purpose)},
             slots=slots,
             replicas={
-                app: config.generators[name].replicas
-                for name, app in self._apps.items()
-                if not config.generators[name].max_replicas  # these come for what waits on others
+                app: config.generators[name].most_replicas for name, app in self._apps.items()
             },
             replica_slots={
                 app: max(1, slots[app] // config.generators[name].most_replicas)
@@ -421,7 +419,7 @@ def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float, str]:
                 "more of embedder.replicas, .cpus or .gpus"
             )
             logger.warning("the embedder failed (%s); trying again", reason)
-        except (RayActorError, RayTaskError, ObjectLostError) as error:
+        except (RayError, RayServeException) as error:
             reason = short(error)
             logger.warning("the embedder failed (%s); trying again", reason)
             time.sleep(2**attempt)

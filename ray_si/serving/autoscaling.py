@@ -15,17 +15,28 @@ REQUESTS, SLOTS = "requests", "slots"
 """What a replica says of itself: see `GeneratorReplica.record_autoscaling_stats`."""
 
 
+_PRESSED = 1.1
+"""Requests for each slot from which more may wait with the clients, unseen from here: these send
+half as many again as there are slots, and what is on its way counts as well."""
+
+_GROWTH = 4
+"""Times as many replicas as those requests would fill are asked for then: a start takes minutes,
+and what turns out to be too many is taken away again."""
+
+
 def replicas_for_requests(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     """As many replicas as have slots for every request that is on some replica.
 
-    Clients have one and a half times the slots of ``max_replicas`` on their way while there is
-    work enough, so that many are asked for then. Serve applies bounds and delays. Without a word
-    from any replica all stays as it is.
+    Clients send no more than the replicas that are there can take, see `Client`; so where more than
+    fill the slots are there, several times as many are asked for. Once fewer are, it is a number
+    whose slots they do not overfill, so one that is settled on stays. Serve applies bounds and
+    delays. Without a word from any replica all stays as it is.
     """
     metrics = context.aggregated_metrics or {}
-    requests = metrics.get(REQUESTS, {}).values()
     slots = [count for count in metrics.get(SLOTS, {}).values() if count]
     if not slots:
         return context.target_num_replicas, {}
-    each = sum(slots) / len(slots)
-    return max(1, math.ceil(sum(requests) / each)), {}
+    wanted = sum(metrics.get(REQUESTS, {}).values()) / (sum(slots) / len(slots))
+    if wanted > _PRESSED * len(slots):
+        wanted *= _GROWTH
+    return max(1, math.ceil(wanted)), {}

@@ -21,6 +21,7 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from ray_si.engines.base import Completion, Request
 from ray_si.errors import BudgetError, GenerationError, RaySIError, one_line
+from ray_si.serving.background import in_thread
 from ray_si.serving.loads import LOADS, RUNNING
 from ray_si.serving.replicas import Order, ReplicaReply, Replies, Sender
 
@@ -55,6 +56,9 @@ _LOOK_S = 20.0
 
 _PATIENCE_S = 60.0
 """... and with none for so long, a Serve that cannot be asked ends the work."""
+
+_WORD_S = 5.0
+"""For Serve's answer: a controller that is being restarted gives none, and work goes on."""
 
 _START_S = 600.0
 """With no answer for so long, and no replica after starts that failed, the work ends: one start may
@@ -131,7 +135,7 @@ class Client:
         self._replicas = replicas
         self._most_a_call = min(_CALL_SIZE, (replica_slots or window) // _FILL)
         self._handle: Any = None
-        self._resolving: asyncio.Task[Any] | None = None
+        self._resolving: asyncio.Future[Any] | None = None
         self._queue: deque[_Item] = deque()
         self._suspects: list[_Item] = []
         self._open: set[_Item] = set()
@@ -143,7 +147,9 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_answer = time.monotonic()
         self._trouble_began: float | None = None
+        self._asked: dict[Callable[[str], Any], asyncio.Future[Any]] = {}  # what Serve is
         self._failure: Callable[[], RaySIError] | None = None
+        self._is_closed = False
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -152,6 +158,7 @@ class Client:
         try:
             yield
         finally:
+            self._is_closed = True
             self._queue.clear()
             for task in self._tasks:
                 task.cancel()
@@ -205,7 +212,7 @@ class Client:
     def _room(self) -> int:
         """The window's share of the replicas that are there; of one, before the first call."""
         running = min(max(1, RUNNING.get(self._app, 0)), self._replicas)
-        return max(1, self._window * running // self._replicas)
+        return -(-self._window * running // self._replicas)
 
     def _grow(self) -> None:
         self._is_growing = False
@@ -218,7 +225,10 @@ class Client:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        if task.cancelled():
+            if not self._is_closed:
+                self._give_up("the generator cannot be asked: the asking was cancelled")
+        elif error := task.exception():
             name = type(error).__name__
             self._give_up(f"the generator cannot be asked: {name}: {short(error)}")
 
@@ -250,15 +260,19 @@ class Client:
                     for number, answer in replies.answers:
                         self._answered(number, answer)
                     self._wake()
-            except asyncio.CancelledError:  # nobody wants the rest
+            except asyncio.CancelledError as error:
                 with suppress(RayError, RayServeException):  # it has failed by itself
                     response.cancel()
-                raise
+                if self._is_closed:  # nobody wants the rest
+                    raise
+                raise RayServeException("a call was cancelled, and not from here") from error
             if left:  # another call brings the answers
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(call.is_answered.wait(), _STRAY_S)
+            if left:  # none has
+                self._leave_outboxes(sender)
         except (RayActorError, RayTaskError) as error:
-            self._leave_outboxes()
+            self._leave_outboxes(sender)
             cause = getattr(error, "cause", None)
             if isinstance(cause, RaySIError):  # the engine means it: asking again is no use
                 self._give_up(str(cause))
@@ -268,7 +282,7 @@ class Client:
             return list(left.values())
         except Exception as error:  # noqa: BLE001 - Serve's own, of many kinds
             self._handle = None
-            self._leave_outboxes()
+            self._leave_outboxes(sender)
             await self._outlast(error)
             self._queue.extend(left.values())
         else:
@@ -287,9 +301,13 @@ class Client:
         self._calls |= dict.fromkeys(call.left, call)
         return call, Sender(self._id, first)
 
-    def _leave_outboxes(self) -> None:
-        """Begin new ones: a call that failed here may live on there, and nobody reads it."""
-        self._id = uuid.uuid4().hex
+    def _leave_outboxes(self, sender: Sender) -> None:
+        """Begin new ones: a call that failed here may live on there, and nobody reads it.
+
+        So may one that Serve made again by itself, on another replica.
+        """
+        if sender.client == self._id:  # else they have been left since
+            self._id = uuid.uuid4().hex
 
     def _answered(self, number: int, answer: ReplicaReply) -> None:
         """An answer has come, in whichever call; perhaps to what was asked again meanwhile."""
@@ -300,10 +318,10 @@ class Client:
     async def _resolved(self) -> Any:
         """The application's handle, which the controller is asked for once, beside the loop."""
         if self._handle is None:
-            # one task for all calls that wait, and none of them can keep it from the others
+            # one question for all calls that wait, and none of them can keep it from the others
             if self._resolving is None:
-                question = asyncio.to_thread(serve.get_app_handle, self._app)
-                self._resolving = asyncio.create_task(question)
+                question = in_thread(serve.get_app_handle, self._app)
+                self._resolving = asyncio.wrap_future(question)
             try:
                 handle = await asyncio.shield(self._resolving)
             finally:
@@ -382,9 +400,17 @@ class Client:
         return await self._ask_serve(_is_up) is False
 
     async def _ask_serve(self, question: Callable[[str], T]) -> T | None:
-        """What Serve's controller says of the application; None while it does not answer."""
+        """What Serve's controller says of the application; None while it does not answer.
+
+        Whoever asks the same meanwhile gets the same answer. One that fails to come, as while the
+        controller is restarted, is not waited for, and costs one thread.
+        """
+        if question not in self._asked:
+            asked = asyncio.wrap_future(in_thread(question, self._app))
+            asked.add_done_callback(lambda _: self._asked.pop(question))
+            self._asked[question] = asked
         try:
-            return await asyncio.to_thread(question, self._app)
+            return await asyncio.wait_for(asyncio.shield(self._asked[question]), _WORD_S)
         except Exception as error:  # noqa: BLE001 - Serve's own, of many kinds
             logger.warning("Serve says nothing of %s: %s", self._app, short(error))
             return None

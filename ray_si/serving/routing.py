@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import random
 
-from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import (
+    FIFOMixin,
+    PendingRequest,
+    ReplicaID,
+    RequestRouter,
+    RunningReplica,
+)
 
 from ray_si.serving import loads
 
@@ -25,6 +31,11 @@ class FewestRequestsOfTwo(FIFOMixin, RequestRouter):  # type: ignore[misc]
         """Take Serve's word on which replicas there are, and note how many."""
         super().update_replicas(replicas)
         loads.RUNNING[self.app_name] = len(replicas)
+
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+        """Leave it out, and count those that are left: Serve's word comes many seconds later."""
+        super().on_replica_actor_died(replica_id)
+        loads.RUNNING[self.app_name] = len(self.curr_replicas)
 
     async def choose_replicas(
         self,

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import ray
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RaySystemError
+from ray.serve._private.common import DeploymentID
 from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
@@ -111,6 +113,10 @@ class Embedders:
                 raise RayActorError
             case "is lost with its node":
                 raise ObjectLostError("00ff", None, "")
+            case "is not there":
+                raise DeploymentUnavailableError(DeploymentID("EmbedderReplica", "test"))
+            case "is cut off":
+                raise RaySystemError("the connection was lost")
             case "loses one":
                 return np.ones((len(self._texts) - 1, 3), np.float32), 0.5, next(self._names)
             case width:
@@ -137,6 +143,11 @@ def test_an_embedder_that_dies_is_asked_again(embedders):
     assert len(serving._answered) == 2
 
 
+def test_a_ray_that_is_in_trouble_for_a_moment_is_asked_again(embedders):
+    serving = embedders("is not there", "is cut off", 3)
+    assert serving.encode(["text"]).shape == (1, 3)
+
+
 @pytest.mark.parametrize(("silent_s", "at_work"), [(50, 2), (70, 1)])
 def test_an_embedders_time_is_divided_by_those_at_work_not_by_those_that_are_to_be(
     embedders, silent_s, at_work
@@ -154,6 +165,8 @@ def test_an_embedders_time_is_divided_by_those_at_work_not_by_those_that_are_to_
     ("script", "error", "words"),
     [
         (("dies",), GenerationError, "the embedder failed 4 times in a row"),
+        (("is not there",), GenerationError, "failed 4 times in a row: Deployment"),
+        (("is cut off",), GenerationError, "failed 4 times in a row: .*the connection was lost"),
         (("hangs",), GenerationError, "failed 4 times in a row: it has not answered for 300 s"),
         (("loses one",), GenerationError, "the embedder gave 1 embeddings for 2 texts"),
         ((3, 5), EngineError, "gives 3 numbers for one text and 5 for another"),
@@ -175,6 +188,16 @@ def test_a_task_has_a_thousand_slots_and_its_share_of_what_is_on_its_way():
     many = Generators({}, {"app": 8192, "other": 100})
     assert many.tasks == 9
     assert many.windows() == {"app": round(1.5 * 8192 / 9), "other": round(1.5 * 100 / 9)}
+
+
+@pytest.mark.parametrize("more", [{}, {"max_replicas": 8}])
+def test_those_that_may_come_share_the_window_whether_they_come_for_sure_or_when_asked_for(more):
+    """Else the first of them would be sent all of it, and the later ones what it cannot take."""
+    generator = replay_values()["generator"] | {"replicas": 8 if not more else 1, "max_batch": 5}
+    config = parse_config({"generator": generator | more})
+    generators = Serving(config, "test", 1, embedder=False).generators
+    assert list(generators.slots.values()) == [40]
+    assert list(generators.replicas.values()) == [8]
 
 
 def test_a_router_is_declared_while_serve_declares_the_same_for_another_build():

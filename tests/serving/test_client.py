@@ -108,6 +108,7 @@ def ask(
     window: int = 8,
     replica_slots: int | None = None,
     until: float | None = None,
+    limit_s: float = 240,
 ) -> list[Completion]:
     async def run() -> list[Completion]:
         client = Client(app, window, (0,), replica_slots=replica_slots, until=until)
@@ -115,7 +116,7 @@ def ask(
             requests = [Request(prompt, SamplingParams(), seed=0) for prompt in prompts]
             return await asyncio.gather(*map(client.ask, requests))
 
-    return asyncio.run(asyncio.wait_for(run(), 240))
+    return asyncio.run(asyncio.wait_for(run(), limit_s))
 
 
 def test_answers_belong_to_their_requests_and_failures_are_tried_again(app):
@@ -166,26 +167,32 @@ def test_what_a_client_that_was_cancelled_had_asked_is_not_answered_any_more(app
     assert asyncio.run(asyncio.wait_for(run(), 60)) == 0
 
 
-def test_no_more_is_sent_than_the_replicas_that_have_come_can_take(monkeypatch):
-    """What waits on the first of many would leave the later ones idle."""
-    open_requests, most = 0, {}
+@pytest.mark.parametrize(
+    ("window", "most"), [(96, {0: 12, 1: 12, 2: 24, 8: 96}), (12, {0: 2, 1: 2, 2: 3, 8: 12})]
+)
+def test_no_more_is_sent_than_the_replicas_that_have_come_can_take(monkeypatch, window, most):
+    """What waits on the first of many would leave the later ones idle; but one waits."""
+    open_requests, sent, count = 0, {}, 16 * window
 
     class Handle(StreamingHandle):
         async def remote(self, requests, order, sender):
             nonlocal open_requests
             open_requests += len(requests)
             running = RUNNING.get("late", 0)
-            most[running] = max(most.get(running, 0), open_requests)
+            sent[running] = max(sent.get(running, 0), open_requests)
             await asyncio.sleep(0.05)
             open_requests -= len(requests)
             numbers = range(sender.first, sender.first + len(requests))
             yield Replies("first", open_requests, [(n, Completion("x", "stop")) for n in numbers])
 
     async def run():
-        client = Client("late", 96, (0,), replicas=8)
+        client = Client("late", window, (0,), replicas=8)
         async with client.watched():
             asked = asyncio.gather(
-                *(client.ask(Request("x", SamplingParams(), seed)) for seed in range(1500))
+                *(
+                    client.ask(Request("x", SamplingParams(), seed))
+                    for seed in range(1500 * window // 96)
+                )
             )
             for running in (1, 2, 8):
                 await asyncio.sleep(0.4)
@@ -195,8 +202,8 @@ def test_no_more_is_sent_than_the_replicas_that_have_come_can_take(monkeypatch):
     monkeypatch.setattr(serve, "get_app_handle", lambda app: Handle())
     monkeypatch.setattr(client_module, "_GROW_S", 0.01)
     monkeypatch.delitem(RUNNING, "late", raising=False)
-    assert len(asyncio.run(run())) == 1500
-    assert most == {0: 12, 1: 12, 2: 24, 8: 96}
+    assert len(asyncio.run(run())) == count
+    assert sent == most
 
 
 def failing(function, times, error):
@@ -228,10 +235,14 @@ def test_a_serve_that_cannot_be_asked_for_long_is_an_error(app, monkeypatch):
         ask(app, ["fine"])
 
 
-def test_an_error_in_the_client_itself_is_the_error_of_all_its_requests(app, monkeypatch):
-    monkeypatch.setattr(Client, "_try", failing(Client._try, 1, KeyError("no such item")))
-    with pytest.raises(GenerationError, match="KeyError"):
-        ask(app, ["fine"])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(KeyError("no such item"), "KeyError"), (asyncio.CancelledError(), "was cancelled")],
+)
+def test_an_error_in_the_client_itself_is_the_error_of_all_its_requests(monkeypatch, error, words):
+    monkeypatch.setattr(Client, "_try", failing(Client._try, 1, error))
+    with pytest.raises(GenerationError, match=words):
+        ask("app", ["fine"])
 
 
 @pytest.mark.slow
@@ -257,7 +268,8 @@ class Chance(StreamingHandle):
         await asyncio.sleep(self._rng.random() / 100)
         left = list(enumerate(requests, sender.first))
         self._rng.shuffle(left)
-        doings = ["answer"] * 12 + ["elsewhere"] * 4 + ["fail", "die", "raise", "serve", "end"]
+        doings = ["answer"] * 12 + ["elsewhere"] * 4
+        doings += ["fail", "die", "raise", "serve", "cancel", "end"]
         while left:
             match self._rng.choice(doings):
                 case "answer":
@@ -273,6 +285,8 @@ class Chance(StreamingHandle):
                     raise RayTaskError("answer", "traceback", ValueError("a bug"))
                 case "serve":
                     raise RayServeException("the controller is away")
+                case "cancel":
+                    raise asyncio.CancelledError  # so Serve hands on that Ray has cancelled it
                 case "end":
                     return
             await asyncio.sleep(self._rng.random() / 1000)
@@ -298,7 +312,7 @@ def test_whatever_befalls_its_calls_every_request_has_one_outcome(monkeypatch, s
     monkeypatch.setattr(client_module, "_PAUSE_S", 0.001)
     monkeypatch.setattr(client_module, "_STRAY_S", 0.02)
     prompts = [f"fine {i}" for i in range(60)]
-    answers = ask("app", prompts, window=rng.choice([2, 8, 64]))
+    answers = ask("app", prompts, window=rng.choice([2, 8, 64]), limit_s=20)
     assert len(answers) == len(prompts)
     for prompt, answer in zip(prompts, answers, strict=True):
         assert (answer.text, answer.finish_reason) in [(prompt.upper(), "stop"), ("", "error")]
@@ -381,8 +395,44 @@ def test_answers_that_another_call_brings_are_waited_for_and_asked_for_again_if_
     answers = ask("app", prompts)  # one a call
     assert [answer.text for answer in answers] == [prompt.upper() for prompt in prompts]
     assert len(handle.asked) == len(prompts) + repeated
-    # what lives on of a call that failed carries nothing of the calls that come after
-    assert len(set(handle.senders)) == 1 + failing
+    # what may live on of a call that failed, or that Serve made again by itself, carries nothing of
+    # the calls that come after
+    assert len(set(handle.senders)) == 1 + bool(lost or failing)
+
+
+class Mortal(StreamingHandle):
+    """A handle on which so many calls die before one is answered."""
+
+    def __init__(self, deaths: int) -> None:
+        self._deaths = deaths
+
+    async def remote(self, requests, order, sender):
+        await asyncio.sleep(0.01)
+        self._deaths -= 1
+        if self._deaths >= 0:
+            raise RayActorError
+        yield Replies("replica", 0, [_shouted(*one) for one in enumerate(requests, sender.first)])
+
+
+def test_after_many_deaths_serve_is_asked_once_and_a_serve_that_does_not_answer_holds_up_nothing(
+    monkeypatch,
+):
+    handle, asked, answers = Mortal(8), [], threading.Event()
+
+    def is_up(app):
+        asked.append(app)
+        return answers.wait(2)
+
+    monkeypatch.setattr(serve, "get_app_handle", lambda app: handle)
+    monkeypatch.setattr(client_module, "_is_up", is_up)
+    monkeypatch.setattr(client_module, "_WORD_S", 0.05)
+    began = time.monotonic()
+    told = ask("app", [f"fine {i}" for i in range(8)])  # one a call
+    took_s = time.monotonic() - began
+    answers.set()
+    assert [answer.finish_reason for answer in told] == ["stop"] * 8
+    assert asked == ["app"]
+    assert took_s < 1
 
 
 class Slow(StreamingHandle):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID
+from ray.serve.request_router import ReplicaID
 
 from ray_si.serving import loads as loads_module
 from ray_si.serving.loads import Loads
@@ -85,3 +87,28 @@ def test_a_call_that_brings_no_list_of_requests_counts_as_one(loads):
     replica = SimpleNamespace(replica_id=SimpleNamespace(unique_id="only"))
     asyncio.run(FewestRequestsOfTwo.choose_replicas(router, [replica], None))
     assert loads.fresh("only") == 6
+
+
+def test_replicas_that_died_do_not_count_until_serve_says_which_there_are(monkeypatch):
+    monkeypatch.setattr(loads_module, "RUNNING", {})
+    deployment = DeploymentID("replica", "app")
+    router = FewestRequestsOfTwo(deployment, DeploymentHandleSource.UNKNOWN)
+    there = [
+        SimpleNamespace(replica_id=ReplicaID(name, deployment), multiplexed_model_ids=())
+        for name in "abcd"
+    ]
+
+    async def befall():
+        router.update_replicas(there)
+        yield loads_module.RUNNING["app"]
+        for replica in there[:3]:
+            router.on_replica_actor_died(replica.replica_id)
+        router.on_replica_actor_died(there[0].replica_id)  # several calls were on it
+        yield loads_module.RUNNING["app"]
+        router.update_replicas(there[2:])
+        yield loads_module.RUNNING["app"]
+
+    async def counts():
+        return [count async for count in befall()]
+
+    assert asyncio.run(counts()) == [4, 1, 2]

@@ -27,7 +27,8 @@ from ray_si.engines.openai.protocol import (
 )
 from ray_si.errors import EngineError, GenerationError
 
-_LONGEST_BACKOFF_S = 8.0
+_DOUBLINGS = 4
+"""At most, of the half second between tries: however long an endpoint is away."""
 
 _TRIAL_TIMEOUT_S = 30.0
 
@@ -261,7 +262,7 @@ class OpenAIEngine:
     # When tries fail ---------------------------------------------------------------------------
 
     async def _back_off(self, failures: int) -> None:
-        backoff = min(_LONGEST_BACKOFF_S, 0.5 * 2**failures)
+        backoff = 0.5 * 2 ** min(failures, _DOUBLINGS)
         await asyncio.sleep(backoff * self._jitter.uniform(0.5, 1))
 
     def _give_up_after(self, failure: Failure, began: float, wait: float = 0.0) -> None:

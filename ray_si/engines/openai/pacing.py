@@ -120,7 +120,8 @@ class Pacer:
         self._tokens = _Rate(tokens_per_minute) if tokens_per_minute else None
         self._paused_until = 0.0
         self._decreased = self._slowed = float("-inf")
-        self._answers = self._refusals = self._in_a_row = 0
+        self._answers = self._refusals = 0
+        self._pause_s = _SHORTEST_PAUSE_S  # twice that is the next one's
         self._elasticity = _Elasticity()
         self.in_flight = 0
 
@@ -147,7 +148,7 @@ class Pacer:
 
     def answered(self, now: float, ticket: Ticket, tokens: float | None = None) -> None:
         """The request came to an end other than a refusal, having used ``tokens`` if known."""
-        self._in_a_row = 0
+        self._pause_s = _SHORTEST_PAUSE_S
         self._end(ticket, ticket.tokens if tokens is None else tokens)
         self._count(now, ticket, refused=False)
 
@@ -156,8 +157,8 @@ class Pacer:
         self._end(ticket, 0)
         if retry_after is None:
             if ticket.started >= self._slowed:
-                self._in_a_row, self._slowed = self._in_a_row + 1, now
-            retry_after = min(_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S * 2**self._in_a_row)
+                self._pause_s, self._slowed = min(_LONGEST_PAUSE_S, 2 * self._pause_s), now
+            retry_after = self._pause_s
         self._paused_until = max(self._paused_until, now + retry_after)
         self._count(now, ticket, refused=True)
 

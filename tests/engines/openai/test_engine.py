@@ -262,6 +262,19 @@ def test_an_outage_that_ends_in_time_costs_nothing(endpoint):
     assert asyncio.run(ask_meanwhile()).finish_reason == "stop"
 
 
+def test_tries_are_no_further_apart_after_a_thousand_failures_than_after_ten(endpoint, monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    made = engine(endpoint)
+    for failures in (10, 2000):
+        asyncio.run(made._back_off(failures))
+    assert all(4 <= seconds <= 8 for seconds in slept)
+
+
 # Before a run ------------------------------------------------------------------------------------
 
 

@@ -179,3 +179,9 @@ def test_nothing_starts_before_a_named_time(events):
             until = max(until, now + (retry_after or 0))
         else:
             assert pacer.delay(now) >= until - now - 1e-9
+
+
+def test_an_endpoint_that_refuses_for_hours_is_asked_every_half_minute():
+    done = Simulation(Pacer(1), lambda now, admitted: True).run(40_000)
+    assert len(done.started) > 1024
+    assert done.started[-1] - done.started[-2] == pytest.approx(30, abs=0.1)
