@@ -48,7 +48,7 @@ class StageClock:
     def shares(self) -> dict[str, float]:
         """Of each stage, in the last half minute; none before there is a first look to go by."""
         now = time.monotonic()
-        worked = {stage: source() for stage, source in self._sources.items()}
+        worked = {stage: source() for stage, source in self._sources.copy().items()}
         self._recent.append((now, worked))
         while len(self._recent) > 2 and self._recent[1][0] <= now - _RECENT_S:
             self._recent.popleft()

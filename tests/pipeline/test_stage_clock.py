@@ -55,6 +55,19 @@ def test_a_decision_that_takes_longer_than_shares_look_back_is_seen_while_it_las
     assert shares == {"decide": 0.0}
 
 
+def test_a_stage_that_begins_while_shares_are_taken_counts_from_the_next_time(clock):
+    stages, now = clock
+
+    def begins():
+        stages.watch("gate", lambda: now[0])  # as another thread does
+        return 0.0
+
+    stages.watch("embed", begins)
+    stages.shares()
+    now[0] += 1
+    assert stages.shares() == {"decide": 0.0, "embed": 0.0, "gate": 1.0}
+
+
 def test_the_stage_that_is_full_bounds_a_build():
     assert bound_by({"generate": 0.97, "embed": 0.99, "decide": 0.1}) == "embed"
     assert bound_by({"generate": 0.5, "embed": 0.6}) is None
