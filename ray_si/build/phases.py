@@ -197,7 +197,7 @@ class Phases:
         """Phase 1; its gate, with the whole pool in memory, goes with it."""
         self._announce()
         if self.config.dedup.cosine is not None:
-            self.reporter.stages.watch("embed", lambda: serving.embedding_s)
+            self.reporter.stages.watch("embed", lambda: (serving.embedding_s,))
         with open_gate(self.config, self.run, rounds, self.seeds, serving.encode, cards) as gate:
             BootstrapPhase(
                 self.config,

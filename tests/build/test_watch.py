@@ -75,7 +75,7 @@ def test_queued_are_those_on_replicas_without_a_slot_and_those_before_them():
 def test_the_stage_that_is_full_is_told_while_instructions_are_written(run):
     reporter = Reporter(lambda progress: None)
     watcher = watcher_of(run, reporter)
-    reporter.stages.watch("embed", lambda: 1000 * time.monotonic())  # more than all of the time
+    reporter.stages.watch("embed", lambda: (1000 * time.monotonic(),))  # more than all of the time
     reporter.report(Progress("bootstrap", 0, 10))
     assert watcher.live(ended=False)["bound_by"] is None  # nothing to go by yet
     live = watcher.live(ended=False)
