@@ -24,6 +24,7 @@ from ray_si.run.manifests import by_set
 from ray_si.run.run import LIVE, Run
 from ray_si.serving.applications import Serving
 from ray_si.serving.background import Alarm, in_thread
+from ray_si.serving.usage import Usage
 
 _LOOK_S = 1.0
 """Seconds between looks at the replicas."""
@@ -139,13 +140,17 @@ class Watcher:
 
         Seconds count from its start, also those for each instruction that it accepted; dollars are
         of what its replicas answered; ``written`` is of the whole run. ``stages`` are busy for that
-        share of the last half minute (generate, embed, gate and decide); ``bound_by`` is the one
-        that is full, null where none is: then the last answers of a round are awaited.
+        share of the last half minute (generate, embed, gate and decide), generate being of the
+        generator that the phase asks; ``bound_by`` is the one that is full, null where none is:
+        then the last answers of a round are awaited.
         """
         last, usage = self._reporter.last, self._reporter.last.usage
-        stages = self._reporter.stages.shares() if last.phase == "bootstrap" else {}
-        if last.utilisation is not None:
-            stages = {"generate": last.utilisation, **stages}
+        is_bootstrap = last.phase == "bootstrap"
+        stages = self._reporter.stages.shares() if is_bootstrap else {}
+        purpose = self._config.bootstrap_purpose if is_bootstrap else "classification"
+        generating = self._reporter.utilisation(self._config.section_for(purpose))
+        if generating is not None:
+            stages = {"generate": generating, **stages}
         seconds, accepted = time.monotonic() - self._reporter.began, self._reporter.accepted
         return {
             "at": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -165,7 +170,7 @@ class Watcher:
             "deaths": usage.deaths,
             **({"trouble": usage.trouble} if usage.trouble else {}),
             "utilisation": _rounded(last.utilisation),
-            "utilisation_overall": _rounded(usage.busy_s / usage.open_s if usage.open_s else None),
+            "utilisation_overall": _rounded(usage.utilisation_since(Usage())),
             "stages": {stage: round(share, 3) for stage, share in stages.items()},
             "bound_by": bound_by(stages),
             "tokens_per_second": round(self._reporter.tokens_per_second(), 1),

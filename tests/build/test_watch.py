@@ -16,7 +16,7 @@ from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.run.instance_parts import Counts
 from ray_si.run.run import Run
 from ray_si.serving.background import Alarm
-from ray_si.serving.usage import Usage
+from ray_si.serving.usage import SlotSeconds, Usage
 
 
 @pytest.fixture
@@ -40,6 +40,28 @@ def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found(run):
     reporter.report(Progress("bootstrap", 520, 1000))
     reporter.report(Progress("instances", 0, 520))
     assert 3 <= watcher.live(ended=False)["seconds_per_accepted"] < 3.5
+
+
+@pytest.mark.parametrize(
+    ("phase", "share", "bound_by"), [("bootstrap", 1.0, "generate"), ("instances", 0.3, None)]
+)
+def test_of_two_generators_the_one_that_the_phase_asks_is_seen_to_be_full(
+    run, phase, share, bound_by
+):
+    config = parse_config(
+        {name: {"engine": "replay", "model": None} for name in ("generator", "instance_generator")}
+    )
+    reporter = Reporter(lambda progress: None)
+    watcher = Watcher(config, None, reporter, run, Counts(), Alarm())
+    busy = SlotSeconds(generator=1024.0, instance_generator=0.3 * 1024)
+    reporter.see(
+        Usage(busy_s=busy, open_s=SlotSeconds(generator=1024.0, instance_generator=1024.0)), None
+    )
+    reporter.report(Progress(phase, 0, 10))
+    live = watcher.live(ended=False)
+    assert live["stages"] == {"generate": share}
+    assert live["bound_by"] == bound_by
+    assert live["utilisation"] == live["utilisation_overall"] == 0.65
 
 
 def test_dollars_are_told_where_they_are_known(run):
