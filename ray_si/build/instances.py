@@ -127,6 +127,7 @@ class InstancePhase:
         self._size = config.instances.block_size
         self._parts = InstanceParts(run, self._size)
         self._unread = self._parts.unread()
+        self._uncounted = set(self._unread)  # blocks that stood, and are not known to yet
         self._known = 0  # blocks that were looked at
         self._lock = threading.Lock()  # of the next two
         self._missing: deque[int] = deque()  # blocks that nobody writes yet
@@ -141,6 +142,12 @@ class InstancePhase:
     def counts(self) -> Counts:
         """What the blocks that are known to stand come to."""
         return self._parts.counts
+
+    @property
+    def written(self) -> Counts | None:
+        """`counts`, once these are of all blocks that stand; None before."""
+        self._uncounted = {block for block in self._uncounted if not self._parts.has(block)}
+        return None if self._uncounted else self.counts
 
     def begin(self) -> None:
         """Have the blocks written that are full by now."""

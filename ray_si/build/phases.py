@@ -101,7 +101,7 @@ class Phases:
                 serving,
                 self.reporter,
                 self.run,
-                instances.counts,
+                lambda: instances.written,
                 self.alarm,
                 token_budget,
             )

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any
@@ -42,9 +43,9 @@ class Watcher:
     """Reports how busy the replicas are for as long as ``with`` lasts.
 
     Each second to the reporter and as Ray metrics; every few seconds, and at the end, into the
-    run's ``live.json``, which also says what instances are ``written``. ``token_budget`` is
-    the run's, where it has one. What raises meanwhile, as who is told of progress may, rings the
-    ``alarm``.
+    run's ``live.json``, which also says what instances are ``written``, where all of them are
+    known. ``token_budget`` is the run's, where it has one. What raises meanwhile, as who is told
+    of progress may, rings the ``alarm``.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Watcher:
         serving: Serving,
         reporter: Reporter,
         run: Run,
-        written: Counts,
+        written: Callable[[], Counts | None],
         alarm: Alarm,
         token_budget: TokenBudget | None = None,
     ) -> None:
@@ -180,14 +181,18 @@ class Watcher:
                 name: dict(sorted(getattr(usage, name).items()))
                 for name in ("requests", "failed", "prompt_tokens", "completion_tokens")
             },
-            "written": {
-                "instructions": self._written.instructions,
-                "instances": self._written.instances,
-                "prompt_tokens": self._written.tokens.prompt,
-                "completion_tokens": self._written.tokens.completion,
-                "contaminated": by_set(self._written.contaminated),
-            },
+            **({"written": _as_dict(written)} if (written := self._written()) else {}),
         }
+
+
+def _as_dict(written: Counts) -> dict[str, Any]:
+    return {
+        "instructions": written.instructions,
+        "instances": written.instances,
+        "prompt_tokens": written.tokens.prompt,
+        "completion_tokens": written.tokens.completion,
+        "contaminated": by_set(written.contaminated),
+    }
 
 
 def _rounded(value: float | None) -> float | None:

@@ -101,6 +101,22 @@ def test_a_resume_asks_what_failed_again_but_nothing_that_stands(run, asked):
     assert last == f"instances/part-00002-{third}.parquet"
 
 
+def test_what_is_written_is_not_told_before_all_that_stood_is_read_or_asked_again(run, asked):
+    with run.held():
+        for block in range(3):
+            stored(run, block, ids=ids(block), reason="error" if block == 1 else "stop")
+    with run.held():
+        phase = phase_of(run)
+        assert phase.written is None
+        assert phase.counts.blocks == 0
+        phase._begin(3)  # reads them, and asks the second again at the next look
+        phase.wait()
+        assert phase.counts.blocks == 2
+        assert phase.written is None
+        phase.run()
+    assert phase.written.blocks == phase.written.instructions / 2 == BLOCKS
+
+
 def test_the_manifest_waits_for_a_part_that_is_still_being_written(run, asked, monkeypatch):
     """Where all blocks were written ahead there is none left to wait for."""
     monkeypatch.setattr(instance_parts, "PART_BLOCKS", 5)

@@ -27,8 +27,8 @@ def run(tmp_path):
         yield run
 
 
-def watcher_of(run, reporter):
-    return Watcher(RunConfig(), None, reporter, run, Counts(), Alarm())
+def watcher_of(run, reporter, written=Counts):
+    return Watcher(RunConfig(), None, reporter, run, written, Alarm())
 
 
 def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found(run):
@@ -52,7 +52,7 @@ def test_of_two_generators_the_one_that_the_phase_asks_is_seen_to_be_full(
         {name: {"engine": "replay", "model": None} for name in ("generator", "instance_generator")}
     )
     reporter = Reporter(lambda progress: None)
-    watcher = Watcher(config, None, reporter, run, Counts(), Alarm())
+    watcher = Watcher(config, None, reporter, run, Counts, Alarm())
     busy = SlotSeconds(generator=1024.0, instance_generator=0.3 * 1024)
     reporter.see(
         Usage(busy_s=busy, open_s=SlotSeconds(generator=1024.0, instance_generator=1024.0)), None
@@ -62,6 +62,12 @@ def test_of_two_generators_the_one_that_the_phase_asks_is_seen_to_be_full(
     assert live["stages"] == {"generate": share}
     assert live["bound_by"] == bound_by
     assert live["utilisation"] == live["utilisation_overall"] == 0.65
+
+
+def test_what_is_written_is_left_out_until_all_that_stands_is_known(run):
+    reporter = Reporter(lambda progress: None)
+    assert "written" not in watcher_of(run, reporter, lambda: None).live(ended=True)
+    assert watcher_of(run, reporter).live(ended=True)["written"]["instances"] == 0
 
 
 def test_dollars_are_told_where_they_are_known(run):
