@@ -12,7 +12,7 @@ from ray.util.placement_group import PlacementGroup
 from ray_si.build import checks, stages
 from ray_si.build.bootstrap import BootstrapPhase
 from ray_si.build.gate import open_gate
-from ray_si.build.instances import WRITERS, InstancePhase
+from ray_si.build.instances import WRITERS, InstancePhase, is_any_to_ask
 from ray_si.build.probe import check_engines
 from ray_si.build.sharding import reserved_gpus
 from ray_si.build.watch import Watcher
@@ -70,6 +70,10 @@ class Phases:
         rounds = CommittedRounds.read(self.run)
         enough = EnoughRows(self.config, rounds)
         is_bootstrapping = not (finish or self._is_bootstrapped(rounds, enough))
+        # before any model is loaded; a run of which only the manifest is missing needs no budget
+        size = self.config.instances.block_size
+        if token_budget.is_spent and (is_bootstrapping or is_any_to_ask(self.run, rounds, size)):
+            raise token_budget.error("what is finished is kept")
         if is_bootstrapping:  # compiling the gate once takes as long as starting Ray
             threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         with ExitStack() as stack:
