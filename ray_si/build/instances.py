@@ -127,6 +127,7 @@ class InstancePhase:
         self._size = config.instances.block_size
         self._parts = InstanceParts(run, self._size)
         self._unread = self._parts.unread()
+        self._uncounted = set(self._unread)  # blocks that stood, and are not known to yet
         self._known = 0  # blocks that were looked at
         self._lock = threading.Lock()  # of the next two
         self._missing: deque[int] = deque()  # blocks that nobody writes yet
@@ -141,6 +142,12 @@ class InstancePhase:
     def counts(self) -> Counts:
         """What the blocks that are known to stand come to."""
         return self._parts.counts
+
+    @property
+    def written(self) -> Counts | None:
+        """`counts`, once these are of all blocks that stand; None before."""
+        self._uncounted = {block for block in self._uncounted if not self._parts.has(block)}
+        return None if self._uncounted else self.counts
 
     def begin(self) -> None:
         """Have the blocks written that are full by now."""
@@ -321,9 +328,7 @@ class InstancePhase:
             self._reporter.report(Progress("instances", done, total, instances=instances))
 
     def _rows(self, block: int) -> pa.Table:
-        """The accepted instructions of a block."""
-        start = block * self._size
-        return self._rounds.rows(start, min(start + self._size, self._rounds.accepted))
+        return _rows_of(block, self._rounds, self._size)
 
     def _to_write(self, block: int) -> pa.Table:
         """A block as its task gets it."""
@@ -335,3 +340,22 @@ class InstancePhase:
             **{name: rows[name] for name in POOL_COLUMNS},
         }
         return pa.table(columns).combine_chunks()
+
+
+def is_any_to_ask(run: Run, rounds: CommittedRounds, size: int) -> bool:
+    """Whether a block of the accepted instructions is missing, or is to be asked again."""
+    parts = InstanceParts(run, size)
+    unread = parts.unread()
+    left = [block for block in range(-(-rounds.accepted // size)) if not parts.has(block)]
+    if not unread.keys() >= set(left):
+        return True
+    stored = zip(left, read_ahead(run.sound_block, [unread[block] for block in left]), strict=True)
+    return any(
+        found is None or not found[0]["id"].equals(_rows_of(block, rounds, size)["id"])
+        for block, found in stored
+    )
+
+
+def _rows_of(block: int, rounds: CommittedRounds, size: int) -> pa.Table:
+    """The accepted instructions of a block of that size."""
+    return rounds.rows(block * size, min((block + 1) * size, rounds.accepted))

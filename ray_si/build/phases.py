@@ -12,7 +12,7 @@ from ray.util.placement_group import PlacementGroup
 from ray_si.build import checks, stages
 from ray_si.build.bootstrap import BootstrapPhase
 from ray_si.build.gate import open_gate
-from ray_si.build.instances import WRITERS, InstancePhase
+from ray_si.build.instances import WRITERS, InstancePhase, is_any_to_ask
 from ray_si.build.probe import check_engines
 from ray_si.build.sharding import reserved_gpus
 from ray_si.build.watch import Watcher
@@ -70,6 +70,10 @@ class Phases:
         rounds = CommittedRounds.read(self.run)
         enough = EnoughRows(self.config, rounds)
         is_bootstrapping = not (finish or self._is_bootstrapped(rounds, enough))
+        # before any model is loaded; a run of which only the manifest is missing needs no budget
+        size = self.config.instances.block_size
+        if token_budget.is_spent and (is_bootstrapping or is_any_to_ask(self.run, rounds, size)):
+            raise token_budget.error("what is finished is kept")
         if is_bootstrapping:  # compiling the gate once takes as long as starting Ray
             threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         with ExitStack() as stack:
@@ -101,7 +105,7 @@ class Phases:
                 serving,
                 self.reporter,
                 self.run,
-                instances.counts,
+                lambda: instances.written,
                 self.alarm,
                 token_budget,
             )
@@ -197,7 +201,7 @@ class Phases:
         """Phase 1; its gate, with the whole pool in memory, goes with it."""
         self._announce()
         if self.config.dedup.cosine is not None:
-            self.reporter.stages.watch("embed", lambda: serving.embedding_s)
+            self.reporter.stages.watch("embed", lambda: (serving.embedding_s,))
         with open_gate(self.config, self.run, rounds, self.seeds, serving.encode, cards) as gate:
             BootstrapPhase(
                 self.config,

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from ray_si.run.manifests import by_set
 from ray_si.run.run import LIVE, Run
 from ray_si.serving.applications import Serving
 from ray_si.serving.background import Alarm, in_thread
+from ray_si.serving.usage import Usage
 
 _LOOK_S = 1.0
 """Seconds between looks at the replicas."""
@@ -41,9 +43,9 @@ class Watcher:
     """Reports how busy the replicas are for as long as ``with`` lasts.
 
     Each second to the reporter and as Ray metrics; every few seconds, and at the end, into the
-    run's ``live.json``, which also says what instances are ``written``. ``token_budget`` is
-    the run's, where it has one. What raises meanwhile, as who is told of progress may, rings the
-    ``alarm``.
+    run's ``live.json``, which also says what instances are ``written``, where all of them are
+    known. ``token_budget`` is the run's, where it has one. What raises meanwhile, as who is told
+    of progress may, rings the ``alarm``.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Watcher:
         serving: Serving,
         reporter: Reporter,
         run: Run,
-        written: Counts,
+        written: Callable[[], Counts | None],
         alarm: Alarm,
         token_budget: TokenBudget | None = None,
     ) -> None:
@@ -139,13 +141,17 @@ class Watcher:
 
         Seconds count from its start, also those for each instruction that it accepted; dollars are
         of what its replicas answered; ``written`` is of the whole run. ``stages`` are busy for that
-        share of the last half minute (generate, embed, gate and decide); ``bound_by`` is the one
-        that is full, null where none is: then the last answers of a round are awaited.
+        share of the last half minute (generate, embed, gate and decide), generate being of the
+        generator that the phase asks; ``bound_by`` is the one that is full, null where none is:
+        then the last answers of a round are awaited.
         """
         last, usage = self._reporter.last, self._reporter.last.usage
-        stages = self._reporter.stages.shares() if last.phase == "bootstrap" else {}
-        if last.utilisation is not None:
-            stages = {"generate": last.utilisation, **stages}
+        is_bootstrap = last.phase == "bootstrap"
+        stages = self._reporter.stages.shares() if is_bootstrap else {}
+        purpose = self._config.bootstrap_purpose if is_bootstrap else "classification"
+        generating = self._reporter.utilisation(self._config.section_for(purpose))
+        if generating is not None:
+            stages = {"generate": generating, **stages}
         seconds, accepted = time.monotonic() - self._reporter.began, self._reporter.accepted
         return {
             "at": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -165,7 +171,7 @@ class Watcher:
             "deaths": usage.deaths,
             **({"trouble": usage.trouble} if usage.trouble else {}),
             "utilisation": _rounded(last.utilisation),
-            "utilisation_overall": _rounded(usage.busy_s / usage.open_s if usage.open_s else None),
+            "utilisation_overall": _rounded(usage.utilisation_since(Usage())),
             "stages": {stage: round(share, 3) for stage, share in stages.items()},
             "bound_by": bound_by(stages),
             "tokens_per_second": round(self._reporter.tokens_per_second(), 1),
@@ -175,14 +181,18 @@ class Watcher:
                 name: dict(sorted(getattr(usage, name).items()))
                 for name in ("requests", "failed", "prompt_tokens", "completion_tokens")
             },
-            "written": {
-                "instructions": self._written.instructions,
-                "instances": self._written.instances,
-                "prompt_tokens": self._written.tokens.prompt,
-                "completion_tokens": self._written.tokens.completion,
-                "contaminated": by_set(self._written.contaminated),
-            },
+            **({"written": _as_dict(written)} if (written := self._written()) else {}),
         }
+
+
+def _as_dict(written: Counts) -> dict[str, Any]:
+    return {
+        "instructions": written.instructions,
+        "instances": written.instances,
+        "prompt_tokens": written.tokens.prompt,
+        "completion_tokens": written.tokens.completion,
+        "contaminated": by_set(written.contaminated),
+    }
 
 
 def _rounded(value: float | None) -> float | None:

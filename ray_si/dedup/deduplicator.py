@@ -98,12 +98,12 @@ class Deduplicator:
         return len(self._pool)
 
     @property
-    def screening_s(self) -> float:
+    def screening_s(self) -> tuple[float, ...]:
         """Seconds that `screen` has searched so far, without what it waited for.
 
-        The pool, or what came before in a batch, whichever took longer: both go on at a time.
+        Those of the pool, and of what came before in a batch: both go on at a time.
         """
-        return max(self._pool_s, self._peers_s)
+        return self._pool_s, self._peers_s
 
     def add(
         self,

@@ -88,6 +88,6 @@ class OpenGate:
         self.gate.settle()
 
     @property
-    def screening_s(self) -> float:
-        """Seconds that `Deduplicator.screen` has searched."""
+    def screening_s(self) -> tuple[float, ...]:
+        """See `Deduplicator.screening_s`, and `GuardedGate.screening_s`."""
         return self.gate.screening_s

@@ -105,6 +105,10 @@ class Reporter:
             )
             self._listen(self.last)
 
+    def utilisation(self, section: str) -> float | None:
+        """As `Progress.utilisation`, of the replicas of one of the configuration's sections."""
+        return self._recent[-1][1].utilisation_since(self._recent[0][1], section)
+
     def tokens_per_second(self) -> float:
         """Completion tokens a second in the last `RECENT_S` seconds."""
         (since, before), (now, after) = self._recent[0], self._recent[-1]

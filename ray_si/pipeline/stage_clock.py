@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 
 FULL = 0.9
 """Share of its time from which a stage bounds the build."""
@@ -18,16 +19,17 @@ class StageClock:
     """Seconds that each stage has worked, of as many as have passed; 1 is all the time.
 
     Stages are told of as ``sources``, by name: what they have worked so far, a stage of several
-    workers divided by their number.
+    workers divided by their number. Of one that has parts, which go on at a time, there is that of
+    each, and the busiest of late counts.
     """
 
     def __init__(self) -> None:
-        self._sources: dict[str, Callable[[], float]] = {}
+        self._sources: dict[str, Callable[[], tuple[float, ...]]] = {}
         self._decisions: tuple[float, float | None] = 0.0, None  # in one, for other threads
-        self._recent: deque[tuple[float, dict[str, float]]] = deque()
-        self.watch("decide", self._has_decided)
+        self._recent: deque[tuple[float, dict[str, tuple[float, ...]]]] = deque()
+        self.watch("decide", lambda: (self._has_decided(),))
 
-    def watch(self, stage: str, worked: Callable[[], float]) -> None:
+    def watch(self, stage: str, worked: Callable[[], tuple[float, ...]]) -> None:
         """Take what a stage has worked from there, from now on."""
         self._sources[stage] = worked
 
@@ -48,7 +50,7 @@ class StageClock:
     def shares(self) -> dict[str, float]:
         """Of each stage, in the last half minute; none before there is a first look to go by."""
         now = time.monotonic()
-        worked = {stage: source() for stage, source in self._sources.items()}
+        worked = {stage: source() for stage, source in self._sources.copy().items()}
         self._recent.append((now, worked))
         while len(self._recent) > 2 and self._recent[1][0] <= now - _RECENT_S:
             self._recent.popleft()
@@ -56,9 +58,14 @@ class StageClock:
         if now <= since:
             return {}
         return {
-            stage: min(1.0, max(0.0, seconds - before.get(stage, 0.0)) / (now - since))
-            for stage, seconds in worked.items()
+            stage: min(1.0, max([0.0, *_between(before.get(stage, ()), parts)]) / (now - since))
+            for stage, parts in worked.items()
         }
+
+
+def _between(before: tuple[float, ...], now: tuple[float, ...]) -> Iterator[float]:
+    """What each part of a stage has worked; one that was not known yet, all that it has."""
+    return (after - first for first, after in zip_longest(before, now, fillvalue=0.0))
 
 
 def bound_by(shares: dict[str, float]) -> str | None:

@@ -131,7 +131,7 @@ class TokenBudget:
 
     @classmethod
     def of(cls, config: RunConfig, run: Run, seeds: list[SeedTask]) -> TokenBudget:
-        """That of a run, wherever it stands; BudgetError where its budget is spent already."""
+        """That of a run, wherever it stands."""
         is_limited = config.budget.tokens or config.budget.dollars
         already = spent(run) if is_limited and run.exists else {}
         worst = {item.purpose: _at_most(item) for item in longest_requests(config, seeds)}
@@ -153,10 +153,7 @@ class TokenBudget:
                 worst["classification"] + written, config.instances_by.prices or Prices()
             ),
         }
-        token_budget = cls(config.budget, rates, already, _used_s(config.budget, run))
-        if not token_budget._is_any_left():
-            raise token_budget.error("what is finished is kept")
-        return token_budget
+        return cls(config.budget, rates, already, _used_s(config.budget, run))
 
     def claim(self, phase: Phase, *, order: int = 0, stop: threading.Event | None = None) -> Claim:
         """What one round, or writer of instances, may ask for.
@@ -173,6 +170,15 @@ class TokenBudget:
     def building_s(self) -> float:
         """Seconds since this was made, and those of builds before that were cut off."""
         return time.time() - self._began
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is left of the tokens, or of the dollars."""
+        limits, spent_ = self._budget, self._spent
+        return bool(
+            (limits.tokens and spent_.tokens >= limits.tokens)
+            or (limits.dollars and spent_.dollars >= limits.dollars)
+        )
 
     def used(self) -> float | None:
         """Share of the budget that is spent, the largest of its limits'; None where it has none."""
@@ -234,7 +240,7 @@ class TokenBudget:
 
     def _reserve(self, claim: Claim, blocks: Sequence[int]) -> int:
         """Reserve the rows of the first blocks, as far as they fit; how many blocks do."""
-        if not self._is_any_left():
+        if self.is_spent:
             return 0
         running = [claim for claim in self._claims if claim.counts and claim.reserved]
         expected = self._spent
@@ -273,13 +279,6 @@ class TokenBudget:
 
     def _is_over(self) -> bool:
         return self.until is not None and time.time() >= self.until
-
-    def _is_any_left(self) -> bool:
-        limits, spent_ = self._budget, self._spent
-        return not (
-            (limits.tokens and spent_.tokens >= limits.tokens)
-            or (limits.dollars and spent_.dollars >= limits.dollars)
-        )
 
     def _fits(self, amount: _Amount) -> bool:
         limits = self._budget

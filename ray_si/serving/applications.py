@@ -272,10 +272,7 @@ class Serving:
             serve.run_many(targets, wait_for_applications_running=False)
 
     def _targets(self, meter: Any, quiet: LoggingConfig) -> list[serve.RunTarget]:
-        deployments = {
-            app: self._generator(self._config.generators[section], meter)
-            for section, app in self._apps.items()
-        }
+        deployments = {app: self._generator(section, meter) for section, app in self._apps.items()}
         if self._with_embedder:
             embedder = self._config.embedder
             deployments[self._embedder_app] = (
@@ -322,7 +319,8 @@ class Serving:
                         self._notify(trouble)
                 time.sleep(_LOOK_S)
 
-    def _generator(self, generator: Generator, meter: Any) -> Any:
+    def _generator(self, section: str, meter: Any) -> Any:
+        generator = self._config.generators[section]
         # they go when the run ends, and nobody wants the answers they still owe
         scaling: dict[str, Any] = {
             "num_replicas": generator.replicas,
@@ -348,7 +346,7 @@ class Serving:
                 request_router_config=_router_config(),
                 **placement(generator).deployment_options(),
             )
-            .bind(*engine_arguments(generator), generator.request_timeout_s, meter)
+            .bind(*engine_arguments(generator), generator.request_timeout_s, meter, section)
         )
 
     def __exit__(self, *_: object) -> None:

@@ -140,7 +140,8 @@ class Slots:
 class GeneratorReplica:
     """One engine behind a handle.
 
-    ``meter`` is the run's `Meter`, told of what is done here and of how it ends.
+    ``meter`` is the run's `Meter`, told of what is done here and of how it ends; ``section`` is
+    that of the configuration which this replica is of.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class GeneratorReplica:
         options: dict[str, Any],
         timeout_s: float | None = None,
         meter: Any = None,
+        section: str = "generator",
     ) -> None:
         self._meter = meter
         self._id = _replica_id()
@@ -164,7 +166,7 @@ class GeneratorReplica:
             raise
         self._slots = Slots(self._engine.capacity)
         self._outboxes: dict[str, Outbox[Reply]] = {}
-        self._clock = BusyClock(self._engine.slots)
+        self._clock = BusyClock(self._engine.slots, section)
         self._timeout_s = timeout_s
         self._running: set[RequestId] = set()
         self._held_back: frozenset[RequestId] = frozenset()

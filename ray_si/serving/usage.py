@@ -12,22 +12,37 @@ from ray_si.engines.base import Completion, Purpose, Request
 from ray_si.serving.versions import mismatch
 
 
+class SlotSeconds(dict[str, float]):
+    """Slots times seconds, by the section of the configuration whose replicas have the slots."""
+
+    def __add__(self, other: SlotSeconds) -> SlotSeconds:
+        names = self.keys() | other.keys()
+        return SlotSeconds({name: self.get(name, 0.0) + other.get(name, 0.0) for name in names})
+
+    def __sub__(self, other: SlotSeconds) -> SlotSeconds:
+        return self + SlotSeconds({name: -seconds for name, seconds in other.items()})
+
+    def of(self, section: str | None) -> float:
+        """Those of a section; None: of all."""
+        return sum(self.values()) if section is None else self.get(section, 0.0)
+
+
 @dataclass
 class Usage:
     """What replicas have done since they started, and what they are doing.
 
-    ``busy_s`` is in slot-seconds, out of ``open_s``: slots times seconds. ``running`` requests are
-    being answered, ``waiting`` ones are queued on a replica. The counters go by purpose; tokens are
-    those of answered requests, ``failed`` counts requests that ended as an error row.
-    ``failed_starts`` and ``deaths`` count replicas, ``trouble`` is the last word of one of them.
+    ``busy_s`` is out of ``open_s``. ``running`` requests are being answered, ``waiting`` ones are
+    queued on a replica. The counters go by purpose; tokens are those of answered requests,
+    ``failed`` counts requests that ended as an error row. ``failed_starts`` and ``deaths`` count
+    replicas, ``trouble`` is the last word of one of them.
     """
 
     replicas: int = 0
     slots: int = 0
     running: int = 0
     waiting: int = 0
-    busy_s: float = 0.0
-    open_s: float = 0.0
+    busy_s: SlotSeconds = field(default_factory=SlotSeconds)
+    open_s: SlotSeconds = field(default_factory=SlotSeconds)
     requests: Counter[Purpose] = field(default_factory=Counter)
     failed: Counter[Purpose] = field(default_factory=Counter)
     prompt_tokens: Counter[Purpose] = field(default_factory=Counter)
@@ -61,16 +76,20 @@ class Usage:
             }
         )
 
-    def utilisation_since(self, earlier: Usage) -> float | None:
-        """Share of the slots' time that was used between two moments; None where none passed."""
-        open_s = self.open_s - earlier.open_s
-        return (self.busy_s - earlier.busy_s) / open_s if open_s > 0 else None
+    def utilisation_since(self, earlier: Usage, section: str | None = None) -> float | None:
+        """Share of the slots' time that was used between two moments; None where none passed.
+
+        Of one ``section``'s replicas, or of all together.
+        """
+        open_s = (self.open_s - earlier.open_s).of(section)
+        return (self.busy_s - earlier.busy_s).of(section) / open_s if open_s > 0 else None
 
 
 class BusyClock:
-    """Integrates busy slots over time into a `Usage`."""
+    """Integrates busy slots over time into a `Usage` of a ``section``'s replica."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, section: str) -> None:
+        self._section = section
         self.usage = Usage(replicas=1, slots=slots)
         self._since = time.monotonic()
 
@@ -78,8 +97,9 @@ class BusyClock:
         """Note a new state; the time until now went by in the old one."""
         now = time.monotonic()
         elapsed, self._since = now - self._since, now
-        self.usage.busy_s += elapsed * min(self.usage.running, self.usage.slots)
-        self.usage.open_s += elapsed * self.usage.slots
+        busy = min(self.usage.running, self.usage.slots)
+        self.usage.busy_s += SlotSeconds({self._section: elapsed * busy})
+        self.usage.open_s += SlotSeconds({self._section: elapsed * self.usage.slots})
         self.usage.running, self.usage.waiting = running, waiting
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ray_si.build import instances
-from ray_si.build.instances import InstancePhase
+from ray_si.build.instances import InstancePhase, is_any_to_ask
 from ray_si.config.file import parse_config
 from ray_si.pipeline.progress import Reporter
 from ray_si.pipeline.token_budget import TokenBudget
@@ -99,6 +99,41 @@ def test_a_resume_asks_what_failed_again_but_nothing_that_stands(run, asked):
     (first, _, last) = (part["key"] for part in manifest["parts"])
     assert first == f"instances/part-00000-{third}.parquet"
     assert last == f"instances/part-00002-{third}.parquet"
+
+
+def test_to_ask_is_what_is_missing_what_failed_and_what_was_cut_short(run):
+    def is_any():
+        return is_any_to_ask(run, rounds, 2)
+
+    with run.held():
+        rounds, last = CommittedRounds.read(run), BLOCKS - 1
+        for block in range(last):
+            stored(run, block, ids=ids(block))
+        assert is_any()
+        stored(run, last, ids=ids(last))
+        assert not is_any()
+    for options in ({"reason": "error"}, {"ids": ids(0)}):
+        with run.held():  # of several, the last counts
+            stored(run, 3, fencing=run.lease.number, **{"ids": ids(3), **options})
+            assert is_any()
+            stored(run, 3, fencing=run.lease.number + 1, ids=ids(3))
+            assert not is_any()
+
+
+def test_what_is_written_is_not_told_before_all_that_stood_is_read_or_asked_again(run, asked):
+    with run.held():
+        for block in range(3):
+            stored(run, block, ids=ids(block), reason="error" if block == 1 else "stop")
+    with run.held():
+        phase = phase_of(run)
+        assert phase.written is None
+        assert phase.counts.blocks == 0
+        phase._begin(3)  # reads them, and asks the second again at the next look
+        phase.wait()
+        assert phase.counts.blocks == 2
+        assert phase.written is None
+        phase.run()
+    assert phase.written.blocks == phase.written.instructions / 2 == BLOCKS
 
 
 def test_the_manifest_waits_for_a_part_that_is_still_being_written(run, asked, monkeypatch):

@@ -16,7 +16,7 @@ from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.run.instance_parts import Counts
 from ray_si.run.run import Run
 from ray_si.serving.background import Alarm
-from ray_si.serving.usage import Usage
+from ray_si.serving.usage import SlotSeconds, Usage
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def run(tmp_path):
         yield run
 
 
-def watcher_of(run, reporter):
-    return Watcher(RunConfig(), None, reporter, run, Counts(), Alarm())
+def watcher_of(run, reporter, written=Counts):
+    return Watcher(RunConfig(), None, reporter, run, written, Alarm())
 
 
 def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found(run):
@@ -40,6 +40,34 @@ def test_seconds_go_to_what_this_build_accepted_and_not_to_what_it_found(run):
     reporter.report(Progress("bootstrap", 520, 1000))
     reporter.report(Progress("instances", 0, 520))
     assert 3 <= watcher.live(ended=False)["seconds_per_accepted"] < 3.5
+
+
+@pytest.mark.parametrize(
+    ("phase", "share", "bound_by"), [("bootstrap", 1.0, "generate"), ("instances", 0.3, None)]
+)
+def test_of_two_generators_the_one_that_the_phase_asks_is_seen_to_be_full(
+    run, phase, share, bound_by
+):
+    config = parse_config(
+        {name: {"engine": "replay", "model": None} for name in ("generator", "instance_generator")}
+    )
+    reporter = Reporter(lambda progress: None)
+    watcher = Watcher(config, None, reporter, run, Counts, Alarm())
+    busy = SlotSeconds(generator=1024.0, instance_generator=0.3 * 1024)
+    reporter.see(
+        Usage(busy_s=busy, open_s=SlotSeconds(generator=1024.0, instance_generator=1024.0)), None
+    )
+    reporter.report(Progress(phase, 0, 10))
+    live = watcher.live(ended=False)
+    assert live["stages"] == {"generate": share}
+    assert live["bound_by"] == bound_by
+    assert live["utilisation"] == live["utilisation_overall"] == 0.65
+
+
+def test_what_is_written_is_left_out_until_all_that_stands_is_known(run):
+    reporter = Reporter(lambda progress: None)
+    assert "written" not in watcher_of(run, reporter, lambda: None).live(ended=True)
+    assert watcher_of(run, reporter).live(ended=True)["written"]["instances"] == 0
 
 
 def test_dollars_are_told_where_they_are_known(run):
@@ -75,7 +103,7 @@ def test_queued_are_those_on_replicas_without_a_slot_and_those_before_them():
 def test_the_stage_that_is_full_is_told_while_instructions_are_written(run):
     reporter = Reporter(lambda progress: None)
     watcher = watcher_of(run, reporter)
-    reporter.stages.watch("embed", lambda: 1000 * time.monotonic())  # more than all of the time
+    reporter.stages.watch("embed", lambda: (1000 * time.monotonic(),))  # more than all of the time
     reporter.report(Progress("bootstrap", 0, 10))
     assert watcher.live(ended=False)["bound_by"] is None  # nothing to go by yet
     live = watcher.live(ended=False)

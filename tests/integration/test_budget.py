@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from ray_si.audit.verify import verify
@@ -54,6 +56,28 @@ def test_a_run_stops_within_its_budget_and_goes_on_with_more(finished, tmp_path,
 
     _build(replay_config, location, 10**9)
     assert _total(location) == whole
+    assert digests(location) == digests(reference)
+
+
+def test_a_run_that_spent_its_budget_to_the_last_token_is_finished_by_a_resume(
+    finished, tmp_path, replay_config
+):
+    """Its driver was killed behind the last block; where one is missing, the budget refuses."""
+    reference, _ = finished
+    location = tmp_path / "run"
+    shutil.copytree(reference, location)
+    shutil.rmtree(location / "data")
+    for name in ("stats.json", "instances/manifest.json"):
+        (location / name).unlink()
+    last = max(location.glob("instances/block-*"))
+    stored = last.read_bytes()
+    last.unlink()
+    told = []
+    with pytest.raises(BudgetError, match="what is finished is kept"):
+        _build(replay_config, location, _total(location), listen=told.append)
+    assert not told  # neither Ray nor models are started
+    last.write_bytes(stored)
+    _build(replay_config, location, _total(location))
     assert digests(location) == digests(reference)
 
 

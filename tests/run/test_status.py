@@ -64,6 +64,13 @@ def test_what_a_driver_left_spares_reading_any_block(run):
     assert not {"written", "ended"} & said["live"].keys()
 
 
+def test_what_stands_is_counted_where_a_driver_that_ended_did_not_know(run):
+    expected = status(run)
+    live(run, phase="bootstrap", ended=True, written=None)
+    assert status(run) == expected
+    assert expected["instances"] == 3 * 68
+
+
 def test_a_build_that_ended_is_not_shown_as_running(run):
     live(run, ended=True)
     said = status(run)

@@ -17,6 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RaySystemError
 from ray.serve._private.common import DeploymentID
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.schema import LoggingConfig
 
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
@@ -24,6 +25,7 @@ from ray_si.errors import EngineError, GenerationError
 from ray_si.serving import applications
 from ray_si.serving.applications import Generators, Serving, remove_predecessors
 from ray_si.serving.loads import RUNNING
+from ray_si.serving.replicas import GeneratorReplica
 from ray_si.serving.routing import FewestRequestsOfTwo
 from tests.builds import digests, replay_values
 
@@ -180,6 +182,20 @@ def test_embedders_that_fail_hang_or_differ_are_one_named_error(embedders, scrip
         serving.encode(["one", "two"])
     assert serving._embedder.cancelled == (4 if script == ("hangs",) else 0)
     assert "\n" not in str(raised.value)
+
+
+def test_each_generators_replicas_are_told_which_of_them_they_are_of():
+    """And hand on what they are told: the meter keeps their slots' time apart by it."""
+    own = {"engine": "replay", "model": None}
+    config = parse_config({"generator": own, "instance_generator": own})
+    targets = Serving(config, "test", 1, embedder=False)._targets(None, LoggingConfig())
+    made = {target.name: target.target._bound_deployment.init_args for target in targets}
+    assert set(made) == {"test-00001-generator", "test-00001-instance_generator"}
+    for app, arguments in made.items():
+        replica = GeneratorReplica(*arguments)
+        replica._note()
+        (section,) = replica._clock.usage.open_s
+        assert app == f"test-00001-{section}"
 
 
 def test_a_task_has_a_thousand_slots_and_its_share_of_what_is_on_its_way():

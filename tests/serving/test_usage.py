@@ -13,13 +13,14 @@ from ray_si.serving.usage import BusyClock, Meter, Usage
 def test_busy_time_is_integrated_over_the_slots(monkeypatch):
     now = 100.0
     monkeypatch.setattr("ray_si.serving.usage.time.monotonic", lambda: now)
-    clock = BusyClock(slots=4)
+    clock = BusyClock(4, "generator")
     before = Usage()
     for after, running in ((1.0, 2), (3.0, 9), (2.0, 0), (4.0, 0)):
         now += after
         clock.change(running, 0)
     # 1 s with none, 3 s with 2, 2 s with all four (more only wait), 4 s with none
-    assert (clock.usage.busy_s, clock.usage.open_s) == (3 * 2 + 2 * 4, 10 * 4)
+    assert clock.usage.busy_s == {"generator": 3 * 2 + 2 * 4}
+    assert clock.usage.open_s == {"generator": 10 * 4}
     assert clock.usage.utilisation_since(before) == 14 / 40
     assert clock.usage.utilisation_since(clock.usage) is None
 
@@ -42,6 +43,27 @@ def test_a_replica_that_is_gone_counts_for_what_it_did_only(monkeypatch):
     assert total.failed == {"instructions": 1}
     assert total.prompt_tokens == {"instructions": 15}
     assert total.completion_tokens == {"instructions": 4}
+
+
+def test_the_meter_keeps_the_time_of_each_generators_slots_apart(monkeypatch):
+    now, meter = 0.0, Meter()
+    monkeypatch.setattr("ray_si.serving.usage.time.monotonic", lambda: now)
+    clocks = {"generator": BusyClock(8, "generator"), "instances": BusyClock(8, "instances")}
+    clocks["generator"].change(8, 0)
+    shown = []
+    for _ in range(2):
+        now += 10
+        for name, clock in clocks.items():
+            clock.change(clock.usage.running, 0)
+            meter.report(name, clock.usage)
+        shown.append(meter.total())
+        clocks["instances"].change(4, 0)
+    before, after = shown
+    assert before.utilisation_since(Usage()) == 0.5
+    assert before.utilisation_since(Usage(), "instances") == 0
+    assert after.utilisation_since(before, "generator") == 1
+    assert after.since(before).utilisation_since(Usage(), "instances") == 0.5
+    assert after.utilisation_since(before, "evaluator") is None
 
 
 def _died(meter, name, running, *, answered=0, reason="RuntimeError: broken"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -54,6 +55,8 @@ class ExcludedTexts:
         self._starts: list[int] = []  # ascending; parallel to the sources from there on
         self._sources: list[str] = []
         self._lock = threading.Lock()  # the index is for one thread at a time
+        self.searched_s = 0.0
+        """Seconds that `find` has searched so far, without what it waited for."""
 
     def __len__(self) -> int:
         return len(self._pool)
@@ -82,7 +85,9 @@ class ExcludedTexts:
         """
         vectors = self._vectors(texts, embeddings)
         with self._lock:
+            began = time.monotonic()
             ids, scores, is_embedded = self._nearest(texts, vectors)
+            self.searched_s += time.monotonic() - began
         return [
             Duplicate(
                 int(i),
@@ -176,9 +181,9 @@ class GuardedGate:
         return replace(screened, count=len(texts), refused=tuple(found))
 
     @property
-    def screening_s(self) -> float:
-        """Seconds that `Deduplicator.screen` has searched."""
-        return self._gate.screening_s
+    def screening_s(self) -> tuple[float, ...]:
+        """See `Deduplicator.screening_s`; with those of the excluded texts, which go on beside."""
+        return *self._gate.screening_s, self._excluded.searched_s
 
     def settle(self) -> None:
         """See `Deduplicator.settle`."""

@@ -50,6 +50,28 @@ def test_a_guarded_gate_is_the_gate_on_what_remains_whatever_the_batches(
     assert {i for i, reason in reasons.items() if reason == "rouge"} == {rest[i] for i in refused}
 
 
+def test_the_gate_says_how_long_each_of_its_parts_has_searched(monkeypatch):
+    """Of three that work at a time: the pool, a batch among itself, and the excluded texts."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    excluded, gate = ExcludedTexts(), Deduplicator(cosine=None, layers=1)
+    excluded.add(["name a river"], source="set")
+
+    def takes(seconds, search):
+        def searching(*arguments, **options):
+            nonlocal now
+            now += seconds
+            return search(*arguments, **options)
+
+        return searching
+
+    monkeypatch.setattr(excluded, "_nearest", takes(5, excluded._nearest))
+    monkeypatch.setattr(gate._layers, "nearest_by_rouge", takes(2, gate._layers.nearest_by_rouge))
+    monkeypatch.setattr(gate._peers, "add", takes(3, gate._peers.add))
+    GuardedGate(excluded, gate).screen(["list two seas"], 0, batch=0)
+    assert GuardedGate(excluded, gate).screening_s == (2, 3, 5)
+
+
 def test_cosine_is_asked_of_what_rouge_lets_pass():
     excluded = ExcludedTexts(0.7, 0.8)
     excluded.add(["name three rivers", "sing a song"], np.eye(3)[:2], source="set")
