@@ -126,7 +126,7 @@ class InstancePhase:
         self._generators, self._reporter, self._token_budget = generators, reporter, token_budget
         self._size = config.instances.block_size
         self._parts = InstanceParts(run, self._size)
-        self._unread = self._parts.unread()
+        self._unread = self._parts.unread(rounds.accepted)
         self._known = 0  # blocks that were looked at
         self._lock = threading.Lock()  # of the next two
         self._missing: deque[int] = deque()  # blocks that nobody writes yet
