@@ -30,7 +30,6 @@ from ray_si.run.instance_parts import (
     BlockRecord,
     Counts,
     InstanceParts,
-    blocks_between,
     part_table,
     records_of,
 )
@@ -175,9 +174,7 @@ class InstancePhase:
         if first >= last:
             return
         self._complete(first, last, last * self._size)
-        keys = blocks_between(self._run, first, last)
-        assert len(keys) == last - first, "blocks that stood are gone"
-        yield from read_ahead(self._run.read, keys.values())
+        yield from read_ahead(self._run.read, self._parts.keys(first, last))
 
     def _complete(self, first: int, last: int, instructions: int) -> None:
         """Have these blocks written, which the first so many instructions need."""

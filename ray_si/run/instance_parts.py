@@ -139,6 +139,27 @@ class InstanceParts:
             return True
         return part in self._written  # last: it comes to be that before it ceases to be the others
 
+    def keys(self, first: int, last: int) -> list[str]:
+        """Of blocks that are known to stand, from the first number to before the last."""
+        parts: dict[int, dict[int, str]] = {}  # those that were read
+        keys = []
+        for block in range(first, last):
+            part = block // PART_BLOCKS
+            if record := self._records.get(part, {}).get(block):
+                keys.append(record.info.key)
+                continue
+            if part not in parts:  # which a record leaves for a written part, see `has`
+                parts[part] = self._keys_of(part)
+            keys.append(parts[part][block])
+        return keys
+
+    def _keys_of(self, part: int) -> dict[int, str]:
+        """Number -> key of the blocks of a part that is written, if only to be so again."""
+        earlier = self._failed.get(part)
+        key = earlier[0] if earlier else self._written[part].key
+        ((_, records),) = read_parts(self._run, [key])
+        return {record.block: record.info.key for record in records}
+
     def unread(self, instructions: int) -> dict[int, str]:
         """Number -> key of the blocks that stand and are not known to, by number.
 

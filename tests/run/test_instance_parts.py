@@ -164,6 +164,26 @@ def test_full_parts_are_written_ahead_and_spare_the_next_driver_their_blocks(run
     assert not [key for key in other.objects.keys if "/block-" in key]
 
 
+def test_what_is_known_to_stand_is_found_with_no_listing(run, tens):
+    parts = InstanceParts(run, 2)
+    keys = [stored(run, block, reason="error" if block == 3 else "stop") for block in range(25)]
+    for record_ in keys:
+        parts.add(record_)
+    keys = [each.info.key for each in keys]
+    other = counted(run.location)
+    other._lease = SimpleNamespace(number=run.lease.number + 1, check=lambda: None)
+    again = InstanceParts(other, 2)
+    for block in range(20, 25):
+        again.add(parts._records[2][block])
+    other.objects.calls.clear()
+    assert again.keys(4, 25) == keys[4:]  # of a part to write again, a written one, and a begun one
+    assert other.objects.calls == {"get": 2}
+    assert again.keys(21, 25) == keys[21:]
+    assert other.objects.calls == {"get": 2}
+    again.add(stored(other, 3, fencing=2))
+    assert again.keys(2, 5) == [keys[2], block_key("instances", 3, 2), keys[4]]
+
+
 def resumed(run):
     """The run as the next driver has it, whose lease is that after the last one's."""
     other = counted(run.location)
