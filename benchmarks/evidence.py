@@ -45,7 +45,7 @@ from ray_si.experiments.evaluate import EvaluationProgress, evaluate
 from ray_si.experiments.finetune import finetune
 from ray_si.experiments.loop import LoopConfig, build_apart, load_loop
 from ray_si.experiments.unseen import unseen
-from ray_si.export.training_shards import shard_tables
+from ray_si.export.training_lines import Source
 from ray_si.run.evaluation import texts_of_item
 from ray_si.run.run import Run
 from ray_si.run.seeds import seeds_of
@@ -191,7 +191,7 @@ def sampled(
 
 def apart_from(run: Run, config: LoopConfig) -> Callable[[str], set[str]]:
     """Tells the ids of a file's tasks that resemble no row of a run, by the evaluation's gates."""
-    rows = [row for table in shard_tables(run, list(_TEXTS)) for row in table.to_pylist()]
+    rows = [row for table in Source(run).tables(_TEXTS) for row in table.to_pylist()]
     texts = {text for row in rows for text in texts_of_item(row["instruction"], [row["input"]])}
 
     def apart(path: str) -> set[str]:

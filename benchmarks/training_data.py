@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ray_si.engines import bundled
-from ray_si.export.training_shards import shard_tables
+from ray_si.export.training_lines import Source
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.training.base import inspect
@@ -73,7 +73,7 @@ def write_run(folder: Path, count: int) -> Run:
 
 
 def rows(run: Run) -> Iterator[tuple[list[str], list[str], list[str]]]:
-    for table in shard_tables(run, ["id", "instruction", "output"]):
+    for table in Source(run).tables(["id", "instruction", "output"]):
         columns = [table[name].to_pylist() for name in table.column_names]
         yield columns[0], columns[1], columns[2]
 

@@ -52,7 +52,6 @@ THROUGH_ANOTHER = {
     "engines/replay/script": "engines/replay/test_engine.py",
     "export/dataset_files": "export/test_hub.py",
     "export/hub_errors": "export/test_hub.py",
-    "export/training_shards": "experiments/test_finetune.py",
     "report/charts": "report/test_page.py",
     "report/files": "report/test_card.py",
     "report/rows": "report/test_statistics.py",

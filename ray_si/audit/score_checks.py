@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 
 import pyarrow as pa
 
-from ray_si.errors import RunError
-from ray_si.run.audit import Check
+from ray_si.run.audit import Check, read
 from ray_si.run.run import Run, seal
 from ray_si.scores.stored import FOLDER, HEADER, MANIFEST, SCORE_BLOCK
 from ray_si.storage.reading import read_ahead
-from ray_si.storage.tables import ShardInfo, from_parquet, read_named
+from ray_si.storage.tables import ShardInfo, from_parquet
 
 _BEGUN = re.compile(r"lease/.+|blocks/block-\d{5,}(-\d{5,})?\.parquet")
 
@@ -38,7 +38,12 @@ def _check_score(run: Run, folder: str, names: list[str], check: Check) -> None:
         key = f"{folder}/{MANIFEST}"
         check.count += 1
         try:
-            manifest = json.loads(run.objects.get(key))
+            data = read(run.objects, key)
+        except (KeyError, OSError) as error:
+            check.find(key, f"cannot be read: {error}")
+            return
+        try:
+            manifest = json.loads(data)
             if manifest != seal(manifest):
                 raise ValueError("it has other content than its own SHA-256 says")
             blocks = [ShardInfo(**entry) for entry in manifest["blocks"]]
@@ -64,11 +69,14 @@ def _block(run: Run, folder: str, info: ShardInfo, check: Check) -> pa.Table | N
     """A block's rows; None, with a finding, where it is not what its manifest says."""
     check.count += 1
     key = f"{folder}/{info.key}"
-    named = ShardInfo(key, info.rows, info.size, info.sha256)
     try:
-        table = from_parquet(read_named(run.objects, run.location, named, MANIFEST))
-    except RunError as error:
-        check.find(key, str(error).removeprefix(f"{run.location} ").removeprefix(run.location))
+        data = read(run.objects, key)
+        if hashlib.sha256(data).hexdigest() != info.sha256:
+            check.find(key, f"has other content than {MANIFEST} says (SHA-256)")
+            return None
+        table = from_parquet(data)
+    except KeyError:
+        check.find(key, "is missing")
         return None
     except (pa.ArrowException, OSError) as error:
         check.find(key, f"cannot be read: {error}")

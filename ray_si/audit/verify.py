@@ -21,13 +21,13 @@ from ray_si.export.rows import recount, shard_tables, suffixes
 from ray_si.pipeline.embeddings import InputEmbeddings, inputs_of
 from ray_si.pipeline.instances import AcceptedInstruction
 from ray_si.records import SeedTask
-from ray_si.run.audit import Audit, Check
+from ray_si.run.audit import Audit, Check, read
 from ray_si.run.evaluation import EvaluationSet, from_table
 from ray_si.run.layout import block_keys, shard_key
 from ray_si.run.run import Run, optional_part_key
 from ray_si.run.schemas import EVALUATION_TEXTS, INPUT_EMBEDDINGS, SEEDS
 from ray_si.run.seeds import seeds_of
-from ray_si.storage.tables import read_table, to_bytes
+from ray_si.storage.tables import from_parquet, to_bytes
 
 Listen = Callable[[str, int, int], None]
 """Told what is being checked, and how many of how many are."""
@@ -257,17 +257,20 @@ class Verification:
     def _shard(self, check: Check, key: str, table: pa.Table) -> None:
         expected = to_bytes(key, table)
         try:
-            stored = self._run.objects.get(key)
-            if stored == expected:
-                return
-            if key.endswith(".jsonl"):
-                rows, wanted = stored.splitlines(), expected.splitlines()
-            else:  # another version of pyarrow writes other bytes for the same rows
-                rows = read_table(self._run.objects, key).to_pylist()
-                wanted = table.to_pylist()
+            stored = read(self._run.objects, key)
         except KeyError:
             check.find(key, "is missing")
             return
+        except OSError as error:
+            check.find(key, f"cannot be read: {error}")
+            return
+        if stored == expected:
+            return
+        try:
+            if key.endswith(".jsonl"):
+                rows, wanted = stored.splitlines(), expected.splitlines()
+            else:  # another version of pyarrow writes other bytes for the same rows
+                rows, wanted = from_parquet(stored).to_pylist(), table.to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
             check.find(key, f"cannot be read: {error}")
             return

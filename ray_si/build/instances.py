@@ -30,7 +30,6 @@ from ray_si.run.instance_parts import (
     BlockRecord,
     Counts,
     InstanceParts,
-    blocks_between,
     part_table,
     records_of,
 )
@@ -126,7 +125,7 @@ class InstancePhase:
         self._generators, self._reporter, self._token_budget = generators, reporter, token_budget
         self._size = config.instances.block_size
         self._parts = InstanceParts(run, self._size)
-        self._unread = self._parts.unread()
+        self._unread = self._parts.unread(rounds.accepted)
         self._uncounted = set(self._unread)  # blocks that stood, and are not known to yet
         self._known = 0  # blocks that were looked at
         self._lock = threading.Lock()  # of the next two
@@ -182,9 +181,7 @@ class InstancePhase:
         if first >= last:
             return
         self._complete(first, last, last * self._size)
-        keys = blocks_between(self._run, first, last)
-        assert len(keys) == last - first, "blocks that stood are gone"
-        yield from read_ahead(self._run.read, keys.values())
+        yield from read_ahead(self._run.read, self._parts.keys(first, last))
 
     def _complete(self, first: int, last: int, instructions: int) -> None:
         """Have these blocks written, which the first so many instructions need."""
@@ -345,7 +342,7 @@ class InstancePhase:
 def is_any_to_ask(run: Run, rounds: CommittedRounds, size: int) -> bool:
     """Whether a block of the accepted instructions is missing, or is to be asked again."""
     parts = InstanceParts(run, size)
-    unread = parts.unread()
+    unread = parts.unread(rounds.accepted)
     left = [block for block in range(-(-rounds.accepted // size)) if not parts.has(block)]
     if not unread.keys() >= set(left):
         return True

@@ -23,7 +23,7 @@ from ray_si._version import __version__
 from ray_si.engines import bundled, registry
 from ray_si.errors import ConfigError, RunError, StorageLostError, TrainingError, one_line
 from ray_si.experiments.extras import need
-from ray_si.export.training_shards import shard_tables
+from ray_si.export.training_lines import Source
 from ray_si.run.run import Run
 from ray_si.run.seeds import seeds_of
 from ray_si.self_instruct import formats
@@ -175,7 +175,7 @@ def training_rows(
 
 def _columns(run: Run, names: Sequence[str], seed_tasks: bool) -> Iterator[dict[str, list[str]]]:
     """The columns of each shard, and of the seed tasks."""
-    for table in shard_tables(run, ["id", *names]):
+    for table in Source(run).tables(["id", *names]):
         yield table.to_pydict()
     if seed_tasks:
         instances = [

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_si.errors import StorageError, StorageLostError, one_line
 from ray_si.run.instance_parts import PART
 from ray_si.run.layout import INSTANCES, JOB, block_key, block_keys, block_number, round_folder
 from ray_si.run.manifests import RoundManifest, Stats
@@ -19,7 +20,7 @@ from ray_si.run.run import Manifest, Run, seal
 from ray_si.run.schemas import EMBEDDING, NULLABLE
 from ray_si.storage.base import Objects
 from ray_si.storage.reading import read_ahead
-from ray_si.storage.tables import ShardInfo, read_table
+from ray_si.storage.tables import ShardInfo, from_parquet
 
 LIMIT = 20
 """Findings that a check spells out; more are counted."""
@@ -191,19 +192,22 @@ class Audit:
     def _get(self, key: str) -> bytes | Exception:
         """An object's bytes, or why there are none."""
         try:
-            return self.run.objects.get(key)
-        except (KeyError, OSError, ValueError) as error:
+            return read(self.run.objects, key)
+        except (KeyError, OSError) as error:
             return error
 
     def _manifest_of(
         self, check: Check, key: str, data: bytes | Exception, form: dict[str, type]
     ) -> Manifest | None:
         check.count += 1
+        if isinstance(data, OSError):
+            self._lost(check, key, f"cannot be read: {data}")
+            return None
         try:
             if isinstance(data, Exception):
                 raise data
             found = json.loads(data)
-        except (KeyError, OSError, ValueError, RecursionError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             self._lost(check, key, f"is damaged: {error}")
             return None
         wrong = _wrong(found, form)
@@ -260,11 +264,11 @@ class Audit:
 
     def _wrong_object(self, source: str, said: ShardInfo) -> str | None:
         try:
-            data = self.run.objects.get(said.key)
+            data = read(self.run.objects, said.key)
         except KeyError:
             return "is missing"
         except OSError as error:
-            return f"cannot be read: {error.strerror}"
+            return f"cannot be read: {error}"
         if len(data) != said.size:
             return f"has {len(data)} bytes, not {said.size} as {source} says"
         if hashlib.sha256(data).hexdigest() != said.sha256:
@@ -371,13 +375,30 @@ def _rows(key: str, data: bytes) -> int:
     return rows
 
 
+def read(objects: Objects, key: str) -> bytes:
+    """An object's bytes; KeyError where there is none, OSError where it alone cannot be read.
+
+    Raises StorageError or StorageLostError where the run's header cannot be either, so that the
+    store is not there, or not there any more.
+    """
+    try:
+        return objects.get(key)
+    except (StorageError, StorageLostError) as error:
+        objects.get("run.json")
+        raise OSError(one_line(error).partition(";")[0]) from error
+
+
 def read_whole(objects: Objects, key: str, schema: pa.Schema) -> pa.Table | str:
     """A Parquet object with these columns, or what is wrong with it."""
     try:
-        table = read_table(objects, key, schema.names)
-        table.validate(full=True)
+        data = read(objects, key)
     except KeyError:
         return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error}"
+    try:
+        table = from_parquet(data, schema.names)
+        table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         return f"cannot be read: {error}"
     return wrong_columns(table, schema) or table

@@ -36,11 +36,8 @@ from ray_si.storage.tables import ShardInfo, to_parquet
 PART_BLOCKS = 1000
 """Blocks of a part; a power of ten, so that their names begin alike and are listed apart."""
 
-_LISTED_APART = 8
-"""Parts whose blocks are listed by themselves; for more, listing all takes no longer."""
-
-_STEMS = [f"{n:02d}" for n in range(100)]
-"""How the numbers of blocks begin: by these, all of them are listed several at a time."""
+_SHORTEST = 2
+"""Digits of the shortest stem, so that what is listed at all is listed several at a time."""
 
 PART = pa.schema(
     [
@@ -142,42 +139,42 @@ class InstanceParts:
             return True
         return part in self._written  # last: it comes to be that before it ceases to be the others
 
-    def unread(self) -> dict[int, str]:
+    def keys(self, first: int, last: int) -> list[str]:
+        """Of blocks that are known to stand, from the first number to before the last."""
+        parts: dict[int, dict[int, str]] = {}  # those that were read
+        keys = []
+        for block in range(first, last):
+            part = block // PART_BLOCKS
+            if record := self._records.get(part, {}).get(block):
+                keys.append(record.info.key)
+                continue
+            if part not in parts:  # which a record leaves for a written part, see `has`
+                parts[part] = self._keys_of(part)
+            keys.append(parts[part][block])
+        return keys
+
+    def _keys_of(self, part: int) -> dict[int, str]:
+        """Number -> key of the blocks of a part that is written, if only to be so again."""
+        earlier = self._failed.get(part)
+        key = earlier[0] if earlier else self._written[part].key
+        ((_, records),) = read_parts(self._run, [key])
+        return {record.block: record.info.key for record in records}
+
+    def unread(self, instructions: int) -> dict[int, str]:
         """Number -> key of the blocks that stand and are not known to, by number.
 
-        Of a block asked again, the last key. Looks into the parts that are to be written, and
-        behind the last part up to one of which no block stands.
+        Of a block asked again, the last key. Looks into the parts that are to be written, of all
+        that so many instructions make: there may be blocks behind parts of which none stands.
         """
-        last = max([*self._written, *self._failed], default=-1)
-        parts = [part for part in range(last + 1) if part not in self._written]
-        stored = self._listed_apart(parts, last + 1)
-        return dict(sorted((self._listed() if stored is None else stored).items()))
-
-    def _listed_apart(self, parts: list[int], behind: int) -> dict[int, str] | None:
-        """What `unread` is of these parts and of those ``behind``; None where they are many."""
-        if len(parts) >= _LISTED_APART:
-            return None
+        blocks = -(-instructions // (self._size or 1))
+        parts = [n for n in range(-(-blocks // PART_BLOCKS)) if n not in self._written]
+        stems = _stems(parts)
+        if stems and "://" not in self._run.location:
+            stems = [""]  # a folder is read whole each time; a store answers with what begins so
         stored: dict[int, str] = {}
-        for blocks in read_ahead(lambda part: stored_blocks(self._run, part), parts):
-            stored |= self._not_known(blocks)
-        for part in range(behind, behind + _LISTED_APART - len(parts)):
-            if not (blocks := stored_blocks(self._run, part)):
-                return stored
-            stored |= self._not_known(blocks)
-        return None
-
-    def _listed(self) -> dict[int, str]:
-        """What `unread` is, from a listing of all blocks."""
-
-        def listed(stem: str) -> dict[int, str]:
-            return self._not_known(self._run.finished_blocks(INSTANCES, stem))
-
-        # a store answers with what begins so; a folder is read whole each time
-        stems = _STEMS if "://" in self._run.location else [""]
-        stored: dict[int, str] = {}
-        for blocks in read_ahead(listed, stems):
-            stored |= blocks
-        return stored
+        for found in read_ahead(lambda stem: self._run.finished_blocks(INSTANCES, stem), stems):
+            stored |= self._not_known(found)
+        return dict(sorted(stored.items()))
 
     def _not_known(self, blocks: dict[int, str]) -> dict[int, str]:
         return {block: key for block, key in blocks.items() if not self.has(block)}
@@ -329,20 +326,29 @@ def read_blocks(run: Run) -> Iterator[pa.Table]:
     return read_ahead(lambda info: run.read(info.key), instance_objects(run, manifest))
 
 
-def stored_blocks(run: Run, part: int) -> dict[int, str]:
-    """Number -> key of the blocks of a part that stand."""
-    stem = f"{part * PART_BLOCKS:05d}"[: 1 - len(str(PART_BLOCKS))]
-    blocks = run.finished_blocks(INSTANCES, stem)
-    return {block: key for block, key in blocks.items() if block // PART_BLOCKS == part}
-
-
 def blocks_between(run: Run, first: int, last: int) -> dict[int, str]:
     """Number -> key of the blocks that stand, from the first number to before the last."""
     if first >= last:
         return {}
-    parts = range(first // PART_BLOCKS, (last - 1) // PART_BLOCKS + 1)
-    keys = {block: key for part in parts for block, key in stored_blocks(run, part).items()}
+    keys: dict[int, str] = {}
+    for part in range(first // PART_BLOCKS, (last - 1) // PART_BLOCKS + 1):
+        keys |= run.finished_blocks(INSTANCES, _stem(part))
     return {block: keys[block] for block in range(first, last) if block in keys}
+
+
+def _stem(part: int) -> str:
+    """How the numbers of a part's blocks begin, and some of those with more digits."""
+    return f"{part * PART_BLOCKS:05d}"[: 1 - len(str(PART_BLOCKS))]
+
+
+def _stems(parts: Iterable[int]) -> list[str]:
+    """How the numbers of these parts' blocks begin, those of ten parts in one where all ten are."""
+    stems = {_stem(part) for part in parts}
+    for length in range(max(map(len, stems), default=0), _SHORTEST, -1):
+        tens = Counter(stem[:-1] for stem in stems if len(stem) == length)
+        whole = {stem for stem, count in tens.items() if count == 10}
+        stems = {s for s in stems if len(s) != length or s[:-1] not in whole} | whole
+    return sorted(s for s in stems if stems.isdisjoint(s[:n] for n in range(_SHORTEST, len(s))))
 
 
 def _is_full(part: int, records: Collection[BlockRecord], size: int) -> bool:

@@ -62,7 +62,7 @@ def status(run: Run) -> dict[str, Any]:
         rejected.update(manifest["rejected"])
     accepted = sum(manifest["accepted"] for manifest in rounds)
     live = None if stats else run.live()
-    written = written_so_far(run, live)
+    written = written_so_far(run, accepted, live)
     shown = {name: value for name, value in (live or {}).items() if name not in _NOT_SHOWN}
     phase = "bootstrap"
     if stats:
@@ -113,9 +113,11 @@ def spent(run: Run) -> dict[Phase, Tokens]:
     What was asked and lost (requests in flight when a driver died, blocks that are written again
     because a request of theirs failed) is not known.
     """
+    rounds = read_manifests(run)
+    accepted = sum(manifest["accepted"] for manifest in rounds)
     return {
-        "bootstrap": _of_rounds(run, read_manifests(run)),
-        "instances": written_so_far(run).tokens,
+        "bootstrap": _of_rounds(run, rounds),
+        "instances": written_so_far(run, accepted).tokens,
     }
 
 
@@ -142,8 +144,8 @@ def spending(run: Run, by_phase: Mapping[Phase, Tokens], accepted: int) -> dict[
     }
 
 
-def written_so_far(run: Run, live: Mapping[str, Any] | None = None) -> Counts:
-    """What the instance blocks that stand come to; by ``live`` where it says so.
+def written_so_far(run: Run, accepted: int, live: Mapping[str, Any] | None = None) -> Counts:
+    """What the instance blocks of so many accepted instructions come to; by ``live`` if it says so.
 
     That may be some seconds old, and spares reading the blocks that are in no part yet.
     """
@@ -160,7 +162,7 @@ def written_so_far(run: Run, live: Mapping[str, Any] | None = None) -> Counts:
     manifest = run.instances()
     if manifest is None:
         parts = InstanceParts(run, run.header["config"].get("instances", {}).get("block_size", 0))
-        counts, keys = parts.counts, parts.unread().values()
+        counts, keys = parts.counts, parts.unread(accepted).values()
     elif "parts" in manifest:
         for _, records in read_parts(run, (part["key"] for part in manifest["parts"])):
             for record in records:

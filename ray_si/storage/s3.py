@@ -32,6 +32,7 @@ from botocore.parsers import ResponseParserError
 
 from ray_si.errors import StorageError, one_line
 from ray_si.storage.base import check_key
+from ray_si.storage.reading import read_ahead
 from ray_si.storage.s3_errors import SILENCE, error_code, translated
 from ray_si.storage.scratch import scratch_folder
 
@@ -43,6 +44,10 @@ _TIMEOUT_S = 60.0
 """Seconds of silence after which a request is tried again."""
 _LARGE = 16 << 20
 """Bytes of a part; larger objects than this are uploaded in parts, several at a time."""
+_MOST_AT_ONCE = 4 << 30
+"""Bytes beyond which an object cannot be written in one request; S3 itself takes 5 GiB."""
+_UPLOADERS = 4
+"""Parts of an object that are uploaded at a time."""
 _LONGEST_PAUSE_S = 20.0
 
 _EXISTS = "PreconditionFailed", "412"
@@ -134,14 +139,19 @@ class S3Objects:
 
     def move(self, source: str, target: str) -> None:
         old, new = self._name(source), self._name(target)
-        self._persist(target, lambda client: client.copy(old, new["Bucket"], new["Key"]))
+
+        def copy(client: Any) -> None:
+            with _repeatable():
+                client.copy(old, new["Bucket"], new["Key"])
+
+        self._persist(target, copy)
         self.delete(source)
 
     def tidied(self) -> AbstractContextManager[None]:
         return nullcontext()  # there are no folders
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write a key unless it exists, in one request whatever its size (S3 allows 5 GiB).
+        """Write a key unless it exists, which one request decides: the only one, or the last.
 
         When the answer to a write is lost, the repeated request meets the object that the first
         one wrote. So each call leaves a mark of its own with the object, and looks for it there.
@@ -151,10 +161,13 @@ class S3Objects:
 
         def store(client: Any) -> bool:
             try:
-                client.put_object(**name, Body=data, IfNoneMatch="*", Metadata={"writer": mark})
+                if len(data) > _MOST_AT_ONCE:
+                    self._upload_if_absent(client, name, data, mark)
+                else:
+                    client.put_object(**name, Body=data, IfNoneMatch="*", Metadata={"writer": mark})
             except ClientError as error:
                 code = error_code(error)
-                if code in _EXISTS:
+                if code in _EXISTS or code == _NO_UPLOAD:
                     return _writer(client, name) == mark
                 if code in _RACED:
                     raise _AgainError(error) from error
@@ -250,15 +263,51 @@ class S3Objects:
         stream = io.BytesIO(data) if isinstance(data, bytes) else data
         start = stream.tell()
         config = TransferConfig(
-            multipart_threshold=_LARGE, multipart_chunksize=_LARGE, max_concurrency=4
+            multipart_threshold=_LARGE, multipart_chunksize=_LARGE, max_concurrency=_UPLOADERS
         )
         try:
-            client.upload_fileobj(stream, name["Bucket"], name["Key"], Config=config)
-        except (ClientError, KeyError) as error:  # KeyError: of an answer without an upload id
-            if isinstance(error, KeyError) or error_code(error) == _NO_UPLOAD:
-                stream.seek(start)
-                raise _AgainError(error) from error
+            with _repeatable():
+                client.upload_fileobj(stream, name["Bucket"], name["Key"], Config=config)
+        except _AgainError:
+            stream.seek(start)
             raise
+
+    def _upload_if_absent(self, client: Any, name: dict[str, str], data: bytes, mark: str) -> None:
+        """Upload in parts, which become an object in the end, unless there is one by then."""
+        kind = {"ChecksumAlgorithm": "CRC32"}
+        try:
+            upload = client.create_multipart_upload(**name, **kind, Metadata={"writer": mark})
+            place = name | {"UploadId": upload["UploadId"]}
+        except KeyError as error:  # the answer was cut short
+            raise _AgainError(error) from error
+
+        def send(number: int) -> dict[str, Any]:
+            piece = data[(number - 1) * _LARGE : number * _LARGE]
+            sent = client.upload_part(**place, **kind, PartNumber=number, Body=piece)
+            told = {key: sent[key] for key in ("ETag", "ChecksumCRC32") if key in sent}
+            return {"PartNumber": number, **told}
+
+        try:
+            parts = list(read_ahead(send, range(1, -(-len(data) // _LARGE) + 1), _UPLOADERS))
+            client.complete_multipart_upload(
+                **place, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+            )
+        except ClientError:
+            self._take_back(client, name["Key"], upload["UploadId"])
+            raise
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Around a transfer in parts, which is done again where an answer to it was lost."""
+    try:
+        yield
+    except KeyError as error:  # of an answer without an upload id
+        raise _AgainError(error) from error
+    except ClientError as error:
+        if error_code(error) == _NO_UPLOAD:
+            raise _AgainError(error) from error
+        raise
 
 
 def _writer(client: Any, name: dict[str, str]) -> str | None:

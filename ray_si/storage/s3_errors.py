@@ -58,6 +58,10 @@ _MEND = {
     "AuthorizationHeaderMalformed": _ELSEWHERE,
     "IllegalLocationConstraintException": _ELSEWHERE,
     "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
+    "EntityTooLarge": (
+        "that is larger than this store takes; choose another one, or smaller shards "
+        "(output.rows_per_shard) in a run of its own"
+    ),
     "QuotaExceeded": "the quota is used up; raise it or free some space",
 }
 """S3's error codes that the user can mend -> what is wrong and what to do."""

@@ -15,8 +15,8 @@ from pathlib import Path
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder in ``parent``, whose name begins with ``prefix``; it is removed at the end.
 
-    Folders of that kind whose process has died are removed first. A living one holds a lock on its
-    folder, which ends with the process.
+    Folders of that kind whose process has died are removed first, but for those of other users. A
+    living one holds a lock on its folder, which ends with the process.
     """
     for path in parent.glob(f"{prefix}*"):
         if path.is_dir() and not path.is_symlink() and (lock := _locked(path, wait=False)):
@@ -39,10 +39,10 @@ def _new(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def _locked(folder: Path, *, wait: bool) -> int | None:
-    """A descriptor of the folder that holds its lock; None where another process does."""
+    """A descriptor of the folder that holds its lock; None where it is somebody else's."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # removed in this moment
+    except (FileNotFoundError, PermissionError):  # removed in this moment; another user's
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

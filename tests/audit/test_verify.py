@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from itertools import cycle
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ray_si.audit import instance_checks
-from ray_si.audit.verify import verify
-from ray_si.errors import RunError
+from ray_si.audit.verify import Verification, verify
+from ray_si.errors import RunError, StorageError, StorageLostError
 from ray_si.run import checkpoint
 from ray_si.run.instance_parts import PART
 from ray_si.run.run import Run, seal
@@ -128,6 +131,49 @@ def test_a_truncated_object_is_found_there(copy):
         path.write_bytes(data[: int(share * len(data))])
         assert path.relative_to(copy).as_posix() in named(copy)
         path.write_bytes(data)
+
+
+def unreadable(monkeypatch, broken, error=errno.EACCES):
+    """Has reading fail where ``broken`` says so of a path."""
+    read_bytes = Path.read_bytes
+
+    def read(path):
+        if broken(path):
+            raise OSError(error, os.strerror(error), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "bootstrap/round-00001/manifest.json",
+        "instances/block-00001.parquet",
+        "instances/part-00000-00001.parquet",
+        "data/train-00000-of-*.parquet",
+        "seeds.parquet",
+        "stats.json",
+    ],
+)
+def test_an_object_that_cannot_be_read_is_a_finding(copy, monkeypatch, key, error):
+    (path,) = copy.glob(key)
+    key = path.relative_to(copy).as_posix()
+    unreadable(monkeypatch, lambda each: each == path, error)
+    (finding,) = {finding for _, finding in findings(copy) if finding.startswith(key)}
+    assert finding.startswith(f"{key}: cannot be read: ")
+    assert finding.endswith(f": {os.strerror(error)}")
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO])
+def test_a_store_that_is_gone_as_a_whole_is_an_error(copy, monkeypatch, error):
+    is_gone = []
+    unreadable(monkeypatch, lambda _: bool(is_gone), error)
+    run = Verification(Run.open(str(copy)), 1, lambda *step: None)
+    is_gone.append(True)
+    with pytest.raises((StorageError, StorageLostError), match=os.strerror(error)):
+        run.run()
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{}", b"null", b'{"round": "x"}', b"[" * 100_000])

@@ -136,6 +136,18 @@ def test_what_is_written_is_not_told_before_all_that_stood_is_read_or_asked_agai
     assert phase.written.blocks == phase.written.instructions / 2 == BLOCKS
 
 
+def test_what_failed_behind_a_gap_is_asked_again_too(run, asked, monkeypatch):
+    """Two writers begin far apart, so a driver that is killed leaves one."""
+    monkeypatch.setattr(instance_parts, "PART_BLOCKS", 5)
+    with run.held():
+        for block in (0, 1, 2, 22, 23):
+            stored(run, block, reason="error" if block in (2, 22) else "stop", ids=ids(block))
+    again = Run.open(run.location)
+    with again.held():
+        phase_of(again).run()
+    assert asked == {b: b in (2, 22) for b in range(BLOCKS) if b not in (0, 1, 23)}
+
+
 def test_the_manifest_waits_for_a_part_that_is_still_being_written(run, asked, monkeypatch):
     """Where all blocks were written ahead there is none left to wait for."""
     monkeypatch.setattr(instance_parts, "PART_BLOCKS", 5)

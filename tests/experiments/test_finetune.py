@@ -24,6 +24,7 @@ from ray_si.training.config import Training
 from ray_si.training.encode import Encoder
 from ray_si.training.job import Job
 from tests.command import ENVIRONMENT, ray_si
+from tests.run.finished import finished_run
 from tests.training.conftest import write_tiny_model
 
 SHORT = {"max_steps": 3, "batch_size": 4, "rows_at_once": 2, "dtype": "float32", "log_steps": 1}
@@ -44,6 +45,19 @@ def tuned(finished, models, tmp_path_factory):
     location, _ = finished
     to = tmp_path_factory.mktemp("tuned") / "training"
     return to, finetune(str(location), str(to), Training(model=models[0], **SHORT))
+
+
+def test_rows_in_jsonl_are_read_as_they_are_however_long_and_whatever_they_look_like(tmp_path):
+    outputs = ["2024-01-01", "2024-01-01T10:00:00", "a" * (3 << 20)]
+    run = finished_run(
+        tmp_path / "run",
+        3,
+        format_="jsonl",
+        rows_per_shard=2,
+        instances=lambda number: [{"input": "", "output": outputs[number]}],
+    )
+    found = [text for _, _, completions in training_rows(run, "text", 0) for text in completions]
+    assert found == outputs
 
 
 @pytest.mark.usefixtures("ray_session")

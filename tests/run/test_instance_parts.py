@@ -160,8 +160,28 @@ def test_full_parts_are_written_ahead_and_spare_the_next_driver_their_blocks(run
     assert again.has(12)
     assert again.has(20)
     assert not again.has(21)
-    assert list(again.unread()) == [21, *range(30, 35)]
+    assert list(again.unread(70)) == [21, *range(30, 35)]
     assert not [key for key in other.objects.keys if "/block-" in key]
+
+
+def test_what_is_known_to_stand_is_found_with_no_listing(run, tens):
+    parts = InstanceParts(run, 2)
+    keys = [stored(run, block, reason="error" if block == 3 else "stop") for block in range(25)]
+    for record_ in keys:
+        parts.add(record_)
+    keys = [each.info.key for each in keys]
+    other = counted(run.location)
+    other._lease = SimpleNamespace(number=run.lease.number + 1, check=lambda: None)
+    again = InstanceParts(other, 2)
+    for block in range(20, 25):
+        again.add(parts._records[2][block])
+    other.objects.calls.clear()
+    assert again.keys(4, 25) == keys[4:]  # of a part to write again, a written one, and a begun one
+    assert other.objects.calls == {"get": 2}
+    assert again.keys(21, 25) == keys[21:]
+    assert other.objects.calls == {"get": 2}
+    again.add(stored(other, 3, fencing=2))
+    assert again.keys(2, 5) == [keys[2], block_key("instances", 3, 2), keys[4]]
 
 
 def resumed(run):
@@ -180,7 +200,7 @@ def test_a_part_is_written_again_once_what_failed_in_it_was_asked_again(run, ten
 
     second = resumed(run)  # asks both again, and dies when one stands
     parts = InstanceParts(second, 2)
-    assert parts.unread() == {block: block_key("instances", block) for block in (3, 7)}
+    assert parts.unread(40) == {block: block_key("instances", block) for block in (3, 7)}
     parts.add(stored(second, 7, fencing=2, kept=3))
     assert (parts.counts.blocks, parts.counts.instances) == (19, 2 * 18 + 6)
     assert parts.has(7)
@@ -192,7 +212,7 @@ def test_a_part_is_written_again_once_what_failed_in_it_was_asked_again(run, ten
     third = resumed(second)
     parts = InstanceParts(third, 2)
     assert parts.counts.blocks == 18
-    assert parts.unread() == {
+    assert parts.unread(40) == {
         3: block_key("instances", 3),
         7: block_key("instances", 7, 2),
     }
@@ -208,10 +228,10 @@ def test_a_part_is_written_again_once_what_failed_in_it_was_asked_again(run, ten
     fourth = resumed(third)
     parts = InstanceParts(fourth, 2)
     assert parts.counts.blocks == 19
-    assert parts.unread() == {3: failing.info.key}
+    assert parts.unread(40) == {3: failing.info.key}
     parts.add(stored(fourth, 3, fencing=4))
     fourth.objects.keys.clear()
-    assert InstanceParts(fourth, 2).unread() == {}
+    assert InstanceParts(fourth, 2).unread(40) == {}
     assert sorted(fourth.objects.keys) == ["instances/part-00000-00004.parquet", before[1]]
     parts.commit(40, {})
 
@@ -233,7 +253,7 @@ def test_what_failed_in_many_parts_is_found_and_nothing_else(run, tens):
     keys[failing[5]] = block_key("instances", failing[5], 2)
     other = counted(run.location)
     again = InstanceParts(other, 2)
-    assert list(again.unread().items()) == sorted(keys.items())
+    assert list(again.unread(250).items()) == sorted(keys.items())
     assert not [key for key in other.objects.keys if "/block-" in key]
 
 
@@ -267,14 +287,49 @@ def test_what_stands_is_listed_a_part_at_a_time_where_few_lack(run, tens):
     other = counted(run.location)
     again = InstanceParts(other, 2)
     before = other.objects.calls["list"]
-    assert list(again.unread()) == [*range(50, 57), 58, 59, 120, 121]
-    assert other.objects.calls["list"] - before == 3  # parts 5 and 12, and 13, which has none
+    assert list(again.unread(2 * 125)) == [*range(50, 57), 58, 59, 120, 121]
+    parts_to_write = 2 if "://" in run.location else 1  # parts 5 and 12; a folder is read once
+    assert other.objects.calls["list"] - before == parts_to_write
+
+
+@pytest.mark.parametrize("standing", [(0, 47), (49,), (*range(10), 33)])
+def test_blocks_behind_parts_of_which_none_stands_are_found(run, tens, standing):
+    parts = InstanceParts(run, 2)
+    for block in standing:
+        parts.add(stored(run, block))
+    again = InstanceParts(run, 2)  # which knows those of a part that was full
+    assert list(again.unread(100)) == [b for b in standing if b > 9 or len(standing) < 10]
 
 
 def test_where_no_part_is_written_every_block_that_stands_is_found(run, tens):
     for block in (*range(95), 99_998, 100_000):
         stored(run, block)
-    assert list(InstanceParts(run, 2).unread()) == [*range(95), 99_998, 100_000]
+    assert list(InstanceParts(run, 2).unread(200_002)) == [*range(95), 99_998, 100_000]
+
+
+def begin_so(stem, parts):
+    """Of some parts, those of which a block's number begins so."""
+    first = (part * PART_BLOCKS for part in parts)
+    blocks = (f"{block:05d}" for start in first for block in (start, start + PART_BLOCKS - 1))
+    return [block for block in blocks if block.startswith(stem)]
+
+
+@pytest.mark.parametrize(
+    ("written", "parts", "most"),
+    [
+        (range(0), range(6250), 100),  # a hundred million instructions, 16 a block
+        (range(3000), range(3000, 6250), 40),
+        (range(6250), range(6250, 6251), 1),
+        (range(0), range(90, 110), 20),
+        (range(0), range(0, 6250, 100), 63),
+    ],
+)
+def test_as_few_are_listed_as_there_are_parts_to_write(written, parts, most):
+    stems = instance_parts._stems(parts)
+    assert len(stems) <= most
+    assert all(any(f"{part * PART_BLOCKS:05d}".startswith(s) for s in stems) for part in parts)
+    others = sum(len(begin_so(stem, written)) for stem in stems)
+    assert others <= 2 * len(parts)
 
 
 def test_blocks_are_read_in_order_from_parts_and_from_a_manifest_of_an_earlier_version(run, tens):

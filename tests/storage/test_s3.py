@@ -105,6 +105,51 @@ def test_a_first_writer_whose_answer_is_lost_knows_that_it_won(location, through
     assert not objects.put_if_absent("lock", b"equal bytes")
 
 
+class CompletionForgotten(FlakyS3):
+    """Loses the answer to the second POST, which makes an object of an upload in parts.
+
+    To the third, which asks once more, it knows of no such upload.
+    """
+
+    def draw(self, method):
+        super().draw(method)
+        posts = self.requests["POST"] if method == "POST" else 0
+        self.answers = {"POST": (404, "NoSuchUpload")} if posts == 3 else {}
+        return "forgotten" if posts == 2 else None
+
+
+def test_what_is_too_large_for_one_request_is_written_in_parts_by_the_first(location, monkeypatch):
+    monkeypatch.setattr(s3, "_MOST_AT_ONCE", 1 << 20)
+    monkeypatch.setattr(s3, "_LARGE", 5 << 20)
+    objects, data = open_objects(location), os.urandom(1 << 20) * 6
+    assert objects.put_if_absent("large", data)
+    assert not objects.put_if_absent("large", data[::-1])
+    assert objects.get("large") == data
+    written = boto3.client("s3").head_object(
+        Bucket="runs", Key=f"{location.removeprefix('s3://runs/')}/large"
+    )
+    assert written["ETag"].endswith('-2"')  # of an object in two parts
+    assert uploads(location.removeprefix("s3://runs/")) == []
+
+
+def test_the_first_writer_in_parts_whose_answer_is_lost_knows_that_it_won(
+    location, through, monkeypatch
+):
+    monkeypatch.setattr(s3, "_MOST_AT_ONCE", 1 << 20)
+    through(share=0).__class__ = CompletionForgotten
+    objects, data = open_objects(location), bytes(2 << 20)
+    assert objects.put_if_absent("large", data)
+    assert objects.get("large") == data
+
+
+def test_a_move_whose_answer_is_lost_is_made_again(location, through):
+    open_objects(location).put("source", bytes(9 << 20))  # boto3 copies it in parts
+    through(share=0).__class__ = CompletionForgotten
+    objects = open_objects(location)
+    objects.move("source", "target")
+    assert list(objects.list()) == ["target"]
+
+
 def test_an_altered_answer_is_noticed(location, through, quick):
     open_objects(location).put("one", b"content")
     through(share=1, faults=("altered",))
@@ -157,6 +202,13 @@ def test_a_store_that_refuses_conditions_is_named(location, through, quick):
     through(share=0, answers={"PUT": (501, "NotImplemented")})
     with pytest.raises(StorageError, match="refuses conditional writes"):
         open_objects(location).put_if_absent("lock", b"")
+
+
+def test_what_is_larger_than_the_store_takes_is_not_to_be_tried_again(location, through, quick):
+    through(share=0, answers={"PUT": (400, "EntityTooLarge")})
+    with pytest.raises(StorageError, match="smaller shards") as caught:
+        open_objects(location).put("large", b"")
+    assert "the same command" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -57,6 +59,22 @@ def test_the_folder_of_a_killed_process_goes_and_nothing_else(tmp_path, holder):
     holder.wait()
     with scratch_folder(tmp_path, "x-") as folder:
         assert {path.name for path in tmp_path.iterdir()} == {"x-file", "y-other", folder.name}
+
+
+def test_a_folder_that_may_not_be_opened_is_left_to_its_user(tmp_path, monkeypatch):
+    theirs = tmp_path / "x-theirs"
+    theirs.mkdir()
+    opened = os.open
+
+    def denied(path, *rest, **options):
+        if path == theirs:  # whoever runs the tests may open anything
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", denied)
+    with scratch_folder(tmp_path, "x-") as folder:
+        assert {*tmp_path.iterdir()} == {theirs, folder}
+    assert [*tmp_path.iterdir()] == [theirs]
 
 
 def test_many_at_once_never_take_one_another_for_dead(tmp_path):
