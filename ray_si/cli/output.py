@@ -105,13 +105,16 @@ class BuildDisplay(Display):
         super().__init__()
         self._phase = ""
         self._began = (0.0, 0, 0)  # of the current phase: time, done, tokens
+        self._answered = 0  # until then
 
     def listen(self, progress: Progress) -> None:
         """Take a new state."""
         now = time.monotonic()
         changed = progress.phase != self._phase
-        if changed:
-            self._phase = progress.phase
+        answered = progress.usage.requests.total()
+        # until something is answered, what is done was found by a resume
+        if changed or (progress.usage.replicas and answered == self._answered):
+            self._phase, self._answered = progress.phase, answered
             self._began = (now, progress.done, progress.tokens)
         detail = self._detail(progress, now)
         if self._bars:
