@@ -14,7 +14,7 @@ from ray_si.pipeline.decisions import ACCEPTED
 from ray_si.run.layout import block_key
 from ray_si.run.run import LAYOUT, Run
 from ray_si.run.seeds import load_seeds
-from ray_si.run.status import status as status_of
+from ray_si.run.status import status as status_of, written_so_far
 from ray_si.run.strays import clean_up, is_clean, strays
 from ray_si.storage import lease as lease_module
 from ray_si.storage.objects import open_objects
@@ -219,12 +219,17 @@ def test_a_damaged_header_is_named(created, header, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["bootstrap/round-00000/manifest.json", "instances/block-00000.parquet", "stats.json"]
+    ("name", "read"),
+    [
+        ("bootstrap/round-00000/manifest.json", status_of),
+        ("instances/block-00000.parquet", lambda run: written_so_far(run, accepted=1)),
+        ("stats.json", status_of),
+    ],
 )
-def test_damage_behind_the_header_is_named(created, name):
+def test_damage_behind_the_header_is_named(created, name, read):
     created.objects.put(name, b"{")
     with pytest.raises(RunError, match=name) as caught:
-        status_of(Run.open(created.location))
+        read(Run.open(created.location))
     assert "\n" not in str(caught.value)
 
 
