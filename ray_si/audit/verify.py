@@ -82,7 +82,7 @@ class Verification:
             self._unique(header, seeds["id"].to_pylist())
         checks += rounds.run()
         if rounds.stopped is None and audit.intact:
-            checks.append(check_checkpoint(self._run, audit.rounds, rounds.pool))
+            checks.append(check_checkpoint(audit, rounds.pool))
         instances, shards, stats = Check("instances"), Check("shards"), Check("stats")
         size = config.instances.block_size
         rows = None

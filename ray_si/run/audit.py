@@ -13,8 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_si.errors import StorageError, StorageLostError, one_line
-from ray_si.run.instance_parts import PART
-from ray_si.run.layout import INSTANCES, JOB, block_key, block_keys, block_number, round_folder
+from ray_si.run.instance_parts import PART, is_full, last_parts
+from ray_si.run.layout import (
+    INSTANCES,
+    JOB,
+    block_key,
+    block_keys,
+    block_number,
+    round_folder,
+    unfenced,
+)
 from ray_si.run.manifests import RoundManifest, Stats
 from ray_si.run.run import Manifest, Run, seal
 from ray_si.run.schemas import EMBEDDING, NULLABLE
@@ -139,6 +147,8 @@ class Audit:
                 self._lost(check, "instances/manifest.json", "is missing, though the run is done")
         if self.instances:
             self._name_instances(check, self.instances)
+        elif "instances/manifest.json" not in self.keys:
+            self._name_in_parts(check)
         keys = [f"{round_folder(round_)}/manifest.json" for round_ in range(expected)]
         for round_, data in enumerate(read_ahead(self._get, keys)):
             if keys[round_] not in self.keys:
@@ -161,6 +171,25 @@ class Audit:
         if self.intact and "objects" in manifest:
             named = block_keys(entry["key"] for entry in manifest["objects"])
             self._blocks += named.values()
+
+    def _name_in_parts(self, check: Check) -> None:
+        """Take what full parts name, where no manifest does yet: a resume goes by them alone.
+
+        Blocks with requests that failed are left out: it looks at those, and asks them again.
+        """
+        size = self.run.header["config"].get("instances", {}).get("block_size", 0)
+        keys = last_parts(self.keys)
+        parts = read_ahead(lambda key: read_whole(self.run.objects, key, PART), keys.values())
+        for (number, key), part in zip(keys.items(), parts, strict=True):
+            if part == "is missing":
+                continue  # of a run that was finished meanwhile
+            if isinstance(part, str):
+                self._lost(check, key, part)
+                continue
+            entries = part.select([*_OBJECT, "block", "failed"]).to_pylist()
+            if is_full(number, ((entry["block"], entry["rows"]) for entry in entries), size):
+                final = [entry for entry in entries if not entry["failed"]]
+                self._name(check, key, final, "instances/block-")
 
     def instance_keys(self) -> list[str]:
         """The instance blocks by number: those that the manifest names, else those that stand."""
@@ -299,14 +328,17 @@ class Audit:
         """
         check = Check("strays")
         begun = 0
-        blocks = {block_key(INSTANCES, number) for number in range(instance_blocks)}
+        taken = {unfenced(key) for key in self._named}  # places of what was first asked, too
+        blocks = {block_key(INSTANCES, number) for number in range(instance_blocks)} - taken
         for key in (*self.keys, *self._temporaries()):
             check.count += 1
             if key in self._named or key in _OWN_KEYS or key in blocks:
                 continue
             if key.startswith((_LEASE, _SCORES, JOB)):
                 continue
-            if self._is_of_a_round(key, round_blocks) or (not self.intact and _is_begun(key)):
+            if key not in taken and self._is_of_a_round(key, round_blocks):
+                continue
+            if not self.intact and _is_begun(key):
                 continue
             if not self.finished and _is_begun(key):
                 begun += 1

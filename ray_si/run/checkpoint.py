@@ -156,8 +156,13 @@ def head(manifest: RoundManifest) -> RoundManifest:
 
 def segment_keys(run: Run) -> dict[Span, dict[str, str]]:
     """The segments that a run has: the keys of both objects of each."""
+    return segments_among(run.objects.list(FOLDER))
+
+
+def segments_among(stored: Iterable[str]) -> dict[Span, dict[str, str]]:
+    """What `segment_keys` is where these keys stand."""
     keys: dict[Span, dict[str, tuple[int, str]]] = {}
-    for key in run.objects.list(FOLDER):
+    for key in stored:
         if match := _NAME.fullmatch(key):
             kinds = keys.setdefault((int(match[2]), int(match[3])), {})
             kinds[match[1]] = max(kinds.get(match[1], (0, "")), (int(match[4]), key))

@@ -19,7 +19,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -120,7 +120,7 @@ class InstanceParts:
         self.counts = Counts()
         keys = part_keys(run)
         for number, (info, records) in zip(keys, read_parts(run, keys.values()), strict=True):
-            if not _is_full(number, records, size):
+            if not is_full(number, [(r.block, r.info.rows) for r in records], size):
                 continue
             if failed := {record.block for record in records if record.failed}:
                 self._failed[number] = info.key, failed
@@ -236,7 +236,8 @@ class InstanceParts:
         """Whether a part has all its blocks, and these all their rows."""
         records = self._records[number].values()
         if number not in self._failed:
-            return _is_full(number, records, self._size)
+            stored = ((record.block, record.info.rows) for record in records)
+            return len(records) == PART_BLOCKS and is_full(number, stored, self._size)
         _, failed = self._failed[number]
         if len(records) < len(failed):
             return False
@@ -291,8 +292,13 @@ def records_of(part: pa.Table) -> list[BlockRecord]:
 
 def part_keys(run: Run) -> dict[int, str]:
     """Number -> key of the parts that a run has, in order."""
+    return last_parts(run.objects.list("instances/part-"))
+
+
+def last_parts(stored: Iterable[str]) -> dict[int, str]:
+    """Number -> key of the parts among these keys, in order; of several of a number, the last."""
     keys: dict[int, tuple[int, str]] = {}
-    for key in run.objects.list("instances/part-"):
+    for key in stored:
         if match := _PART.fullmatch(key):
             number = int(match[1])
             keys[number] = max(keys.get(number, (0, "")), (int(match[2]), key))
@@ -351,9 +357,10 @@ def _stems(parts: Iterable[int]) -> list[str]:
     return sorted(s for s in stems if stems.isdisjoint(s[:n] for n in range(_SHORTEST, len(s))))
 
 
-def _is_full(part: int, records: Collection[BlockRecord], size: int) -> bool:
-    """Whether a part has all its blocks, and these all their rows."""
-    if len(records) < PART_BLOCKS:
-        return False
-    blocks = [record.block for record in records if record.info.rows == size]
-    return sorted(blocks) == list(range(part * PART_BLOCKS, (part + 1) * PART_BLOCKS))
+def is_full(part: int, stored: Iterable[tuple[int, int]], size: int) -> bool:
+    """Whether a part has all its blocks, and these all their rows, by their numbers and rows.
+
+    What such a part says is what a resume goes by; of others it looks at the blocks.
+    """
+    blocks = sorted(block for block, rows in stored if rows == size)
+    return blocks == list(range(part * PART_BLOCKS, (part + 1) * PART_BLOCKS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -17,8 +18,8 @@ import pytest
 from ray_si.audit import instance_checks
 from ray_si.audit.verify import Verification, verify
 from ray_si.errors import RunError, StorageError, StorageLostError
-from ray_si.run import checkpoint
-from ray_si.run.instance_parts import PART
+from ray_si.run import checkpoint, instance_parts
+from ray_si.run.instance_parts import PART, BlockRecord, InstanceParts
 from ray_si.run.run import Run, seal
 
 
@@ -457,3 +458,75 @@ def test_other_processes_find_what_this_one_does_and_progress_is_told(copy, monk
     ends = {what: (done, total) for what, done, total in heard}
     assert set(ends) == {"objects", "rounds", "instances"}
     assert all(done == total for done, total in ends.values())
+
+
+def test_what_a_build_adds_or_takes_away_meanwhile_is_no_finding(unfinished):
+    run = Run.open(str(unfinished))
+    covered = max(end for _, end in checkpoint.segment_keys(run))
+    later = sorted(unfinished.glob("bootstrap/round-*/manifest.json"))[covered - 1 :]
+    data = [path.read_bytes() for path in later]
+    shutil.rmtree(unfinished / "instances")
+    for path in later:  # as where the folder was listed before they were written
+        path.unlink()
+    listed = Verification(run, 1, lambda *step: None)
+    for path, content in zip(later, data, strict=True):
+        path.write_bytes(content)
+    assert not [finding for check in listed.run() for finding in check.findings]
+    listed = Verification(run, 1, lambda *step: None)
+    shutil.rmtree(unfinished / "checkpoint")
+    assert not [finding for check in listed.run() for finding in check.findings]
+
+
+@pytest.fixture
+def with_a_part(unfinished, monkeypatch):
+    """Writes a full part of two blocks, the second with requests that ``failed`` for good."""
+    monkeypatch.setattr(instance_parts, "PART_BLOCKS", 2)
+
+    def write(failed=0):
+        for path in unfinished.glob("instances/part-*"):
+            path.unlink()
+        run = Run.open(str(unfinished))
+        with run.held():
+            parts = InstanceParts(run, run.header["config"]["instances"]["block_size"])
+            for block, count in enumerate([0, failed]):
+                key = f"instances/block-{block:05d}.parquet"
+                record = BlockRecord.of(*run.read_stored(key))
+                parts.add(dataclasses.replace(record, failed=count))
+        assert len(list(unfinished.glob("instances/part-*"))) == 1
+        assert not findings(unfinished)
+        return unfinished
+
+    return write
+
+
+def test_a_block_that_a_part_names_is_missed_before_there_is_a_manifest(with_a_part):
+    location = with_a_part()
+    block, other = (location / f"instances/block-0000{n}.parquet" for n in (1, 0))
+    block.unlink()
+    assert findings(location) == [("objects", "instances/block-00001.parquet: is missing")]
+    shutil.copy(other, block)
+    assert named(location) >= {"instances/block-00001.parquet"}
+
+
+def test_a_block_that_a_resume_asks_again_is_not_missed(with_a_part):
+    location = with_a_part(failed=1)
+    (location / "instances/block-00001.parquet").unlink()
+    assert not findings(location)
+
+
+def test_a_part_that_a_resume_could_not_read_is_found(with_a_part):
+    location = with_a_part()
+    (part,) = location.glob("instances/part-*")
+    part.write_bytes(part.read_bytes()[:-20])
+    assert named(location) == {f"instances/{part.name}"}
+
+
+def test_what_was_first_asked_is_a_stray_where_the_manifest_names_another(copy):
+    folder = "bootstrap/round-00000"
+    first, again = (f"{folder}/block-00000{end}.parquet" for end in ("", "-00002"))
+    objects = json.loads((copy / folder / "manifest.json").read_text())["objects"]
+    moved = [entry | {"key": again} if entry["key"] == first else entry for entry in objects]
+    assert moved != objects
+    shutil.copy(copy / first, copy / again)
+    edit(copy, f"{folder}/manifest.json", objects=moved)
+    assert findings(copy) == [("strays", f"{first}: is named by nothing")]
