@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from ray_si.engines.base import Completion, Request
-from ray_si.errors import RaySIError
+from ray_si.errors import RaySIError, RunError, one_line
 from ray_si.run.layout import block_key
 from ray_si.serving.applications import Generators
 from ray_si.serving.client import Client
@@ -204,8 +204,10 @@ class _Answering:
 
 def _stored(task: Task, number: int, block: pa.Table) -> Done | None:
     """What to tell of a block that stands already; None where it is one of other rows."""
+    key = _key(task, number)
     try:
-        stored, info = read_stored(open_objects(task.location), _key(task, number))
+        with _naming(task, key):
+            stored, info = read_stored(open_objects(task.location), key)
     except KeyError:
         return None
     ids = task.work.row_id
@@ -215,12 +217,23 @@ def _stored(task: Task, number: int, block: pa.Table) -> Done | None:
 def _store(task: Task, number: int, block: pa.Table, answers: list[Any]) -> Done:
     """Store a block, unless somebody was first; what to tell of the one that stands then."""
     complete, ids = _complete(task.work, block, answers), task.work.row_id
-    objects = open_objects(task.location)
-    stored, info = claim_table(objects, _key(task, number), complete)
+    objects, key = open_objects(task.location), _key(task, number)
+    with _naming(task, key):
+        stored, info = claim_table(objects, key, complete)
     if not stored[ids].equals(complete[ids]):  # a superseded driver's, cut short where it stopped
         key = block_key(task.work.folder, number, task.fencing)
-        stored, info = claim_table(objects, key, complete)
+        with _naming(task, key):
+            stored, info = claim_table(objects, key, complete)
     return _done(task, number, stored, info)
+
+
+@contextmanager
+def _naming(task: Task, key: str) -> Iterator[None]:
+    """Raise RunError, which names the block, where what stands there is damaged."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # OSError: broken pages
+        raise RunError(f"{task.location}/{key} cannot be read: {one_line(error)}") from error
 
 
 def _complete(work: Work, block: pa.Table, answers: list[Any]) -> pa.Table:

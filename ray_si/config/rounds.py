@@ -119,9 +119,8 @@ def fitted(
         return prompts, max(1, rounds) if lookahead is None else lookahead
     size = max(ROUND * slots, least)
     if lookahead is None:
-        lookahead = max(1, math.ceil(ahead / size))
-    else:
-        size = max(size, math.ceil(ahead / lookahead if lookahead else ahead * BUSY / (1 - BUSY)))
+        lookahead = min(max(1, math.ceil(ahead / size)), MOST_AHEAD)
+    size = max(size, math.ceil(ahead / lookahead if lookahead else ahead * BUSY / (1 - BUSY)))
     return min(max(least, min(size, int(room / (lookahead + 1)))), MOST_PROMPTS), lookahead
 
 

@@ -141,16 +141,15 @@ class InstanceParts:
 
     def keys(self, first: int, last: int) -> list[str]:
         """Of blocks that are known to stand, from the first number to before the last."""
-        parts: dict[int, dict[int, str]] = {}  # those that were read
-        keys = []
-        for block in range(first, last):
-            part = block // PART_BLOCKS
-            if record := self._records.get(part, {}).get(block):
-                keys.append(record.info.key)
-                continue
-            if part not in parts:  # which a record leaves for a written part, see `has`
-                parts[part] = self._keys_of(part)
-            keys.append(parts[part][block])
+        keys: list[str] = []
+        for part in range(first // PART_BLOCKS, -(-last // PART_BLOCKS)):
+            start = part * PART_BLOCKS
+            blocks = range(max(first, start), min(last, start + PART_BLOCKS))
+            # records first: if they have left for a written part, it is that one that is read then
+            known = {n: r.info.key for n, r in self._records.get(part, {}).copy().items()}
+            if not known.keys() >= set(blocks):
+                known = self._keys_of(part) | known
+            keys += [known[block] for block in blocks]
         return keys
 
     def _keys_of(self, part: int) -> dict[int, str]:

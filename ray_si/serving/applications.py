@@ -215,9 +215,10 @@ class Serving:
 
     def _slots_of(self, app: str, generator: Generator) -> int:
         """What the engine says, once it runs; an endpoint's are those of all replicas together."""
+        most = generator.most_replicas
         if generator.engine == "openai" or app not in self._batches:
-            return generator.slots
-        return generator.most_replicas * self._batches[app]
+            return most * -(-generator.slots // most)
+        return most * self._batches[app]
 
     def usage(self) -> Usage:
         """What all replicas have done for this driver; raises RayError where the meter is gone."""
@@ -420,7 +421,8 @@ def _encode(handle: Any, texts: list[str]) -> tuple[np.ndarray, float, str]:
         except (RayError, RayServeException) as error:
             reason = short(error)
             logger.warning("the embedder failed (%s); trying again", reason)
-            time.sleep(2**attempt)
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(2**attempt)
         else:
             if len(vectors) != len(texts):
                 raise GenerationError(

@@ -189,7 +189,7 @@ class Client:
 
     def _send(self) -> None:
         self._is_waking = False
-        if self._is_on_trial or self._failure:
+        if self._is_on_trial or self._failure or self._is_closed:
             return
         if self._suspects:
             if not self._in_flight:
@@ -379,7 +379,7 @@ class Client:
         self._wake()
 
     async def _watch(self) -> None:
-        while not self._failure:
+        while not (self._failure or self._is_closed):
             await asyncio.sleep(_LOOK_S)
             silent_s = time.monotonic() - self._last_answer
             if not self._in_flight or silent_s < _LOOK_S:
@@ -407,13 +407,18 @@ class Client:
         """
         if question not in self._asked:
             asked = asyncio.wrap_future(in_thread(question, self._app))
-            asked.add_done_callback(lambda _: self._asked.pop(question))
+            asked.add_done_callback(partial(self._told, question))
             self._asked[question] = asked
         try:
             return await asyncio.wait_for(asyncio.shield(self._asked[question]), _WORD_S)
         except Exception as error:  # noqa: BLE001 - Serve's own, of many kinds
             logger.warning("Serve says nothing of %s: %s", self._app, short(error))
             return None
+
+    def _told(self, question: Callable[[str], Any], asked: asyncio.Future[Any]) -> None:
+        del self._asked[question]
+        if not asked.cancelled():
+            asked.exception()  # seen, also where nobody waits for it any more
 
     def _give_up(self, reason: str, kind: type[RaySIError] = GenerationError) -> None:
         """Fail every request that waits, and every later one."""

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 from ray_si.errors import ConfigError, one_line
@@ -122,14 +123,15 @@ def _are_routers_parked(timeout_s: float) -> bool:
     loop = SingletonThreadRouter._asyncio_loop
     if loop is None:
         return True
-    is_parked = threading.Event()
+    parking, is_parked = Future[None](), threading.Event()
 
     def park() -> None:
-        is_parked.set()
-        threading.Event().wait()
+        if parking.set_running_or_notify_cancel():
+            is_parked.set()
+            threading.Event().wait()
 
     loop.call_soon_threadsafe(park)
-    if not is_parked.wait(timeout_s):
+    if not is_parked.wait(timeout_s) and parking.cancel():
         return False
     SingletonThreadRouter._asyncio_loop = None
     return True

@@ -108,6 +108,16 @@ def test_a_block_that_is_asked_again_leaves_the_earlier_one(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["before", "meanwhile"])
+def test_a_damaged_block_that_stands_there_is_named(tmp_path, monkeypatch, moment):
+    if moment == "meanwhile":
+        monkeypatch.setattr(answering, "_stored", lambda task, number, block: None)
+    open_objects(str(tmp_path)).put("troubled/block-00000.parquet", b"damaged")
+    error, message = write(tmp_path, ["one", "two"])
+    assert error == "RunError"
+    assert message.startswith(f"{tmp_path}/troubled/block-00000.parquet cannot be read")
+
+
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
 def test_what_another_driver_stored_of_other_rows_does_not_count(tmp_path, monkeypatch, moment):
     if moment == "meanwhile":
         monkeypatch.setattr(answering, "_stored", lambda task, number, block: None)

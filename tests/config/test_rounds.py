@@ -172,3 +172,10 @@ def test_openings_that_may_be_used_so_often_are_enough_for_several_fitted_rounds
     values["bootstrap"]["prompts_per_round"] = count * each + 1
     with pytest.raises(ConfigError, match="less than a round"):
         parse_config(values)
+
+
+def test_where_more_rounds_would_be_fitted_than_may_be_ahead_they_are_larger():
+    spread = Spread(2.0)
+    prompts, lookahead = fitted(64, spread, MANY, 8)
+    assert lookahead == MOST_AHEAD
+    assert prompts * lookahead >= 64 * spread.longest > 2 * 64 * lookahead

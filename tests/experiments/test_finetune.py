@@ -162,7 +162,7 @@ class TestOnTheSessionsRay:
         with pytest.raises(RunError, match="is not finished: run `ray-si build`"):
             finetune(run.location, str(tmp_path / "to"), settings)
         with run.held():
-            run.commit_stats({"rows": 0, "shards": []})
+            run.commit_stats({"rows": 0, "with_instance": 0, "shards": []})
         with pytest.raises(RunError, match="has no rows to train on"):
             finetune(run.location, str(tmp_path / "to"), settings)
         assert not (tmp_path / "to").exists()

@@ -184,6 +184,27 @@ def test_what_is_known_to_stand_is_found_with_no_listing(run, tens):
     assert again.keys(2, 5) == [keys[2], block_key("instances", 3, 2), keys[4]]
 
 
+def test_a_block_asked_again_is_found_while_its_part_is_written(run, tens, monkeypatch):
+    parts = InstanceParts(run, 2)
+    for block in range(10):
+        parts.add(stored(run, block, reason="error" if block in (2, 4) else "stop"))
+    again = InstanceParts(resumed(run), 2)
+    read, write = again._keys_of, again._write
+    monkeypatch.setattr(again, "_write", lambda part: None)
+    for block in (2, 4):
+        again.add(stored(run, block, fencing=2))
+
+    def read_meanwhile(part):
+        keys = read(part)
+        write(part)
+        return keys
+
+    monkeypatch.setattr(again, "_keys_of", read_meanwhile)
+    assert again.keys(3, 5) == [block_key("instances", 3), block_key("instances", 4, 2)]
+    monkeypatch.setattr(again, "_keys_of", read)
+    assert again.keys(3, 5) == [block_key("instances", 3), block_key("instances", 4, 2)]
+
+
 def resumed(run):
     """The run as the next driver has it, whose lease is that after the last one's."""
     other = counted(run.location)

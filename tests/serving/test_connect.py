@@ -120,11 +120,12 @@ def test_ray_is_not_closed_under_serves_routers_nor_what_an_execution_leaves_beh
         from ray.serve._private.event_loop_monitoring import EventLoopMonitor
         from ray.serve._private.router import SingletonThreadRouter
 
+        def routers():
+            component = EventLoopMonitor.COMPONENT_UNKNOWN
+            return SingletonThreadRouter._get_singleton_asyncio_loop(component)
+
         def ask_in_the_routers_thread():
-            loop = SingletonThreadRouter._get_singleton_asyncio_loop(
-                EventLoopMonitor.COMPONENT_UNKNOWN
-            )
-            actor = Actor.remote()
+            loop, actor = routers(), Actor.remote()
 
             def ask_again():
                 actor.answer.remote()
@@ -138,13 +139,25 @@ def test_ray_is_not_closed_under_serves_routers_nor_what_an_execution_leaves_beh
                 ask_in_the_routers_thread()
             print(module.is_left_open(), ray.is_initialized())
         with module.connect(ADDRESS):
+            routers().call_soon_threadsafe(time.sleep, 1)
+        print(module.is_left_open(), ray.is_initialized())
+        time.sleep(1.5)
+        with module.connect(ADDRESS):  # the former is closed before
             thread = threading.Thread(target=ask, args=[Actor.remote()], name="iter_threaded")
             thread.start()
         print(module.is_left_open(), ray.is_initialized())
         ended.set()
         thread.join()
+        module._close()
+        print(module.is_left_open(), ray.is_initialized())
         """.replace("ADDRESS", repr(ray_address)),
         ray_address,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["False False", "False False", "True True"]
+    assert done.stdout.splitlines() == [
+        "False False",
+        "False False",
+        "True True",
+        "True True",
+        "False False",
+    ]
