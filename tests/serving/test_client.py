@@ -188,12 +188,8 @@ def test_no_more_is_sent_than_the_replicas_that_have_come_can_take(monkeypatch, 
     async def run():
         client = Client("late", window, (0,), replicas=8)
         async with client.watched():
-            asked = asyncio.gather(
-                *(
-                    client.ask(Request("x", SamplingParams(), seed))
-                    for seed in range(1500 * window // 96)
-                )
-            )
+            requests = (Request("x", SamplingParams(), seed) for seed in range(count))
+            asked = asyncio.gather(*map(client.ask, requests))
             for running in (1, 2, 8):
                 await asyncio.sleep(0.4)
                 RUNNING["late"] = running
