@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import suppress
@@ -61,5 +62,13 @@ class Alarm:
 
 
 def wait_for_all(timeout_s: float) -> bool:
-    """Until everything that was begun `in_thread` has ended, at most so long; whether it has."""
-    return not wait(_running.copy(), timeout_s).not_done
+    """Until everything that was begun `in_thread` has ended, at most so long; whether it has.
+
+    What one of them begins meanwhile is waited for, too.
+    """
+    end = time.monotonic() + timeout_s
+    while left := _running.copy():
+        if wait(left, max(0.0, end - time.monotonic())).not_done:
+            return False
+        _running.difference_update(left)  # as each does itself, perhaps in a moment
+    return True

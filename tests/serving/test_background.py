@@ -63,3 +63,17 @@ def test_waiting_for_all_ends_when_they_have_or_when_the_time_is_over():
     release.set()
     wait_for_all(60)
     assert future.done()
+
+
+def test_what_is_begun_while_all_is_waited_for_is_waited_for_too():
+    release, then = threading.Event(), threading.Event()
+
+    def begin_another():
+        release.wait(60)
+        in_thread(then.wait, 60)
+
+    in_thread(begin_another)
+    threading.Timer(0.1, release.set).start()
+    assert not wait_for_all(0.5)
+    then.set()
+    assert wait_for_all(60)
