@@ -63,6 +63,19 @@ def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
     return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
+def with_opening(tokenizer: Any, request: Request, arguments: Mapping[str, Any], text: str) -> str:
+    """What was written, behind the tag of the thought that its prompt opens, if it opens one.
+
+    Without that tag a thought that was cut could not be told from an answer.
+    """
+    if isinstance(request.prompt, str) or request.continue_final_message:
+        return text
+    if "think" not in str(getattr(tokenizer, "chat_template", "")).lower():
+        return text
+    opening = _opening_of_open_thought(_render(tokenizer, request.prompt, arguments))
+    return text if text.lstrip().startswith(opening) else f"{opening}\n{text}"
+
+
 def around_thoughts(tokenizer: Any) -> frozenset[int]:
     """Special tokens that stand around a thought; empty where tags are plain text."""
     return frozenset(
@@ -112,8 +125,12 @@ def check_labels(folder: Path, requests: Sequence[Request], arguments: Mapping[s
 
 def closing_of_open_thought(rendered: str) -> str:
     """The tag that would close the thought which a rendered prompt leaves open; "" for others."""
+    return re.sub(r"^([<\[◁]+)", r"\1/", _opening_of_open_thought(rendered))
+
+
+def _opening_of_open_thought(rendered: str) -> str:
     opening = _OPEN_THOUGHT.search(rendered)
-    return re.sub(r"^([<\[◁]+)", r"\1/", opening[0].strip()) if opening else ""
+    return opening[0].strip() if opening else ""
 
 
 def _thinks_first(

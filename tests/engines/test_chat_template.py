@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ray_si.engines.base import Request, SamplingParams
-from ray_si.engines.chat_template import around_thoughts, check_labels, check_turns, decode, encode
+from ray_si.engines.chat_template import (
+    around_thoughts,
+    check_labels,
+    check_turns,
+    decode,
+    encode,
+    with_opening,
+)
 from ray_si.errors import EngineError
+from ray_si.self_instruct.thoughts import split_thoughts
 
 TURNS = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant]"
 HYBRID = TURNS + "{% if enable_thinking is false %} <think> </think>{% endif %}"
@@ -100,6 +109,30 @@ def test_an_open_turn_goes_on_where_its_text_ends(begun):
     turns = [*ASKED.prompt, {"role": "user", "content": begun}]
     request = Request(turns, ASKED.sampling, 0, "input", continue_final_message=True)
     assert _text(ALWAYS, {}, request) == "[user]Isit?[user]" + begun.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "is_open"),
+    [(ALWAYS, {}, True), (OFF_BY_DEFAULT, {"thinking": True}, True), (OFF_BY_DEFAULT, {}, False),
+     (HYBRID, {}, False), (HYBRID, {"enable_thinking": False}, False), (TURNS, {}, False)],
+)  # fmt: skip
+def test_a_thought_that_the_prompt_opens_is_no_answer_where_it_is_cut(template, arguments, is_open):
+    request = Request(ASKED.prompt, ASKED.sampling, 0)
+    written = partial(with_opening, _tokenizer(template), request, arguments)
+    musings = "1. Name a river.\n2. Name a town.\n"
+    assert split_thoughts(written(musings)).is_finished == (not is_open)
+    assert written(musings) == ("<think>\n" if is_open else "") + musings
+    assert split_thoughts(written("hm</think>Yes")) == split_thoughts("hm</think>Yes")
+    assert written("<think>\nhm") == "<think>\nhm"  # some models write it again
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [Request("Is it?", SamplingParams(), 0),
+     Request(ASKED.prompt, SamplingParams(), 0, continue_final_message=True)],
+)  # fmt: skip
+def test_a_prompt_without_a_turn_of_the_model_opens_no_thought(request_):
+    assert with_opening(_tokenizer(ALWAYS), request_, {}, "1. Name") == "1. Name"
 
 
 def test_turns_need_a_chat_template_as_far_as_the_files_are_there(tmp_path):

@@ -247,9 +247,7 @@ class TransformersEngine:
         )[:, width:]
         logprobs = torch.stack(sampler.logprobs, dim=1)
         return [
-            self._lm.completion(
-                len(waiting.prompt), row.tolist(), values.tolist(), waiting.request.sampling
-            )
+            self._lm.completion(waiting.request, len(waiting.prompt), row.tolist(), values.tolist())
             for waiting, row, values in zip(batch, written, logprobs, strict=True)
         ]
 
