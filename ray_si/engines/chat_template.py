@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from ray_si.engines.base import Request
 from ray_si.errors import EngineError
 from ray_si.records import Message
@@ -21,6 +23,12 @@ _MISTRALS = "tekken.json"
 _SWITCHES = {"enable_thinking": False, "thinking": False}
 """Arguments by which templates let a model answer at once: Qwen, SmolLM; DeepSeek, Granite."""
 
+_WITHOUT_SYSTEM = {
+    "instructions": "leave bootstrap.topics out, or ",
+    "input": "set instances.inputs to asked, or ",
+}
+"""What makes prompts do without a system turn, which templates such as Gemma's refuse."""
+
 _WRITTEN_HERE = "\ue000"
 """Stands where the open turn of a prompt ends: of private use, so that no template changes it."""
 
@@ -32,14 +40,23 @@ _AROUND = re.compile(r"think|thought|<\|(?:channel|message)\|>", re.IGNORECASE)
 def encode(tokenizer: Any, request: Request, arguments: Mapping[str, Any]) -> list[int]:
     """The tokens of a prompt; ``arguments`` are those of the chat template.
 
-    Raises EngineError where labels are to be scored and the model thinks before it answers.
+    Raises EngineError where the template refuses the turns, and where labels are to be scored and
+    the model thinks before it answers.
     """
     if isinstance(request.prompt, str):
         return list(tokenizer(request.prompt)["input_ids"])
-    if request.continue_final_message:
-        text = _render_open(tokenizer, request.prompt, arguments)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    text = _render(tokenizer, request.prompt, arguments)
+    render = _render_open if request.continue_final_message else _render
+    try:
+        text = render(tokenizer, request.prompt, arguments)
+    except (
+        TemplateError
+    ) as error:  # a role, or an order of them, that the template has no place for
+        has_system = any(turn["role"] == "system" for turn in request.prompt)
+        instead = _WITHOUT_SYSTEM.get(request.purpose, "") if has_system else ""
+        raise EngineError(
+            f"the model's chat template refuses the turns of prompts for {request.purpose} "
+            f"({error}): {instead}name another model"
+        ) from error
     if request.labels and _thinks_first(tokenizer, request.prompt, arguments, text):
         raise EngineError(
             "the model's chat template lets it think before it answers, so labels cannot be "
@@ -111,14 +128,23 @@ def check_turns(folder: Path, requests: Sequence[Request]) -> None:
         )
 
 
-def check_labels(folder: Path, requests: Sequence[Request], arguments: Mapping[str, Any]) -> None:
+def check_rendering(
+    folder: Path,
+    requests: Sequence[Request],
+    arguments: Mapping[str, Any],
+    trust_remote_code: bool = False,
+) -> None:
     """Raise what `encode` would, as far as the model's files are in the folder already."""
-    chats = [r for r in requests if r.labels and not isinstance(r.prompt, str)]
+    chats = [request for request in requests if not isinstance(request.prompt, str)]
+    telling = ["raise_exception", *(["think"] if any(chat.labels for chat in chats) else [])]
     texts = [path.read_text("utf-8") for name in _FILES if (path := folder / name).is_file()]
-    if chats and any("think" in text for text in texts):
+    if chats and any(word in text for word in telling for text in texts):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError):  # which the engine tells, once all its files are there
+            return
         for request in chats:
             encode(tokenizer, request, arguments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from ray_si.engines.base import Request, SamplingParams
 from ray_si.engines.chat_template import (
     around_thoughts,
-    check_labels,
+    check_rendering,
     check_turns,
     decode,
     encode,
@@ -25,6 +26,9 @@ TURNS = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor 
 HYBRID = TURNS + "{% if enable_thinking is false %} <think> </think>{% endif %}"
 OFF_BY_DEFAULT = TURNS + "{% if thinking %} <think>{% else %} </think>{% endif %}"
 ALWAYS = TURNS + " <think>\n"
+REFUSES = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+)
 STRIPS_ONLY = TURNS.replace("m['content']", "m['content'].split('</think>')[-1]")
 
 ASKED = Request(
@@ -85,8 +89,8 @@ def test_labels_are_not_scored_where_a_thought_begins(tmp_path, template, argume
         _text(template, arguments)
     _tokenizer(template).save_pretrained(tmp_path)
     with pytest.raises(EngineError, match="labels cannot be scored"):
-        check_labels(tmp_path, [ASKED], arguments)
-    check_labels(tmp_path, [Request(ASKED.prompt, ASKED.sampling, 0)], arguments)
+        check_rendering(tmp_path, [ASKED], arguments)
+    check_rendering(tmp_path, [Request(ASKED.prompt, ASKED.sampling, 0)], arguments)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +100,12 @@ def test_labels_are_not_scored_where_a_thought_begins(tmp_path, template, argume
 def test_labels_are_scored_where_the_answer_begins(tmp_path, template, arguments):
     assert "[assistant]" in _text(template, arguments)
     _tokenizer(template).save_pretrained(tmp_path)
-    check_labels(tmp_path, [ASKED], arguments)
+    check_rendering(tmp_path, [ASKED], arguments)
 
 
 def test_a_folder_without_a_template_passes(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
-    check_labels(tmp_path, [ASKED], {})
+    check_rendering(tmp_path, [ASKED], {})
 
 
 @pytest.mark.parametrize("begun", ["", "Is it"])
@@ -146,3 +150,23 @@ def test_turns_need_a_chat_template_as_far_as_the_files_are_there(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{}")
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     check_turns(tmp_path, [ASKED])
+
+
+@pytest.mark.parametrize(
+    ("purpose", "advice"),
+    [("input", r"instances\.inputs to asked"), ("instructions", r"bootstrap\.topics out"),
+     ("answer", r"\): name another model")],
+)  # fmt: skip
+def test_a_template_that_refuses_a_system_turn_says_so_before_any_work(tmp_path, purpose, advice):
+    turns = [{"role": "system", "content": "it"}, {"role": "user", "content": ""}]
+    request = Request(turns, ASKED.sampling, 0, purpose, continue_final_message=purpose != "answer")
+    _tokenizer(REFUSES + TURNS).save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=f"for {purpose} .no system role.*{advice}"):
+        check_rendering(tmp_path, [replace(request, prompt=turns[1:]), request], {})
+    _tokenizer(TURNS).save_pretrained(tmp_path)
+    check_rendering(tmp_path, [request], {})
+
+
+def test_a_tokenizer_that_is_not_all_there_is_left_to_the_engine(tmp_path):
+    (tmp_path / "chat_template.jinja").write_text(REFUSES + TURNS)
+    check_rendering(tmp_path, [ASKED], {})
