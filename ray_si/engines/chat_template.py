@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from ray_si.engines.base import Request
 from ray_si.errors import EngineError
 from ray_si.records import Message
@@ -21,6 +23,12 @@ _MISTRALS = "tekken.json"
 _SWITCHES = {"enable_thinking": False, "thinking": False}
 """Arguments by which templates let a model answer at once: Qwen, SmolLM; DeepSeek, Granite."""
 
+_WITHOUT_SYSTEM = {
+    "instructions": "leave bootstrap.topics out, or ",
+    "input": "set instances.inputs to asked, or ",
+}
+"""What makes prompts do without a system turn, which templates such as Gemma's refuse."""
+
 _WRITTEN_HERE = "\ue000"
 """Stands where the open turn of a prompt ends: of private use, so that no template changes it."""
 
@@ -32,14 +40,23 @@ _AROUND = re.compile(r"think|thought|<\|(?:channel|message)\|>", re.IGNORECASE)
 def encode(tokenizer: Any, request: Request, arguments: Mapping[str, Any]) -> list[int]:
     """The tokens of a prompt; ``arguments`` are those of the chat template.
 
-    Raises EngineError where labels are to be scored and the model thinks before it answers.
+    Raises EngineError where the template refuses the turns, and where labels are to be scored and
+    the model thinks before it answers.
     """
     if isinstance(request.prompt, str):
         return list(tokenizer(request.prompt)["input_ids"])
-    if request.continue_final_message:
-        text = _render_open(tokenizer, request.prompt, arguments)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    text = _render(tokenizer, request.prompt, arguments)
+    render = _render_open if request.continue_final_message else _render
+    try:
+        text = render(tokenizer, request.prompt, arguments)
+    except (
+        TemplateError
+    ) as error:  # a role, or an order of them, that the template has no place for
+        has_system = any(turn["role"] == "system" for turn in request.prompt)
+        instead = _WITHOUT_SYSTEM.get(request.purpose, "") if has_system else ""
+        raise EngineError(
+            f"the model's chat template refuses the turns of prompts for {request.purpose} "
+            f"({error}): {instead}name another model"
+        ) from error
     if request.labels and _thinks_first(tokenizer, request.prompt, arguments, text):
         raise EngineError(
             "the model's chat template lets it think before it answers, so labels cannot be "
@@ -61,6 +78,19 @@ def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
     dropped = _special(tokenizer) - around
     kept = [token for token in tokens if token not in dropped]
     return str(tokenizer.decode(kept, skip_special_tokens=False))
+
+
+def with_opening(tokenizer: Any, request: Request, arguments: Mapping[str, Any], text: str) -> str:
+    """What was written, behind the tag of the thought that its prompt opens, if it opens one.
+
+    Without that tag a thought that was cut could not be told from an answer.
+    """
+    if isinstance(request.prompt, str) or request.continue_final_message:
+        return text
+    if "think" not in str(getattr(tokenizer, "chat_template", "")).lower():
+        return text
+    opening = _opening_of_open_thought(_render(tokenizer, request.prompt, arguments))
+    return text if text.lstrip().startswith(opening) else f"{opening}\n{text}"
 
 
 def around_thoughts(tokenizer: Any) -> frozenset[int]:
@@ -98,22 +128,35 @@ def check_turns(folder: Path, requests: Sequence[Request]) -> None:
         )
 
 
-def check_labels(folder: Path, requests: Sequence[Request], arguments: Mapping[str, Any]) -> None:
+def check_rendering(
+    folder: Path,
+    requests: Sequence[Request],
+    arguments: Mapping[str, Any],
+    trust_remote_code: bool = False,
+) -> None:
     """Raise what `encode` would, as far as the model's files are in the folder already."""
-    chats = [r for r in requests if r.labels and not isinstance(r.prompt, str)]
+    chats = [request for request in requests if not isinstance(request.prompt, str)]
+    telling = ["raise_exception", *(["think"] if any(chat.labels for chat in chats) else [])]
     texts = [path.read_text("utf-8") for name in _FILES if (path := folder / name).is_file()]
-    if chats and any("think" in text for text in texts):
+    if chats and any(word in text for word in telling for text in texts):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError):  # which the engine tells, once all its files are there
+            return
         for request in chats:
             encode(tokenizer, request, arguments)
 
 
 def closing_of_open_thought(rendered: str) -> str:
     """The tag that would close the thought which a rendered prompt leaves open; "" for others."""
+    return re.sub(r"^([<\[◁]+)", r"\1/", _opening_of_open_thought(rendered))
+
+
+def _opening_of_open_thought(rendered: str) -> str:
     opening = _OPEN_THOUGHT.search(rendered)
-    return re.sub(r"^([<\[◁]+)", r"\1/", opening[0].strip()) if opening else ""
+    return opening[0].strip() if opening else ""
 
 
 def _thinks_first(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ray_si.engines import bundled, models, remote
 from ray_si.engines.adapters import check_adapter
 from ray_si.engines.base import Engine, Request
-from ray_si.engines.chat_template import check_labels, check_turns
+from ray_si.engines.chat_template import check_rendering, check_turns
 from ray_si.engines.context import check_context
 from ray_si.engines.memory import check_memory
 from ray_si.engines.models import check_embedder, check_model
@@ -84,7 +84,8 @@ def check(
             return
         check_context(folder, requests, options.get("max_model_len"))
         check_turns(folder, requests)
-        check_labels(folder, requests, options.get("chat_template_kwargs", {}))
+        arguments, trusts = options.get("chat_template_kwargs"), options.get("trust_remote_code")
+        check_rendering(folder, requests, arguments or {}, bool(trusts))
         if engine == "vllm":
             _check_spread(folder, options)
 

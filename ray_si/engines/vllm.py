@@ -133,18 +133,24 @@ class VLLMEngine:
         if written.finish_reason not in ("stop", "length"):
             return Completion("", "error", error=f"vLLM ended it with {written.finish_reason}")
         return Completion(
-            self._text(written, request.sampling.stop),
+            self._text(written, request),
             written.finish_reason,
             prompt_tokens=len(prompt),
             completion_tokens=count,
             mean_logprob=written.cumulative_logprob / count if count else None,
         )
 
-    def _text(self, written: Any, stops: Sequence[str]) -> str:
-        """vLLM's text; its tokens' own where special ones tell a thought from the answer."""
-        if self._around_thoughts.isdisjoint(written.token_ids):
-            return str(written.text)
-        return cut_at_stop(chat_template.decode(self._tokenizer, written.token_ids), stops)[0]
+    def _text(self, written: Any, request: Request) -> str:
+        """vLLM's text; its tokens' own where special ones tell a thought from the answer.
+
+        It begins with the tag of a thought that the prompt opens.
+        """
+        text = str(written.text)
+        if not self._around_thoughts.isdisjoint(written.token_ids):
+            text = chat_template.decode(self._tokenizer, written.token_ids)
+            text = cut_at_stop(text, request.sampling.stop)[0]
+        arguments = self._template_arguments
+        return chat_template.with_opening(self._tokenizer, request, arguments, text)
 
     def check_health(self) -> None:
         """Raise where the workers are dead, and no request has noticed yet, or hang."""

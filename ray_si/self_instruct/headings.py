@@ -33,7 +33,7 @@ class Heading:
     """A heading at the start of a line; ``rest`` is what follows on the line, decoration removed.
 
     ``number`` stands before the word or after it; ``column`` is where the word begins, bullets and
-    white space before it.
+    white space before it, but not what cannot be seen.
     """
 
     name: Name
@@ -70,11 +70,16 @@ class Number:
 
 _BLANK = re.compile(r"\s*(?:-{3,}|\*{3,}|_{3,}|={3,}|—{3,})?\s*")
 _FENCE = re.compile(r"(?:^|[:：*])\s*(?P<fence>`{3,}|~{3,})[^`]*$")
-_INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
+_INVISIBLE = (
+    "\ufeff\u200b\u2060\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+"""Characters without width, and those that direct Arabic and Hebrew."""
+
 _QUOTES = ('"""', "'''")
 
-_MARKS = r"(?:[>#=~\s·‣\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]|[*+•-]+(?=\s))*"
-"""Before a heading: white space, hashes, quote marks, bullets, the stars of org-mode, symbols."""
+_MARKS = rf"(?:[>#=~\s·‣\u2190-\u2bff\ufe0f\U0001f000-\U0001faff{_INVISIBLE}]|[*+•-]+(?=\s))*"
+"""Before a heading: white space, hashes, quote marks, bullets, the stars of org-mode, symbols, and
+what cannot be seen."""
 
 _ONLY_MARKS = re.compile(r"\s*[#=~*_-]*\s*")
 
@@ -147,7 +152,8 @@ def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading 
         rest = _without(match["open2"] or match["open"], rest)
     if (not colon or name in ("example", "task")) and _ONLY_MARKS.fullmatch(rest):
         rest = ""  # what frames the line, as in "### Example 1 ###"
-    heading = Heading(name, number_of(number), rest.strip(), match.start("open"))
+    column = sum(character not in _INVISIBLE for character in row[: match.start("open")])
+    heading = Heading(name, number_of(number), rest.strip(), column)
     is_bracketed = bool(match["right"]) and match["left"] != "["
     if not heading.rest or colon or is_bracketed:
         return heading

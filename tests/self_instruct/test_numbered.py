@@ -31,6 +31,21 @@ def test_a_list_in_any_form_is_read_as_its_items(items, form, separator, first, 
     assert _read(before + separator.join(rows) + behind) == items
 
 
+@pytest.mark.parametrize(
+    "mark", "\u200e\u200f\u061c\u202a\u202b\u202e\u2066\u2069\u200b\u2060\ufeff"
+)
+def test_a_mark_that_cannot_be_seen_hides_no_number_and_no_heading(mark):
+    """Models direct the lines of Arabic and Hebrew lists by them."""
+    listed = f"1. اذكر نهرا.\n{mark}2. اذكر مدينة.\n {mark}3. اذكر جبلا."
+    assert _read(listed) == ["اذكر نهرا.", "اذكر مدينة.", "اذكر جبلا."]
+    tasks = f"{mark}Instruction: Add.\nInput: 1 2\n{mark}Output: 3\n{mark}Instruction: Sing."
+    read, plain = (
+        read_tasks(text, chat=True, headings=ENGLISH) for text in (tasks, tasks.replace(mark, ""))
+    )
+    assert read == plain
+    assert [item.text for item in read] == ["Add.", "Sing."]
+
+
 @given(st.lists(SENTENCES, min_size=1, max_size=5), st.sampled_from(("{}. {}", "{}) {}")))
 def test_a_completion_goes_on_with_the_first_items_text(items, form):
     rows = [form.format(number, item) for number, item in enumerate(items, 9)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from ray_si.engines.base import Completion, EngineDiedError, Request, too_long
 from ray_si.engines.huggingface.loading import LanguageModel, load
@@ -50,8 +51,8 @@ class TransformersEngine:
 
     A batch holds requests of one kind (writing, or scoring labels), at most ``max_batch`` of them
     and at most ``batch_tokens`` prompt and completion tokens, padding included. Prompts are padded
-    on the left; a prefix that all of a batch share is computed once. Every row samples with its
-    own parameters and seed.
+    on the left; a prefix that all of a batch share is computed once, unless the model's cache
+    forgets (sliding windows) or sums up. Every row samples with its own parameters and seed.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class TransformersEngine:
         self._batches = 0
         self._sampler: RowSampler | None = None  # of the batch that is written, if one is
         self._is_busy = False
+        self._shares_prefixes = _keeps_everything(self._model.config)
         self._prefix: tuple[list[int], DynamicCache] | None = None
         self._arrivals: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
@@ -195,7 +197,7 @@ class TransformersEngine:
         the prefix's length. Padding stands between the prefix and each row's own part."""
         if self._prefix is not None and prefix[: len(self._prefix[0])] == self._prefix[0]:
             prefix = self._prefix[0]
-        elif len(rows) > 1 and len(prefix) >= _MIN_PREFIX:
+        elif self._shares_prefixes and len(rows) > 1 and len(prefix) >= _MIN_PREFIX:
             cache = self._model(
                 torch.tensor([prefix], device=self._device), use_cache=True, logits_to_keep=1
             ).past_key_values
@@ -247,9 +249,7 @@ class TransformersEngine:
         )[:, width:]
         logprobs = torch.stack(sampler.logprobs, dim=1)
         return [
-            self._lm.completion(
-                len(waiting.prompt), row.tolist(), values.tolist(), waiting.request.sampling
-            )
+            self._lm.completion(waiting.request, len(waiting.prompt), row.tolist(), values.tolist())
             for waiting, row, values in zip(batch, written, logprobs, strict=True)
         ]
 
@@ -290,3 +290,9 @@ class TransformersEngine:
                 )
             )
         return answers
+
+
+def _keeps_everything(config: Any) -> bool:
+    """Whether each layer of a model's cache has keys and values of all tokens."""
+    layers = DynamicCache(config=config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

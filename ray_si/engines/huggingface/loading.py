@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from ray_si.engines import chat_template, models
-from ray_si.engines.base import Completion, Request, SamplingParams
+from ray_si.engines.base import Completion, Request
 from ray_si.engines.huggingface.sampling import cut_at_stop
 from ray_si.engines.memory import check_memory
 from ray_si.errors import EngineError
@@ -46,12 +46,14 @@ class LanguageModel:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def completion(
-        self, prompt_tokens: int, row: list[int], logprobs: Sequence[float], params: SamplingParams
+        self, request: Request, prompt_tokens: int, row: list[int], logprobs: Sequence[float]
     ) -> Completion:
         """What was written: tokens up to the first that ends a text, or the first stop string.
 
         ``logprobs`` belong to the tokens of ``row``; what either has beyond the end is ignored.
+        The text begins with the tag of a thought that the prompt opens.
         """
+        params = request.sampling
         row = row[: params.max_tokens]
         end = next((i for i, token in enumerate(row) if token in self.end), None)
         text = chat_template.decode(self.tokenizer, row if end is None else row[:end])
@@ -60,7 +62,7 @@ class LanguageModel:
         if stopped:  # what follows the stop string does not count
             count = self._tokens_until(row[:count], params.stop)
         return Completion(
-            text,
+            chat_template.with_opening(self.tokenizer, request, self.template_arguments, text),
             "stop" if stopped or end is not None else "length",
             prompt_tokens=prompt_tokens,
             completion_tokens=count,

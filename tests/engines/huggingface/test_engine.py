@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,17 @@ def test_chat_turns_go_through_the_models_template(engine):
     assert "Paris" in done.text
     assert done.finish_reason == "stop"
     assert "<|im_end|>" not in done.text
+
+
+def test_a_thought_that_the_template_opens_stands_behind_its_tag(engine, monkeypatch):
+    """The text alone tells: tokens and log-probabilities are those of what was written."""
+    request = Request([{"role": "user", "content": "Is it?"}], GREEDY, 0)
+    row = engine._lm.tokenizer("1. Name a river.")["input_ids"]
+    written = partial(engine._lm.completion, request, 9, row, [-1.0] * len(row))
+    plain = written()
+    opens = engine._lm.tokenizer.chat_template + "{{ '<think>\\n' }}"
+    monkeypatch.setattr(engine._lm.tokenizer, "chat_template", opens)
+    assert written() == replace(plain, text="<think>\n1. Name a river.")
 
 
 def test_too_long_a_prompt_is_refused_and_its_neighbours_are_answered(engine):
