@@ -245,7 +245,8 @@ class OpenAIEngine:
     async def _ask(self, request: Request) -> Any:
         """One HTTP request. Raises what the client raises, TimeoutError, ValueError."""
         body = body_of(request, self._model, self._omit)
-        body[self._length_parameter] = body.pop("max_tokens")
+        sent = self._length_parameter
+        body[sent] = body.pop("max_tokens")
         known = {name: value for name, value in body.items() if name != "top_k"}
         extra = {name: body[name] for name in body.keys() - known.keys()} | self._extra
         resource = self._client.chat.completions if is_chat(request) else self._client.completions
@@ -254,7 +255,7 @@ class OpenAIEngine:
             return await asyncio.wait_for(call, self._timeout_s)
         except openai.BadRequestError as error:
             # newer models of OpenAI's know the one name only, most other endpoints the other
-            if "max_completion_tokens" in str(error) and self._length_parameter == "max_tokens":
+            if sent == "max_tokens" and "max_completion_tokens" in str(error):
                 self._length_parameter = "max_completion_tokens"
                 return await self._ask(request)
             raise

@@ -85,12 +85,14 @@ def test_a_stop_string_that_the_endpoint_ignores_ends_the_text_all_the_same(endp
     assert cut.text == whole.text[: whole.text.index(whole.text.split()[3])]
 
 
-def test_newer_models_get_the_limit_under_the_name_they_know(endpoint):
+@pytest.mark.parametrize(("concurrency", "refused"), [(1, 1), (8, 8)])
+def test_newer_models_get_the_limit_under_the_name_they_know(endpoint, concurrency, refused):
     endpoint.set(new_name=True)
-    made = engine(endpoint, concurrency=1)
-    completions = ask(made, request(CHAT), request(CHAT, seed=6))
-    assert all(completion.text for completion in completions)
-    assert endpoint.seen()["counts"]["requests"] == 3
+    made = engine(endpoint, concurrency=concurrency)
+    completions = ask(made, *[request(CHAT, seed=seed) for seed in range(8)])
+    assert all(completion.error is None for completion in completions)
+    assert endpoint.seen()["counts"]["requests"] <= 8 + refused
+    trial(engine(endpoint), request(CHAT), request(CHAT, seed=6), labelling("chat"))
 
 
 @pytest.mark.parametrize("style", ["completion", "chat"])
