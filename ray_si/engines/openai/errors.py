@@ -66,6 +66,11 @@ def _refusal(error: openai.APIStatusError) -> Failure:
     return Failure("endpoint", reason, status)
 
 
+def spent_on_thought(error: openai.BadRequestError) -> bool:
+    """Whether a model thought until it had no token left, which OpenAI's say with status 400."""
+    return "model output limit was reached" in str(error)
+
+
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait by Retry-After, in seconds or as a date, or by OpenAI's milliseconds.
 

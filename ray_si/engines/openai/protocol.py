@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from ray_si.engines.base import Completion, Request, with_thought
@@ -107,6 +108,14 @@ def read_answer(request: Request, answer: Any) -> Completion:
         text=with_thought(thought, text),
         finish_reason=finish_reason,
         mean_logprob=None if ends else mean_logprob(choice),
+    )
+
+
+def cut_off(request: Request) -> Any:
+    """The answer of a model that wrote nothing with all the tokens that it might use."""
+    return SimpleNamespace(
+        choices=[SimpleNamespace(message=None, text="", finish_reason="length")],
+        usage=SimpleNamespace(completion_tokens=request.sampling.max_tokens),
     )
 
 

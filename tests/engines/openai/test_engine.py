@@ -95,6 +95,21 @@ def test_newer_models_get_the_limit_under_the_name_they_know(endpoint, concurren
     trial(engine(endpoint), request(CHAT), request(CHAT, seed=6), labelling("chat"))
 
 
+def test_a_length_denied_in_both_names_does_not_change_what_texts_are_asked_with(endpoint):
+    endpoint.set(faults={"too_large": 1})  # as vLLM says it, which knows one name for texts
+    ask(engine(endpoint), request(), request(seed=6))
+    assert all("max_tokens" in body for body in endpoint.seen()["bodies"])
+
+
+@pytest.mark.parametrize("prompt", [TEXT, CHAT], ids=["text", "chat"])
+def test_a_model_that_thought_until_it_had_no_token_left_was_cut_off(endpoint, prompt):
+    endpoint.set(thinks=1000)
+    (completion,) = ask(engine(endpoint), request(prompt))
+    assert (completion.text, completion.finish_reason) == ("", "length")
+    assert completion.completion_tokens == 512
+    assert completion.prompt_tokens > 0
+
+
 @pytest.mark.parametrize("style", ["completion", "chat"])
 def test_labels_are_scored(endpoint, style):
     asked = labelling(style)
@@ -244,6 +259,12 @@ def test_an_endpoint_that_fails_for_all_stops_the_run(endpoint, faults, message)
     assert KEY not in str(caught.value)
 
 
+def test_an_endpoint_whose_model_thinks_longer_than_it_is_probed_is_none_that_fails(endpoint):
+    endpoint.set(faults={"broken": 1}, spare_greetings=True, thinks=100)
+    (completion,) = ask(engine(endpoint, retries=0), request())
+    assert completion.finish_reason == "error"
+
+
 def test_a_wait_longer_than_patience_stops_the_run_at_once(endpoint):
     endpoint.set(faults={"busy_until": 1}, retry_after=3600)
     began = time.monotonic()
@@ -284,9 +305,14 @@ def trial(made, *requests):
     asyncio.run(made.trial(requests or [request(), labelling("completion")]))
 
 
-def test_a_trial_asks_for_one_token_of_each_kind(endpoint):
+def test_a_trial_asks_for_few_tokens_of_each_kind(endpoint):
     trial(engine(endpoint))
-    assert [body["max_tokens"] for body in endpoint.seen()["bodies"]] == [1, 1]
+    assert [body["max_tokens"] for body in endpoint.seen()["bodies"]] == [16, 16]
+
+
+def test_a_model_that_thinks_longer_than_a_trial_lasts_passes_it(endpoint):
+    endpoint.set(thinks=100)
+    trial(engine(endpoint), request(CHAT), request())
 
 
 @pytest.mark.parametrize(
