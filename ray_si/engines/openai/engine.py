@@ -46,9 +46,9 @@ class OpenAIEngine:
     Completion-style prompts go to /completions, chats to /chat/completions. A refusal for now (429,
     or 503 with Retry-After) costs a request nothing but time. Server errors, lost connections and
     timeouts are tried ``retries`` times more. When those are used up, or a request is denied in
-    words that may mean all of them (401, 404), a trivial request tells whether it is this one that
-    cannot be answered, which makes it a Completion with finish_reason "error" (or "refused", where
-    asking again would change nothing), or the endpoint. An endpoint that fails everything for
+    words that may mean all of them (400, 401, 404), a trivial request tells whether it is this one
+    that cannot be answered, which makes it a Completion with finish_reason "error" (or "refused",
+    where asking again would change nothing), or the endpoint. An endpoint that fails everything for
     ``outage_s`` seconds, or denies access, raises GenerationError.
 
     The key is read from the environment variable ``api_key_env`` of the process that asks.
@@ -184,7 +184,7 @@ class OpenAIEngine:
         hint = ""
         if failure.status == 404:
             hint = await self._suggest(request)
-        elif failure.kind == "request":
+        elif failure.status in (400, 413, 422):
             hint = (
                 "; generator.openai.omit leaves parameters out that an endpoint doesn't take, and "
                 "shorter prompts come from fewer bootstrap.demonstrations"
@@ -289,7 +289,7 @@ class OpenAIEngine:
                 try:
                     probe = _for_few_tokens(replace(request, prompt=prompt, labels=()))
                     read_answer(probe, await self._ask(probe))
-                    found = None
+                    self._last_answer, found = time.monotonic(), None
                 except (openai.OpenAIError, asyncio.TimeoutError, ValueError) as error:
                     failure = failure_of(error)
                     found = None if failure.kind == "busy" else failure

@@ -180,7 +180,7 @@ def test_tokens_are_estimated_where_the_endpoint_does_not_count_them(endpoint):
         ({"filtered": 1}, TEXT, "content filter"),
         ({"declined": 1}, CHAT, "refused: I can't help with that."),
         ({"context": 100}, TEXT, "HTTP 400: maximum context is"),
-        ({"faults": {"echo": 1}}, TEXT, r"the key \*\*\*"),
+        ({"faults": {"too_large": 1}}, TEXT, "is too large"),
     ],
 )
 def test_what_cannot_be_answered_is_that_rows_refusal(endpoint, settings, prompt, reason):
@@ -189,6 +189,14 @@ def test_what_cannot_be_answered_is_that_rows_refusal(endpoint, settings, prompt
     assert (completion.finish_reason, completion.text) == ("refused", "")
     assert re.search(reason, completion.error)
     assert endpoint.seen()["counts"]["requests"] == 1
+
+
+def test_one_trivial_request_tells_that_denials_which_may_mean_all_are_of_single_rows(endpoint):
+    endpoint.set(faults={"echo": 1}, spare_greetings=True)
+    completions = ask(engine(endpoint), *[request(seed=seed) for seed in range(8)])
+    assert {completion.finish_reason for completion in completions} == {"refused"}
+    assert all("the key ***" in completion.error for completion in completions)
+    assert endpoint.seen()["counts"]["requests"] == 9
 
 
 @pytest.mark.parametrize(
@@ -246,6 +254,7 @@ def test_tokens_a_minute_are_kept_to(endpoint):
     [
         ({"quota": 1}, "exceeded your current quota"),
         ({"revoked": 1}, r"refused the key in RAY_SI_TEST_KEY \(HTTP 401\)"),
+        ({"expired": 1}, "HTTP 400: API key expired"),
         ({"broken": 1}, "Something broke.*outage_s"),
         ({"busy": 1}, "Too many requests.*outage_s"),
     ],
