@@ -34,6 +34,8 @@ PURPOSES = {512: "instructions", 3: "classification", 350: "input_first", 300: "
 GREETING = "Hello"
 """A prompt of one word: the engine's own way to see whether the endpoint works."""
 
+LIMIT = "max_tokens or model output limit was reached. Please try again with higher max_tokens."
+
 
 class CutError(Exception):
     """Ends a connection in the middle of an answer."""
@@ -112,6 +114,13 @@ class Server:
         text = json.dumps({"error": {"message": "no such face: \ud83d", "code": None}})
         return Response(text, 400, media_type="application/json")
 
+    async def _too_large(self):
+        text = "'max_tokens' or 'max_completion_tokens' is too large: 512"
+        return error(400, text, "context_length_exceeded")
+
+    async def _expired(self):
+        return error(400, "API key expired. Please renew the API key.", None)
+
     async def _echo(self):
         return error(400, f"cannot take the key {KEY}", None)
 
@@ -130,6 +139,8 @@ class Server:
             text = "'max_tokens' is not supported, use 'max_completion_tokens' instead"
             return error(400, f"Unsupported parameter: {text}", "unsupported_parameter")
         request = self._request(body, chat)
+        if request.sampling.max_tokens < self.settings.get("thinks", 0):
+            return error(400, f"Could not finish the message because {LIMIT}", None)
         length = len(json.dumps(request.prompt)) // 4
         if length + request.sampling.max_tokens > self.settings.get("context", CONTEXT):
             return error(400, f"maximum context is {CONTEXT}", "context_length_exceeded")

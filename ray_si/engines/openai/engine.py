@@ -15,10 +15,11 @@ import openai
 from openai import AsyncOpenAI
 
 from ray_si.engines.base import Completion, Request
-from ray_si.engines.openai.errors import Failure, failure_of
+from ray_si.engines.openai.errors import Failure, failure_of, spent_on_thought
 from ray_si.engines.openai.pacing import Pacer, Ticket
 from ray_si.engines.openai.protocol import (
     body_of,
+    cut_off,
     estimate_tokens,
     first_alternatives,
     is_chat,
@@ -32,6 +33,9 @@ _DOUBLINGS = 4
 
 _TRIAL_TIMEOUT_S = 30.0
 
+_FEW_TOKENS = 16
+"""Of an answer that only shows that there is one; some endpoints give none for fewer."""
+
 _PROBE_EVERY_S = 5.0
 """How long what was found out about the endpoint itself holds."""
 
@@ -42,9 +46,9 @@ class OpenAIEngine:
     Completion-style prompts go to /completions, chats to /chat/completions. A refusal for now (429,
     or 503 with Retry-After) costs a request nothing but time. Server errors, lost connections and
     timeouts are tried ``retries`` times more. When those are used up, or a request is denied in
-    words that may mean all of them (401, 404), a trivial request tells whether it is this one that
-    cannot be answered, which makes it a Completion with finish_reason "error" (or "refused", where
-    asking again would change nothing), or the endpoint. An endpoint that fails everything for
+    words that may mean all of them (400, 401, 404), a trivial request tells whether it is this one
+    that cannot be answered, which makes it a Completion with finish_reason "error" (or "refused",
+    where asking again would change nothing), or the endpoint. An endpoint that fails everything for
     ``outage_s`` seconds, or denies access, raises GenerationError.
 
     The key is read from the environment variable ``api_key_env`` of the process that asks.
@@ -130,7 +134,7 @@ class OpenAIEngine:
         """None: its steps are not seen."""
 
     async def trial(self, requests: Sequence[Request]) -> None:
-        """Ask for one token to each request; EngineError with what to do if one is denied.
+        """Ask for a few tokens for each request; EngineError with what to do if one is denied.
 
         An endpoint that is merely busy passes. The engine is closed then.
         """
@@ -149,7 +153,7 @@ class OpenAIEngine:
     async def _try_out(self, request: Request) -> None:
         for attempt in range(3):
             try:
-                call = self._ask(_for_one_token(request))
+                call = self._ask(_for_few_tokens(request))
                 answer = await asyncio.wait_for(call, _TRIAL_TIMEOUT_S)
                 read_answer(request, answer)
             except (openai.OpenAIError, asyncio.TimeoutError, ValueError) as error:
@@ -180,7 +184,7 @@ class OpenAIEngine:
         hint = ""
         if failure.status == 404:
             hint = await self._suggest(request)
-        elif failure.kind == "request":
+        elif failure.status in (400, 413, 422):
             hint = (
                 "; generator.openai.omit leaves parameters out that an endpoint doesn't take, and "
                 "shorter prompts come from fewer bootstrap.demonstrations"
@@ -245,7 +249,8 @@ class OpenAIEngine:
     async def _ask(self, request: Request) -> Any:
         """One HTTP request. Raises what the client raises, TimeoutError, ValueError."""
         body = body_of(request, self._model, self._omit)
-        body[self._length_parameter] = body.pop("max_tokens")
+        sent = self._length_parameter if is_chat(request) else "max_tokens"
+        body[sent] = body.pop("max_tokens")
         known = {name: value for name, value in body.items() if name != "top_k"}
         extra = {name: body[name] for name in body.keys() - known.keys()} | self._extra
         resource = self._client.chat.completions if is_chat(request) else self._client.completions
@@ -253,8 +258,10 @@ class OpenAIEngine:
         try:
             return await asyncio.wait_for(call, self._timeout_s)
         except openai.BadRequestError as error:
-            # newer models of OpenAI's know the one name only, most other endpoints the other
-            if "max_completion_tokens" in str(error) and self._length_parameter == "max_tokens":
+            if spent_on_thought(error):
+                return cut_off(request)
+            # chats with newer models of OpenAI's know the one name only, most others the other
+            if is_chat(request) and sent == "max_tokens" and "max_completion_tokens" in str(error):
                 self._length_parameter = "max_completion_tokens"
                 return await self._ask(request)
             raise
@@ -280,9 +287,9 @@ class OpenAIEngine:
             if time.monotonic() - self._probed[0] > _PROBE_EVERY_S:
                 prompt = [{"role": "user", "content": "Hello"}] if is_chat(request) else "Hello"
                 try:
-                    probe = _for_one_token(replace(request, prompt=prompt, labels=()))
+                    probe = _for_few_tokens(replace(request, prompt=prompt, labels=()))
                     read_answer(probe, await self._ask(probe))
-                    found = None
+                    self._last_answer, found = time.monotonic(), None
                 except (openai.OpenAIError, asyncio.TimeoutError, ValueError) as error:
                     failure = failure_of(error)
                     found = None if failure.kind == "busy" else failure
@@ -294,5 +301,5 @@ class OpenAIEngine:
         return text.replace(self._key, "***") if self._key_env else text
 
 
-def _for_one_token(request: Request) -> Request:
-    return replace(request, sampling=replace(request.sampling, max_tokens=1))
+def _for_few_tokens(request: Request) -> Request:
+    return replace(request, sampling=replace(request.sampling, max_tokens=_FEW_TOKENS))

@@ -18,6 +18,10 @@ _LONGEST = 300
 
 _QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted"}
 
+_THIS_REQUEST = {"context_length_exceeded", "content_filter", "invalid_prompt"}
+"""Codes of what cannot be meant of all requests, as most that is said with 400 can: some endpoints
+say so that a key has expired or a credit is used up."""
+
 Kind = Literal["busy", "failed", "request", "endpoint"]
 
 
@@ -26,8 +30,8 @@ class Failure:
     """One failed try.
 
     ``kind`` says what helps: "busy": asking again later, when the endpoint has said or more slowly;
-    "failed": asking again; "request": nothing, for this request; "endpoint": nothing, for any
-    request, until its address, key, model or account is put right.
+    "failed": asking again; "request": nothing, for this request; "endpoint": nothing, perhaps for
+    any request, until the endpoint's address, key, model or account is put right.
     """
 
     kind: Kind
@@ -61,9 +65,14 @@ def _refusal(error: openai.APIStatusError) -> Failure:
         return Failure("busy", reason, **said)  # type: ignore[arg-type]
     if status >= 500 or status in (408, 409, 425):
         return Failure("failed", reason, status)
-    if status in (400, 413, 422):
+    if status == 413 or error.code in _THIS_REQUEST:
         return Failure("request", reason, status)
     return Failure("endpoint", reason, status)
+
+
+def spent_on_thought(error: openai.BadRequestError) -> bool:
+    """Whether a model thought until it had no token left, which OpenAI's say with status 400."""
+    return "model output limit was reached" in str(error)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

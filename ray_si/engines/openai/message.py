@@ -45,26 +45,27 @@ def text_of(content: Any) -> str:
         return "".join(text_of(part) for part in content if not _is_thought(part))
     if content is None or isinstance(content, str):
         return content or ""
-    return text_of(_get(content, "text") or _get(content, "value"))
+    return text_of(value_of(content, "text") or value_of(content, "value"))
 
 
 def thought_of(message: Any) -> str:
     """What the model thought, where the endpoint gives that apart; else ""."""
     for name in _THOUGHTS:
-        if thought := _get(message, name):
+        if thought := value_of(message, name):
             return text_of(thought)
-    content = _get(message, "content")
+    content = value_of(message, "content")
     parts = content if isinstance(content, list | tuple) else ()
     return "".join(
-        text_of(_get(part, "thinking") or _get(part, "reasoning") or _get(part, "text"))
+        text_of(value_of(part, "thinking") or value_of(part, "reasoning") or value_of(part, "text"))
         for part in parts
         if _is_thought(part)
     )
 
 
 def _is_thought(part: Any) -> bool:
-    return _get(part, "type") in ("thinking", "reasoning", "thought")
+    return value_of(part, "type") in ("thinking", "reasoning", "thought")
 
 
-def _get(item: Any, name: str) -> Any:
+def value_of(item: Any, name: str) -> Any:
+    """A field of a mapping or an object; None where there is none."""
     return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)

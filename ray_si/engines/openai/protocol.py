@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from ray_si.engines.base import Completion, Request, with_thought
-from ray_si.engines.openai.message import finish_of, text_of, thought_of
+from ray_si.engines.openai.message import finish_of, text_of, thought_of, value_of
 
 _MOST_STOPS = 4
 """Stop strings that OpenAI's own endpoint takes; further ones are looked for here."""
@@ -110,14 +111,22 @@ def read_answer(request: Request, answer: Any) -> Completion:
     )
 
 
+def cut_off(request: Request) -> Any:
+    """The answer of a model that wrote nothing with all the tokens that it might use."""
+    return SimpleNamespace(
+        choices=[SimpleNamespace(message=None, text="", finish_reason="length")],
+        usage=SimpleNamespace(completion_tokens=request.sampling.max_tokens),
+    )
+
+
 def mean_logprob(choice: Any) -> float | None:
     """The mean log-probability of a choice's tokens; None where the endpoint gives none."""
-    logprobs = getattr(choice, "logprobs", None)
-    content = getattr(logprobs, "content", None)
+    logprobs = value_of(choice, "logprobs")
+    content = value_of(logprobs, "content")
     if content:
-        values = [_of(item, "logprob") for item in content]
+        values = [value_of(item, "logprob") for item in content]
     else:
-        values = getattr(logprobs, "token_logprobs", None) or []
+        values = value_of(logprobs, "token_logprobs") or []
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -133,14 +142,14 @@ def thinks_first(request: Request, answer: Any) -> bool:
 
 def first_alternatives(choice: Any) -> dict[str, float]:
     """Log-probabilities of the likeliest first tokens of a choice; empty where it has none."""
-    logprobs = getattr(choice, "logprobs", None)
-    content = getattr(logprobs, "content", None)
+    logprobs = value_of(choice, "logprobs")
+    content = value_of(logprobs, "content")
     if content:  # of chats; llama.cpp answers like this in both places
-        return {
-            _of(item, "token"): _of(item, "logprob") for item in _of(content[0], "top_logprobs")
-        }
-    listed = getattr(logprobs, "top_logprobs", None)
-    return dict(listed[0] or {}) if listed else {}
+        items = value_of(content[0], "top_logprobs") or ()
+        listed = {value_of(item, "token"): value_of(item, "logprob") for item in items}
+    else:
+        listed = (value_of(logprobs, "top_logprobs") or ({},))[0] or {}
+    return {token: value for token, value in listed.items() if None not in (token, value)}
 
 
 def label_logprobs(first: Mapping[str, float], labels: Sequence[str]) -> tuple[float, ...] | None:
@@ -181,7 +190,3 @@ def _fits(token: str, label: str) -> bool:
     if token.startswith(label):
         return not token[len(label) : len(label) + 1].isalnum()
     return bool(token) and label.startswith(token)
-
-
-def _of(item: Any, name: str) -> Any:
-    return item[name] if isinstance(item, Mapping) else getattr(item, name)

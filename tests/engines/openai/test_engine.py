@@ -85,12 +85,29 @@ def test_a_stop_string_that_the_endpoint_ignores_ends_the_text_all_the_same(endp
     assert cut.text == whole.text[: whole.text.index(whole.text.split()[3])]
 
 
-def test_newer_models_get_the_limit_under_the_name_they_know(endpoint):
+@pytest.mark.parametrize(("concurrency", "refused"), [(1, 1), (8, 8)])
+def test_newer_models_get_the_limit_under_the_name_they_know(endpoint, concurrency, refused):
     endpoint.set(new_name=True)
-    made = engine(endpoint, concurrency=1)
-    completions = ask(made, request(CHAT), request(CHAT, seed=6))
-    assert all(completion.text for completion in completions)
-    assert endpoint.seen()["counts"]["requests"] == 3
+    made = engine(endpoint, concurrency=concurrency)
+    completions = ask(made, *[request(CHAT, seed=seed) for seed in range(8)])
+    assert all(completion.error is None for completion in completions)
+    assert endpoint.seen()["counts"]["requests"] <= 8 + refused
+    trial(engine(endpoint), request(CHAT), request(CHAT, seed=6), labelling("chat"))
+
+
+def test_a_length_denied_in_both_names_does_not_change_what_texts_are_asked_with(endpoint):
+    endpoint.set(faults={"too_large": 1})  # as vLLM says it, which knows one name for texts
+    ask(engine(endpoint), request(), request(seed=6))
+    assert all("max_tokens" in body for body in endpoint.seen()["bodies"])
+
+
+@pytest.mark.parametrize("prompt", [TEXT, CHAT], ids=["text", "chat"])
+def test_a_model_that_thought_until_it_had_no_token_left_was_cut_off(endpoint, prompt):
+    endpoint.set(thinks=1000)
+    (completion,) = ask(engine(endpoint), request(prompt))
+    assert (completion.text, completion.finish_reason) == ("", "length")
+    assert completion.completion_tokens == 512
+    assert completion.prompt_tokens > 0
 
 
 @pytest.mark.parametrize("style", ["completion", "chat"])
@@ -163,7 +180,7 @@ def test_tokens_are_estimated_where_the_endpoint_does_not_count_them(endpoint):
         ({"filtered": 1}, TEXT, "content filter"),
         ({"declined": 1}, CHAT, "refused: I can't help with that."),
         ({"context": 100}, TEXT, "HTTP 400: maximum context is"),
-        ({"faults": {"echo": 1}}, TEXT, r"the key \*\*\*"),
+        ({"faults": {"too_large": 1}}, TEXT, "is too large"),
     ],
 )
 def test_what_cannot_be_answered_is_that_rows_refusal(endpoint, settings, prompt, reason):
@@ -172,6 +189,14 @@ def test_what_cannot_be_answered_is_that_rows_refusal(endpoint, settings, prompt
     assert (completion.finish_reason, completion.text) == ("refused", "")
     assert re.search(reason, completion.error)
     assert endpoint.seen()["counts"]["requests"] == 1
+
+
+def test_one_trivial_request_tells_that_denials_which_may_mean_all_are_of_single_rows(endpoint):
+    endpoint.set(faults={"echo": 1}, spare_greetings=True)
+    completions = ask(engine(endpoint), *[request(seed=seed) for seed in range(8)])
+    assert {completion.finish_reason for completion in completions} == {"refused"}
+    assert all("the key ***" in completion.error for completion in completions)
+    assert endpoint.seen()["counts"]["requests"] == 9
 
 
 @pytest.mark.parametrize(
@@ -229,6 +254,7 @@ def test_tokens_a_minute_are_kept_to(endpoint):
     [
         ({"quota": 1}, "exceeded your current quota"),
         ({"revoked": 1}, r"refused the key in RAY_SI_TEST_KEY \(HTTP 401\)"),
+        ({"expired": 1}, "HTTP 400: API key expired"),
         ({"broken": 1}, "Something broke.*outage_s"),
         ({"busy": 1}, "Too many requests.*outage_s"),
     ],
@@ -240,6 +266,12 @@ def test_an_endpoint_that_fails_for_all_stops_the_run(endpoint, faults, message)
         ask(made, request())
     assert "what is finished is kept" in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_an_endpoint_whose_model_thinks_longer_than_it_is_probed_is_none_that_fails(endpoint):
+    endpoint.set(faults={"broken": 1}, spare_greetings=True, thinks=100)
+    (completion,) = ask(engine(endpoint, retries=0), request())
+    assert completion.finish_reason == "error"
 
 
 def test_a_wait_longer_than_patience_stops_the_run_at_once(endpoint):
@@ -282,9 +314,14 @@ def trial(made, *requests):
     asyncio.run(made.trial(requests or [request(), labelling("completion")]))
 
 
-def test_a_trial_asks_for_one_token_of_each_kind(endpoint):
+def test_a_trial_asks_for_few_tokens_of_each_kind(endpoint):
     trial(engine(endpoint))
-    assert [body["max_tokens"] for body in endpoint.seen()["bodies"]] == [1, 1]
+    assert [body["max_tokens"] for body in endpoint.seen()["bodies"]] == [16, 16]
+
+
+def test_a_model_that_thinks_longer_than_a_trial_lasts_passes_it(endpoint):
+    endpoint.set(thinks=100)
+    trial(engine(endpoint), request(CHAT), request())
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,14 @@ def test_log_probabilities_are_found_in_either_place():
     for logprobs in (as_chat, as_text):
         found = first_alternatives(SimpleNamespace(logprobs=logprobs))
         assert found == {"Yes": -0.1, "No": -2.4}
-    for nothing in (None, SimpleNamespace(content=[]), SimpleNamespace(top_logprobs=[None])):
+    for nothing in (
+        None,
+        SimpleNamespace(content=[]),
+        SimpleNamespace(content=[SimpleNamespace(token="Yes", top_logprobs=None)]),
+        SimpleNamespace(content=[{"token": "Yes"}]),
+        SimpleNamespace(content=[{"top_logprobs": [{"token": "Yes"}]}]),
+        SimpleNamespace(top_logprobs=[None]),
+    ):
         assert first_alternatives(SimpleNamespace(logprobs=nothing)) == {}
 
 
@@ -94,7 +101,7 @@ def test_the_log_probability_of_what_is_written_is_asked_for_answers_alone_and_r
     assert body_of(replace(chat, prompt="Hi"), "m")["logprobs"] == 1
     assert "logprobs" not in body_of(chat, "m", omit=("logprobs",))
     assert "logprobs" not in body_of(replace(chat, purpose="instructions"), "m")
-    content = [SimpleNamespace(logprob=-1.0), SimpleNamespace(logprob=-2.0)]
+    content = [SimpleNamespace(logprob=-1.0), SimpleNamespace(), SimpleNamespace(logprob=-2.0)]
     as_chat = SimpleNamespace(content=content)
     as_text = SimpleNamespace(token_logprobs=[None, -1.0, -2.0])
     for logprobs in (as_chat, as_text):
