@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_si.config import Generator
+from ray_si.config import Generator, RunConfig
 from ray_si.config.sections.dedup import Dedup, EmbedderSection
 from ray_si.engines import bundled
+from ray_si.errors import ConfigError
 from ray_si.storage.base import absolute
 
 _KIND = "accelerator_type:"
@@ -140,6 +141,19 @@ def for_workers(path: str | None) -> str | None:
     if path is None or path in bundled.MODELS or not Path(path).exists():
         return path
     return absolute(path)
+
+
+def check_models(config: RunConfig) -> None:
+    """Refuse models in folders that only this machine has, for a run whose driver is elsewhere."""
+    models = {section: part.model for section, part in config.generators.items()}
+    for key, model in (models | {"embedder": config.embedder.model}).items():
+        if model is None or model in bundled.MODELS or Path(model).is_absolute():
+            continue
+        if Path(model).exists() or model.startswith((".", "~")):
+            raise ConfigError(
+                f"{key}.model: {model} is a folder on this machine; name a hub model, or an "
+                "absolute path that every node of the cluster has"
+            )
 
 
 def embedding_device(gpus: float) -> str | None:

@@ -64,7 +64,7 @@ def config(tmp_path):
     """Writes a run's configuration; the override that names it."""
 
     def write(text):
-        path = tmp_path / "run.yaml"
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"  # `files` goes by the name
         path.write_text(text)
         return f"job.config={path}"
 
@@ -173,6 +173,31 @@ def test_files_that_pods_do_not_have_are_told(config):
     seeds = ROOT / "ray_si/data/seed_tasks.jsonl"
     text = f"seeds: {seeds}\ngenerator: {{gpus: 1}}\n"
     assert "is not where pods are; ray-si submit sends files" in refused("kubernetes", config(text))
+
+
+def test_a_recording_that_pods_do_not_have_is_told_where_it_is_read(config):
+    text = "generator: {engine: replay, model: null, replay: {recording: mine.jsonl}}\n"
+    message = refused("kubernetes", config(text))
+    assert message == "job.config: mine.jsonl is not where pods are; ray-si submit sends files"
+    unread = text.replace("engine: replay, model: null", "gpus: 1")
+    assert "rayjob.yaml" in files("kubernetes", config(unread))
+
+
+@pytest.mark.parametrize("section", ["generator", "instance_generator", "embedder"])
+def test_a_model_in_a_folder_that_pods_do_not_have_is_told(config, section, tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for model in ("models/mine", "./elsewhere"):
+        assert (
+            f"{section}.model: {model} is a folder on this machine; name a hub model, or an "
+            "absolute path that every node" in refused("kubernetes", config(named(section, model)))
+        )
+    for model in ("/home/ray/cache/mine", "somebody/mine"):
+        assert "rayjob.yaml" in files("kubernetes", config(named(section, model)))
+
+
+def named(section, model):
+    return f"{section}: {{model: {model}}}\n"
 
 
 @pytest.mark.parametrize("platform", EXPECTED)
