@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_si.build.cost import affordable, check_ceiling, living_nodes, with_replicas
 from ray_si.config import RunConfig
 from ray_si.errors import ConfigError, RaySIError, StorageError
-from ray_si.serving.placement import Placement, in_words, placement, shards_on_gpus
+from ray_si.serving.placement import embedder_placement, in_words, placement, shards_on_gpus
 from ray_si.storage.objects import open_objects
 
 WAIT_VARIABLE = "RAY_SI_NODES_WAIT_S"
@@ -62,7 +62,7 @@ def demands(config: RunConfig, *, embedder: bool, least: bool = False) -> list[D
         who = f"a replica of {section}"
         wanted += [Demand(who, replicas, node) for node in placement(part).on_nodes()]
     if embedder:
-        (resources,) = Placement(config.embedder.cpus, config.embedder.gpus).on_nodes()
+        (resources,) = embedder_placement(config.embedder).on_nodes()
         replicas = 1 if least else config.embedder.replicas
         wanted.append(Demand("a replica of embedder", replicas, resources))
         wanted += [Demand("a shard of dedup", 1, node) for node in shards_on_gpus(config.dedup)]

@@ -12,10 +12,7 @@ import ray
 from ray_si.config import RunConfig
 from ray_si.config.nodes import PRICE
 from ray_si.errors import ConfigError
-from ray_si.serving.placement import Placement, placement, shards_on_gpus
-
-_GRAIN = 5e-5
-"""Half of the least of a resource that Ray counts; differences of floats are off by less."""
+from ray_si.serving.placement import Room, embedder_placement, fits, placement, shards_on_gpus
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Node:
 
     def holds(self, part: Mapping[str, float]) -> bool:
         """Whether there is room for these resources, with nothing else on it."""
-        return _fits(self.resources, part)
+        return fits(self.resources, part)
 
 
 def living_nodes() -> list[Node]:
@@ -115,7 +112,7 @@ def affordable(config: RunConfig, nodes: Sequence[Node], *, embedder: bool) -> d
     least = {name: part.min_replicas for name, part in config.generators.items()}
     most = {name: part.most_replicas for name, part in config.generators.items()}
     if embedder:
-        parts["embedder"] = list(Placement(config.embedder.cpus, config.embedder.gpus).on_nodes())
+        parts["embedder"] = list(embedder_placement(config.embedder).on_nodes())
         least["embedder"], most["embedder"] = 1, config.embedder.replicas
         if not room.take(shards_on_gpus(config.dedup)):
             raise ConfigError(
@@ -153,37 +150,32 @@ def with_replicas(config: RunConfig, counts: Mapping[str, int]) -> RunConfig:
     return config.model_copy(update=changed)
 
 
-class _Room:
+class _Room(Room):
     """Nodes to be filled, and further ones like them for as long as the ceiling lets them come."""
 
     def __init__(self, nodes: Sequence[Node], ceiling: float) -> None:
+        super().__init__(node.resources for node in nodes)
         self._kinds = nodes
-        self._free = [dict(node.resources) for node in nodes]
         self._dollars = ceiling - total(nodes)
 
-    def take(self, parts: Sequence[Mapping[str, float]]) -> bool:
-        """Room for the parts of one replica; nothing is taken where there is not enough."""
-        before = [dict(free) for free in self._free], self._dollars
-        if all(self._take(part) for part in parts):
+    def take(self, parts: Iterable[Mapping[str, float]]) -> bool:
+        before = self._dollars
+        if super().take(parts):
             return True
-        self._free, self._dollars = before
+        self._dollars = before
         return False
 
     def _take(self, part: Mapping[str, float]) -> bool:
-        free = next((free for free in self._free if _fits(free, part)), None)
-        if free is None:
-            node = self._further(part)
-            if node is None:
-                return True
-            self._dollars -= node.dollars or 0.0
-            if self._dollars < 0:
-                return False
-            free = dict(node.resources)
-            self._free.append(free)
-        for name, value in part.items():
-            if value:
-                free[name] -= value
-        return True
+        if super()._take(part):
+            return True
+        node = self._further(part)
+        if node is None:
+            return True
+        self._dollars -= node.dollars or 0.0
+        if self._dollars < 0:
+            return False
+        self._free.append(dict(node.resources))
+        return super()._take(part)
 
     def _further(self, part: Mapping[str, float]) -> Node | None:
         """The node that may come for it: no autoscaler brings GPUs where none are asked for."""
@@ -191,7 +183,3 @@ class _Room:
         if not part.get("GPU"):
             kinds = [node for node in kinds if not node.resources.get("GPU")] or kinds
         return max(kinds, key=lambda node: node.dollars or 0.0, default=None)
-
-
-def _fits(free: Mapping[str, float], part: Mapping[str, float]) -> bool:
-    return all(free.get(name, 0.0) >= value - _GRAIN for name, value in part.items())

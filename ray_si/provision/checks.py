@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from ray_si.config import Generator, RunConfig
+from ray_si.config import RunConfig
 from ray_si.errors import ConfigError
 from ray_si.provision.machines import Cloud, machine_for
 from ray_si.provision.values import SECRET, Group, Platform, Values
-from ray_si.serving.placement import in_words, placement
+from ray_si.serving.placement import Room, embedder_placement, in_words, placement, shards_on_gpus
 
 _BYTES_AN_INSTRUCTION = 103
 """Of the driver's memory (docs/capacity.md)."""
@@ -100,33 +100,89 @@ def check_run(values: Values, config: RunConfig) -> None:
             raise ConfigError(
                 f"secrets: {section}.openai.api_key_env is {variable}, and no secret has that name"
             )
-        _check_replicas(values, section, generator)
+        _check_alone(
+            values, section, generator.most_replicas, list(placement(generator).on_nodes())
+        )
+    _check_together(values, config)
     _check_head(values, config)
 
 
-def _check_replicas(values: Values, section: str, generator: Generator) -> None:
-    """Whether groups have nodes for all replicas of a generator."""
-    parts = list(placement(generator).on_nodes())
+def _check_alone(
+    values: Values, section: str, count: int, parts: list[dict[str, float]], kind: str = "replica"
+) -> None:
+    """Whether groups have nodes for so many replicas of a section, each of these parts."""
     largest = parts[0]  # the one with the replica's own cores
     room = sum(group.most * _times(largest, group) for group in values.groups.values())
     if not room:
         raise ConfigError(
-            f"{section}: a replica takes {in_words(largest)} on one node, and no group has that"
+            f"{section}: a {kind} takes {in_words(largest)} on one node, and no group has that"
         )
-    replicas = generator.most_replicas
-    if replicas * len(parts) > room:
+    if count * len(parts) > room:
         raise ConfigError(
-            f"{section}: {replicas} replicas take {replicas * len(parts)} times "
+            f"{section}: {count} {kind}s take {count * len(parts)} times "
             f"{in_words(largest)} on one node, and all groups together have that {room} times: "
-            "raise most, or lower replicas"
+            f"raise most, or lower {kind}s"
         )
+
+
+def _check_together(values: Values, config: RunConfig) -> None:
+    """Whether each section has room for its first replicas, whatever starts before them.
+
+    Replicas of all sections are asked for at once, after the GPUs of the gate's shards, and those
+    that come first stay.
+    """
+    parts = {name: list(placement(part).on_nodes()) for name, part in config.generators.items()}
+    starting = {name: part.replicas for name, part in config.generators.items()}
+    least = {name: part.min_replicas for name, part in config.generators.items()}
+    if config.dedup.cosine is not None:
+        parts["embedder"] = list(embedder_placement(config.embedder).on_nodes())
+        starting["embedder"], least["embedder"] = config.embedder.replicas, 1
+        _check_alone(values, "embedder", 1, parts["embedder"])
+    if shards := shards_on_gpus(config.dedup):
+        _check_alone(values, "dedup", len(shards), shards[:1], "shard")
+    groups = sorted(values.used_groups.values(), key=lambda group: group.gpus)
+    nodes = [_resources(group) for group in groups for _ in range(group.most)]
+    for section, count in least.items():
+        others = {name: number for name, number in starting.items() if name != section}
+        before = [parts[name] for name, number in others.items() for _ in range(number)]
+        before.sort(key=_demanding, reverse=True)
+        room = Room(nodes)
+        for replica in [[shard] for shard in shards] + before:
+            room.take(replica)
+        own = [parts[section]] * count
+        if not all(room.take(replica) for replica in own):
+            named = [f"{number} of {name}" for name, number in others.items()]
+            named += [f"{len(shards)} shards of dedup"] * bool(shards)
+            everything = shards + [part for replica in before + own for part in replica]
+            raise ConfigError(
+                f"{section}: {count} of {starting[section]} replicas must start beside "
+                f"{' and '.join(named)}; all that takes {_total(everything)}, node by node, and "
+                f"all groups together have {_total(nodes)}: raise most, or lower replicas"
+            )
+
+
+def _demanding(replica: Sequence[Mapping[str, float]]) -> tuple[int, float, float]:
+    """Larger for what fewer nodes have room for: a kind of GPU, then many GPUs, then cores."""
+    largest = replica[0]
+    return len(largest), largest["GPU"], largest["CPU"]
+
+
+def _total(parts: Sequence[Mapping[str, float]]) -> str:
+    """Cores and GPUs of all, in words."""
+    return " and ".join(f"{sum(part[name] for part in parts):g} {name}" for name in ("CPU", "GPU"))
+
+
+def _resources(group: Group) -> dict[str, float]:
+    """What Ray has of a node of the group, by name."""
+    node = {"CPU": float(group.cpus), "GPU": float(group.gpus)}
+    if group.accelerator:
+        node[f"accelerator_type:{group.accelerator}"] = 1.0
+    return node
 
 
 def _times(resources: Mapping[str, float], group: Group) -> int:
     """How often a node of the group has these resources."""
-    node = {"CPU": float(group.cpus), "GPU": float(group.gpus)}
-    if group.accelerator:
-        node[f"accelerator_type:{group.accelerator}"] = 1.0
+    node = _resources(group)
     needed = {name: value for name, value in resources.items() if value}
     return int(min((node.get(name, 0.0) / value for name, value in needed.items()), default=1))
 

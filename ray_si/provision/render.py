@@ -15,6 +15,7 @@ from ray_si.config.nodes import PRICE
 from ray_si.errors import ConfigError
 from ray_si.provision.checks import check_platform, check_run, machine_of
 from ray_si.provision.values import SECRET, Group, Platform, Values, beside
+from ray_si.serving.placement import check_models
 
 RAY = "2.60.0"
 """Version of Ray on the nodes, as in constraints.txt."""
@@ -61,8 +62,12 @@ def render(values: Values, platform: Platform, source: str | Path = ".") -> dict
 
 def _as_text(config: RunConfig) -> str:
     """A run's configuration as it was given; ConfigError where it names files that pods lack."""
+    check_models(config)
     local = [name for name in config.decontaminate if "://" not in name]
     local += [config.seeds] * (config.seeds != "bundled")
+    for generator in config.generators.values():
+        if generator.engine == "replay" and generator.replay.recording:
+            local.append(generator.replay.recording)
     if local:
         raise ConfigError(
             f"job.config: {', '.join(local)} is not where pods are; ray-si submit sends files"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_si.config import Generator
-from ray_si.config.sections.dedup import Dedup
+from ray_si.config import Generator, RunConfig
+from ray_si.config.sections.dedup import Dedup, EmbedderSection
 from ray_si.engines import bundled
+from ray_si.errors import ConfigError
 from ray_si.storage.base import absolute
 
 _KIND = "accelerator_type:"
@@ -17,6 +18,9 @@ _KIND = "accelerator_type:"
 
 _SOME = 0.001
 """Of that resource, as Ray itself asks for it."""
+
+_GRAIN = 5e-5
+"""Half of the least of a resource that Ray counts; differences of floats are off by less."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,43 @@ def placement(generator: Generator) -> Placement:
     )
 
 
+def embedder_placement(embedder: EmbedderSection) -> Placement:
+    """What a replica of the embedder takes."""
+    return Placement(embedder.cpus, embedder.gpus)
+
+
 def shards_on_gpus(dedup: Dedup) -> list[dict[str, float]]:
     """What the gate's shards take of a node each; none where they take no GPU."""
     return [{"CPU": 0.0, "GPU": dedup.gpus}] * dedup.shards if dedup.gpus else []
+
+
+def fits(free: Mapping[str, float], part: Mapping[str, float]) -> bool:
+    """Whether there is room for these resources in what a node has left."""
+    return all(free.get(name, 0.0) >= value - _GRAIN for name, value in part.items())
+
+
+class Room:
+    """Nodes (resources by name) to be filled, each part on the first that has room for it."""
+
+    def __init__(self, nodes: Iterable[Mapping[str, float]]) -> None:
+        self._free = [dict(node) for node in nodes]
+
+    def take(self, parts: Iterable[Mapping[str, float]]) -> bool:
+        """Room for all the parts; nothing is taken where there is not enough."""
+        before = [dict(free) for free in self._free]
+        if all(self._take(part) for part in parts):
+            return True
+        self._free = before
+        return False
+
+    def _take(self, part: Mapping[str, float]) -> bool:
+        free = next((free for free in self._free if fits(free, part)), None)
+        if free is None:
+            return False
+        for name, value in part.items():
+            if value:
+                free[name] -= value
+        return True
 
 
 def engine_arguments(generator: Generator) -> tuple[str, str | None, dict[str, Any]]:
@@ -103,6 +141,19 @@ def for_workers(path: str | None) -> str | None:
     if path is None or path in bundled.MODELS or not Path(path).exists():
         return path
     return absolute(path)
+
+
+def check_models(config: RunConfig) -> None:
+    """Refuse models in folders that only this machine has, for a run whose driver is elsewhere."""
+    models = {section: part.model for section, part in config.generators.items()}
+    for key, model in (models | {"embedder": config.embedder.model}).items():
+        if model is None or model in bundled.MODELS or Path(model).is_absolute():
+            continue
+        if Path(model).exists() or model.startswith((".", "~")):
+            raise ConfigError(
+                f"{key}.model: {model} is a folder on this machine; name a hub model, or an "
+                "absolute path that every node of the cluster has"
+            )
 
 
 def embedding_device(gpus: float) -> str | None:

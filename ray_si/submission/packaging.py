@@ -15,8 +15,8 @@ import yaml
 
 import ray_si
 from ray_si.config import RunConfig
-from ray_si.engines import bundled
 from ray_si.errors import ConfigError
+from ray_si.serving.placement import check_models
 
 _OWN = "ray_si_job/"
 """Folder in the package of what the run itself reads, apart from what is included."""
@@ -65,7 +65,7 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
     Raises ConfigError where something is missing, would be out of the cluster's sight, or
     the package is over ``limit`` bytes.
     """
-    _check_models(config)
+    check_models(config)
     values: dict[str, Any] = config.model_dump(mode="json")
     package = Path(ray_si.__file__).parent
     files = {_PACKAGE + name: file for name, file in _files(package, _CACHES)}
@@ -99,19 +99,6 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
             if written.seek(0, io.SEEK_END) > limit:
                 raise ConfigError(_too_large(files, limit))
     return Package(path, path.stat().st_size, len(files) + 1, tuple(left_out))
-
-
-def _check_models(config: RunConfig) -> None:
-    """Refuse models in folders that only this machine has."""
-    models = {section: part.model for section, part in config.generators.items()}
-    for key, model in (models | {"embedder": config.embedder.model}).items():
-        if model is None or model in bundled.MODELS or Path(model).is_absolute():
-            continue
-        if Path(model).exists() or model.startswith((".", "~")):
-            raise ConfigError(
-                f"{key}.model: {model} is a folder on this machine; name a hub model, or an "
-                "absolute path that every node of the cluster has"
-            )
 
 
 def _included(item: Path, left_out: list[str]) -> dict[str, Path]:

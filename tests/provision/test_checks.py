@@ -64,7 +64,7 @@ def config(tmp_path):
     """Writes a run's configuration; the override that names it."""
 
     def write(text):
-        path = tmp_path / "run.yaml"
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"  # `files` goes by the name
         path.write_text(text)
         return f"job.config={path}"
 
@@ -97,6 +97,62 @@ def test_a_model_over_four_gpus_finds_a_group_with_as_many_in_one_machine():
     assert "no group has that" in refused("kubernetes", path, "engine=vllm", *many)
 
 
+L4S = "{gpus: 1, accelerator: L4, replicas: %d, min_replicas: %d}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"generator: {L4S % (8, 1)}\ninstance_generator: {L4S % (8, 1)}\n",
+            "generator: 1 of 8 replicas must start beside 8 of instance_generator and 1 of "
+            "embedder; all that takes 9.5 CPU and 9 GPU, node by node, and all groups together "
+            "have 60 CPU and 8 GPU: raise most, or lower replicas",
+        ),
+        (
+            f"generator: {L4S % (4, 1)}\ninstance_generator: {L4S % (5, 5)}\n",
+            "instance_generator: 5 of 5 replicas must start beside 4 of generator",
+        ),
+        (
+            f"generator: {L4S % (7, 1)}\nembedder: {{gpus: 1, replicas: 8}}\n",
+            "generator: 1 of 7 replicas must start beside 8 of embedder",
+        ),
+        (
+            f"generator: {L4S % (7, 7)}\ndedup: {{gpus: 0.5, shards: 3}}\n",
+            "generator: 7 of 7 replicas must start beside 1 of embedder and 3 shards of dedup",
+        ),
+        ("embedder: {cpus: 7}\n", "embedder: a replica takes 7 CPU on one node, and no group"),
+    ],
+)
+def test_what_starts_at_once_and_leaves_no_room_for_another_sections_first_is_told(
+    config, text, message
+):
+    assert message in refused("kubernetes", config(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"generator: {L4S % (7, 7)}\ninstance_generator: {L4S % (1, 1)}\n",
+        f"generator: {L4S % (5, 3)}\ninstance_generator: {L4S % (5, 3)}\n",  # two never join in
+        "generator: {gpus: 1, max_replicas: 8}\ninstance_generator: {gpus: 1, max_replicas: 8}\n",
+        f"generator: {L4S % (8, 8)}\nembedder: {{gpus: 1}}\ndedup: {{cosine: off}}\n",
+        f"generator: {L4S % (7, 7)}\ndedup: {{gpus: 0.5, shards: 2}}\n",
+    ],
+)
+def test_sections_that_can_all_begin_are_rendered(config, text):
+    assert "rayjob.yaml" in files("kubernetes", config(text))
+
+
+def test_shards_on_gpus_that_the_groups_do_not_have_are_told(config):
+    text = "generator: {cpus: 1}\ndedup: {gpus: 1}\n"
+    message = refused("kubernetes", config(text), "groups.l4.most=0")
+    assert message == "dedup: a shard takes 1 GPU on one node, and no group has that"
+    message = refused("kubernetes", config(text.replace("gpus: 1", "gpus: 1, shards: 9")))
+    assert message.startswith("dedup: 9 shards take 9 times 1 GPU on one node, and all groups")
+    assert message.endswith("have that 8 times: raise most, or lower shards")
+
+
 def test_an_endpoints_run_needs_no_gpu_group():
     path = f"job.config={ROOT / 'configs/endpoint.yaml'}"
     overrides = ["engine=openai", "secrets.OPENAI_API_KEY=openai/key", "groups.l4.most=0"]
@@ -117,6 +173,31 @@ def test_files_that_pods_do_not_have_are_told(config):
     seeds = ROOT / "ray_si/data/seed_tasks.jsonl"
     text = f"seeds: {seeds}\ngenerator: {{gpus: 1}}\n"
     assert "is not where pods are; ray-si submit sends files" in refused("kubernetes", config(text))
+
+
+def test_a_recording_that_pods_do_not_have_is_told_where_it_is_read(config):
+    text = "generator: {engine: replay, model: null, replay: {recording: mine.jsonl}}\n"
+    message = refused("kubernetes", config(text))
+    assert message == "job.config: mine.jsonl is not where pods are; ray-si submit sends files"
+    unread = text.replace("engine: replay, model: null", "gpus: 1")
+    assert "rayjob.yaml" in files("kubernetes", config(unread))
+
+
+@pytest.mark.parametrize("section", ["generator", "instance_generator", "embedder"])
+def test_a_model_in_a_folder_that_pods_do_not_have_is_told(config, section, tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for model in ("models/mine", "./elsewhere"):
+        assert (
+            f"{section}.model: {model} is a folder on this machine; name a hub model, or an "
+            "absolute path that every node" in refused("kubernetes", config(named(section, model)))
+        )
+    for model in ("/home/ray/cache/mine", "somebody/mine"):
+        assert "rayjob.yaml" in files("kubernetes", config(named(section, model)))
+
+
+def named(section, model):
+    return f"{section}: {{model: {model}}}\n"
 
 
 @pytest.mark.parametrize("platform", EXPECTED)

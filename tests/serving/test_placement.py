@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_si.config.file import parse_config
-from ray_si.serving.placement import embedding_device, placement
+from ray_si.serving.placement import Room, embedding_device, placement
 
 
 def asked(**generator):
@@ -65,3 +65,13 @@ def test_a_model_over_several_gpus_has_a_bundle_for_each_close_together():
 def test_an_embedder_without_a_share_of_a_gpu_stays_off_those_that_it_can_see():
     assert embedding_device(0.0) == "cpu"
     assert embedding_device(0.1) is None
+
+
+def test_room_is_taken_for_all_parts_of_a_replica_or_for_none():
+    room = Room([{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 2.0}])
+    part = {"CPU": 1.0, "GPU": 1.0}
+    assert not room.take([part] * 4)
+    assert room.take([part] * 3)
+    assert not room.take([part])
+    assert room.take([{"CPU": 0.2, "GPU": 0.0}] * 25)  # five cores, in floats less than 25 times
+    assert not room.take([{"CPU": 0.2, "GPU": 0.0}])
