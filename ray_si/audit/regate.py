@@ -30,6 +30,7 @@ from ray_si.pipeline.embeddings import inputs_table
 from ray_si.pipeline.gate import gate_options, guarded
 from ray_si.pipeline.instances import AcceptedInstruction, pool_of
 from ray_si.report.files import documents
+from ray_si.run.folder import check_beside
 from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
 
@@ -63,11 +64,12 @@ def regate(
     the same.
 
     No model is used: what came to the run's gate has its embedding stored. Raises RunError before
-    anything is written: where the run is unfinished or damaged, ``to`` is in use, or a decision
-    would need an embedding that is not stored, since the run had no cosine gate, was begun by an
-    earlier version, or its filters kept the candidate from the gate; ConfigError for impossible
-    values.
+    anything is written: where the run is unfinished or damaged, ``to`` is in use or inside it, or a
+    decision would need an embedding that is not stored, since the run had no cosine gate, was begun
+    by an earlier version, or its filters kept the candidate from the gate; ConfigError for
+    impossible values.
     """
+    check_beside(to, location)
     run = Run.open(location)
     if run.stats() is None:
         raise RunError(f"{location} is not finished: run `ray-si build` on it again first")

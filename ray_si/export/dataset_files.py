@@ -78,13 +78,13 @@ def dataset_files(location: str, card: str | None = None) -> DatasetFiles:
     Of a run: README.md, report.html and its shards, those in Parquet where there are both kinds.
     Of an export: its files, which have no card. ``card`` is a local file to take for README.md.
 
-    Raises RunError where there is neither, or the run is unfinished or has no rows; ConfigError
+    Raises RunError where there is neither, the run is unfinished, or there are no rows; ConfigError
     where the card cannot be read.
     """
     objects = open_objects(location)
     objects.check(write=False)
     text = None if card is None else _read_card(card)
-    names = [match[1] for key in objects.list("_") if (match := _MANIFEST.fullmatch(key))]
+    names = manifests(objects)
     if names and next(objects.list("run.json"), None) != "run.json":
         manifest, shards, files = _of_export(objects, location, names)
     else:
@@ -93,6 +93,21 @@ def dataset_files(location: str, card: str | None = None) -> DatasetFiles:
         info = ShardInfo(CARD, 0, len(text), hashlib.sha256(text).hexdigest())
         files = [info, *(file for file in files if file.key != CARD)]
     return DatasetFiles(objects, location, manifest, tuple(files), shards, text)
+
+
+def manifests(objects: Objects) -> list[str]:
+    """The names of the exports that are finished there."""
+    return [match[1] for key in objects.list("_") if (match := _MANIFEST.fullmatch(key))]
+
+
+def listed(objects: Objects, location: str, name: str) -> list[ShardInfo]:
+    """The files of a finished export, as its manifest has them; RunError where it is damaged."""
+    key = f"_{name}.manifest"
+    try:
+        entries = json.loads(objects.get(key))["files"]
+        return [ShardInfo(**{n: e[n] for n in ("key", "rows", "size", "sha256")}) for e in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{location}/{key} is damaged: {error!r}") from error
 
 
 _Found = tuple[str, re.Pattern[str], list[ShardInfo]]
@@ -119,14 +134,12 @@ def _of_export(objects: Objects, location: str, names: list[str]) -> _Found:
             f"{location} holds several exports ({', '.join(names)}); "
             "export the one to push into a folder of its own"
         )
-    key = f"_{names[0]}.manifest"
-    try:
-        entries = json.loads(objects.get(key))["files"]
-        files = [ShardInfo(**{n: e[n] for n in ("key", "rows", "size", "sha256")}) for e in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{location}/{key} is damaged: {error!r}") from error
+    files = listed(objects, location, names[0])
+    if not files:
+        raise RunError(f"{location} has no rows to push")
     kinds = "|".join(map(re.escape, KINDS))
-    return key, re.compile(_OF_EXPORTS.format(name=re.escape(names[0]), kinds=kinds)), files
+    shards = re.compile(_OF_EXPORTS.format(name=re.escape(names[0]), kinds=kinds))
+    return f"_{names[0]}.manifest", shards, files
 
 
 def _read_card(path: str) -> bytes:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from ray_si.errors import ConfigError, StorageError, StorageLostError
+from ray_si.export.dataset_files import listed, manifests
 from ray_si.export.shard_files import KINDS, ShardFiles, Written
 from ray_si.export.shuffle import Shuffle
 from ray_si.export.training_lines import Layout, Source, encoded_rows, schema_of
+from ray_si.run.folder import check_beside
 from ray_si.run.run import Run
 from ray_si.storage.base import Objects
 from ray_si.storage.objects import open_objects
@@ -23,6 +25,7 @@ from ray_si.storage.objects import open_objects
 _BUCKET = 16 << 20
 """Bytes of lines in a bucket of the shuffle, about."""
 _MOST_BUCKETS = 512
+_NUMBER = r"-\d{5,}-of-\d{5,}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,18 @@ class Options:
             )
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether files are numbered."""
+        return self.rows_per_shard is not None or self.bytes_per_shard is not None
+
+    @property
+    def names(self) -> re.Pattern[str]:
+        """What its files may be called."""
+        split = "-(train|validation)" if self.is_sharded or self.validation is not None else ""
+        number = _NUMBER if self.is_sharded else ""
+        return re.compile(rf"{re.escape(self.name)}{split}{number}\.{re.escape(self.kind)}")
+
+    @property
     def manifest(self) -> str:
         """Its name: what reads a folder of data passes over a file that is called so."""
         return f"_{self.name}.manifest"
@@ -99,14 +114,21 @@ def write_training_files(
     shuffle each is done twice. ``source`` stands in for the run's shards, where rows are to have
     more, or to be others.
 
-    Raises RunError where the run isn't finished or is damaged; StorageError where ``to`` cannot be
-    written or holds such files already and ``overwrite`` isn't set; ConfigError where there are too
-    few instructions to set aside; StorageLostError where there is no room.
+    Raises RunError where the run isn't finished or is damaged, or ``to`` lies inside it;
+    StorageError where ``to`` cannot be written, holds such files already and ``overwrite`` isn't
+    set, or files of another export have such names; ConfigError where there are too few
+    instructions to set aside; StorageLostError where there is no room.
     """
     source = source or Source(run, seed_tasks=options.seed_tasks)
+    check_beside(to, run.location)
     target = open_objects(to)
     target.check(write=True)
-    present = _present(target, options.name)
+    others = _of_others(target, to, options.name)
+    present = [key for key in _present(target, options.name) if key not in others]
+    for key in filter(options.names.fullmatch, others):
+        raise StorageError(
+            f"{to}/{key} is of another export, {others[key]}; choose another --to or --name"
+        )
     if present and not options.overwrite:
         state = "already" if options.manifest in present else "of an export that was not finished"
         raise StorageError(
@@ -181,13 +203,20 @@ def _write(
 
 
 def _present(target: Objects, name: str) -> list[str]:
-    """The files of an export of this name, its manifest among them, if there is any."""
+    """What may be of an export of this name, its manifest among it, if there is any."""
     suffixes = "|".join(map(re.escape, KINDS))
-    shard = re.compile(
-        rf"{re.escape(name)}(-train|-validation)?(-\d{{5,}}-of-\d{{5,}})?\.({suffixes})"
-    )
+    shard = re.compile(rf"{re.escape(name)}(-train|-validation)?({_NUMBER})?\.({suffixes})")
     manifest = [key for key in target.list(f"_{name}.manifest") if key == f"_{name}.manifest"]
     return [*(key for key in target.list(name) if shard.fullmatch(key)), *manifest]
+
+
+def _of_others(target: Objects, to: str, name: str) -> dict[str, str]:
+    """The files of finished exports of other names, as far as they may be alike -> the name."""
+    found: dict[str, str] = {}
+    for other in manifests(target):
+        if other != name and (other.startswith(name) or name.startswith(other)):
+            found |= {info.key: other for info in listed(target, to, other)}
+    return found
 
 
 def _publish(
@@ -245,14 +274,13 @@ def _put_manifest(
 
 
 def _named(splits: dict[str, list[Written]], options: Options) -> list[tuple[str, str, Written]]:
-    sharded = options.rows_per_shard is not None or options.bytes_per_shard is not None
     named = []
     for split, shards in splits.items():
         for index, shard in enumerate(shards):
             parts = [options.name]
-            if len(splits) > 1 or sharded:
+            if len(splits) > 1 or options.is_sharded:
                 parts.append(split)
-            if sharded:
+            if options.is_sharded:
                 parts.append(f"{index:05d}-of-{len(shards):05d}")
             named.append((f"{'-'.join(parts)}.{options.kind}", split, shard))
     return named

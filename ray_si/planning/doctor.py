@@ -107,6 +107,12 @@ def endpoint(url: str, key_env: str | None) -> Finding:
         models = sorted(model.id for model in client.models.list())
     except (OpenAIError, ValueError) as error:
         return Finding("endpoint", f"{url}: {one_line(error)}", False)
+    except (TypeError, AttributeError):  # the client read a page, or other JSON, as a list
+        return Finding(
+            "endpoint",
+            f"{url}: what answers is no OpenAI-compatible server; most end in /v1",
+            False,
+        )
     shown = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")
     return Finding("endpoint", f"{url} answers; models: {shown or 'none'}", True)
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_si.errors import RunError, StorageError
+from ray_si.errors import StorageError
 from ray_si.records import StepListener
 from ray_si.report.card import card
 from ray_si.report.contents import RunContents, State
 from ray_si.report.numbers import Statistics
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
+from ray_si.run.folder import check_beside
 from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
 from ray_si.scores.overview import overview
@@ -69,8 +70,7 @@ def _target(path: str, run: str) -> tuple[Objects, str]:
     folder, slash, name = whole.rpartition("/")
     if not slash or not name or folder == "s3:/":
         raise StorageError(f"{path} is not the name of a file")
-    if whole.startswith(absolute(run).rstrip("/") + "/"):
-        raise RunError(f"{path} lies inside the run, which stays as it was built; choose another")
+    check_beside(path, run)
     if "://" not in whole and Path(whole).is_dir():
         raise StorageError(f"{path} is a folder; name a file in it")
     return open_objects(folder or "/"), check_key(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,16 @@ from ray_si.run.run import differences
 from ray_si.storage.base import absolute
 from ray_si.storage.lease import LEASES, Lease, check_exclusive
 from ray_si.storage.objects import open_objects
+
+
+def check_beside(to: str, run: str) -> None:
+    """Raise RunError where ``to`` is the place of the run or lies inside it, by links too.
+
+    Both are folders or ``s3://bucket/prefix``; they need not exist.
+    """
+    inner, outer = (f"{_resolved(place).rstrip('/')}/" for place in (to, run))
+    if inner.startswith(outer):
+        raise RunError(f"{to} lies inside the run, which stays as it was built; choose another")
 
 
 class Folder:
@@ -77,6 +88,10 @@ class Folder:
     def write_json(self, key: str, value: dict[str, Any]) -> None:
         """Write or replace an object of JSON."""
         self.objects.put(key, _bytes(value))
+
+
+def _resolved(place: str) -> str:
+    return place if "://" in place else os.path.realpath(os.path.expanduser(place))
 
 
 def _bytes(value: dict[str, Any]) -> bytes:

@@ -28,6 +28,7 @@ from ray_si._version import __version__
 from ray_si.errors import RunError
 from ray_si.export.rows import suffixes
 from ray_si.export.training_lines import Source
+from ray_si.run.folder import check_beside
 from ray_si.run.manifests import Stats, StoredObject, stored_object
 from ray_si.run.run import Run
 from ray_si.run.schemas import TRAINING_ROWS, embeddings_of
@@ -74,8 +75,10 @@ def select(
     or at ``scores_at``, and numbers among its columns. The control goes to ``to`` + `CONTROL`.
 
     Raises ConfigError for expressions that make no sense, RunError where nothing or too little is
-    left, the run is unfinished, or a place is in use; all before anything is written.
+    left, the run is unfinished, or a place is in use or inside the run; all before anything is
+    written.
     """
+    check_beside(to, run.location)
     source = Source(run)
     scores = StoredScores(run, scores_at)
     numbers = [field.name for field in TRAINING_ROWS if field.type in _NUMBERS]

@@ -21,6 +21,7 @@ from ray_si.pipeline.embeddings import compact
 from ray_si.run.run import Run, seal
 from ray_si.run.seeds import load_seeds
 from tests.builds import TARGET, digests
+from tests.run.finished import finished_run
 
 OFF = {"cosine": None}
 
@@ -221,6 +222,14 @@ def test_a_run_of_an_earlier_version_is_verified_as_far_as_it_goes_and_regated_w
         regate(str(tmp_path / "early"), str(tmp_path / "run"), {"cosine": 0.7})
     assert regate(str(tmp_path / "early"), str(tmp_path / "run"), OFF).not_asked
     assert not findings(tmp_path / "run")
+
+
+def test_regating_into_the_run_itself_is_refused(tmp_path):
+    run = finished_run(tmp_path / "run")
+    before = list(run.objects.list())
+    with pytest.raises(RunError, match="lies inside the run"):
+        regate(run.location, f"{run.location}/data/train-other", OFF)
+    assert list(run.objects.list()) == before
 
 
 def test_what_cannot_be_regated_is_refused_and_nothing_written(finished, tmp_path):

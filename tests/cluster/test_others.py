@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -81,6 +82,33 @@ def test_slurm_runs_ray_on_all_nodes_and_a_build_that_keeps_its_log():
         *("build", "configs/gpu-1.yaml", "--out", "/shared/run"),
         *("--address", "10.0.0.1:6379", "--keep-log"),
     ]
+
+
+@pytest.mark.parametrize(("status", "signalled"), [(0, True), (7, True), (3, False)])
+def test_slurms_script_waits_for_a_build_that_ends_itself_and_has_its_status(
+    tmp_path, status, signalled
+):
+    stubs = {
+        "scontrol": "echo node-1",
+        "srun": f"""
+            case "$*" in *hostname*) echo 10.0.0.1; exit ;; esac
+            trap 'sleep 0.2; touch kept; exit {status}' TERM
+            {"kill -TERM $PPID" if signalled else "kill -TERM $$"}
+            while true; do sleep 0.01; done""",
+    }
+    for name, text in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "SLURM_JOB_NODELIST": "node-1",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    done = subprocess.run(
+        ["bash", SLURM, "run.yaml", "run"], cwd=tmp_path, env=environment, timeout=60, check=False
+    )
+    assert (done.returncode, (tmp_path / "kept").exists()) == (status, True)
 
 
 def test_ray_start_takes_what_symmetric_run_hands_on():

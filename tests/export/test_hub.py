@@ -21,6 +21,7 @@ from ray_si.export.dataset_files import DatasetFiles, dataset_files
 from ray_si.export.hub import Hub
 from ray_si.export.rows import training_rows
 from ray_si.export.training_files import Options, write_training_files
+from ray_si.run.run import Run
 from ray_si.self_instruct.formats import layout
 from ray_si.storage.objects import open_objects
 from ray_si.storage.tables import ShardInfo
@@ -232,6 +233,14 @@ def test_an_unfinished_run_a_run_without_rows_and_other_folders_are_refused(tmp_
     ]:
         with pytest.raises(RunError, match=message):
             dataset_files(str(tmp_path / name))
+
+
+def test_an_export_without_rows_is_refused(tmp_path):
+    made_run(tmp_path / "run", instructions=["Do nothing."])
+    run = Run.open(str(tmp_path / "run"))
+    write_training_files(run, str(tmp_path / "to"), layout("alpaca"), Options("alpaca"), {})
+    with pytest.raises(RunError, match="has no rows to push"):
+        dataset_files(str(tmp_path / "to"))
 
 
 def test_an_export_with_a_damaged_manifest_and_a_folder_of_several_are_refused(run, tmp_path):

@@ -198,6 +198,28 @@ def test_an_export_is_not_replaced_unless_asked_to(run, location):
     )
 
 
+def test_files_that_another_manifest_lists_are_not_taken_for_its_own(run, location):
+    export(run, location, name="chat-train")
+    export(run, location, name="chat")
+    export(run, location, name="chat", overwrite=True)
+    objects = open_objects(location)
+    before = {key: objects.get(key) for key in objects.list()}
+    assert {"chat-train.jsonl", "chat.jsonl"} < before.keys()
+    with pytest.raises(StorageError, match=r"chat-train\.jsonl is of another export, chat-train; "):
+        export(run, location, name="chat", validation=0.2, overwrite=True)
+    assert {key: objects.get(key) for key in objects.list()} == before
+
+
+def test_an_export_into_its_own_run_is_refused_and_the_run_stays_as_it_was(location):
+    run = finished_run(location)
+    before = {key: run.objects.get(key) for key in run.objects.list()}
+    for to in (location, f"{location}/", f"{location}/data", f"{location}/data/new"):
+        with pytest.raises(RunError, match="lies inside the run"):
+            export(run, to, name="train", kind="parquet", rows_per_shard=10, overwrite=True)
+    assert {key: run.objects.get(key) for key in run.objects.list()} == before
+    export(run, f"{location}-rows")
+
+
 def test_what_an_interrupted_export_left_is_told_from_a_finished_one(run, tmp_path):
     export(run, tmp_path)
     (tmp_path / "_rows.manifest").unlink()

@@ -26,6 +26,20 @@ def test_an_endpoint_whose_key_is_not_set(monkeypatch):
     )
 
 
+def test_an_endpoint_and_a_page_of_a_web_server(endpoint):
+    found = doctor.endpoint(endpoint.url, "RAY_SI_TEST_KEY")
+    assert (found.text, found.is_fine) == (
+        f"{endpoint.url} answers; models: replay-1, replay-2",
+        True,
+    )
+    site = endpoint.url.replace("/v1", "/site")
+    found = doctor.endpoint(site, "RAY_SI_TEST_KEY")
+    assert (found.text, found.is_fine) == (
+        f"{site}: what answers is no OpenAI-compatible server; most end in /v1",
+        False,
+    )
+
+
 def test_this_machine_in_lines():
     subjects = [finding.subject for finding in doctor.machine()]
     assert subjects[:4] == ["versions", "machine", "GPUs", "extras"]

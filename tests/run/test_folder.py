@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_si.errors import DamageError, RunError
-from ray_si.run.folder import Folder
+from ray_si.run.folder import Folder, check_beside
 
 
 @pytest.fixture
@@ -53,3 +53,22 @@ def test_what_is_no_json_object_is_damage_and_what_is_not_there_is_none(folder, 
         folder.read_json("scores.json")
     folder.write_json("scores.json", {"é": 1})
     assert folder.read_json("scores.json") == {"é": 1}
+
+
+def test_what_lies_in_a_run_is_seen_by_whatever_way_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path / "runs")
+    run = str(tmp_path / "runs" / "mine")
+    inside = "mine", "mine/data/", "../runs/mine/new/er", "../link/data", f"{tmp_path}/link"
+    for to in inside:
+        for name in (run, "mine", "../link/"):
+            with pytest.raises(RunError, match=f"^{to} lies inside the run"):
+                check_beside(to, name)
+    for to in ("mine-2", "mine/../other", ".", "data", "s3://mine/data"):
+        check_beside(to, run)
+    for to in ("s3://b/runs/mine", "s3://b/runs/mine/", "s3://b/runs/mine/data"):
+        with pytest.raises(RunError, match="lies inside the run"):
+            check_beside(to, "s3://b/runs/mine/")
+    for to in ("s3://b/runs/mine-2", "s3://b/runs", "s3://c/runs/mine", "b/runs/mine"):
+        check_beside(to, "s3://b/runs/mine")

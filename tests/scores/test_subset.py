@@ -118,6 +118,13 @@ def test_a_place_in_use_is_refused_before_anything_is_written(run, tmp_path):
         select(run, str(tmp_path / "other"), by="checks")
 
 
+def test_a_selection_into_its_own_run_is_refused(run):
+    before = list(run.objects.list())
+    with pytest.raises(RunError, match="lies inside the run"):
+        select(run, f"{run.location}/data/train-best", by="checks")
+    assert list(run.objects.list()) == before
+
+
 def test_a_selection_is_no_run_to_decide_anew(run, tmp_path):
     select(run, str(tmp_path / "best"), by="checks")
     with pytest.raises(RunError, match="holds rows selected from"):
