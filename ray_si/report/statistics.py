@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import cast
 
-import numpy as np
 import pyarrow as pa
 
 from ray_si._version import __version__
@@ -27,7 +26,7 @@ from ray_si.report.numbers import (
     Verbs,
 )
 from ray_si.report.rows import BrowserRows, Rows
-from ray_si.report.sample import draw
+from ray_si.report.sample import draw, taken
 from ray_si.report.verbs import INSTALL, root_verbs
 from ray_si.run.schemas import embeddings_of
 
@@ -36,6 +35,9 @@ PARSED = 20_000
 
 COMPARED = 1000
 """Instructions in the samples whose diversity is comparable between runs."""
+
+COUNTED = 4_000_000
+"""Most instructions whose n-grams are counted, at about 1 kB each; of more, a sample."""
 
 _GROUPS = 150
 """Most points of the charts over rounds."""
@@ -50,7 +52,7 @@ def collect(
     """The statistics and the browser's rows (see `Rows.result`), both as JSON has them.
 
     Numbers are of everything that can be read, but where a key says sample. Memory grows with the
-    texts of the accepted instructions, some 200 bytes each.
+    texts of the accepted instructions, some 200 bytes each; see `COUNTED` for what comes on top.
     """
     collector = _Collector(contents)
     total = len(contents.rounds)
@@ -149,10 +151,9 @@ class _Collector:
 
     def result(self, listen: StepListener) -> tuple[Statistics, BrowserRows]:
         """What `collect` returns."""
-        texts = pa.chunked_array(self._texts, pa.string())
         listen("diversity", 0, 1)
         diversity = self._diversity()
-        verbs = self._verbs(texts, listen)
+        verbs = self._verbs(listen)
         listen("rows", 0, 1)
         rows, stats = self._rows.result(), self._contents.stats
         return {
@@ -254,22 +255,21 @@ class _Collector:
         return groups
 
     def _diversity(self) -> Diversity:
-        """The same measures of the seeds and of samples as large, of a fixed size, and of all."""
-        everything = Encoded.concatenate(self._encoded)
+        """The same measures of the seeds and of samples as large, of fixed sizes, and of all."""
         seeds = self._words.encode(self._seeds, grow=True)
         sets: list[DiversityOfSet] = []
         if len(seeds):
             sets.append(_measures("seeds", seeds, with_bleu=True, vendi=None))
-        for size in sorted({len(seeds), COMPARED} - {0}):
-            if size < len(everything):
-                sample = everything.take(np.array(draw(len(everything), size), np.int64))
+        for size in sorted({len(seeds), COMPARED, COUNTED} - {0}):
+            if size < self._read:
                 vendi = Vendi()
                 vectors = self._rows.embeddings(size)
                 if vectors is not None:
                     vendi.add(vectors)
-                sets.append(_measures("sample", sample, with_bleu=True, vendi=vendi.score()))
-        small = len(everything) <= COMPARED
-        sets.append(_measures("all", everything, with_bleu=small, vendi=self._vendi.score()))
+                drawn = Encoded.concatenate(taken(self._encoded, draw(self._read, size)))
+                with_bleu = size < COUNTED
+                sets.append(_measures("sample", drawn, with_bleu=with_bleu, vendi=vendi.score()))
+        sets.append(self._all())
         return {
             "sets": sets,
             "embedded": self._vendi.count,
@@ -277,15 +277,29 @@ class _Collector:
             "tokenizer": self._tokenizer,
         }
 
-    def _verbs(self, texts: pa.ChunkedArray, listen: StepListener) -> Verbs:
-        chosen = sorted(draw(len(texts), PARSED))
+    def _all(self) -> DiversityOfSet:
+        """Of every instruction, what is measured of so many."""
+        vendi = self._vendi.score()
+        if self._read <= COUNTED:
+            everything = Encoded.concatenate(self._encoded)
+            return _measures("all", everything, with_bleu=self._read <= COMPARED, vendi=vendi)
+        return {
+            "name": "all",
+            "texts": self._read,
+            "distinct": [None, None, None],
+            "self_bleu": None,
+            "vendi": vendi,
+        }
+
+    def _verbs(self, listen: StepListener) -> Verbs:
+        chosen = draw(self._read, PARSED)
         listen("verbs", 0, len(chosen))
-        sample = texts.take(pa.array(chosen, pa.int64())).to_pylist()
+        sample = [text for part in taken(self._texts, chosen) for text in part.to_pylist()]
         verbs = root_verbs(sample, lambda done: listen("verbs", done, len(chosen)))
         if verbs is None:
             unparsed: dict[str, object] = {"parser": None, "install": INSTALL, "verbs": []}
-            return cast(Verbs, {"instructions": len(texts), **unparsed})
-        return cast(Verbs, {"instructions": len(texts), **verbs})
+            return cast(Verbs, {"instructions": self._read, **unparsed})
+        return cast(Verbs, {"instructions": self._read, **verbs})
 
 
 def _measures(name: str, texts: Encoded, *, with_bleu: bool, vendi: float | None) -> DiversityOfSet:
