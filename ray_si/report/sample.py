@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, indices: np.ndarray, /) -> Self:
+    def take(self: T, indices: np.ndarray, /) -> T:
         """What stands at these places of it."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from typing import cast
 
 import pyarrow as pa
@@ -84,7 +85,8 @@ class _Collector:
         self._lengths = {name: Distribution() for name in ("instruction", "input", "output")}
         self._characters = {name: Distribution() for name in self._lengths}
         self._vendi = Vendi()
-        self._rows = Rows(contents)
+        self._kept = contents.kept()
+        self._rows = Rows(contents, self._kept)
         self._by_round: dict[int, Counter[str]] = {}
         self._read = 0
         self._instances: Counter[str] = Counter()
@@ -122,21 +124,28 @@ class _Collector:
 
     def take_instances(self, table: pa.Table) -> None:
         """Some thousand instance rows."""
-        kept = table["instances"].combine_chunks()
-        counts = kept.value_lengths().to_numpy(zero_copy_only=False)
+        instances = table["instances"].combine_chunks()
+        ids, fields = table["id"].to_pylist(), instances.flatten()
+        counts = instances.value_lengths().to_numpy(zero_copy_only=False).tolist()
+        rows = counts  # of the dataset, for each instruction
+        if self._kept is not None:
+            places = zip(ids, counts, strict=True)
+            is_row = [[(id_, k) in self._kept for k in range(count)] for id_, count in places]
+            rows = [sum(of_one) for of_one in is_row]
+            fields = fields.filter(pa.array(chain.from_iterable(is_row), pa.bool_()))
         classification = table["is_classification"].to_pylist()
         self._instances["instructions"] += table.num_rows
         self._instances["classification"] += sum(map(bool, classification))
-        self._instances["with_instance"] += int((counts > 0).sum())
-        self._instances["instances"] += int(counts.sum())
+        self._instances["with_instance"] += sum(count > 0 for count in rows)
+        self._instances["instances"] += sum(counts)
+        self._instances["rows"] += sum(rows)
         tokens = table["completion_tokens"].to_pylist()
         self._instances["completion_tokens"] += sum(tokens)
-        for id_, rows, spent in zip(table["id"].to_pylist(), counts.tolist(), tokens, strict=True):
+        for id_, count, spent in zip(ids, rows, tokens, strict=True):
             of_round = self._by_round.get(_round_of(id_))
             if of_round is not None:
-                of_round["rows"] += rows
+                of_round["rows"] += count
                 of_round["instance_tokens"] += spent
-        fields = kept.flatten()
         self._measure("input", [text for text in fields.field("input").to_pylist() if text])
         self._measure("output", fields.field("output").to_pylist())
         reasons = table["rejected"].combine_chunks().flatten().field("reason")
@@ -222,7 +231,7 @@ class _Collector:
 
     def _tokens(self) -> TokenCounts:
         bootstrap, instances = self._sum("completion_tokens"), self._instances["completion_tokens"]
-        accepted, rows = self._sum("accepted"), self._instances["instances"]
+        accepted, rows = self._sum("accepted"), self._instances["rows"]
         return {
             "bootstrap_prompt": self._sum("prompt_tokens"),
             "bootstrap_completion": bootstrap,
