@@ -88,7 +88,7 @@ def card(numbers: Statistics, rows: BrowserRows, stats: Stats, chosen: Mapping[s
             samples=examples,
             settings=_settings(numbers["run"]["settings"]),
             funnel=_funnel(numbers["funnel"], numbers["tokens"]),
-            rejected=_rejected(numbers["rejected"]),
+            rejected=_rejected(numbers["rejected"], stats.get("left_out", {})),
             lengths=_lengths(numbers["lengths"]),
             similarity=_similarity(numbers),
         )
@@ -179,12 +179,13 @@ def _funnel(funnel: Funnel, tokens: TokenCounts) -> list[tuple[str, str]]:
     return [(name, number(count)) for name, count in counts]
 
 
-def _rejected(rejected: Rejections) -> list[tuple[str, str]]:
+def _rejected(rejected: Rejections, left_out: Mapping[str, int]) -> list[tuple[str, str]]:
     return [
         (name, ", ".join(f"{_code(r)} {number(n)}" for r, n in reasons.items()))
         for name, reasons in (
             ("Instructions", rejected["instructions"]),
             ("Instances", rejected["instances"]),
+            ("Instances that passed, by `output.keep`,", left_out),
         )
         if reasons
     ]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_si.errors import DamageError
+from ray_si.export.kept import kept_rows
 from ray_si.run.audit import Audit, Check, wrong_columns
 from ray_si.run.ids import place_of_request
 from ray_si.run.layout import round_of_block
@@ -150,6 +151,21 @@ class RunContents:
     def instance_blocks(self) -> tuple[int, int]:
         """Instance blocks that there are to read, and rows in each but the last (1 if unknown)."""
         return len(self._instance_keys()), self._block_size("instances") or 1
+
+    def kept(self) -> frozenset[tuple[str, int]] | None:
+        """The instances that ``output.keep`` makes rows of, as (instruction id, place).
+
+        None where all are rows, where the run isn't finished, and where damage hides it.
+        """
+        if not self.stats or "left_out" not in self.stats or not self._audit.instances:
+            return None
+        try:
+            kept = kept_rows(self._run)
+        except (KeyError, ValueError) as error:  # RunError is a ValueError
+            wrong = f"which rows output.keep keeps cannot be told, so all count: {error}"
+            self._check.find("data", wrong)
+            return None
+        return kept.rows if kept else None
 
     def requests(self, ids: Iterable[str]) -> dict[str, RawRow]:
         """Of requests by id: their ``seed`` and ``demonstrations``, where they can be read."""

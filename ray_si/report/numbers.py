@@ -32,7 +32,11 @@ class RunFacts(TypedDict):
 
 
 class Funnel(TypedDict):
-    """From completions to rows, in counts."""
+    """From completions to rows, in counts.
+
+    ``instances`` passed the filters. Where ``output.keep`` leaves some of a finished run out,
+    ``rows`` are fewer, and ``with_instance`` are the instructions that have a row.
+    """
 
     rounds: int
     completions: int

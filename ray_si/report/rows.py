@@ -30,6 +30,9 @@ ACCEPTED_BYTES, REJECTED_BYTES, TEXTS_BYTES = 3_500_000, 1_500_000, 2_500_000
 MOST_CHARACTERS = 2000
 """Characters shown of a text."""
 
+LEFT_OUT = "left_out"
+"""Reason of an instance that ``output.keep`` made no row."""
+
 _NEIGHBOURS = 3
 
 
@@ -132,10 +135,14 @@ class BrowserRows(TypedDict):
 
 
 class Rows:
-    """Draws the samples while the statistics pass by, and completes them at the end."""
+    """Draws the samples while the statistics pass by, and completes them at the end.
 
-    def __init__(self, contents: RunContents) -> None:
+    ``kept`` is `RunContents.kept`: other instances are shown as left out.
+    """
+
+    def __init__(self, contents: RunContents, kept: frozenset[tuple[str, int]] | None) -> None:
         self._contents = contents
+        self._kept = kept
         self._accepted = Sample[_Accepted](MOST_ACCEPTED)
         self._rejected: dict[str, Sample[_Rejected]] = {}
         self._wanted: pa.Array | None = None
@@ -231,8 +238,14 @@ class Rows:
             shown["nearest_seed"] = {"id": seed["id"], "rouge": _rounded(row["seed_score"])}
         if instances:
             shown["classification"] = instances["is_classification"]
-            shown["instances"] = [_pair(item) for item in instances["instances"]]
-            shown["rejected"] = [{**_pair(i), "reason": i["reason"]} for i in instances["rejected"]]
+            shown["instances"], shown["rejected"] = [], []
+            for k, item in enumerate(instances["instances"]):
+                if self._kept is None or (row["id"], k) in self._kept:
+                    shown["instances"].append(_pair(item))
+                else:
+                    shown["rejected"].append({**_pair(item), "reason": LEFT_OUT})
+            for refused in instances["rejected"]:
+                shown["rejected"].append({**_pair(refused), "reason": refused["reason"]})
         return shown
 
     def _demonstrations(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -58,3 +58,29 @@ class Sample(Generic[T]):
 def draw(count: int, size: int) -> list[int]:
     """``size`` of the positions 0 to ``count - 1`` (all where there are fewer), by priority."""
     return [int(i) for i in np.argsort(priorities(0, count), kind="stable")[:size]]
+
+
+class Part(Protocol):
+    """A piece of a long sequence."""
+
+    def __len__(self) -> int: ...
+
+    def take(self: T, indices: np.ndarray, /) -> T:
+        """What stands at these places of it."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+def taken(parts: Sequence[P], places: Sequence[int]) -> list[P]:
+    """From each part what stands at these places of the whole, in the order of the whole.
+
+    The parts are never joined: an Arrow array of strings would end at 2 GiB of text.
+    """
+    ordered = np.sort(np.array(places, np.int64))
+    ends = np.cumsum([0, *map(len, parts)])
+    cuts = np.searchsorted(ordered, ends)
+    return [
+        part.take(ordered[first:last] - start)
+        for part, first, last, start in zip(parts, cuts[:-1], cuts[1:], ends[:-1], strict=True)
+    ]

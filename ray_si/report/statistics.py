@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from typing import cast
 
-import numpy as np
 import pyarrow as pa
 
 from ray_si._version import __version__
@@ -27,7 +27,7 @@ from ray_si.report.numbers import (
     Verbs,
 )
 from ray_si.report.rows import BrowserRows, Rows
-from ray_si.report.sample import draw
+from ray_si.report.sample import draw, taken
 from ray_si.report.verbs import INSTALL, root_verbs
 from ray_si.run.schemas import embeddings_of
 
@@ -36,6 +36,9 @@ PARSED = 20_000
 
 COMPARED = 1000
 """Instructions in the samples whose diversity is comparable between runs."""
+
+COUNTED = 4_000_000
+"""Most instructions whose n-grams are counted, at about 1 kB each; of more, a sample."""
 
 _GROUPS = 150
 """Most points of the charts over rounds."""
@@ -50,7 +53,7 @@ def collect(
     """The statistics and the browser's rows (see `Rows.result`), both as JSON has them.
 
     Numbers are of everything that can be read, but where a key says sample. Memory grows with the
-    texts of the accepted instructions, some 200 bytes each.
+    texts of the accepted instructions, some 200 bytes each; see `COUNTED` for what comes on top.
     """
     collector = _Collector(contents)
     total = len(contents.rounds)
@@ -82,7 +85,8 @@ class _Collector:
         self._lengths = {name: Distribution() for name in ("instruction", "input", "output")}
         self._characters = {name: Distribution() for name in self._lengths}
         self._vendi = Vendi()
-        self._rows = Rows(contents)
+        self._kept = contents.kept()
+        self._rows = Rows(contents, self._kept)
         self._by_round: dict[int, Counter[str]] = {}
         self._read = 0
         self._instances: Counter[str] = Counter()
@@ -120,21 +124,28 @@ class _Collector:
 
     def take_instances(self, table: pa.Table) -> None:
         """Some thousand instance rows."""
-        kept = table["instances"].combine_chunks()
-        counts = kept.value_lengths().to_numpy(zero_copy_only=False)
+        instances = table["instances"].combine_chunks()
+        ids, fields = table["id"].to_pylist(), instances.flatten()
+        counts = instances.value_lengths().to_numpy(zero_copy_only=False).tolist()
+        rows = counts  # of the dataset, for each instruction
+        if self._kept is not None:
+            places = zip(ids, counts, strict=True)
+            is_row = [[(id_, k) in self._kept for k in range(count)] for id_, count in places]
+            rows = [sum(of_one) for of_one in is_row]
+            fields = fields.filter(pa.array(chain.from_iterable(is_row), pa.bool_()))
         classification = table["is_classification"].to_pylist()
         self._instances["instructions"] += table.num_rows
         self._instances["classification"] += sum(map(bool, classification))
-        self._instances["with_instance"] += int((counts > 0).sum())
-        self._instances["instances"] += int(counts.sum())
+        self._instances["with_instance"] += sum(count > 0 for count in rows)
+        self._instances["instances"] += sum(counts)
+        self._instances["rows"] += sum(rows)
         tokens = table["completion_tokens"].to_pylist()
         self._instances["completion_tokens"] += sum(tokens)
-        for id_, rows, spent in zip(table["id"].to_pylist(), counts.tolist(), tokens, strict=True):
+        for id_, count, spent in zip(ids, rows, tokens, strict=True):
             of_round = self._by_round.get(_round_of(id_))
             if of_round is not None:
-                of_round["rows"] += rows
+                of_round["rows"] += count
                 of_round["instance_tokens"] += spent
-        fields = kept.flatten()
         self._measure("input", [text for text in fields.field("input").to_pylist() if text])
         self._measure("output", fields.field("output").to_pylist())
         reasons = table["rejected"].combine_chunks().flatten().field("reason")
@@ -149,10 +160,9 @@ class _Collector:
 
     def result(self, listen: StepListener) -> tuple[Statistics, BrowserRows]:
         """What `collect` returns."""
-        texts = pa.chunked_array(self._texts, pa.string())
         listen("diversity", 0, 1)
         diversity = self._diversity()
-        verbs = self._verbs(texts, listen)
+        verbs = self._verbs(listen)
         listen("rows", 0, 1)
         rows, stats = self._rows.result(), self._contents.stats
         return {
@@ -221,7 +231,7 @@ class _Collector:
 
     def _tokens(self) -> TokenCounts:
         bootstrap, instances = self._sum("completion_tokens"), self._instances["completion_tokens"]
-        accepted, rows = self._sum("accepted"), self._instances["instances"]
+        accepted, rows = self._sum("accepted"), self._instances["rows"]
         return {
             "bootstrap_prompt": self._sum("prompt_tokens"),
             "bootstrap_completion": bootstrap,
@@ -254,22 +264,21 @@ class _Collector:
         return groups
 
     def _diversity(self) -> Diversity:
-        """The same measures of the seeds and of samples as large, of a fixed size, and of all."""
-        everything = Encoded.concatenate(self._encoded)
+        """The same measures of the seeds and of samples as large, of fixed sizes, and of all."""
         seeds = self._words.encode(self._seeds, grow=True)
         sets: list[DiversityOfSet] = []
         if len(seeds):
             sets.append(_measures("seeds", seeds, with_bleu=True, vendi=None))
-        for size in sorted({len(seeds), COMPARED} - {0}):
-            if size < len(everything):
-                sample = everything.take(np.array(draw(len(everything), size), np.int64))
+        for size in sorted({len(seeds), COMPARED, COUNTED} - {0}):
+            if size < self._read:
                 vendi = Vendi()
                 vectors = self._rows.embeddings(size)
                 if vectors is not None:
                     vendi.add(vectors)
-                sets.append(_measures("sample", sample, with_bleu=True, vendi=vendi.score()))
-        small = len(everything) <= COMPARED
-        sets.append(_measures("all", everything, with_bleu=small, vendi=self._vendi.score()))
+                drawn = Encoded.concatenate(taken(self._encoded, draw(self._read, size)))
+                with_bleu = size < COUNTED
+                sets.append(_measures("sample", drawn, with_bleu=with_bleu, vendi=vendi.score()))
+        sets.append(self._all())
         return {
             "sets": sets,
             "embedded": self._vendi.count,
@@ -277,15 +286,29 @@ class _Collector:
             "tokenizer": self._tokenizer,
         }
 
-    def _verbs(self, texts: pa.ChunkedArray, listen: StepListener) -> Verbs:
-        chosen = sorted(draw(len(texts), PARSED))
+    def _all(self) -> DiversityOfSet:
+        """Of every instruction, what is measured of so many."""
+        vendi = self._vendi.score()
+        if self._read <= COUNTED:
+            everything = Encoded.concatenate(self._encoded)
+            return _measures("all", everything, with_bleu=self._read <= COMPARED, vendi=vendi)
+        return {
+            "name": "all",
+            "texts": self._read,
+            "distinct": [None, None, None],
+            "self_bleu": None,
+            "vendi": vendi,
+        }
+
+    def _verbs(self, listen: StepListener) -> Verbs:
+        chosen = draw(self._read, PARSED)
         listen("verbs", 0, len(chosen))
-        sample = texts.take(pa.array(chosen, pa.int64())).to_pylist()
+        sample = [text for part in taken(self._texts, chosen) for text in part.to_pylist()]
         verbs = root_verbs(sample, lambda done: listen("verbs", done, len(chosen)))
         if verbs is None:
             unparsed: dict[str, object] = {"parser": None, "install": INSTALL, "verbs": []}
-            return cast(Verbs, {"instructions": len(texts), **unparsed})
-        return cast(Verbs, {"instructions": len(texts), **verbs})
+            return cast(Verbs, {"instructions": self._read, **unparsed})
+        return cast(Verbs, {"instructions": self._read, **verbs})
 
 
 def _measures(name: str, texts: Encoded, *, with_bleu: bool, vendi: float | None) -> DiversityOfSet:

@@ -52,19 +52,20 @@ def made_run(
     tokenizer="reference",
     format_="parquet",
     card=None,
+    keep=None,
     **bootstrap,
 ):
     """A run with these accepted instructions; ``asked`` of them have instances, else all.
 
     Instruction k has k % 3 instances; every fourth a rejected one too. ``rejected`` candidates
-    stand in each round.
+    stand in each round. ``keep`` is the configuration's ``output.keep``.
     """
     values = {"target_instructions": len(instructions) or 5}
     values["generator"] = {"engine": "replay", "model": None}
     values["bootstrap"] = {"prompts_per_round": 4, "block_size": 2} | bootstrap
-    values["instances"] = {"block_size": 8}
+    values["instances"] = {"block_size": 8} | ({"method": "steps"} if keep else {})
     values["dedup"] = {"tokenizer": tokenizer}
-    values["output"] = {"rows_per_shard": 25, "format": format_}
+    values["output"] = {"rows_per_shard": 25, "format": format_, "keep": keep}
     config = parse_config(values)
     seed_tasks, digest = load_seeds("bundled")
     header = {"config": config.model_dump(mode="json"), "identity": config.identity()}

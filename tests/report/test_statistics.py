@@ -105,4 +105,21 @@ def test_a_run_is_compared_by_its_own_tokens(tmp_path, tokenizer):
     assert numbers["nearest_seed"]["mean"] == pytest.approx(7 / 9, abs=1e-3)
 
 
+def test_ngrams_of_more_instructions_than_are_counted_are_those_of_a_sample(
+    tmp_path, monkeypatch, collected
+):
+    monkeypatch.setattr("ray_si.report.statistics.COUNTED", 40)
+    made_run(tmp_path / "run")
+    numbers, _ = collect(RunContents.open(str(tmp_path / "run")))
+    sets, exact = numbers["diversity"]["sets"], collected[0]["diversity"]["sets"]
+    assert [(item["name"], item["texts"]) for item in sets] == [
+        ("seeds", 30), ("sample", 30), ("sample", 40), ("all", 60),
+    ]  # fmt: skip
+    assert sets[:2] == exact[:2]
+    assert all(sets[2]["distinct"])
+    assert sets[2]["self_bleu"] is None
+    assert sets[3] == exact[-1] | {"distinct": [None] * 3, "self_bleu": None}
+    assert b"Generated, a sample" in (tmp_path / "run" / "report.html").read_bytes()
+
+
 # Verbs -----------------------------------------------------------------------------------------
