@@ -48,9 +48,7 @@ def encode(tokenizer: Any, request: Request, arguments: Mapping[str, Any]) -> li
     render = _render_open if request.continue_final_message else _render
     try:
         text = render(tokenizer, request.prompt, arguments)
-    except (
-        TemplateError
-    ) as error:  # a role, or an order of them, that the template has no place for
+    except TemplateError as error:  # it has no place for such a role, or order of them
         has_system = any(turn["role"] == "system" for turn in request.prompt)
         instead = _WITHOUT_SYSTEM.get(request.purpose, "") if has_system else ""
         raise EngineError(
