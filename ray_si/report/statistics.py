@@ -37,8 +37,8 @@ PARSED = 20_000
 COMPARED = 1000
 """Instructions in the samples whose diversity is comparable between runs."""
 
-COUNTED = 4_000_000
-"""Most instructions whose n-grams are counted, at about 1 kB each; of more, a sample."""
+COUNTED = 2_000_000
+"""Most instructions whose n-grams are counted, about 2 kB each of 20 words; of more, a sample."""
 
 _GROUPS = 150
 """Most points of the charts over rounds."""

@@ -67,7 +67,7 @@ def connect_and_ask():
 
 def ended(script, address):
     """The end of a process that connects and asks and does what ``script`` says."""
-    program = ASKING.replace("ADDRESS", repr(address)) + textwrap.dedent(script)
+    program = (ASKING + textwrap.dedent(script)).replace("ADDRESS", repr(address))
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
@@ -86,7 +86,7 @@ def test_ray_is_not_closed_under_what_still_asks_it_but_before_the_next_connecti
         with module.connect(ADDRESS):
             print(first != ray.get_runtime_context().get_job_id())
         print(module.is_left_open(), ray.is_initialized())
-        """.replace("ADDRESS", repr(ray_address)),
+        """,
         ray_address,
     )
     assert done.returncode == 0, done.stderr
@@ -150,7 +150,7 @@ def test_ray_is_not_closed_under_serves_routers_nor_what_an_execution_leaves_beh
         thread.join()
         module._close()
         print(module.is_left_open(), ray.is_initialized())
-        """.replace("ADDRESS", repr(ray_address)),
+        """,
         ray_address,
     )
     assert done.returncode == 0, done.stderr
