@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,6 +12,10 @@ Purpose = Literal[
     "instructions", "joint", "classification", "input_first", "output_first", "input", "answer"
 ]
 """What a request is for; also the keys of ``generator.sampling`` in the configuration."""
+
+_NAN = (
+    "the model computes NaN (not a number): with generator.dtype float16, take bfloat16 or float32"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Completion:
     ``label_logprobs`` are natural log-probabilities in the order of ``Request.labels``;
     ``label_tokens`` are the tokens of each, where the engine counts them. ``mean_logprob`` is the
     mean log-probability a generated token, where the engine knows it. ``reward`` is what a reward
-    model gives, which writes nothing.
+    model gives, which writes nothing. Where any of these is NaN, the model computed nothing, as one
+    in float16 may whose numbers are too large for it, and the completion is an "error".
     """
 
     text: str
@@ -72,6 +78,12 @@ class Completion:
     reward: float | None = None
 
     def __post_init__(self) -> None:
+        numbers = self.mean_logprob, self.reward, *(self.label_logprobs or ())
+        if any(number is not None and math.isnan(number) for number in numbers):
+            nothing = dict.fromkeys(("mean_logprob", "reward", "label_logprobs", "label_tokens"))
+            failed = nothing | {"text": "", "finish_reason": "error", "error": _NAN}
+            for name, value in failed.items():
+                object.__setattr__(self, name, value)
         object.__setattr__(self, "text", storable(self.text))
         object.__setattr__(self, "error", self.error and storable(self.error))
 

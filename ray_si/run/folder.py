@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from ray_si.errors import DamageError, RunError
+from ray_si.errors import DamageError, RunError, StorageError
 from ray_si.run.run import differences
 from ray_si.storage.base import absolute
 from ray_si.storage.lease import LEASES, Lease, check_exclusive
@@ -18,11 +18,13 @@ from ray_si.storage.objects import open_objects
 def check_beside(to: str, run: str) -> None:
     """Raise RunError where ``to`` is the place of the run or lies inside it, by links too.
 
-    Both are folders or ``s3://bucket/prefix``; they need not exist.
+    The same where it is the place of another run, or directly inside one. All are folders or
+    ``s3://bucket/prefix``; they need not exist.
     """
     inner, outer = (f"{_resolved(place).rstrip('/')}/" for place in (to, run))
-    if inner.startswith(outer):
-        raise RunError(f"{to} lies inside the run, which stays as it was built; choose another")
+    parent = os.path.dirname(inner.rstrip("/"))
+    if inner.startswith(outer) or any(_is_run(place) for place in (inner, parent)):
+        raise RunError(f"{to} lies inside a run, which stays as it was built; choose another")
 
 
 class Folder:
@@ -88,6 +90,15 @@ class Folder:
     def write_json(self, key: str, value: dict[str, Any]) -> None:
         """Write or replace an object of JSON."""
         self.objects.put(key, _bytes(value))
+
+
+def _is_run(place: str) -> bool:
+    """Whether a run is there, as far as the place can be read."""
+    with suppress(StorageError):
+        objects = open_objects(place)
+        objects.check(write=False)
+        return next(objects.list("run.json"), None) == "run.json"
+    return False
 
 
 def _resolved(place: str) -> str:

@@ -227,7 +227,7 @@ def test_a_run_of_an_earlier_version_is_verified_as_far_as_it_goes_and_regated_w
 def test_regating_into_the_run_itself_is_refused(tmp_path):
     run = finished_run(tmp_path / "run")
     before = list(run.objects.list())
-    with pytest.raises(RunError, match="lies inside the run"):
+    with pytest.raises(RunError, match="lies inside a run"):
         regate(run.location, f"{run.location}/data/train-other", OFF)
     assert list(run.objects.list()) == before
 

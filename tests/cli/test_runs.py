@@ -63,7 +63,7 @@ def test_check_says_what_it_found(config):
         (["regate", "absent", "--to", "run"], "absent is not a run"),
         (["export", "absent", "--format", "alpaca", "--to", "x"], "absent is not a run"),
         (["report", "absent", "--to", "x.html"], "absent is not a run"),
-        (["report", "absent", "--to", "absent/x.html"], "lies inside the run"),
+        (["report", "absent", "--to", "absent/x.html"], "lies inside a run"),
         (["report", "absent", "--to", "x.html", "--json", "x.html"], "for the page and for"),
         (["build", "absent.yaml", "--out", "run"], "absent.yaml: No such file"),
     ],

@@ -214,7 +214,7 @@ def test_an_export_into_its_own_run_is_refused_and_the_run_stays_as_it_was(locat
     run = finished_run(location)
     before = {key: run.objects.get(key) for key in run.objects.list()}
     for to in (location, f"{location}/", f"{location}/data", f"{location}/data/new"):
-        with pytest.raises(RunError, match="lies inside the run"):
+        with pytest.raises(RunError, match="lies inside a run"):
             export(run, to, name="train", kind="parquet", rows_per_shard=10, overwrite=True)
     assert {key: run.objects.get(key) for key in run.objects.list()} == before
     export(run, f"{location}-rows")

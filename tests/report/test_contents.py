@@ -181,7 +181,7 @@ def test_what_is_no_run_is_refused_before_anything_is_written(tmp_path):
 
 def test_a_run_is_left_as_it_was(copy, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    with pytest.raises(RunError, match="lies inside the run"):
+    with pytest.raises(RunError, match="lies inside a run"):
         write_report(str(copy), str(copy / "report.html"))
     with pytest.raises(StorageError, match="is a folder"):
         write_report(str(copy), str(tmp_path))

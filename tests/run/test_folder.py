@@ -6,6 +6,7 @@ import pytest
 
 from ray_si.errors import DamageError, RunError
 from ray_si.run.folder import Folder, check_beside
+from ray_si.storage.objects import open_objects
 
 
 @pytest.fixture
@@ -55,6 +56,17 @@ def test_what_is_no_json_object_is_damage_and_what_is_not_there_is_none(folder, 
     assert folder.read_json("scores.json") == {"é": 1}
 
 
+def test_another_runs_files_are_no_place_to_write_to_either(location):
+    open_objects(f"{location}/mine").put("run.json", b"{}")
+    open_objects(f"{location}/other").put("run.json", b"{}")
+    for to in ("other", "other/", "other/data", "other/report.html"):
+        with pytest.raises(RunError, match="lies inside a run"):
+            check_beside(f"{location}/{to}", f"{location}/mine")
+    for to in ("other-2", "other-data", "train/data", "mine-scores"):
+        check_beside(f"{location}/{to}", f"{location}/mine")
+
+
+@pytest.mark.usefixtures("s3_environment")
 def test_what_lies_in_a_run_is_seen_by_whatever_way_it_is_named(tmp_path, monkeypatch):
     (tmp_path / "runs" / "mine" / "data").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "runs" / "mine")
@@ -63,12 +75,12 @@ def test_what_lies_in_a_run_is_seen_by_whatever_way_it_is_named(tmp_path, monkey
     inside = "mine", "mine/data/", "../runs/mine/new/er", "../link/data", f"{tmp_path}/link"
     for to in inside:
         for name in (run, "mine", "../link/"):
-            with pytest.raises(RunError, match=f"^{to} lies inside the run"):
+            with pytest.raises(RunError, match=f"^{to} lies inside a run"):
                 check_beside(to, name)
     for to in ("mine-2", "mine/../other", ".", "data", "s3://mine/data"):
         check_beside(to, run)
     for to in ("s3://b/runs/mine", "s3://b/runs/mine/", "s3://b/runs/mine/data"):
-        with pytest.raises(RunError, match="lies inside the run"):
+        with pytest.raises(RunError, match="lies inside a run"):
             check_beside(to, "s3://b/runs/mine/")
     for to in ("s3://b/runs/mine-2", "s3://b/runs", "s3://c/runs/mine", "b/runs/mine"):
         check_beside(to, "s3://b/runs/mine")

@@ -120,7 +120,7 @@ def test_a_place_in_use_is_refused_before_anything_is_written(run, tmp_path):
 
 def test_a_selection_into_its_own_run_is_refused(run):
     before = list(run.objects.list())
-    with pytest.raises(RunError, match="lies inside the run"):
+    with pytest.raises(RunError, match="lies inside a run"):
         select(run, f"{run.location}/data/train-best", by="checks")
     assert list(run.objects.list()) == before
 

@@ -75,6 +75,22 @@ def test_a_request_that_the_model_chokes_on_fails_alone_and_the_next_is_answered
     assert "Paris" in done.text
 
 
+def test_of_a_model_that_computes_nan_no_request_has_an_answer(engine):
+    class Broken(torch.nn.Module):
+        def forward(self, hidden):
+            return engine_head(hidden) * torch.nan
+
+    engine_head, engine._model.lm_head = engine._model.lm_head, Broken()
+    try:
+        requests = [Request(PROMPTS[0], GREEDY, 0), Request(PROMPTS[0], SAMPLED, 0)]
+        answers = ask(engine, [*requests, Request(PROMPTS[0], GREEDY, 0, labels=LABELS)])
+    finally:
+        engine._model.lm_head = engine_head
+    for answer in answers:
+        assert (answer.text, answer.finish_reason) == ("", "error")
+        assert "NaN" in answer.error
+
+
 @pytest.mark.parametrize(
     ("prefix", "sampling"),
     [("", GREEDY), (PREFIX, SAMPLED)],
