@@ -16,7 +16,7 @@ from ray_si.audit.verify_rounds import RoundAudit
 from ray_si.config import RunConfig, fingerprint_of
 from ray_si.config.file import stored_config
 from ray_si.errors import ConfigError, DamageError, RunError
-from ray_si.export.kept import kept_rows
+from ray_si.export.kept import Kept, kept_rows
 from ray_si.export.rows import recount, shard_tables, suffixes
 from ray_si.pipeline.embeddings import InputEmbeddings, inputs_of
 from ray_si.pipeline.instances import AcceptedInstruction
@@ -97,14 +97,14 @@ class Verification:
         else:
             try:
                 if kept := kept_rows(self._run):
-                    rows = len(kept.rows)
+                    rows = kept.rows
             except RunError as error:
                 shards.find("data", str(error))
                 stats.notes.append("not checked: what it depends on is damaged")
             else:
-                self._shards(shards, config, rows)
+                self._shards(shards, config, rows, kept)
                 stats.count = 1
-                for name, count in recount(self._run, rows).items():
+                for name, count in recount(self._run, rows, kept).items():
                     if name == "spent" and name not in audit.stats:
                         continue  # of an earlier version
                     stats.expect("stats.json", name, count, audit.stats.get(name))
@@ -232,7 +232,7 @@ class Verification:
 
     # Shards ------------------------------------------------------------------------------------
 
-    def _shards(self, check: Check, config: RunConfig, rows: int) -> None:
+    def _shards(self, check: Check, config: RunConfig, rows: int, kept: Kept | None) -> None:
         """Write the training rows again, in memory, and compare."""
         assert self._audit.stats is not None
         per_shard = config.output.rows_per_shard
@@ -240,7 +240,7 @@ class Verification:
         named = [entry["key"] for entry in self._audit.stats["shards"]]
         expected = []
         try:
-            for index, table in enumerate(shard_tables(self._run, per_shard)):
+            for index, table in enumerate(shard_tables(self._run, per_shard, kept)):
                 for suffix in suffixes(config.output.format):
                     key = shard_key(index, count, suffix)
                     expected.append(key)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from ray_si.errors import RunError
-from ray_si.export.kept import chosen_answers, kept_rows
+from ray_si.export.kept import Kept, chosen_answers, kept_rows
 from ray_si.run.ids import answer_seed, training_row_id
 from ray_si.run.instance_parts import read_blocks
 from ray_si.run.manifests import (
@@ -47,7 +47,10 @@ def training_rows(run: Run) -> Iterator[TrainingRow]:
 
     Those that ``output.keep`` leaves out are no training rows.
     """
-    kept = kept_rows(run)
+    return _training_rows(run, kept_rows(run))
+
+
+def _training_rows(run: Run, kept: Kept | None) -> Iterator[TrainingRow]:
     accepted: Iterator[AcceptedRow] = (
         row for table in run.accepted(_ACCEPTED) for row in table.to_pylist()
     )
@@ -55,15 +58,16 @@ def training_rows(run: Run) -> Iterator[TrainingRow]:
         row for block in read_blocks(run) for row in block.to_pylist()
     )
     thought_of, in_steps = _thoughts(run), _is_in_steps(run)
-    for source, row in zip_longest(accepted, decided):
+    for place, (source, row) in enumerate(zip_longest(accepted, decided)):
         if source is None or row is None or source["id"] != row["id"]:
             raise RunError(
                 f"{run.location} is damaged: instance blocks and accepted instructions disagree "
                 f"at {(source or row)['id']}"
             )
         chosen = chosen_answers(run, row)
+        is_row = kept.of(place) if kept else None
         for k, instance in enumerate(row["instances"]):
-            if kept and (row["id"], k) not in kept.rows:
+            if is_row is not None and not is_row[k]:
                 continue
             made = _training_row(source, row, k, instance)
             if in_steps:
@@ -132,16 +136,16 @@ def export_data(
     manifest = run.instances()
     assert manifest is not None, "the instance phase is not complete"
     kept = kept_rows(run)
-    expected = len(kept.rows) if kept else manifest["instances"]
+    expected = kept.rows if kept else manifest["instances"]
     count = -(-expected // rows_per_shard)
     shards: list[StoredObject] = []
     rows = 0
-    for index, table in enumerate(shard_tables(run, rows_per_shard)):
+    for index, table in enumerate(shard_tables(run, rows_per_shard, kept)):
         rows += table.num_rows
         for suffix in suffixes(format_):
             shards.append(stored_object(run.write_shard(index, count, suffix, table)))
     assert rows == expected, "there are other rows than the manifest says"
-    stats = recount(run, rows)
+    stats = recount(run, rows, kept)
     stats["shards"] = shards
     stats["documents"] = [
         stored_object(run.publish(name, data)) for name, data in document(stats).items()
@@ -155,13 +159,13 @@ def suffixes(format_: str) -> tuple[str, ...]:
     return ("parquet", "jsonl") if format_ == "both" else (format_,)
 
 
-def shard_tables(run: Run, rows_per_shard: int) -> Iterator[pa.Table]:
-    """`training_rows` as the tables that the shards hold, in order.
+def shard_tables(run: Run, rows_per_shard: int, kept: Kept | None) -> Iterator[pa.Table]:
+    """`training_rows` as the tables that the shards hold, in order; ``kept`` is `kept_rows`.
 
     They are of `TRAINING_ROWS`, with `ANSWERED` where instances were asked in steps, and
     `REASONING` where the run keeps thoughts.
     """
-    rows, schema = training_rows(run), schema_of_rows(run)
+    rows, schema = _training_rows(run, kept), schema_of_rows(run)
     while part := list(islice(rows, rows_per_shard)):
         yield pa.Table.from_pylist(part, schema)
 
@@ -172,8 +176,11 @@ def schema_of_rows(run: Run) -> pa.Schema:
     return pa.schema([*TRAINING_ROWS, *further])
 
 
-def recount(run: Run, rows: int) -> Stats:
-    """The counts of stats.json, from manifests and instance blocks; ``rows`` are training rows."""
+def recount(run: Run, rows: int, kept: Kept | None) -> Stats:
+    """The counts of stats.json, from manifests and instance blocks; ``rows`` are training rows.
+
+    ``kept`` is the run's `kept_rows`.
+    """
     manifests = run.rounds()
     rejected: Counter[str] = Counter()
     for manifest in manifests:
@@ -181,16 +188,15 @@ def recount(run: Run, rows: int) -> Stats:
     instances_rejected: Counter[str] = Counter()
     of_sets: BySetAndKind = Counter()
     spent = Tokens()
-    kept = kept_rows(run)
-    ids = {id_ for id_, _ in kept.rows} if kept else None
     classification = with_instance = instructions = tokens = 0
     for block in read_blocks(run):
         spent += tokens_of(block)
         block_rows: list[InstanceRow] = block.to_pylist()
         for row in block_rows:
+            is_row = kept.of(instructions) if kept else row["instances"]
             instructions += 1
             classification += row["is_classification"]
-            with_instance += bool(row["instances"]) if ids is None else row["id"] in ids
+            with_instance += any(is_row)
             tokens += row["completion_tokens"]
             instances_rejected.update(item["reason"] for item in row["rejected"])
             of_sets.update(count_contaminated(row["rejected"], "instances"))

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_si.errors import DamageError
-from ray_si.export.kept import kept_rows
+from ray_si.export.kept import Kept, kept_rows
 from ray_si.run.audit import Audit, Check, wrong_columns
 from ray_si.run.ids import place_of_request
 from ray_si.run.layout import round_of_block
@@ -134,12 +136,18 @@ class RunContents:
             yield round_, next(tables), next(tables)
 
     def instances(self) -> Iterator[pa.Table]:
-        """Instance rows in pool order, some thousands at a time."""
+        """Instance rows in pool order, some thousands at a time.
+
+        A further column, "is_row", tells of each instance whether it is one of the dataset.
+        """
         batch: list[pa.Table] = []
         rows = 0
-        for table in self._read_all([(key, _INSTANCES) for key in self._instance_keys()]):
+        kept, size = self._kept(), self._block_size("instances")
+        wanted = [(key, _INSTANCES) for key in self._instance_keys()]
+        for number, table in enumerate(self._read_all(wanted)):
             if table is not None:
-                batch.append(table)
+                of_block = kept.of(number * size, table.num_rows) if kept else None
+                batch.append(_with_is_row(table, of_block))
                 rows += table.num_rows
             if rows >= _ROWS_AT_ONCE:
                 yield pa.concat_tables(batch)
@@ -152,20 +160,21 @@ class RunContents:
         """Instance blocks that there are to read, and rows in each but the last (1 if unknown)."""
         return len(self._instance_keys()), self._block_size("instances") or 1
 
-    def kept(self) -> frozenset[tuple[str, int]] | None:
-        """The instances that ``output.keep`` makes rows of, as (instruction id, place).
+    def _kept(self) -> Kept | None:
+        """The instances that ``output.keep`` makes rows of.
 
         None where all are rows, where the run isn't finished, and where damage hides it.
         """
         if not self.stats or "left_out" not in self.stats or not self._audit.instances:
             return None
+        if not self._block_size("instances"):
+            return None
         try:
-            kept = kept_rows(self._run)
+            return kept_rows(self._run)
         except (KeyError, ValueError) as error:  # RunError is a ValueError
             wrong = f"which rows output.keep keeps cannot be told, so all count: {error}"
             self._check.find("data", wrong)
             return None
-        return kept.rows if kept else None
 
     def requests(self, ids: Iterable[str]) -> dict[str, RawRow]:
         """Of requests by id: their ``seed`` and ``demonstrations``, where they can be read."""
@@ -231,6 +240,17 @@ class RunContents:
         except (pa.ArrowException, OSError, ValueError) as error:  # StorageError is a ValueError
             return f"cannot be read: {error}"
         return wrong_columns(table, columns) or _hollow(table) or table
+
+
+def _with_is_row(table: pa.Table, of_instances: np.ndarray | None) -> pa.Table:
+    """Instance rows with "is_row"; true for all where nothing is known of as many instances."""
+    instances = table["instances"].combine_chunks()
+    count = len(instances.flatten())
+    if of_instances is None or len(of_instances) != count:
+        of_instances = np.ones(count, bool)
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(instances))])
+    is_row = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(of_instances))
+    return table.append_column("is_row", is_row)
 
 
 def _hollow(table: pa.Table) -> str | None:

@@ -58,6 +58,7 @@ class _Instances(TypedDict):
     id: str
     is_classification: bool
     instances: list[InstanceText]
+    is_row: list[bool]
     rejected: list[RejectedInstance]
 
 
@@ -137,12 +138,11 @@ class BrowserRows(TypedDict):
 class Rows:
     """Draws the samples while the statistics pass by, and completes them at the end.
 
-    ``kept`` is `RunContents.kept`: other instances are shown as left out.
+    Instances that are no rows of the dataset are shown as left out.
     """
 
-    def __init__(self, contents: RunContents, kept: frozenset[tuple[str, int]] | None) -> None:
+    def __init__(self, contents: RunContents) -> None:
         self._contents = contents
-        self._kept = kept
         self._accepted = Sample[_Accepted](MOST_ACCEPTED)
         self._rejected: dict[str, Sample[_Rejected]] = {}
         self._wanted: pa.Array | None = None
@@ -191,7 +191,7 @@ class Rows:
         """Take the instances of instructions that were drawn; all rounds have been offered."""
         if self._wanted is None:
             self._wanted = pa.array([row["id"] for row in self._accepted.items()], pa.string())
-        columns = table.select(["id", "is_classification", "instances", "rejected"])
+        columns = table.select(["id", "is_classification", "instances", "is_row", "rejected"])
         chosen = columns.filter(pc.is_in(columns["id"], self._wanted))
         self._instances |= {row["id"]: row for row in chosen.to_pylist()}
 
@@ -239,8 +239,8 @@ class Rows:
         if instances:
             shown["classification"] = instances["is_classification"]
             shown["instances"], shown["rejected"] = [], []
-            for k, item in enumerate(instances["instances"]):
-                if self._kept is None or (row["id"], k) in self._kept:
+            for item, is_row in zip(instances["instances"], instances["is_row"], strict=True):
+                if is_row:
                     shown["instances"].append(_pair(item))
                 else:
                     shown["rejected"].append({**_pair(item), "reason": LEFT_OUT})

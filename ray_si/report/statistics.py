@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import chain
 from typing import cast
 
 import pyarrow as pa
@@ -85,8 +84,7 @@ class _Collector:
         self._lengths = {name: Distribution() for name in ("instruction", "input", "output")}
         self._characters = {name: Distribution() for name in self._lengths}
         self._vendi = Vendi()
-        self._kept = contents.kept()
-        self._rows = Rows(contents, self._kept)
+        self._rows = Rows(contents)
         self._by_round: dict[int, Counter[str]] = {}
         self._read = 0
         self._instances: Counter[str] = Counter()
@@ -125,19 +123,14 @@ class _Collector:
     def take_instances(self, table: pa.Table) -> None:
         """Some thousand instance rows."""
         instances = table["instances"].combine_chunks()
-        ids, fields = table["id"].to_pylist(), instances.flatten()
-        counts = instances.value_lengths().to_numpy(zero_copy_only=False).tolist()
-        rows = counts  # of the dataset, for each instruction
-        if self._kept is not None:
-            places = zip(ids, counts, strict=True)
-            is_row = [[(id_, k) in self._kept for k in range(count)] for id_, count in places]
-            rows = [sum(of_one) for of_one in is_row]
-            fields = fields.filter(pa.array(chain.from_iterable(is_row), pa.bool_()))
+        ids, is_row = table["id"].to_pylist(), table["is_row"].combine_chunks()
+        rows = [sum(of_one) for of_one in is_row.to_pylist()]  # of the dataset, by instruction
+        fields = instances.flatten().filter(is_row.flatten())
         classification = table["is_classification"].to_pylist()
         self._instances["instructions"] += table.num_rows
         self._instances["classification"] += sum(map(bool, classification))
         self._instances["with_instance"] += sum(count > 0 for count in rows)
-        self._instances["instances"] += sum(counts)
+        self._instances["instances"] += len(instances.flatten())
         self._instances["rows"] += sum(rows)
         tokens = table["completion_tokens"].to_pylist()
         self._instances["completion_tokens"] += sum(tokens)
