@@ -59,6 +59,7 @@ class BlockChecks:
     """
 
     location: str
+    fingerprint: str
     config: RunConfig
     is_complete: bool
     is_regated: bool
@@ -133,7 +134,7 @@ class BlockChecks:
                     check.find(key, f"{id_} is classified against its margin {margin}")
             if not self.is_read_again:
                 continue
-            excluded = excluded_texts_of_run(config, self.location)
+            excluded = excluded_texts_of_run(config, self.location, self.fingerprint)
             decided = decided_columns(config, source, row, excluded)
             if any(row[name] != value for name, value in decided.items()):
                 check.find(key, f"{id_} has other instances than its completion gives")

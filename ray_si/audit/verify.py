@@ -205,6 +205,7 @@ class Verification:
         sound = sound and not self._audit.damaged & {stored[b] for b in expected if b in stored}
         checks = BlockChecks(
             self._run.location,
+            self._run.header["fingerprint"],
             config,
             is_complete=manifest is not None,
             is_regated=self._regated,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from ray.util.placement_group import PlacementGroup
 
 from ray_si.build.sharding.deduplicator import ShardedDeduplicator
@@ -14,14 +15,15 @@ from ray_si.build.sharding.pool import EmbeddedTexts
 from ray_si.config import RunConfig
 from ray_si.config.sections.dedup import Dedup
 from ray_si.dedup import Deduplicator, EmbeddingIndex
-from ray_si.dedup.cosine.device import bytes_of_a_row
+from ray_si.dedup.cosine.device import bytes_of_a_row, bytes_of_a_search
+from ray_si.dedup.cosine.host import RowsFileError
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.pool import EXACT_KINDS
-from ray_si.errors import ConfigError, EngineError
+from ray_si.errors import ConfigError, EngineError, GateError
 from ray_si.pipeline.embeddings import embed_inputs, inputs_table, stored_inputs
 from ray_si.pipeline.gate import OpenGate, gate_options, guarded
 from ray_si.records import SeedTask
-from ray_si.run.checkpoint import CommittedRounds
+from ray_si.run.checkpoint import CommittedRounds, accepted_tables
 from ray_si.run.run import Run
 from ray_si.run.schemas import embeddings_of
 
@@ -61,7 +63,7 @@ def open_gate(
     if can_screen(options):
         settings["layers"] = config.bootstrap.lookahead
     restore = partial(_committed, human, run.location)
-    with ExitStack() as stack:
+    with _told_of_disk(), ExitStack() as stack:
         gate: Deduplicator
         if options.shards == 1 and cards is None:
             gate = Deduplicator(**settings)
@@ -72,7 +74,8 @@ def open_gate(
             stack.enter_context(sharded)
             if inputs is not None and sharded.free_bytes is not None:
                 _check_room(config, inputs.seeds.shape[1], sharded.free_bytes)
-        for batch in _pool(human, rounds):
+        tables = rounds.tables if inputs is None else rounds.with_embeddings()
+        for batch in _pool(human, tables):
             _check_dimension(config, human[1], batch[1])
             gate.add(*batch)
             gate.settle()  # else this process has every embedding until the last has come
@@ -85,15 +88,23 @@ def open_gate(
             yield OpenGate(before, encode, inputs_table(seeds, sets, inputs))
 
 
+@contextmanager
+def _told_of_disk() -> Iterator[None]:
+    try:
+        yield
+    except RowsFileError as error:
+        raise GateError(f"the cosine gate: {error}") from error
+
+
 def _check_room(config: RunConfig, dimension: int, free: int) -> None:
-    """Raise ConfigError where a shard's embeddings alone are more than its GPU has free bytes."""
+    """Raise ConfigError where a shard's embeddings and a search take more than its GPU has free."""
     shards, target = config.dedup.shards, config.target_instructions
-    need = -(-target // shards) * bytes_of_a_row(dimension)
+    need = -(-target // shards) * bytes_of_a_row(dimension) + bytes_of_a_search(dimension)
     if need > free:
         raise ConfigError(
-            f"target_instructions {target:,}: embeddings take {need / 1e9:.1f} GB of a GPU for "
-            f"each of {shards} shards, and {free / 1e9:.1f} are free: raise dedup.shards, or set "
-            "dedup.gpus to 0"
+            f"target_instructions {target:,}: embeddings, and a search among them, take "
+            f"{need / 1e9:.1f} GB of a GPU for each of {shards} shards, and {free / 1e9:.1f} are "
+            "free: raise dedup.shards, or set dedup.gpus to 0"
         )
 
 
@@ -125,21 +136,20 @@ def _check_dimension(config: RunConfig, new: np.ndarray | None, stored: np.ndarr
 
 
 def _committed(human: EmbeddedTexts, location: str) -> Iterator[EmbeddedTexts]:
-    """The pool as the run has it, from its beginning. Runs in a gate shard."""
-    yield from _pool(human, CommittedRounds.read(Run.open(location)))
+    """The pool as the run has it, from its beginning; runs in a gate shard."""
+    tables = accepted_tables(Run.open(location), embeddings=human[1] is not None)
+    yield from _pool(human, tables)
 
 
-def _pool(human: EmbeddedTexts, rounds: CommittedRounds) -> Iterator[EmbeddedTexts]:
-    """What the gate decides against: the seeds, and what was accepted, as it was."""
+def _pool(human: EmbeddedTexts, tables: Iterable[pa.Table]) -> Iterator[EmbeddedTexts]:
+    """What the gate decides against: the seeds, and what was accepted, as it was.
+
+    ``tables`` have the column ``embedding`` where the seeds are embedded.
+    """
     texts, embeddings = human
-    if embeddings is None:
-        yield texts, None
-        for table in rounds.tables:
-            yield table["instruction"].to_pylist(), None
-        return
-    yield texts, EmbeddingIndex.normalize(embeddings)
-    for table in rounds.with_embeddings():
-        vectors = embeddings_of(table)
+    yield texts, None if embeddings is None else EmbeddingIndex.normalize(embeddings)
+    for table in tables:
+        vectors = None if embeddings is None else embeddings_of(table)
         if vectors is not None:
             vectors = EmbeddingIndex.normalize(vectors)
         yield table["instruction"].to_pylist(), vectors

@@ -54,11 +54,12 @@ _ROWS_A_SLOT = 32
 class WriteInstances:
     """Instructions to instances, each classified first: the work of the tasks, see `Work`.
 
-    ``location`` is the run's, for what it is decontaminated against.
+    ``location`` and ``fingerprint`` are the run's, for what it is decontaminated against.
     """
 
     config: RunConfig
     location: str
+    fingerprint: str
     folder: str = "instances"
     row_id: str = "id"
 
@@ -68,7 +69,7 @@ class WriteInstances:
         if row["instance"] is not None:
             return classified, None
         if self.config.instances.method == "steps":
-            shown = shown_in_run(self.config, self.location)
+            shown = shown_in_run(self.config, self.location, self.fingerprint)
             steps = await ask_in_steps(self.config, row["instruction"], row["seed"], ask, shown)
             return classified, steps
         request = instance_request(
@@ -82,7 +83,7 @@ class WriteInstances:
 
     def complete(self, block: pa.Table, answers: list[tuple[Classified, Written]]) -> pa.Table:
         """An instance block: what was answered, parsed and filtered."""
-        excluded = excluded_texts_of_run(self.config, self.location)
+        excluded = excluded_texts_of_run(self.config, self.location, self.fingerprint)
         rows = [
             instance_row(
                 self.config,
@@ -281,7 +282,7 @@ class InstancePhase:
     def _write_blocks(self, left: dict[int, pa.Table], claim: Claim) -> None:
         """Write the blocks that are ``left``, as far as they are granted, and take them out."""
         task = Task(
-            WriteInstances(self._config, self._run.location),
+            WriteInstances(self._config, self._run.location, self._run.header["fingerprint"]),
             self._generators,
             self._run.location,
             BEFORE_ROUNDS if self._is_running else AFTER_ROUNDS,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_si.dedup.cosine.scalar import exact_cosines
-from ray_si.dedup.embedding_index import ROUNDING
+from ray_si.dedup.embedding_index import rounding
 from ray_si.dedup.pool import EXACT, make_index, nearest
 from ray_si.dedup.rouge import Threshold
 from ray_si.dedup.rouge_index import RougeIndex, Similar, no_match, similar_to
@@ -195,6 +195,7 @@ class _CosineGate:
         kind = EXACT if embedding_index == EXACT else "Flat"
         self._earlier = make_index(vectors.shape[1], kind, threads=1)  # accepted in earlier chunks
         self._all_matter = embedding_index != EXACT  # cosines below the threshold, too
+        self._slack = 2 * rounding(vectors.shape[1])
         self._taken: list[int] = []  # rows accepted of this chunk
 
     def begin_chunk(self, start: int, end: int) -> None:
@@ -206,7 +207,7 @@ class _CosineGate:
         part = self._vectors[start:end]
         self._rough = part @ part.T
         before = np.tril(self._rough, -1).max(axis=1, initial=0.0)
-        self._is_near = self._all_matter | (before > self._threshold - 2 * ROUNDING)
+        self._is_near = self._all_matter | (before > self._threshold - self._slack)
         ids, cosines = nearest(self._earlier, part, self._threshold)
         nearer = np.flatnonzero(cosines > self.cosines[start:end])
         self._ids[start + nearer] = ids[nearer] + self._pool_size
@@ -217,7 +218,7 @@ class _CosineGate:
         if self._taken and self._is_near[row - self._start]:
             taken = np.array(self._taken)
             rough = self._rough[row - self._start, taken - self._start]
-            near = np.flatnonzero(rough >= rough.max() - 2 * ROUNDING)
+            near = np.flatnonzero(rough >= rough.max() - self._slack)
             exact = exact_cosines(self._vectors[row], self._vectors[taken[near]])
             best = int(exact.argmax())
             if exact[best] > self.cosines[row]:

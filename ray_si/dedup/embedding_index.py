@@ -9,9 +9,6 @@ import numpy as np
 
 from ray_si.dedup.cosine.scalar import exact_cosines, normalized
 
-ROUNDING = 1e-5
-"""More than single-precision inner products of unit vectors can be off, whatever their order."""
-
 _POINTS_PER_LIST = 39
 """Training vectors that FAISS wants for each list of an inverted file (its own minimum)."""
 
@@ -85,7 +82,7 @@ class EmbeddingIndex:
         while len(rows):
             rough, near = self._index.search(normalized[rows], min(k, len(self)))
             # within rounding of the last one found there may be others, one of them the nearest
-            open_ = (rough[:, -1] >= rough[:, 0] - 2 * ROUNDING) & (k < len(self))
+            open_ = (rough[:, -1] >= rough[:, 0] - 2 * rounding(self._dimension)) & (k < len(self))
             for row, found in zip(rows[~open_], near[~open_], strict=True):
                 stored = np.stack([self._index.reconstruct(int(i)) for i in found])
                 ids[row], cosines[row] = nearest_of(normalized[row], stored, found)
@@ -97,6 +94,14 @@ class EmbeddingIndex:
             raise ValueError(
                 f"embeddings have {normalized.shape[1]} numbers, the index has {self._dimension}"
             )
+
+
+def rounding(dimension: int) -> float:
+    """More than a single-precision inner product of unit vectors is off, whatever its order.
+
+    Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1.
+    """
+    return 1.01 * dimension * 2.0**-24
 
 
 def nearest_of(query: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> tuple[int, float]:

@@ -282,6 +282,6 @@ def similar_to(query: np.ndarray, pool: Encoded, k: int, first_id: int = 0) -> S
     candidates = np.flatnonzero(scores >= least)
     nearest = candidates[np.argsort(-scores[candidates], kind="stable")][:k].tolist()
     rounded = (2 * lcs * _MEAN_UNIT + totals // 2) // totals
-    return Similar(
-        [first_id + i for i in nearest], [float(scores[i]) for i in nearest], int(rounded.sum())
-    )
+    low = (1 << 20) - 1  # summed in halves: 64 bits are too few for a hundred million
+    total = (int((rounded >> 20).sum()) << 20) + int((rounded & low).sum())
+    return Similar([first_id + i for i in nearest], [float(scores[i]) for i in nearest], total)

@@ -55,19 +55,25 @@ def excluded_texts(
     return excluded
 
 
-def excluded_texts_of_run(config: RunConfig, location: str) -> ExcludedTexts | None:
+def excluded_texts_of_run(
+    config: RunConfig, location: str, fingerprint: str
+) -> ExcludedTexts | None:
     """What instances of the run there are held against, without cosines; None where there are no
     sets.
 
-    Read once in a process, since Ray's workers ask for every block.
+    Read once in a process, since Ray's workers ask for every block; anew where a run of another
+    ``fingerprint``, so of other sets, stands there meanwhile.
     """
     if not config.decontaminate:
         return None
-    return _of_run(location, config.dedup.rouge, config.decontaminate_ngram, config.dedup.tokenizer)
+    dedup = config.dedup
+    return _of_run(location, fingerprint, dedup.rouge, config.decontaminate_ngram, dedup.tokenizer)
 
 
 @lru_cache(maxsize=1)
-def _of_run(location: str, rouge: float, words: int | None, tokenizer: Tokenizer) -> ExcludedTexts:
+def _of_run(
+    location: str, _fingerprint: str, rouge: float, words: int | None, tokenizer: Tokenizer
+) -> ExcludedTexts:
     # one thread, since a worker has other workers beside it
     excluded = ExcludedTexts(rouge, words=words, tokenizer=tokenizer, threads=1)
     for item in Run.open(location).evaluation_sets():

@@ -117,16 +117,16 @@ async def ask_in_steps(
     return Steps(inputs, answers)
 
 
-def shown_in_run(config: RunConfig, location: str) -> Shown:
-    """The demonstrations of the run there, read once in a process."""
+def shown_in_run(config: RunConfig, location: str, fingerprint: str) -> Shown:
+    """The demonstrations of the run there, read once in a process for each ``fingerprint``."""
     options = config.instances
     if not (options.demonstrations or options.input_demonstrations):
         return Shown()
-    return Shown.of(config, _seeds_of_run(location))
+    return Shown.of(config, _seeds_of_run(location, fingerprint))
 
 
 @lru_cache(maxsize=1)
-def _seeds_of_run(location: str) -> list[SeedTask]:
+def _seeds_of_run(location: str, _fingerprint: str) -> list[SeedTask]:
     return seeds_of(Run.open(location).read("seeds.parquet"))
 
 

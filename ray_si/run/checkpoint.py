@@ -128,16 +128,29 @@ class CommittedRounds:
 
         In memory are those of a few rounds at a time.
         """
-        keys = (part_key(manifest, "accepted") for manifest in self.manifests)
-        vectors = read_ahead(lambda key: self._run.read(key, ["embedding"]), keys)
-        for table, column in zip(self.tables, vectors, strict=True):
-            yield table.append_column("embedding", column["embedding"])
+        return _with_embeddings(self._run, Segment(self.manifests, self.tables))
 
     def _append(self, segment: Segment) -> None:
         self.manifests += segment.manifests
         self.tables += segment.tables
         for table in segment.tables:
             self._rows.append(self.accepted + table.num_rows)
+
+
+def accepted_tables(run: Run, *, embeddings: bool) -> Iterator[pa.Table]:
+    """The ``tables`` of `CommittedRounds`, with the column ``embedding`` if asked for.
+
+    In memory are those of a few segments at a time, and nothing of them stays.
+    """
+    for segment in _segments(run, segment_keys(run)):
+        yield from _with_embeddings(run, segment) if embeddings else segment.tables
+
+
+def _with_embeddings(run: Run, rounds: Segment) -> Iterator[pa.Table]:
+    keys = (part_key(manifest, "accepted") for manifest in rounds.manifests)
+    vectors = read_ahead(lambda key: run.read(key, ["embedding"]), keys)
+    for table, column in zip(rounds.tables, vectors, strict=True):
+        yield table.append_column("embedding", column["embedding"])
 
 
 def read_manifests(run: Run) -> list[RoundManifest]:

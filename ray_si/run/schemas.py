@@ -386,6 +386,10 @@ class TrainingRow(_TrainingExtras):
     cosine: float | None
 
 
+_MOST_NUMBERS = (1 << 31) - 1
+"""Numbers in lists that lie together: Arrow counts them with 32 bits."""
+
+
 def select(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
     """Some columns of a schema, in the order of ``names``."""
     return pa.schema([schema.field(name) for name in names])
@@ -396,18 +400,32 @@ def embeddings_of(table: pa.Table) -> np.ndarray | None:
 
     None where there are no rows, one has none, or they are no finite vectors of one width.
     """
-    column = table["embedding"].combine_chunks()
+    column = table["embedding"]
     if not len(column) or column.null_count:
         return None
-    numbers: np.ndarray = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    lengths = set(column.value_lengths().to_pylist())
+    parts = [_vectors(chunk) for chunk in column.chunks if len(chunk)]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts) or len({part.shape[1] for part in found}) != 1:
+        return None
+    return np.concatenate(found)
+
+
+def _vectors(lists: pa.ListArray) -> np.ndarray | None:
+    numbers: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    lengths = set(lists.value_lengths().to_pylist())
     if len(lengths) != 1 or not numbers.size or not np.isfinite(numbers).all():
         return None
-    return numbers.reshape(len(column), numbers.size // len(column))
+    return numbers.reshape(len(lists), numbers.size // len(lists))
 
 
-def embedding_column(embeddings: np.ndarray) -> pa.Array:
+def embedding_column(embeddings: np.ndarray) -> pa.ChunkedArray:
     """The inverse of `embeddings_of`, of numbers of 16 bits, shape (n, dimension)."""
     count, dimension = embeddings.shape
-    offsets = np.arange(count + 1, dtype=np.int32) * dimension
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ravel(embeddings)))
+    rows = _MOST_NUMBERS // max(1, dimension)
+    parts = (embeddings[start : start + rows] for start in range(0, max(1, count), rows))
+    return pa.chunked_array(
+        pa.ListArray.from_arrays(
+            np.arange(len(part) + 1, dtype=np.int32) * dimension, pa.array(np.ravel(part))
+        )
+        for part in parts
+    )

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
@@ -271,7 +271,7 @@ class Client:
                     await asyncio.wait_for(call.is_answered.wait(), _STRAY_S)
             if left:  # none has
                 self._leave_outboxes(sender)
-        except (RayActorError, RayTaskError) as error:
+        except (RayActorError, RayTaskError, OutOfMemoryError) as error:
             self._leave_outboxes(sender)
             cause = getattr(error, "cause", None)
             if isinstance(cause, RaySIError):  # the engine means it: asking again is no use

@@ -100,6 +100,14 @@ def test_the_threshold_itself_is_not_above_it():
     assert index.search(["a b c d e f g h y z"])[1].tolist() == [0]
 
 
+def test_the_sum_of_all_scores_passes_64_bits(monkeypatch):
+    monkeypatch.setattr("ray_si.dedup.rouge_index._MEAN_UNIT", 1 << 60)
+    index = RougeIndex(0.7)
+    index.add(["name a river"] * 20)
+    (similar,) = index.most_similar(["name a river"], 1)
+    assert similar.mean(20) == 1.0
+
+
 @settings(max_examples=60)
 @given(corpora(), corpora(max_size=5), st.integers(1, 12), st.sampled_from(TAILS))
 def test_most_similar_equals_ranking_every_text(pool, queries, k, tail):

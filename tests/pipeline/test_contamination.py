@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import pytest
 
 from ray_si.config.file import parse_config, stored_config
 from ray_si.dedup import Deduplicator, GuardedGate
-from ray_si.pipeline.contamination import excluded_texts
+from ray_si.pipeline.contamination import excluded_texts, excluded_texts_of_run
 from ray_si.pipeline.gate import guarded
 from ray_si.pipeline.instances import contaminated
 from ray_si.records import Instance
 from ray_si.run.evaluation import EvaluationSet
 from ray_si.run.manifests import by_set, count_contaminated, from_by_set
+from ray_si.run.run import Run
 from tests.builds import replay_values
 
 QUESTION = (
@@ -82,6 +84,19 @@ def test_rejections_are_counted_by_set_and_kind():
     assert by_set(counts) == nested
     assert from_by_set(nested, "instances") == counts
     assert from_by_set({"a": 3}, "instructions") == Counter({("a", "instructions"): 3})
+
+
+def test_a_run_that_took_anothers_place_is_held_against_its_own_sets(tmp_path):
+    location = str(tmp_path / "run")
+    for place, item in enumerate(SETS):
+        header = {"config": {}, "identity": {}, "decontaminate": [item.name]}
+        run = Run.prepare(location, header, f"fingerprint-{place}")
+        with run.held():
+            run.create([], [item])
+        excluded = excluded_texts_of_run(config(), location, run.header["fingerprint"])
+        found = excluded.find([item.texts[0] for item in SETS])
+        assert [match.source for match in found] == [item.name]
+        shutil.rmtree(location)
 
 
 def test_a_run_that_began_without_ngrams_goes_on_without_them():

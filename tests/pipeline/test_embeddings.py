@@ -39,6 +39,17 @@ def test_embeddings_come_back_from_storage_bit_for_bit(embeddings):
     assert compact(stored).tobytes() == embeddings.tobytes()
 
 
+def test_more_embeddings_than_32_bits_count_stand_in_parts(monkeypatch):
+    monkeypatch.setattr("ray_si.run.schemas._MOST_NUMBERS", 11)
+    vectors = np.arange(35, dtype=np.float16).reshape(7, 5)
+    column = embedding_column(vectors)
+    assert [len(chunk) for chunk in column.chunks] == [2, 2, 2, 1]
+    column.validate(full=True)
+    table = pa.table({"embedding": column})
+    assert (embeddings_of(table) == vectors).all()
+    assert (embeddings_of(from_parquet(to_parquet(table))) == vectors).all()
+
+
 @given(arrays(np.float32, (2, 384), elements=st.floats(-1, 1, width=32)))
 def test_rounding_moves_a_cosine_by_less_than_a_thousandth(embeddings):
     exact, rounded = normalized(embeddings), normalized(compact(normalized(embeddings)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, strategies as st
@@ -11,6 +13,7 @@ from ray_si.run.checkpoint import (
     FOLDER,
     POOL_COLUMNS,
     CommittedRounds,
+    accepted_tables,
     head,
     read_manifests,
     segment_keys,
@@ -160,6 +163,20 @@ def test_embeddings_are_those_of_the_rounds(tmp_path, pairs):
     run = build(tmp_path / "run", [3, 0, 5, 1])
     tables = [table.to_pylist() for table in CommittedRounds.read(run).with_embeddings()]
     assert tables == [t.to_pylist() for t in run.accepted([*POOL_COLUMNS, "embedding"])]
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_what_is_read_table_by_table_is_the_same_and_is_let_go(tmp_path, pairs, embeddings):
+    run = build(tmp_path / "run", [3, 0, 5, 1, 2, 7, 0, 4, 4, 1, 0, 6, 2])
+    rounds = CommittedRounds.read(run)
+    expected = [t.to_pylist() for t in (rounds.with_embeddings() if embeddings else rounds.tables)]
+    found, taken, most = [], [], 0
+    for table in accepted_tables(run, embeddings=embeddings):
+        found.append(table.to_pylist())
+        taken.append(weakref.ref(table))
+        most = max(most, sum(reference() is not None for reference in taken))
+    assert found == expected
+    assert most <= 8 < len(taken)  # those of a segment
 
 
 def test_a_resume_reads_few_objects_whatever_the_rounds(tmp_path):

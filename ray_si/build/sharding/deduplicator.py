@@ -18,7 +18,8 @@ from ray_si.dedup.tokens import Tokenizer
 class ShardedDeduplicator(Deduplicator):
     """A `Deduplicator` whose pool is spread over ``shards`` actors; ``with`` ends them.
 
-    Decisions, matches and scores equal those of a `Deduplicator`, for any number of shards.
+    Decisions, matches and scores equal those of a `Deduplicator`, for any number of shards, but
+    with FAISS's approximate kinds of embedding_index.
     ``restore`` is what a dead shard is rebuilt from: see `ShardedPool`. With ``cards``, of
     `reserved_gpus`, shards compare embeddings on GPUs; GateError where one is not seen there. Needs
     a running Ray.

@@ -15,6 +15,7 @@ from ray.exceptions import (
     ActorUnschedulableError,
     GetTimeoutError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
     RayTaskError,
 )
@@ -27,6 +28,7 @@ from ray.util.scheduling_strategies import (
 from ray_si.build.sharding.gpus import GPU_S
 from ray_si.dedup import Similar
 from ray_si.dedup.cosine.device import DeviceMemoryError, NoDeviceError, free_bytes
+from ray_si.dedup.cosine.host import RowsFileError
 from ray_si.dedup.layers import nearer_by_cosine, nearer_by_rouge
 from ray_si.dedup.pool import LocalPool
 from ray_si.dedup.rouge_index import no_match
@@ -46,8 +48,9 @@ Additions = list[tuple[int, Any]]
 _ATTEMPTS = 5
 """Times that a shard is replaced within one question before the gate gives up."""
 
-_LOST = (RayActorError, ActorUnschedulableError, ObjectLostError)
-"""What Ray says of a shard that is gone, whose node has just left, or has left with its answer."""
+_LOST = (RayActorError, OutOfMemoryError, ActorUnschedulableError, ObjectLostError)
+"""What Ray says of a shard that is gone, that it killed since its node was short of memory, whose
+node has just left, or has left with its answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,8 @@ class Shard:
     """An actor with every ``count``-th text of the pool, from ``number`` on.
 
     It answers with ids of the whole pool, and shares its node's cores with ``neighbours`` shards,
-    itself included. Where the pool's ``device`` is not there, or has no room, GateError.
+    itself included. Where the pool's ``device`` is not there, or has no room, GateError; where the
+    device fails otherwise, the process ends.
     """
 
     def __init__(self, number: int, count: int, neighbours: int, options: dict[str, Any]) -> None:
@@ -74,10 +78,12 @@ class Shard:
         """Take this shard's texts of ``size``: of what ``restore`` yields, then of additions."""
         known = additions[0][0] if additions else size
         first_id = 0
-        for texts, embeddings in restore() if restore else ():
+        for texts, embeddings in restore() if restore and known else ():
             room = known - first_id
             self.add((texts[:room], None if embeddings is None else embeddings[:room]), first_id)
             first_id += min(room, len(texts))
+            if first_id == known:
+                break
         if first_id < known:
             raise GateError(f"only {first_id} of the pool's {known} texts could be read back")
         for first_id, batch in additions:
@@ -135,6 +141,13 @@ class Shard:
                 f"{shard}: {error}; its node needs a driver, and a torch that is built for it, or "
                 "take no GPUs for the gate (gpus 0 searches on processors)"
             ) from error
+        except RowsFileError as error:
+            raise GateError(f"{shard}: {error}") from error
+        except RuntimeError as error:
+            if "CUDA error" not in str(error):
+                raise
+            logger.error("%s: %s; it ends, and another replaces it", shard, one_line(error, 200))
+            os._exit(1)  # none of its kernels runs again in this process
 
     def _global(self, ids: np.ndarray) -> np.ndarray:
         return np.where(ids < 0, -1, ids * self._count + self._number)

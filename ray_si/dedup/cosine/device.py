@@ -64,6 +64,11 @@ def bytes_of_a_row(dimension: int) -> int:
     return 4 * dimension + 2 * _padded(dimension)
 
 
+def bytes_of_a_search(dimension: int) -> int:
+    """What a search takes beside the rows, about: 2 GB for 384 numbers, and more for wider ones."""
+    return 2_000_000_000 * max(1, -(-dimension // 384))
+
+
 def free_bytes(device: str) -> int:
     """Bytes of a device's memory that nobody has taken.
 

@@ -22,6 +22,10 @@ _GROWTH = 8
 """The rotation is fitted anew whenever there are so many times as many rows as it was fitted to."""
 
 
+class RowsFileError(OSError):
+    """The file of the rows cannot grow; the message says where it stands, and what to do."""
+
+
 class HostRows:
     """Rows by their codes, and the exact search among them.
 
@@ -132,9 +136,12 @@ class HostRows:
 
     def _begin_chunk(self) -> None:
         if self._chunks:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-            memory = self._chunks[-1].move_to(self._file)
+            try:
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+                memory = self._chunks[-1].move_to(self._file)
+            except OSError as error:
+                raise RowsFileError(self._full(error)) from error
         else:
             memory = np.empty((CAPACITY, self.dimension), np.float32)
         self._chunks.append(Chunk(memory, len(self)))
@@ -154,3 +161,11 @@ class HostRows:
                 f"embeddings have {rows.shape[1]} numbers, the index has {self.dimension}"
             )
         return rows
+
+    def _full(self, error: OSError) -> str:
+        folder = self._folder or tempfile.gettempdir()
+        have = f"{len(self):,} embeddings of {self.dimension} numbers"
+        return (
+            f"{have} fill {folder}, and each further one takes {4 * self.dimension:,} bytes "
+            f"({error.strerror}): free some space, or set TMPDIR to a larger disk"
+        )

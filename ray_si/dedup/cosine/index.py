@@ -66,8 +66,8 @@ class CosineIndex:
     def add(self, embeddings: np.ndarray | torch.Tensor) -> None:
         """Append rows, shape (n, dimension), scaled to length 1; ids go on from ``len(self)``.
 
-        Raises ValueError for another width, NaN or infinity; nothing is added then. OSError where
-        the file of rows cannot grow; the first ``len(self)`` rows are in then.
+        Raises ValueError for another width, NaN or infinity; nothing is added then. RowsFileError,
+        an OSError, where the file of rows cannot grow; the first ``len(self)`` rows are in then.
         """
         self._rows.add(embeddings)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from ray_si.dedup import CosineIndex
 from ray_si.dedup.cosine import chunk, products
-from ray_si.dedup.cosine.host import HostRows
+from ray_si.dedup.cosine.host import HostRows, RowsFileError
 from ray_si.dedup.cosine.scalar import normalized
 
 
@@ -127,10 +127,14 @@ def test_a_full_disk_is_an_error_after_which_the_index_goes_on(monkeypatch, tmp_
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 64 * 64 * 4 + 1000, before[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(RowsFileError) as caught:
             index.add(rows[150:])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value) == (
+        f"192 embeddings of 64 numbers fill {tmp_path}, and each further one takes 256 bytes "
+        "(File too large): free some space, or set TMPDIR to a larger disk"
+    )
     index.add(rows[len(index) :])
     assert found(index, rows) == slow_search(normalized(rows), normalized(rows), 0.9)
 
