@@ -70,6 +70,7 @@ def _work(read: Callable[[K], V], waiting: SimpleQueue[tuple[K, Future[V]] | Non
             future.set_result(read(item))
         except BaseException as error:  # noqa: BLE001 - raised where its turn comes
             future.set_exception(error)
+        del asked, item, future  # what was read is with who takes it, and not here as well
 
 
 @atexit.register

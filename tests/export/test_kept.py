@@ -30,23 +30,23 @@ def options(**values):
     return Keep(**values).model_dump()
 
 
-def chosen(rows, **values):
-    """The rows that options keep, in order, and the others counted."""
-    names = sorted({row.id for row in rows})
-    openings = [None, *sorted({row.opening for row in rows} - {None})]
+def chosen(instances, **values):
+    """The instances that options keep, in order, and the others counted."""
+    names = sorted({row.id for row in instances})
+    openings = [None, *sorted({row.opening for row in instances} - {None})]
     ranked = Ranked(
-        np.array([names.index(row.id) for row in rows], np.int64),
-        np.array([openings.index(row.opening) - 1 for row in rows], np.int32),
-        np.array([row.has_input for row in rows], bool),
-        np.array([row.answer_logprob for row in rows], np.float64),
-        np.array([row.instruction_logprob for row in rows], np.float64),
+        np.array([names.index(row.id) for row in instances], np.int64),
+        np.array([openings.index(row.opening) - 1 for row in instances], np.int32),
+        np.array([row.has_input for row in instances], bool),
+        np.array([row.answer_logprob for row in instances], np.float64),
+        np.array([row.instruction_logprob for row in instances], np.float64),
     )
     is_kept, left_out = choose(ranked, options(**values))
-    return [row for row, kept in zip(rows, is_kept, strict=True) if kept], left_out
+    return [row for row, kept in zip(instances, is_kept, strict=True) if kept], left_out
 
 
-def ids(rows, **values):
-    return [row.id for row in chosen(rows, **values)[0]]
+def ids(instances, **values):
+    return [row.id for row in chosen(instances, **values)[0]]
 
 
 def test_the_likeliest_rows_are_kept_and_the_others_counted():
@@ -81,7 +81,7 @@ def test_a_share_has_an_input_and_the_other_kind_fills_up_where_there_are_too_fe
 
 ROWS = st.builds(
     Row, st.sampled_from("abc"), st.none() | st.integers(-9, 0), st.sampled_from(["x", "y", None]),
-    st.booleans(),
+    st.booleans(), st.just(-1.0),
 )  # fmt: skip
 LIMIT = st.none() | st.integers(1, 5)
 
