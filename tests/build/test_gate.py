@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from functools import partial
+from subprocess import run
 
 import numpy as np
 import psutil
@@ -119,6 +121,49 @@ def test_a_dead_shard_is_rebuilt_from_what_was_accepted(ray_session, caplog):
             assert found.rejected == expected.rejected
             batches.append(([texts[part][i] for i in found.accepted], found.embeddings))
     assert "is lost (ActorDiedError) and rebuilt" in caplog.text
+
+
+SHORT_OF_MEMORY = """
+import time
+
+import psutil
+import ray
+
+from ray_si.build.sharding import ShardedDeduplicator
+
+memory = psutil.virtual_memory()
+threshold = (memory.total - memory.available + (3 << 30)) / memory.total
+ray.init(
+    "local",
+    num_cpus=1,
+    include_dashboard=False,
+    _system_config={"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 100},
+)
+
+
+def fill(_):
+    held = b"1" * (4 << 30)
+    time.sleep(60)
+    return held[0]
+
+
+with ShardedDeduplicator(2, cosine=None) as gate:
+    gate.filter(["name a river", "list two seas"])
+    held = gate._shards._shards[1].__ray_call__.remote(fill)
+    print(gate.filter(["list two seas", "name a town"]).accepted)
+    try:
+        ray.get(held)
+    except ray.exceptions.OutOfMemoryError:
+        print("it was ended for its memory")
+"""
+
+
+@pytest.mark.slow
+def test_a_shard_that_ray_ends_for_its_memory_is_rebuilt():
+    command = [sys.executable, "-c", SHORT_OF_MEMORY]
+    done = run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout.splitlines() == ["[1]", "it was ended for its memory"], done.stderr
+    assert "gate shard 1 is lost (OutOfMemoryError) and rebuilt" in done.stderr
 
 
 @pytest.mark.parametrize("restored", [0, 60])
