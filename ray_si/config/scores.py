@@ -116,7 +116,8 @@ class JudgeScore(_ChatScore):
     """File with the question, in which {instruction}, {input} and {output} stand for what the row
     has; none takes ours."""
     max_tokens: int = Field(256, ge=1)
-    """Longest answer where the grade is written; the last number in it that is a grade counts."""
+    """Longest answer where the grade is written, with what a model thinks before it; one that takes
+    more has no grade. The last number in it that is a grade counts."""
 
     @field_validator("grades")
     @classmethod

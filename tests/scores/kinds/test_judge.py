@@ -55,8 +55,12 @@ def test_labels_of_a_completion_model_begin_with_a_space():
     ("text", "value"),
     [
         ("Good, but of 5 points one is missing. Grade: 4", 4),
-        ("4/5", 5),
+        ("4/5", 4),
+        ("Grade: **3** out of 5.", 3),
+        ("3/4 of it is fine.", None),
         ("**Grade: 2.**", 2),
+        ("<think>\nA 2, or a 3?\n</think>\n\nGrade: 4", 4),
+        ("<think>\nA 2, or a 3?\n</think>\n\nI cannot say.", None),
         ("Grade: 3.5", None),
         ("I cannot say; 80% of it is fine.", None),
         ("", None),
@@ -69,6 +73,19 @@ def test_of_a_written_answer_the_last_number_that_is_a_grade_counts(text, value)
     assert scored.reason == (None if value else "unparsed")
     assert request.labels == ()
     assert request.sampling.temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason"),
+    [
+        ("<think>\nFrom 1 to 5. The answer lists 2", "length"),
+        ("<think>\nFrom 1 to 5. The answer lists 2\n", "stop"),
+        ("Of its 3 parts 2", "length"),
+    ],
+)
+def test_an_answer_or_thought_that_was_cut_off_gives_no_grade(text, finish_reason):
+    scored, _ = answered(judge(method="text"), Completion(text, finish_reason))
+    assert scored == (None, "unfinished", text)
 
 
 def test_what_an_engine_refuses_or_fails_at_is_told_apart():
