@@ -52,7 +52,7 @@ class Judge:
             max_tokens=8 if self._by_labels else settings.max_tokens, temperature=0
         )
         space = "" if self.generator.prompt_style == "chat" else " "
-        self._labels = tuple(f"{space}{grade:g}" for grade in settings.grades)
+        self._labels = tuple(f"{space}{grade}" for grade in settings.written_grades)
         name = "judge_labels.txt" if self._by_labels else "judge_text.txt"
         self._template = _template(settings.prompt, name)
         self.inputs = {"prompt": hashlib.sha256(self._template.encode()).hexdigest()}

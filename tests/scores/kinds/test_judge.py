@@ -45,10 +45,10 @@ def test_very_unlikely_labels_still_have_a_mean():
 
 
 def test_labels_of_a_completion_model_begin_with_a_space():
-    scorer = judge(generator={"prompt_style": "completion"}, grades=[0, 1])
-    _, request = answered(scorer, Completion("1", "stop", label_logprobs=(0.0, 0.0)))
+    scorer = judge(generator={"prompt_style": "completion"})
+    _, request = answered(scorer, Completion("1", "stop", label_logprobs=(0.0,) * 5))
     assert isinstance(request.prompt, str)
-    assert request.labels == (" 0", " 1")
+    assert request.labels == (" 1", " 2", " 3", " 4", " 5")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,17 @@ def test_settings_that_make_no_sense_are_refused():
     for settings, message in (
         ({"grades": [1]}, "at least two grades"),
         ({"grades": [1, 1]}, "at least two grades"),
+        ({"grades": [1, 2, 3]}, "our prompt asks for 1 to 5"),
+        ({"grades": [0, 10], "method": "text"}, "our prompt asks for 1 to 5"),
+        ({"grades": [10, 9, 1], "prompt": "mine.txt"}, "10 begins with 1, .* set method to text"),
+        ({"grades": [0, 0.5, 1], "prompt": "mine.txt"}, "0.5 begins with 0, "),
         ({"generator": {"engine": "reward", "model": "x"}}, "writes nothing"),
     ):
         with pytest.raises(ConfigError, match=message):
             judge(**settings)
+
+
+def test_written_grades_may_begin_as_others_do(tmp_path):
+    (tmp_path / "mine.txt").write_text("Is {output} kind, from 1 to 10?")
+    scorer = judge(method="text", grades=list(range(1, 11)), prompt=str(tmp_path / "mine.txt"))
+    assert answered(scorer, Completion("It is. 10", "stop"))[0].value == 10
