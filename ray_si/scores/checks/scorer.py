@@ -89,6 +89,7 @@ class Checks:
             wrong_label,
         ]
         if settings.code:
+            self.version = 2
             self._checks.append(Compiler().wrong_code)
 
     def score(self, rows: Sequence[Row]) -> list[Scored]:
