@@ -26,7 +26,7 @@ _NUMBERS = dict(
         strict=True,
     )
 )
-_NUMBER = rf"(\d{{1,5}}|{'|'.join(_NUMBERS)})"
+_NUMBER = rf"(\d{{1,5}}|(?a:{'|'.join(_NUMBERS)}))"  # in ASCII: else ſ would do for s
 _UNIT = r"(word|sentence|line|paragraph|character)s?"
 
 _PHRASES = (
