@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from ray_si.run.folder import Folder
 from ray_si.run.layout import block_key, block_keys
 from ray_si.run.run import Run, seal
 from ray_si.scores.answers import OTHERS, AnswerSource, with_others
-from ray_si.scores.base import FAILED, Scored
+from ray_si.scores.base import FAILED, NOT_FINITE, Scored
 from ray_si.scores.rows import blocks_of_rows, shards_digest
 from ray_si.scores.stored import BLOCKS, HEADER, MANIFEST, SCORE_BLOCK, folder_name, place_of
 from ray_si.storage.reading import read_ahead
@@ -166,9 +167,15 @@ class ScoreJob:
 
 
 def scored_table(block: pa.Table, scored: list[Scored]) -> pa.Table:
-    """What the rows of a block are given, of `SCORE_BLOCK`."""
+    """What the rows of a block are given, of `SCORE_BLOCK`; no value where it is not finite."""
     assert len(scored) == block.num_rows, "a score gave another number of values than of rows"
-    values, reasons, details = zip(*scored, strict=True) if scored else ((), (), ())
+    given = [
+        item
+        if item.value is None or math.isfinite(item.value)
+        else Scored(None, NOT_FINITE, item.detail)
+        for item in scored
+    ]
+    values, reasons, details = zip(*given, strict=True) if given else ((), (), ())
     columns = [block["id"].combine_chunks(), values, reasons, details]
     arrays = [
         pa.array(column, field.type) for column, field in zip(columns, SCORE_BLOCK, strict=True)

@@ -142,6 +142,7 @@ class StoredScores:
 def values_of(table: pa.Table, ids: pa.ChunkedArray) -> np.ndarray:
     """See `StoredScores.values`; ``table`` is what `StoredScores.table` returns."""
     values: np.ndarray = table["value"].to_numpy(zero_copy_only=False)  # nulls become NaN
+    values = np.where(np.isfinite(values), values, np.nan)  # infinite ones were stored once
     if table["id"].equals(ids):
         return values
     places = pc.index_in(ids, value_set=table["id"].combine_chunks())

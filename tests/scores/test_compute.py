@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,9 @@ from ray_si.config.scores import scores_of
 from ray_si.errors import ConfigError, RunError
 from ray_si.export.training_lines import Source
 from ray_si.run.run import Run
-from ray_si.scores import compute as computing
+from ray_si.scores import compute as computing, job
 from ray_si.scores.compute import compute
+from ray_si.scores.overview import overview
 from ray_si.scores.stored import MANIFEST, StoredScores
 from ray_si.storage.objects import open_objects
 from tests.command import ENVIRONMENT
@@ -37,6 +39,9 @@ def letters(rows):
 
 def some(rows):
     return [None if row["input"] else 1 for row in rows]
+
+def infinite(rows):
+    return [float("-inf"), float("inf"), *range(2, len(rows))]
 
 def short(rows):
     return [1]
@@ -123,6 +128,24 @@ def test_rows_that_cannot_be_scored_are_counted_and_stay(tmp_path, run, scorer):
     assert summary.scored + summary.unscored["no_value"] == summary.rows == 120
     ids = next(Source(run).tables(["id"]))["id"]
     assert np.isnan(StoredScores(run, str(tmp_path / "scores")).values("some", ids)).any()
+
+
+def test_infinite_values_are_none_and_those_of_older_versions_too(
+    tmp_path, run, scorer, monkeypatch
+):
+    ids = next(Source(run).tables(["id"]))["id"]
+    sections = scores_of({"mine": {"kind": "function", "path": "mine:infinite"}})
+    [summary] = compute(run, sections, str(tmp_path / "scores"))
+    assert (summary.scored, summary.unscored) == (118, {"not_finite": 2})
+    monkeypatch.setattr(job, "math", SimpleNamespace(isfinite=lambda value: True))
+    [summary] = compute(run, sections, str(tmp_path / "older"))
+    assert (summary.scored, summary.unscored) == (120, {})
+    for folder in ("scores", "older"):
+        values = StoredScores(run, str(tmp_path / folder)).values("mine", ids)
+        assert np.isnan(values[:2]).all()
+        assert np.isfinite(values[2:]).all()
+        [told] = overview(run, str(tmp_path / folder))["scores"]
+        assert (told["scored"], told["best"][0]["value"]) == (118, 119)
 
 
 @pytest.mark.parametrize(
