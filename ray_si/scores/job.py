@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from ray_si.scores.base import FAILED, NOT_FINITE, Scored
 from ray_si.scores.rows import blocks_of_rows, shards_digest
 from ray_si.scores.stored import BLOCKS, HEADER, MANIFEST, SCORE_BLOCK, folder_name, place_of
 from ray_si.storage.reading import read_ahead
-from ray_si.storage.tables import ShardInfo, claim_table, describe_bytes, from_parquet
+from ray_si.storage.tables import claim_table, from_parquet, read_stored
 
 Listen = Callable[[str, int, int], None]
 """Told the name of a score, and how many of how many rows have it."""
@@ -136,14 +137,12 @@ class ScoreJob:
         entries: list[dict[str, Any]] = []
         unscored: Counter[str] = Counter()
         rows = scored = 0
-        for number, key in enumerate(self.standing().values()):
-            data = self.folder.objects.get(key)
-            table = from_parquet(data)
-            info: ShardInfo = describe_bytes(key, table.num_rows, data)
+        stored = read_ahead(partial(read_stored, self.folder.objects), self.standing().values())
+        for number, (table, info) in enumerate(stored):
             expected = min(self._size, self.rows - number * self._size)
             if table.num_rows != expected:
                 raise RunError(
-                    f"{self.folder.location}/{key} has {table.num_rows} rows, not {expected}: "
+                    f"{self.folder.location}/{info.key} has {table.num_rows} rows, not {expected}: "
                     "delete this score's folder and score again"
                 )
             entries.append(asdict(info))

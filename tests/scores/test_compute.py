@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from ray_si.run.run import Run
 from ray_si.scores import compute as computing, job
 from ray_si.scores.compute import compute
 from ray_si.scores.overview import overview
-from ray_si.scores.stored import MANIFEST, StoredScores
+from ray_si.scores.stored import BLOCKS, MANIFEST, StoredScores
 from ray_si.storage.objects import open_objects
 from tests.command import ENVIRONMENT
 from tests.run.finished import finished_run
@@ -235,6 +236,24 @@ def test_settings_are_checked_with_the_nearest_right_key():
     ):
         with pytest.raises(ConfigError, match=message):
             scores_of(given)
+
+
+def test_a_scores_blocks_are_read_ahead_when_it_ends(tmp_path, run, monkeypatch):
+    small_blocks(monkeypatch)
+    [section] = scores_of({"length": None}).values()
+    made, scorer = computing.job_of(run, "length", section, str(tmp_path / "scores"), False)
+    together, get = threading.Barrier(5, timeout=20), made.folder.objects.get
+
+    def waiting_get(key):
+        if key.startswith(BLOCKS):
+            together.wait()
+        return get(key)
+
+    with made.held():
+        for number, block in made.blocks():
+            made.store(number, block, scorer.score(block.to_pylist()))
+        monkeypatch.setattr(made.folder.objects, "get", waiting_get)
+        assert made.finish().scored == 120
 
 
 def test_manifests_say_what_a_score_is(tmp_path, run):
