@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import keyword
 from collections.abc import Mapping
+from itertools import permutations
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ray_si.config.sections.base import Section
 from ray_si.config.sections.generator import Generator
@@ -103,6 +104,10 @@ class IfdScore(_ChatScore):
         return generator
 
 
+_OUR_GRADES = (1, 2, 3, 4, 5)
+"""What our prompts ask a judge for."""
+
+
 class JudgeScore(_ChatScore):
     """A grade by a language model."""
 
@@ -110,13 +115,15 @@ class JudgeScore(_ChatScore):
     method: Literal["labels", "text"] = "labels"
     """labels: the mean of all grades, weighted by their probabilities, in one forward pass; text:
     the grade that the model writes, for endpoints without log-probabilities."""
-    grades: tuple[float, ...] = (1, 2, 3, 4, 5)
-    """What it may give."""
+    grades: tuple[float, ...] = _OUR_GRADES
+    """What it may give. Others need a prompt that asks for them, and method text where one begins
+    with another, as 10 does with 1."""
     prompt: str | None = None
     """File with the question, in which {instruction}, {input} and {output} stand for what the row
     has; none takes ours."""
     max_tokens: int = Field(256, ge=1)
-    """Longest answer where the grade is written; the last number in it that is a grade counts."""
+    """Longest answer where the grade is written, with what a model thinks before it; one that takes
+    more has no grade. The last number in it that is a grade counts."""
 
     @field_validator("grades")
     @classmethod
@@ -131,6 +138,25 @@ class JudgeScore(_ChatScore):
         if generator.engine == "reward":
             raise ValueError("the reward engine writes nothing: use a score of the kind reward")
         return generator
+
+    @model_validator(mode="after")
+    def _are_asked_for(self) -> JudgeScore:
+        for one, other in permutations(self.written_grades, 2):
+            if self.method == "labels" and other.startswith(one):
+                raise ValueError(
+                    f"grades: {other} begins with {one}, so the label {one} counts for {other}, "
+                    "too: set method to text"
+                )
+        if self.prompt is None and set(self.grades) != set(_OUR_GRADES):
+            raise ValueError(
+                "grades: our prompt asks for 1 to 5; name a prompt of yours that asks for these"
+            )
+        return self
+
+    @property
+    def written_grades(self) -> tuple[str, ...]:
+        """The grades as a model writes them."""
+        return tuple(f"{grade:g}" for grade in self.grades)
 
 
 class RewardScore(ScoreSection):

@@ -28,6 +28,9 @@ Ask = Callable[[Request], Awaitable[Completion]]
 FAILED = "engine_error"
 """Reason of a row whose request failed for good; a later call asks it again."""
 
+NOT_FINITE = "not_finite"
+"""Reason of a row whose value is infinite, or no number: such a one is not stored."""
+
 
 class Scorer(Protocol):
     """What every score has.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -18,11 +20,11 @@ from ray_si.run.folder import Folder
 from ray_si.run.layout import block_key, block_keys
 from ray_si.run.run import Run, seal
 from ray_si.scores.answers import OTHERS, AnswerSource, with_others
-from ray_si.scores.base import FAILED, Scored
+from ray_si.scores.base import FAILED, NOT_FINITE, Scored
 from ray_si.scores.rows import blocks_of_rows, shards_digest
 from ray_si.scores.stored import BLOCKS, HEADER, MANIFEST, SCORE_BLOCK, folder_name, place_of
 from ray_si.storage.reading import read_ahead
-from ray_si.storage.tables import ShardInfo, claim_table, describe_bytes, from_parquet
+from ray_si.storage.tables import claim_table, from_parquet, read_stored
 
 Listen = Callable[[str, int, int], None]
 """Told the name of a score, and how many of how many rows have it."""
@@ -135,14 +137,12 @@ class ScoreJob:
         entries: list[dict[str, Any]] = []
         unscored: Counter[str] = Counter()
         rows = scored = 0
-        for number, key in enumerate(self.standing().values()):
-            data = self.folder.objects.get(key)
-            table = from_parquet(data)
-            info: ShardInfo = describe_bytes(key, table.num_rows, data)
+        stored = read_ahead(partial(read_stored, self.folder.objects), self.standing().values())
+        for number, (table, info) in enumerate(stored):
             expected = min(self._size, self.rows - number * self._size)
             if table.num_rows != expected:
                 raise RunError(
-                    f"{self.folder.location}/{key} has {table.num_rows} rows, not {expected}: "
+                    f"{self.folder.location}/{info.key} has {table.num_rows} rows, not {expected}: "
                     "delete this score's folder and score again"
                 )
             entries.append(asdict(info))
@@ -166,9 +166,15 @@ class ScoreJob:
 
 
 def scored_table(block: pa.Table, scored: list[Scored]) -> pa.Table:
-    """What the rows of a block are given, of `SCORE_BLOCK`."""
+    """What the rows of a block are given, of `SCORE_BLOCK`; no value where it is not finite."""
     assert len(scored) == block.num_rows, "a score gave another number of values than of rows"
-    values, reasons, details = zip(*scored, strict=True) if scored else ((), (), ())
+    given = [
+        item
+        if item.value is None or math.isfinite(item.value)
+        else Scored(None, NOT_FINITE, item.detail)
+        for item in scored
+    ]
+    values, reasons, details = zip(*given, strict=True) if given else ((), (), ())
     columns = [block["id"].combine_chunks(), values, reasons, details]
     arrays = [
         pa.array(column, field.type) for column, field in zip(columns, SCORE_BLOCK, strict=True)

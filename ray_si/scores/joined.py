@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ray_si.export.training_lines import Source
 from ray_si.run.run import Run
-from ray_si.scores.stored import StoredScores, values_of
+from ray_si.scores.stored import StoredScores, Values
 
 
 class ScoredSource(Source):
@@ -30,11 +30,12 @@ class ScoredSource(Source):
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows, a shard at a time."""
-        stored = [name for name in columns if name not in self._scores]
+        scores = {name: Values(table) for name, table in self._scores.items()}
+        stored = [name for name in columns if name not in scores]
         for table in super().tables(list(dict.fromkeys([*stored, "id"]))):
             joined = table
-            for name in self._scores:
-                values = values_of(self._scores[name], table["id"])
+            for name, score in scores.items():
+                values = score.of(table["id"])
                 joined = joined.append_column(
                     name, pa.array(values, pa.float64(), mask=np.isnan(values))
                 )

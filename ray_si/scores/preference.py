@@ -13,7 +13,7 @@ from ray_si.errors import RunError
 from ray_si.export.training_lines import Source
 from ray_si.run.run import Run
 from ray_si.scores.answers import AnswerSource
-from ray_si.scores.stored import StoredScores, values_of
+from ray_si.scores.stored import StoredScores, Values
 from ray_si.self_instruct.formats import Layout
 
 LIKELIHOOD = "logprob"
@@ -50,7 +50,8 @@ class PairSource(Source):
         super().__init__(run)
         answers = AnswerSource(run)
         scores = StoredScores(run, scores_at, of_answers=True)
-        stored = scores.table(by) if by != LIKELIHOOD or by in scores.names else None
+        is_stored = by != LIKELIHOOD or by in scores.names
+        stored = Values(scores.table(by)) if is_stored else None
         self.alone = 0
         self._pairs = [self._pairs_of(table, stored) for table in answers.tables(_ANSWERS)]
         self.rows = sum(len(table) for table in self._pairs)
@@ -72,9 +73,9 @@ class PairSource(Source):
         for table in self._pairs:
             yield table.select(list(columns))
 
-    def _pairs_of(self, answers: pa.Table, stored: pa.Table | None) -> pa.Table:
+    def _pairs_of(self, answers: pa.Table, stored: Values | None) -> pa.Table:
         column = answers["output_logprob"]
-        values = column.to_numpy() if stored is None else values_of(stored, answers["id"])
+        values = column.to_numpy() if stored is None else stored.of(answers["id"])
         scored = zip(answers.to_pylist(), values.tolist(), strict=True)
         pairs = []
         for row_id, group in groupby(scored, key=lambda item: item[0]["id"].rpartition(":")[0]):

@@ -103,6 +103,12 @@ def choose(
     if worth is not None:
         unknown += int(np.isnan(worth).sum())
         candidates, worth = candidates[~np.isnan(worth)], worth[~np.isnan(worth)]
+        if not len(candidates):
+            assert criteria.rank is not None, "scores' ranks are always known"
+            raise RunError(
+                f"none of the {passed} rows left by {text!r} has a value of {criteria.rank.text!r} "
+                "to be ranked by: take another --rank"
+            )
         ties = row_numbers(criteria.seed, "ties", 0, rows)[candidates]
         candidates = candidates[np.lexsort((ties, -worth))]
     if criteria.needs_embeddings:

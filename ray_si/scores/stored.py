@@ -124,30 +124,60 @@ class StoredScores:
                 run.objects.put(f"{FOLDER}/{key}", data)
 
     def table(self, name: str) -> pa.Table:
-        """All rows of a score, of `SCORE_BLOCK`; RunError where a block is missing or damaged."""
-        score = self.find(name)
+        """The ``id`` and ``value`` of all rows of a score, in the order in which it was given them.
+
+        RunError where a block is missing or damaged.
+        """
+        score, columns = self.find(name), ["id", "value"]
 
         def read(entry: dict[str, Any]) -> pa.Table:
             info = ShardInfo(**entry | {"key": f"{score.folder}/{entry['key']}"})
-            return from_parquet(read_named(self._objects, self._place, info, MANIFEST))
+            return from_parquet(read_named(self._objects, self._place, info, MANIFEST), columns)
 
         tables = list(read_ahead(read, score.manifest["blocks"]))
-        return pa.concat_tables(tables) if tables else SCORE_BLOCK.empty_table()
+        return pa.concat_tables(tables) if tables else SCORE_BLOCK.empty_table().select(columns)
 
     def values(self, name: str, ids: pa.ChunkedArray) -> np.ndarray:
         """The score of each of these rows, float64, NaN where it has none, shape (rows,)."""
-        return values_of(self.table(name), ids)
+        return Values(self.table(name)).of(ids)
 
 
-def values_of(table: pa.Table, ids: pa.ChunkedArray) -> np.ndarray:
-    """See `StoredScores.values`; ``table`` is what `StoredScores.table` returns."""
-    values: np.ndarray = table["value"].to_numpy(zero_copy_only=False)  # nulls become NaN
-    if table["id"].equals(ids):
+class Values:
+    """What a score gave, looked up by id for one table of rows after another.
+
+    ``table`` is what `StoredScores.table` returns. Rows are looked for from behind the last call's
+    on, since a run has them in the order of its scores, and where that is in vain from the start.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        values: np.ndarray = table["value"].to_numpy(zero_copy_only=False)  # nulls become NaN
+        self._values = np.where(np.isfinite(values), values, np.nan)  # infinite ones stood once
+        self._ids, self._next = table["id"], 0
+
+    def of(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """See `StoredScores.values`."""
+        places = self._places(ids)
+        self._next = int(places.max(initial=-1)) + 1
+        values = np.full(len(ids), np.nan)
+        values[places >= 0] = self._values[places[places >= 0]]
         return values
-    places = pc.index_in(ids, value_set=table["id"].combine_chunks())
-    known = np.asarray(pc.fill_null(places, -1))
-    taken: np.ndarray = np.where(known < 0, np.nan, values[known] if len(values) else np.nan)
-    return taken
+
+    def _places(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """Where these rows are, -1 for those that are nowhere."""
+        start, size = self._next, len(ids)
+        if self._ids.slice(start, size).equals(ids):
+            return np.arange(start, start + size)
+        while True:
+            window = self._ids.slice(start, size).combine_chunks()
+            found = pc.index_in(ids, value_set=window)
+            if not found.null_count:
+                return start + np.asarray(found)
+            if start + size < len(self._ids):
+                size *= 2
+            elif start:
+                start, size = 0, len(self._ids)
+            else:
+                return np.asarray(pc.fill_null(found, -1))
 
 
 def _finished(objects: Objects, place: str, fingerprint: str) -> list[StoredScore]:

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +21,10 @@ from ray_si.config.scores import scores_of
 from ray_si.errors import ConfigError, RunError
 from ray_si.export.training_lines import Source
 from ray_si.run.run import Run
-from ray_si.scores import compute as computing
+from ray_si.scores import compute as computing, job
 from ray_si.scores.compute import compute
-from ray_si.scores.stored import MANIFEST, StoredScores
+from ray_si.scores.overview import overview
+from ray_si.scores.stored import BLOCKS, MANIFEST, StoredScores
 from ray_si.storage.objects import open_objects
 from tests.command import ENVIRONMENT
 from tests.run.finished import finished_run
@@ -37,6 +40,9 @@ def letters(rows):
 
 def some(rows):
     return [None if row["input"] else 1 for row in rows]
+
+def infinite(rows):
+    return [float("-inf"), float("inf"), *range(2, len(rows))]
 
 def short(rows):
     return [1]
@@ -123,6 +129,24 @@ def test_rows_that_cannot_be_scored_are_counted_and_stay(tmp_path, run, scorer):
     assert summary.scored + summary.unscored["no_value"] == summary.rows == 120
     ids = next(Source(run).tables(["id"]))["id"]
     assert np.isnan(StoredScores(run, str(tmp_path / "scores")).values("some", ids)).any()
+
+
+def test_infinite_values_are_none_and_those_of_older_versions_too(
+    tmp_path, run, scorer, monkeypatch
+):
+    ids = next(Source(run).tables(["id"]))["id"]
+    sections = scores_of({"mine": {"kind": "function", "path": "mine:infinite"}})
+    [summary] = compute(run, sections, str(tmp_path / "scores"))
+    assert (summary.scored, summary.unscored) == (118, {"not_finite": 2})
+    monkeypatch.setattr(job, "math", SimpleNamespace(isfinite=lambda value: True))
+    [summary] = compute(run, sections, str(tmp_path / "older"))
+    assert (summary.scored, summary.unscored) == (120, {})
+    for folder in ("scores", "older"):
+        values = StoredScores(run, str(tmp_path / folder)).values("mine", ids)
+        assert np.isnan(values[:2]).all()
+        assert np.isfinite(values[2:]).all()
+        [told] = overview(run, str(tmp_path / folder))["scores"]
+        assert (told["scored"], told["best"][0]["value"]) == (118, 119)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +236,24 @@ def test_settings_are_checked_with_the_nearest_right_key():
     ):
         with pytest.raises(ConfigError, match=message):
             scores_of(given)
+
+
+def test_a_scores_blocks_are_read_ahead_when_it_ends(tmp_path, run, monkeypatch):
+    small_blocks(monkeypatch)
+    [section] = scores_of({"length": None}).values()
+    made, scorer = computing.job_of(run, "length", section, str(tmp_path / "scores"), False)
+    together, get = threading.Barrier(5, timeout=20), made.folder.objects.get
+
+    def waiting_get(key):
+        if key.startswith(BLOCKS):
+            together.wait()
+        return get(key)
+
+    with made.held():
+        for number, block in made.blocks():
+            made.store(number, block, scorer.score(block.to_pylist()))
+        monkeypatch.setattr(made.folder.objects, "get", waiting_get)
+        assert made.finish().scored == 120
 
 
 def test_manifests_say_what_a_score_is(tmp_path, run):

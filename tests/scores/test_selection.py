@@ -52,6 +52,13 @@ def test_exactly_so_many_or_none_at_all():
         chosen([1, 2, 3, NAN], by="a > 9")
 
 
+@pytest.mark.parametrize("options", [{}, {"diverse": 0.9}, {"per_cluster": True}])
+def test_rows_of_which_none_can_be_ranked_are_not_compared_with_each_other(options):
+    message = "none of the 2 rows left by 'a > 2' has a value of 'b' to be ranked by"
+    with pytest.raises(RunError, match=message):
+        chosen([1, 3, 4], [1, NAN, NAN], by="a > 2", rank="b", top=1, vectors=[], **options)
+
+
 def test_the_control_is_as_many_rows_drawn_from_all():
     rows = np.arange(2000.0)
     choice = chosen(rows, by="a >= 1000")

@@ -16,7 +16,10 @@ _ASKED = re.compile(
     re.I,
 )
 _RESULT = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
-_SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "x": "*"})
+_SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "x": "*", "X": "*"})
+
+_LONGEST = 4000
+"""Characters of a result: Python reads no number of more than 4,300 digits."""
 
 
 def wrong_sum(instruction: str, output: str) -> str | None:
@@ -36,6 +39,8 @@ def wrong_sum(instruction: str, output: str) -> str | None:
 
 
 def _wrong(written: str, result: str) -> str | None:
+    if len(result) > _LONGEST:
+        return None
     value = _value(written)
     if value is None:
         return f"{written} has no value"

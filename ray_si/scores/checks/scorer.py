@@ -26,7 +26,7 @@ _NUMBERS = dict(
         strict=True,
     )
 )
-_NUMBER = rf"(\d{{1,5}}|{'|'.join(_NUMBERS)})"
+_NUMBER = rf"(\d{{1,5}}|(?a:{'|'.join(_NUMBERS)}))"  # in ASCII: else ſ would do for s
 _UNIT = r"(word|sentence|line|paragraph|character)s?"
 
 _PHRASES = (
@@ -89,6 +89,7 @@ class Checks:
             wrong_label,
         ]
         if settings.code:
+            self.version = 2
             self._checks.append(Compiler().wrong_code)
 
     def score(self, rows: Sequence[Row]) -> list[Scored]:

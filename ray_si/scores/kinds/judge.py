@@ -14,14 +14,22 @@ from ray_si.errors import ConfigError
 from ray_si.records import Prompt
 from ray_si.run.ids import score_seed
 from ray_si.scores.base import FAILED, Ask, Row, Scored
+from ray_si.self_instruct.thoughts import split_thoughts
 
 PLACEHOLDERS = ("instruction", "input", "output")
 _IN_BRACES = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 _UNKNOWN = re.compile(r"\{(\w+)\}")
-_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w%]|\.\d)")
+_NUMBER = re.compile(
+    r"(?<![\w.])(-?\d+(?:\.\d+)?)"
+    r"(?:[\s*_]*(?:/|\bout of\b)[\s*_]*(\d+(?:\.\d+)?))?(?![\w%]|\.\d)"
+)
+"""A number, and what it is given out of, as in 4/5."""
 
 UNPARSED = "unparsed"
 """Reason of a row whose written grade is none of the grades."""
+
+UNFINISHED = "unfinished"
+"""Reason of a row whose judge had no tokens left for the end of its answer, or of its thoughts."""
 
 
 class Judge:
@@ -29,21 +37,22 @@ class Judge:
 
     With labels the score is the sum of g p(g) over the grades g, with p normalised over them; they
     stand at the place of the first token, so one forward pass is enough. Where the grade is
-    written, the last number of the answer that is a grade counts, and a row without one has none.
+    written, the last number of the answer that is a grade counts, alone or out of the highest; what
+    the model thought before it does not. A row without one, or whose answer was cut off, has none.
     """
 
-    version = 1
     columns = PLACEHOLDERS
 
     def __init__(self, settings: JudgeScore) -> None:
         """Raises ConfigError where the prompt cannot be read, or has no place for the output."""
         self.generator = settings.generator
         self._grades, self._by_labels = settings.grades, settings.method == "labels"
+        self.version = 1 if self._by_labels else 2
         self._sampling = SamplingParams(
             max_tokens=8 if self._by_labels else settings.max_tokens, temperature=0
         )
         space = "" if self.generator.prompt_style == "chat" else " "
-        self._labels = tuple(f"{space}{grade:g}" for grade in settings.grades)
+        self._labels = tuple(f"{space}{grade}" for grade in settings.written_grades)
         name = "judge_labels.txt" if self._by_labels else "judge_text.txt"
         self._template = _template(settings.prompt, name)
         self.inputs = {"prompt": hashlib.sha256(self._template.encode()).hexdigest()}
@@ -58,7 +67,7 @@ class Judge:
         if done.finish_reason in ("error", "refused"):
             reason = FAILED if done.finish_reason == "error" else "refused"
             return Scored(None, reason, done.error)
-        return self._expected(done) if self._by_labels else self._read(done.text)
+        return self._expected(done) if self._by_labels else self._read(done)
 
     def _request(self, row: Row) -> Request:
         text = _IN_BRACES.sub(lambda found: row[found[1]], self._template)
@@ -75,10 +84,14 @@ class Judge:
         value = sum(w * g for w, g in zip(weights, self._grades, strict=True)) / sum(weights)
         return Scored(value)
 
-    def _read(self, text: str) -> Scored:
-        numbers = (float(number) for number in _NUMBER.findall(text))
+    def _read(self, done: Completion) -> Scored:
+        parts, highest = split_thoughts(done.text), max(self._grades)
+        if done.finish_reason == "length" or not parts.is_finished:
+            return Scored(None, UNFINISHED, done.text)
+        found = _NUMBER.findall(parts.answer)
+        numbers = [float(number) for number, of in found if not of or float(of) == highest]
         grades = [number for number in numbers if number in self._grades]
-        return Scored(grades[-1], None, text) if grades else Scored(None, UNPARSED, text)
+        return Scored(grades[-1], None, done.text) if grades else Scored(None, UNPARSED, done.text)
 
 
 def _template(path: str | None, ours: str) -> str:

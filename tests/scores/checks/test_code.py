@@ -6,6 +6,7 @@ import pytest
 
 from ray_si.config.scores import ChecksScore
 from ray_si.errors import ConfigError
+from ray_si.scores.checks import code
 from ray_si.scores.checks.code import Compiler
 from ray_si.scores.checks.scorer import Checks
 
@@ -31,6 +32,37 @@ def test_code_is_looked_at_only_where_it_was_asked_for():
     assert scored("I would rather not.").value == 1
 
 
+FINE = [
+    "```bash\npip install x\n```\nThen run:\n```python\nprint(1)\n```",
+    "```python\nprint('Hello World')\n```\nOutput:\n```\nHello World\n```",
+    "```\nHello World\n```\nis what it prints.",
+    "1. Write this:\n   ```Python3 title=a.py\n   def add(a, b):\n       return a + b\n   ```",
+    "~~~py\ntext = '''\n```\n'''\n~~~",
+    "````python\ntext = '''\n```\n'''\n````",
+    "```python\nprint(1)```",
+    "```python\nprint(1)",
+    "```python\n>>> print(1)\n1\n```",
+    "```python\n!pip install x\nimport x\n```",
+    "```js\nimport x from 'x'\n```",
+    "Here is the function:\n\ndef add(a, b):\n    return a + b\n\nIt adds two numbers.",
+]
+WRONG = [
+    "```bash\nls\n```\nThen run:\n```python\nprint(1\n```",
+    "```python3\nprint(1\n```",
+    "~~~ py\nprint(1\n~~~",
+    "```\nimport x\nprint(1\n```",
+    "def add(a, b)\n    return a + b",
+]
+
+
+@pytest.mark.parametrize(("outputs", "value"), [(FINE, 1), (WRONG, 0)])
+def test_what_is_compiled_is_python_and_whole(outputs, value):
+    rows = [{"instruction": ASKED, "input": "", "output": output} for output in outputs]
+    results = Checks(ChecksScore(code=True)).score(rows)
+    unlike = zip(outputs, results, strict=True)
+    assert [(output, found) for output, found in unlike if found.value != value] == []
+
+
 def test_nothing_is_run(tmp_path):
     mark = tmp_path / "mark"
     source = f"open({str(mark)!r}, 'w').write('ran')\nraise SystemExit(3)"
@@ -47,5 +79,9 @@ def test_what_a_compiler_cannot_take_is_that_rows_trouble_alone(source):
 
 def test_without_limits_on_processes_there_is_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"checks\.code: this system cannot limit"):
+        Compiler()
+    monkeypatch.undo()
+    monkeypatch.setattr(code, "_PROGRAM", "raise SystemExit(1)")
     with pytest.raises(ConfigError, match=r"checks\.code: this system cannot limit"):
         Compiler()

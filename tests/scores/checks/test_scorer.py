@@ -17,6 +17,7 @@ FINE = [
     ("Write exactly two sentences about Dr. Who.", "Dr. Who travels. He lands."),
     ("Use the word \"fresh\" in 2 sentences.", "Fresh air helps. I like fresh bread!"),
     ("Explain it in two sentences or fewer.", "It just is."),
+    ("Describe the sea in at most ſıx words.", "It is wide and blue and very deep."),
     ("List three fruits.", "1. Apple\n2. Pear\n3. Plum"),
     ("List three fruits.", "1. Apple\n   - red\n   - round\n2. Pear\n3. Plum"),
     ("List three fruits.", "Apple, pear and plum."),  # no list, so it is let pass
@@ -24,6 +25,7 @@ FINE = [
     ("Give the address in JSON.", '```json\n{"city": "Rome"}\n```'),
     ("What is 12 + 30?", "12 + 30 = 42"),
     ("What is 10 / 4?", "2.5"),
+    ("What is 3 X 4?", "12"),
     ("Add it up.", "The dates are 10/12 and 11-12; x - 3 + 5 = 9 for x = 7."),
     ("Divide.", "10 / 3 = 3.33"),
     ("Classify the review as positive, negative or neutral.", "Positive"),
@@ -66,6 +68,11 @@ def test_what_was_asked_for_and_is_not_kept_to_is_named(instruction, output, det
     value, reason, found = scored(instruction, output)
     assert (value, reason) == (0.0, None)
     assert detail in found
+
+
+def test_a_number_that_python_does_not_read_passes():
+    assert scored("What is 12 + 30?", "4" * 5000).value == 1
+    assert scored("Explain.", f"1 + 1 = 1{',000' * 2000}").value == 1
 
 
 def test_labels_may_be_offered_in_the_input():

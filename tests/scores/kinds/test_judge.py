@@ -45,18 +45,22 @@ def test_very_unlikely_labels_still_have_a_mean():
 
 
 def test_labels_of_a_completion_model_begin_with_a_space():
-    scorer = judge(generator={"prompt_style": "completion"}, grades=[0, 1])
-    _, request = answered(scorer, Completion("1", "stop", label_logprobs=(0.0, 0.0)))
+    scorer = judge(generator={"prompt_style": "completion"})
+    _, request = answered(scorer, Completion("1", "stop", label_logprobs=(0.0,) * 5))
     assert isinstance(request.prompt, str)
-    assert request.labels == (" 0", " 1")
+    assert request.labels == (" 1", " 2", " 3", " 4", " 5")
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         ("Good, but of 5 points one is missing. Grade: 4", 4),
-        ("4/5", 5),
+        ("4/5", 4),
+        ("Grade: **3** out of 5.", 3),
+        ("3/4 of it is fine.", None),
         ("**Grade: 2.**", 2),
+        ("<think>\nA 2, or a 3?\n</think>\n\nGrade: 4", 4),
+        ("<think>\nA 2, or a 3?\n</think>\n\nI cannot say.", None),
         ("Grade: 3.5", None),
         ("I cannot say; 80% of it is fine.", None),
         ("", None),
@@ -69,6 +73,19 @@ def test_of_a_written_answer_the_last_number_that_is_a_grade_counts(text, value)
     assert scored.reason == (None if value else "unparsed")
     assert request.labels == ()
     assert request.sampling.temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason"),
+    [
+        ("<think>\nFrom 1 to 5. The answer lists 2", "length"),
+        ("<think>\nFrom 1 to 5. The answer lists 2\n", "stop"),
+        ("Of its 3 parts 2", "length"),
+    ],
+)
+def test_an_answer_or_thought_that_was_cut_off_gives_no_grade(text, finish_reason):
+    scored, _ = answered(judge(method="text"), Completion(text, finish_reason))
+    assert scored == (None, "unfinished", text)
 
 
 def test_what_an_engine_refuses_or_fails_at_is_told_apart():
@@ -103,7 +120,17 @@ def test_settings_that_make_no_sense_are_refused():
     for settings, message in (
         ({"grades": [1]}, "at least two grades"),
         ({"grades": [1, 1]}, "at least two grades"),
+        ({"grades": [1, 2, 3]}, "our prompt asks for 1 to 5"),
+        ({"grades": [0, 10], "method": "text"}, "our prompt asks for 1 to 5"),
+        ({"grades": [10, 9, 1], "prompt": "mine.txt"}, "10 begins with 1, .* set method to text"),
+        ({"grades": [0, 0.5, 1], "prompt": "mine.txt"}, "0.5 begins with 0, "),
         ({"generator": {"engine": "reward", "model": "x"}}, "writes nothing"),
     ):
         with pytest.raises(ConfigError, match=message):
             judge(**settings)
+
+
+def test_written_grades_may_begin_as_others_do(tmp_path):
+    (tmp_path / "mine.txt").write_text("Is {output} kind, from 1 to 10?")
+    scorer = judge(method="text", grades=list(range(1, 11)), prompt=str(tmp_path / "mine.txt"))
+    assert answered(scorer, Completion("It is. 10", "stop"))[0].value == 10
