@@ -2,14 +2,16 @@
 
 ::
 
-    index.json                          options, parts, and the job that is under way; replaced
+    index.json                          options, parts, the job that is under way, and what the jobs
+                                        that are done came to; replaced
     parts/part-00000-00001.parquet      texts kept and their embeddings, by fencing number
     job/decisions-00000-00001.parquet   what was decided on the rows of that job so far
     lease/00001.json                    who writes
 
 Texts have ids from 0 on, in the order of the parts. A job logs its decisions with the texts that it
-kept: killed at any moment and run again, it takes those as they are and goes on behind them. What
-index.json does not name doesn't count.
+kept: killed at any moment and run again, it takes those as they are and goes on behind them. Of a
+job that is done index.json knows the texts by a digest, so that it is not done again. What it does
+not name doesn't count.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -83,6 +85,7 @@ class CorpusIndex:
         self._gate: Deduplicator | None = None
         self._excluded = 0  # texts in the gate that are not of the index, after its first rows
         self._logged: deque[dict[str, Any]] = deque()
+        self._seen = hashlib.sha256()  # the job's texts so far
         self._kept: list[tuple[str, np.ndarray | None]] = []
         self._decisions: list[dict[str, Any]] = []
         self._batches = 0
@@ -114,6 +117,20 @@ class CorpusIndex:
         """Whether the job has decisions from before."""
         return bool(self._manifest["job"]["decisions"])
 
+    def done(self, texts: Iterable[Sequence[str]]) -> dict[str, Any] | None:
+        """What `finish` was told of this job, had it these texts then; None where it is not done.
+
+        ``texts`` are in batches, as `see` and `filter` get them, and read only where needed.
+        """
+        former = self._manifest.get("done", {}).get(self._job["out"])
+        if former is None or former["what"] != _digest(self._job):
+            return None
+        seen = hashlib.sha256()
+        for batch in texts:
+            seen.update(_framed(batch))
+        counts: dict[str, Any] = former["counts"]
+        return counts if seen.hexdigest() == former["texts"] else None
+
     def __len__(self) -> int:
         """Texts of the index, those that the job has kept so far not included."""
         return sum(part["rows"] for part in self._manifest["parts"])
@@ -143,6 +160,10 @@ class CorpusIndex:
         for part in self._manifest["parts"]:
             self._add(gate, part)
 
+    def see(self, texts: Sequence[str]) -> None:
+        """Take note of texts of the job, which is known by them, those of --against included."""
+        self._seen.update(_framed(texts))
+
     def begin(self, gate: Deduplicator) -> None:
         """Go on with the job, now that what nothing may resemble is in the gate, too."""
         self._gate = gate
@@ -160,6 +181,7 @@ class CorpusIndex:
         ``embeddings`` of all texts are `rounded`; without them the `encoder` is asked. ``match_id``
         of what is rejected counts the texts of the index; -1 where the match is none of these.
         """
+        self.see(texts)
         known = [self._logged.popleft() for _ in range(min(len(texts), len(self._logged)))]
         rest = texts[len(known) :]
         decided = _replayed(known)
@@ -169,11 +191,58 @@ class CorpusIndex:
             decided = _joined(decided, self._decide(rest, vectors), len(known))
         return decided
 
-    def finish(self) -> None:
-        """What the job has kept is part of the index from now on."""
-        self._commit()
-        kept = [part for part in self._manifest["job"]["parts"] if part["rows"]]
-        self._write(self._manifest | {"parts": self._manifest["parts"] + kept, "job": None})
+    def commit(self) -> None:
+        """Write what was decided since the last time, then the manifest."""
+        if not self._decisions:
+            return
+        job, number = self._manifest["job"], self._lease.number
+        texts = [text for text, _ in self._kept]
+        vectors = [vector for _, vector in self._kept if vector is not None]
+        no_vectors = pa.nulls(len(texts), EMBEDDING)
+        embeddings = embedding_column(np.stack(vectors)) if vectors else no_vectors
+        columns = [pa.array(texts, pa.string()), embeddings]
+        place = len(self._manifest["parts"]) + len(job["parts"])
+        part = write_table(
+            self._objects,
+            f"parts/part-{place:05d}-{number:05d}.parquet",
+            pa.table(columns, schema=_KEPT),
+        )
+        decisions = write_table(
+            self._objects,
+            f"job/decisions-{len(job['decisions']):05d}-{number:05d}.parquet",
+            pa.Table.from_pylist(self._decisions, _DECISIONS),
+        )
+        self._write(
+            self._manifest
+            | {
+                "job": job
+                | {
+                    "parts": [*job["parts"], asdict(part)],
+                    "decisions": [*job["decisions"], asdict(decisions)],
+                    "cut": self._cut,
+                    "place": self._place,
+                }
+            }
+        )
+        self._kept, self._decisions = [], []
+
+    def finish(self, counts: dict[str, Any]) -> None:
+        """What the job has kept, all committed, is part of the index from now on.
+
+        ``counts`` say what it came to, for whoever asks for it again.
+        """
+        assert not self._decisions, "there are decisions that were not committed"
+        former = self._manifest
+        kept = [part for part in former["job"]["parts"] if part["rows"]]
+        done = {"what": _digest(self._job), "texts": self._seen.hexdigest(), "counts": counts}
+        self._write(
+            former
+            | {
+                "parts": former["parts"] + kept,
+                "job": None,
+                "done": former.get("done", {}) | {self._job["out"]: done},
+            }
+        )
         self._sweep()
 
     # Deciding ----------------------------------------------------------------------------------
@@ -200,7 +269,7 @@ class CorpusIndex:
         self._decisions += [rows[i] for i in range(len(texts))]
         self._batches += 1
         if self._batches % COMMIT_BATCHES == 0:
-            self._commit()
+            self.commit()
         return result
 
     def _of_index(self, item: Duplicate) -> Duplicate:
@@ -250,41 +319,6 @@ class CorpusIndex:
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CorpusError(f"{self._location}/{MANIFEST} is damaged: {error}") from error
         return manifest
-
-    def _commit(self) -> None:
-        """Write what was decided since the last time, then the manifest."""
-        if not self._decisions:
-            return
-        job, number = self._manifest["job"], self._lease.number
-        texts = [text for text, _ in self._kept]
-        vectors = [vector for _, vector in self._kept if vector is not None]
-        no_vectors = pa.nulls(len(texts), EMBEDDING)
-        embeddings = embedding_column(np.stack(vectors)) if vectors else no_vectors
-        columns = [pa.array(texts, pa.string()), embeddings]
-        place = len(self._manifest["parts"]) + len(job["parts"])
-        part = write_table(
-            self._objects,
-            f"parts/part-{place:05d}-{number:05d}.parquet",
-            pa.table(columns, schema=_KEPT),
-        )
-        decisions = write_table(
-            self._objects,
-            f"job/decisions-{len(job['decisions']):05d}-{number:05d}.parquet",
-            pa.Table.from_pylist(self._decisions, _DECISIONS),
-        )
-        self._write(
-            self._manifest
-            | {
-                "job": job
-                | {
-                    "parts": [*job["parts"], asdict(part)],
-                    "decisions": [*job["decisions"], asdict(decisions)],
-                    "cut": self._cut,
-                    "place": self._place,
-                }
-            }
-        )
-        self._kept, self._decisions = [], []
 
     def _write(self, manifest: dict[str, Any]) -> None:
         self._lease.check()
@@ -349,8 +383,13 @@ def _joined(first: DedupResult, second: DedupResult, size: int) -> DedupResult:
     )
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _framed(texts: Iterable[str]) -> bytes:
+    """Texts as bytes that no other texts have: 255 is no byte of UTF-8."""
+    return b"".join(text.encode() + b"\xff" for text in texts)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _said(value: object) -> str:

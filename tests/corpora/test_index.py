@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -17,6 +18,7 @@ from tokenizers.models import WordLevel
 from ray_si.corpora import dedup, index as corpus_index
 from ray_si.corpora.dedup import dedup_files
 from ray_si.dedup import Deduplicator
+from ray_si.errors import StorageError
 from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 
 RIVER = "Name the longest river of the country."
@@ -150,6 +152,46 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(s3, s3_server, tmp_path, m
     again = dedup_files(["s3://data/in.jsonl"], "s3://data/again.jsonl", index="s3://data/seen",
         **options)  # fmt: skip
     assert again.kept == 0
+
+
+@pytest.mark.parametrize("moment", ["finish", "_sweep"])
+def test_a_job_cut_short_at_its_end_is_done_once_and_its_output_never_emptied(
+    tmp_path, monkeypatch, moment
+):
+    write(tmp_path / "in.jsonl", RIVER, RIVER_AGAIN, SORT)
+    write(tmp_path / "other.jsonl", POEM)
+    options = ("--index", "seen", "--cosine", "off")
+
+    def run(*arguments):
+        return invoke("dedup", *arguments, *options, cwd=tmp_path)
+
+    def refused(*arguments):
+        raise StorageError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_index.CorpusIndex, moment, refused)
+        assert_one_line_error(run("in.jsonl", "--to", "k.jsonl"), "refused")
+    assert run("in.jsonl", "--to", "k.jsonl").returncode == 0
+    assert run("other.jsonl", "--to", "ko.jsonl").returncode == 0
+    again = run("in.jsonl", "--to", "k.jsonl", "--overwrite")
+    assert again.returncode == 0, again.stderr
+    assert "note: this job was done before" in again.stdout
+    (count,) = (line.split() for line in again.stdout.splitlines() if "│ kept" in line)
+    assert "2" in count
+    assert [row["instruction"] for row in read(tmp_path / "k.jsonl")] == [RIVER, SORT]
+    assert [row["text"] for row in read(tmp_path / "k.rejected.jsonl")] == [RIVER_AGAIN]
+    assert "index:    3 texts" in again.stdout
+
+
+def test_a_file_of_other_texts_and_as_many_rows_is_another_job(tmp_path):
+    options = {"cosine": None, "index": str(tmp_path / "seen"), "overwrite": True}
+    files = str(tmp_path / "in.parquet"), str(tmp_path / "k.parquet")
+    for texts, kept in (([RIVER, SORT], 2), ([POEM, SORT_AGAIN], 1), ([POEM, SORT_AGAIN], 1)):
+        pq.write_table(pa.table({"instruction": texts}), files[0])
+        report = dedup_files([files[0]], files[1], **options)
+        assert report.kept == kept
+    assert report.was_done
+    assert pq.read_table(files[1])["instruction"].to_pylist() == [POEM]
 
 
 def test_what_does_not_fit_an_index_is_one_line(tmp_path):
