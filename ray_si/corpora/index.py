@@ -78,6 +78,7 @@ class CorpusIndex:
         self._objects, self._location, self._lease = objects, location, lease
         self._job = job
         self._manifest: dict[str, Any] = {}
+        self._is_new = False
         self._encoder: _Recording | None = None
         self._dimension: int | None = None
         self._cut = ""
@@ -196,6 +197,9 @@ class CorpusIndex:
         if not self._decisions:
             return
         job, number = self._manifest["job"], self._lease.number
+        if self._is_new:  # else what comes before its manifest would be found to be no index
+            self._write(self._manifest | {"job": None})
+            self._is_new = False
         texts = [text for text, _ in self._kept]
         vectors = [vector for _, vector in self._kept if vector is not None]
         no_vectors = pa.nulls(len(texts), EMBEDDING)
@@ -282,7 +286,9 @@ class CorpusIndex:
     # Storage -----------------------------------------------------------------------------------
 
     def _read(self, options: IndexOptions, *, discard: bool) -> None:
-        manifest = self._stored() or {
+        stored = self._stored()
+        self._is_new = stored is None
+        manifest = stored or {
             "kind": _KIND,
             "format": _FORMAT,
             "options": asdict(options),

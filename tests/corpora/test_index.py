@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from ray_si.corpora import dedup, index as corpus_index
 from ray_si.corpora.dedup import dedup_files
 from ray_si.dedup import Deduplicator
-from ray_si.errors import StorageError
+from ray_si.errors import StorageError, StorageLostError
 from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 
 RIVER = "Name the longest river of the country."
@@ -192,6 +192,26 @@ def test_a_file_of_other_texts_and_as_many_rows_is_another_job(tmp_path):
         assert report.kept == kept
     assert report.was_done
     assert pq.read_table(files[1])["instruction"].to_pylist() == [POEM]
+
+
+def test_a_new_index_outlives_a_failure_of_its_first_commit(tmp_path, monkeypatch):
+    old = write(tmp_path / "in.jsonl", RIVER, SORT)
+    arguments = [old], str(tmp_path / "k.jsonl")
+    options = {"cosine": None, "index": str(tmp_path / "seen")}
+    write_table = corpus_index.write_table
+
+    def full(objects, key, table):
+        if key.startswith("job/"):
+            raise StorageLostError("no space; free some space, then the same command goes on")
+        return write_table(objects, key, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_index, "write_table", full)
+        with pytest.raises(StorageLostError):
+            dedup_files(*arguments, **options)
+    report = dedup_files(*arguments, **options)
+    assert (report.kept, report.indexed) == (2, 2)
+    assert len(list((tmp_path / "seen/parts").iterdir())) == 1
 
 
 def test_what_does_not_fit_an_index_is_one_line(tmp_path):
