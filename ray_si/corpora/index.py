@@ -85,7 +85,8 @@ class CorpusIndex:
         self._place: Place | None = None
         self._gate: Deduplicator | None = None
         self._excluded = 0  # texts in the gate that are not of the index, after its first rows
-        self._logged: deque[dict[str, Any]] = deque()
+        self._log: deque[dict[str, Any]] = deque()  # objects of decisions that are still to be read
+        self._logged: deque[dict[str, Any]] = deque()  # those of the last one read, not yet taken
         self._seen = hashlib.sha256()  # the job's texts so far
         self._kept: list[tuple[str, np.ndarray | None]] = []
         self._decisions: list[dict[str, Any]] = []
@@ -171,8 +172,7 @@ class CorpusIndex:
         self._excluded = len(gate) - len(self)
         for part in self._manifest["job"]["parts"]:
             self._add(gate, part)
-        for part in self._manifest["job"]["decisions"]:
-            self._logged.extend(self._table(part).to_pylist())
+        self._log.extend(self._manifest["job"]["decisions"])
 
     def filter(
         self, texts: Sequence[str], embeddings: np.ndarray | None, place: Place
@@ -183,7 +183,7 @@ class CorpusIndex:
         of what is rejected counts the texts of the index; -1 where the match is none of these.
         """
         self.see(texts)
-        known = [self._logged.popleft() for _ in range(min(len(texts), len(self._logged)))]
+        known = self._recalled(len(texts))
         rest = texts[len(known) :]
         decided = _replayed(known)
         if rest or not known:
@@ -250,6 +250,16 @@ class CorpusIndex:
         self._sweep()
 
     # Deciding ----------------------------------------------------------------------------------
+
+    def _recalled(self, most: int) -> list[dict[str, Any]]:
+        """The next decisions of before, as far as there are any."""
+        rows: list[dict[str, Any]] = []
+        while len(rows) < most and (self._logged or self._log):
+            if not self._logged:
+                self._logged.extend(self._table(self._log.popleft()).to_pylist())
+            count = min(most - len(rows), len(self._logged))
+            rows += [self._logged.popleft() for _ in range(count)]
+        return rows
 
     def _decide(self, texts: Sequence[str], embeddings: np.ndarray | None) -> DedupResult:
         assert self._gate is not None, "the job has not begun"

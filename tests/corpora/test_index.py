@@ -214,6 +214,49 @@ def test_a_new_index_outlives_a_failure_of_its_first_commit(tmp_path, monkeypatc
     assert len(list((tmp_path / "seen/parts").iterdir())) == 1
 
 
+def stop_at(rows):
+    """A listener that ends a job after so many rows."""
+
+    def listen(progress):
+        if progress.rows >= rows:
+            raise InterruptedError
+
+    return listen
+
+
+@pytest.fixture
+def unfinished(tmp_path, monkeypatch):
+    """A job of 60 rows of which 50 are decided, in five commits: its arguments and options."""
+    monkeypatch.setattr(dedup, "_BATCH_ROWS", 10)
+    monkeypatch.setattr(corpus_index, "COMMIT_BATCHES", 1)
+    pq.write_table(pa.table({"instruction": made(60)}), tmp_path / "in.parquet")
+    against = [write(tmp_path / "test.jsonl", POEM)]
+    arguments = [str(tmp_path / "in.parquet")], str(tmp_path / "k.parquet")
+    options = {"cosine": None, "index": str(tmp_path / "seen"), "against": against}
+    with pytest.raises(InterruptedError):
+        dedup_files(*arguments, **options, listen=stop_at(50))
+    return arguments, options
+
+
+def test_a_resume_reads_earlier_decisions_as_it_comes_to_them(unfinished, monkeypatch):
+    arguments, options = unfinished
+    rows, reads = 0, []
+    table = corpus_index.CorpusIndex._table
+
+    def noted(self, part):
+        reads.append((part["key"], rows))
+        return table(self, part)
+
+    def listen(progress):
+        nonlocal rows
+        rows = progress.rows
+
+    monkeypatch.setattr(corpus_index.CorpusIndex, "_table", noted)
+    report = dedup_files(*arguments, **options, listen=listen)
+    assert (report.rows, report.was_done) == (60, False)
+    assert [at for key, at in reads if key.startswith("job/")] == [0, 10, 20, 30, 40]
+
+
 def test_what_does_not_fit_an_index_is_one_line(tmp_path):
     write(tmp_path / "in.jsonl", RIVER, SORT)
     write(tmp_path / "bad.jsonl", *made(60))
