@@ -9,9 +9,9 @@
     lease/00001.json                    who writes
 
 Texts have ids from 0 on, in the order of the parts. A job logs its decisions with the texts that it
-kept: killed at any moment and run again, it takes those as they are and goes on behind them. Of a
-job that is done index.json knows the texts by a digest, so that it is not done again. What it does
-not name doesn't count.
+kept: killed at any moment and run again, it takes those as they are and goes on behind them. A
+digest of all texts up to there says that they are the same. So does one of a job that is done, in
+index.json, so that it is not done again. What index.json does not name doesn't count.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ from ray_si.storage.tables import ShardInfo, from_parquet, read_named, write_tab
 
 MANIFEST = "index.json"
 _KIND, _FORMAT = "ray_si corpus index", 1
+
+_SEEN = b"texts"
+"""Where the metadata of decisions have the digest; those of earlier versions have none."""
 
 COMMIT_BATCHES = 10
 """Batches of a job between two commits: what a kill may cost."""
@@ -87,6 +90,7 @@ class CorpusIndex:
         self._excluded = 0  # texts in the gate that are not of the index, after its first rows
         self._log: deque[dict[str, Any]] = deque()  # objects of decisions that are still to be read
         self._logged: deque[dict[str, Any]] = deque()  # those of the last one read, not yet taken
+        self._expected: bytes | None = None  # the digest behind them
         self._seen = hashlib.sha256()  # the job's texts so far
         self._kept: list[tuple[str, np.ndarray | None]] = []
         self._decisions: list[dict[str, Any]] = []
@@ -181,19 +185,25 @@ class CorpusIndex:
 
         ``embeddings`` of all texts are `rounded`; without them the `encoder` is asked. ``match_id``
         of what is rejected counts the texts of the index; -1 where the match is none of these.
+        Raises CorpusError where other texts were decided before.
         """
-        self.see(texts)
-        known = self._recalled(len(texts))
+        known = self._recalled(texts)
         rest = texts[len(known) :]
+        self.see(rest)
         decided = _replayed(known)
-        if rest or not known:
+        if rest:
             vectors = None if embeddings is None else embeddings[len(known) :]
             self._place = place
             decided = _joined(decided, self._decide(rest, vectors), len(known))
         return decided
 
     def commit(self) -> None:
-        """Write what was decided since the last time, then the manifest."""
+        """Write what was decided since the last time, then the manifest.
+
+        Raises CorpusError where not all that was decided before has come again.
+        """
+        if self._logged or self._log:
+            raise self._changed()
         if not self._decisions:
             return
         job, number = self._manifest["job"], self._lease.number
@@ -211,10 +221,11 @@ class CorpusIndex:
             f"parts/part-{place:05d}-{number:05d}.parquet",
             pa.table(columns, schema=_KEPT),
         )
+        schema = _DECISIONS.with_metadata({_SEEN: self._seen.hexdigest()})
         decisions = write_table(
             self._objects,
             f"job/decisions-{len(job['decisions']):05d}-{number:05d}.parquet",
-            pa.Table.from_pylist(self._decisions, _DECISIONS),
+            pa.Table.from_pylist(self._decisions, schema),
         )
         self._write(
             self._manifest
@@ -251,15 +262,26 @@ class CorpusIndex:
 
     # Deciding ----------------------------------------------------------------------------------
 
-    def _recalled(self, most: int) -> list[dict[str, Any]]:
-        """The next decisions of before, as far as there are any."""
+    def _recalled(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """What was decided before on the first of these texts, as far as there is anything."""
         rows: list[dict[str, Any]] = []
-        while len(rows) < most and (self._logged or self._log):
+        while len(rows) < len(texts) and (self._logged or self._log):
             if not self._logged:
-                self._logged.extend(self._table(self._log.popleft()).to_pylist())
-            count = min(most - len(rows), len(self._logged))
+                table = self._table(self._log.popleft())
+                self._logged.extend(table.to_pylist())
+                self._expected = (table.schema.metadata or {}).get(_SEEN)
+            count = min(len(texts) - len(rows), len(self._logged))
+            self.see(texts[len(rows) : len(rows) + count])
             rows += [self._logged.popleft() for _ in range(count)]
+            if not self._logged and self._expected not in (None, self._seen.hexdigest().encode()):
+                raise self._changed()
         return rows
+
+    def _changed(self) -> CorpusError:
+        return CorpusError(
+            f"{self._location} has this job unfinished, begun when its files had other texts: put "
+            "those back, or add --discard-unfinished to begin anew"
+        )
 
     def _decide(self, texts: Sequence[str], embeddings: np.ndarray | None) -> DedupResult:
         assert self._gate is not None, "the job has not begun"

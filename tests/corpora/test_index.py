@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from ray_si.corpora import dedup, index as corpus_index
 from ray_si.corpora.dedup import dedup_files
 from ray_si.dedup import Deduplicator
-from ray_si.errors import StorageError, StorageLostError
+from ray_si.errors import CorpusError, StorageError, StorageLostError
 from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 
 RIVER = "Name the longest river of the country."
@@ -255,6 +255,44 @@ def test_a_resume_reads_earlier_decisions_as_it_comes_to_them(unfinished, monkey
     report = dedup_files(*arguments, **options, listen=listen)
     assert (report.rows, report.was_done) == (60, False)
     assert [at for key, at in reads if key.startswith("job/")] == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("changed", ["in.parquet", "test.jsonl"])
+def test_a_resume_whose_texts_have_changed_is_refused(unfinished, tmp_path, changed):
+    arguments, options = unfinished
+    if changed == "test.jsonl":
+        write(tmp_path / changed, POEM[::-1])
+    else:
+        pq.write_table(pa.table({"instruction": [*made(15), *made(75)[30:]]}), tmp_path / changed)
+    with pytest.raises(CorpusError, match="this job unfinished, begun when its files had other"):
+        dedup_files(*arguments, **options)
+    report = dedup_files(*arguments, **options, discard_unfinished=True)
+    assert (report.rows, report.indexed) == (60, report.kept)
+
+
+def test_a_resume_that_lacks_texts_is_refused(unfinished, tmp_path, monkeypatch):
+    arguments, options = unfinished
+    monkeypatch.setattr(dedup, "_job", lambda *_, **__: json.loads(stored())["job"]["what"])
+
+    def stored():
+        return (tmp_path / "seen/index.json").read_text()
+
+    pq.write_table(pa.table({"instruction": made(40)}), tmp_path / "in.parquet")
+    with pytest.raises(CorpusError, match="has this job unfinished"):
+        dedup_files(*arguments, **options)
+    assert len(json.loads(stored())["job"]["decisions"]) == 5
+
+
+def test_a_job_that_an_earlier_version_began_goes_on(unfinished, monkeypatch):
+    arguments, options = unfinished
+    table = corpus_index.CorpusIndex._table
+    monkeypatch.setattr(
+        corpus_index.CorpusIndex,
+        "_table",
+        lambda self, part: table(self, part).replace_schema_metadata(None),
+    )
+    report = dedup_files(*arguments, **options)
+    assert (report.rows, report.indexed) == (60, report.kept)
 
 
 def test_what_does_not_fit_an_index_is_one_line(tmp_path):
