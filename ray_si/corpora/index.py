@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,16 +37,21 @@ from ray_si.run.schemas import EMBEDDING, embedding_column, embeddings_of
 from ray_si.storage.base import Objects
 from ray_si.storage.lease import LEASES, Lease
 from ray_si.storage.objects import open_objects
+from ray_si.storage.reading import read_ahead
 from ray_si.storage.tables import ShardInfo, from_parquet, read_named, write_table
 
 MANIFEST = "index.json"
 _KIND, _FORMAT = "ray_si corpus index", 1
+_FENCED = re.compile(r"-(\d{5,})\.parquet$")
 
 _SEEN = b"texts"
 """Where the metadata of decisions have the digest; those of earlier versions have none."""
 
 COMMIT_BATCHES = 10
 """Batches of a job between two commits: what a kill may cost."""
+
+_READERS = 4
+"""Parts read at a time, which may have some 30 MB each; twice as many wait for the gate."""
 
 _KEPT = pa.schema([("text", pa.string()), ("embedding", EMBEDDING)])
 _DECISIONS = pa.schema(
@@ -163,8 +169,7 @@ class CorpusIndex:
 
     def fill(self, gate: Deduplicator) -> None:
         """Put the texts of the index into an empty gate."""
-        for part in self._manifest["parts"]:
-            self._add(gate, part)
+        self._add(gate, self._manifest["parts"])
 
     def see(self, texts: Sequence[str]) -> None:
         """Take note of texts of the job, which is known by them, those of --against included."""
@@ -174,8 +179,7 @@ class CorpusIndex:
         """Go on with the job, now that what nothing may resemble is in the gate, too."""
         self._gate = gate
         self._excluded = len(gate) - len(self)
-        for part in self._manifest["job"]["parts"]:
-            self._add(gate, part)
+        self._add(gate, self._manifest["job"]["parts"])
         self._log.extend(self._manifest["job"]["decisions"])
 
     def filter(
@@ -365,20 +369,22 @@ class CorpusIndex:
         self._manifest = manifest
 
     def _sweep(self) -> None:
-        """Remove what no manifest names any more."""
+        """Remove what no manifest names any more, and nothing that whoever comes next writes."""
+        self._lease.check()
         named = {part["key"] for part in self._manifest["parts"]}
         for folder in ("parts/", "job/"):
             for key in list(self._objects.list(folder)):
-                if key not in named:
+                written_by = _FENCED.search(key)
+                if key not in named and written_by and int(written_by[1]) <= self._lease.number:
                     self._objects.delete(key)
         self._objects.sweep()
 
-    def _add(self, gate: Deduplicator, part: dict[str, Any]) -> None:
-        table = self._table(part)
-        vectors = embeddings_of(table)
-        if vectors is not None:
-            self._dimension = vectors.shape[1]
-        gate.add(table["text"].to_pylist(), vectors)
+    def _add(self, gate: Deduplicator, parts: Sequence[dict[str, Any]]) -> None:
+        for table in read_ahead(self._table, parts, _READERS):
+            vectors = embeddings_of(table)
+            if vectors is not None:
+                self._dimension = vectors.shape[1]
+            gate.add(table["text"].to_pylist(), vectors)
 
     def _table(self, part: dict[str, Any]) -> pa.Table:
         info = ShardInfo(**part)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,8 @@ from tokenizers.models import WordLevel
 from ray_si.corpora import dedup, index as corpus_index
 from ray_si.corpora.dedup import dedup_files
 from ray_si.dedup import Deduplicator
-from ray_si.errors import CorpusError, StorageError, StorageLostError
+from ray_si.errors import CorpusError, LeaseLostError, StorageError, StorageLostError
+from ray_si.storage.local import LocalObjects
 from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 
 RIVER = "Name the longest river of the country."
@@ -293,6 +296,48 @@ def test_a_job_that_an_earlier_version_began_goes_on(unfinished, monkeypatch):
     )
     report = dedup_files(*arguments, **options)
     assert (report.rows, report.indexed) == (60, report.kept)
+
+
+def test_parts_of_an_index_are_read_together(tmp_path, monkeypatch):
+    together = threading.Barrier(2, timeout=20)
+    table = corpus_index.CorpusIndex._table
+
+    def met(self, part):
+        together.wait()
+        return table(self, part)
+
+    for name, text in (("a", RIVER), ("b", SORT), ("c", SORT_AGAIN)):
+        if name == "c":
+            monkeypatch.setattr(corpus_index.CorpusIndex, "_table", met)
+        path = write(tmp_path / f"{name}.jsonl", text)
+        options = {"cosine": None, "index": str(tmp_path / "seen")}
+        report = dedup_files([path], str(tmp_path / f"k{name}.jsonl"), **options)
+    assert read(tmp_path / "kc.rejected.jsonl")[0]["match_id"] == 1
+    assert report.indexed == 2
+
+
+@pytest.mark.parametrize("lease", [False, True])
+def test_a_driver_that_another_succeeds_deletes_nothing_of_its(tmp_path, monkeypatch, lease):
+    objects = LocalObjects(tmp_path / "seen")
+    keys = {"stale": "parts/part-00007-00001.parquet", "next": "parts/part-00001-00002.parquet"}
+    sweep = corpus_index.CorpusIndex._sweep
+
+    def late(self):
+        for key in keys.values():
+            objects.put(key, b"")
+        if lease:
+            objects.put("lease/00002.json", b"{}")
+        sweep(self)
+
+    monkeypatch.setattr(corpus_index.CorpusIndex, "_sweep", late)
+    with pytest.raises(LeaseLostError) if lease else nullcontext():
+        dedup_files(
+            [write(tmp_path / "in.jsonl", RIVER)], str(tmp_path / "k.jsonl"), cosine=None,
+            index=str(tmp_path / "seen"),
+        )  # fmt: skip
+    left = set(objects.list("parts/"))
+    assert keys["next"] in left
+    assert (keys["stale"] in left) == lease
 
 
 def test_what_does_not_fit_an_index_is_one_line(tmp_path):
