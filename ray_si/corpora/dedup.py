@@ -257,7 +257,7 @@ def _job(
 
 def _is_there(file: File) -> bool:
     with reading(file.location):
-        return file.filesystem.get_file_info(file.path).type == fs.FileType.File
+        return bool(file.filesystem.get_file_info(file.path).type == fs.FileType.File)
 
 
 def _texts(corpora: Sequence[Corpus], tally: _Tally) -> Iterator[list[str]]:
