@@ -89,7 +89,7 @@ def dedup(
     discard_unfinished: Annotated[
         bool,
         typer.Option(
-            "--discard-unfinished", help="Give up the other job that the index is in the middle of."
+            "--discard-unfinished", help="Give up the job that the index is in the middle of."
         ),
     ] = False,
 ) -> None:

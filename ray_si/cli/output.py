@@ -347,6 +347,8 @@ def print_dedup_summary(report: DedupReport) -> None:
     for names, what in ((report.empty, "no row in"), (report.passed_over, "not read")):
         if names:
             out.print(f"note: {what} {', '.join(names)}", markup=False, highlight=False)
+    if report.was_done:
+        out.print("note: this job was done before; nothing was left to do")
     if report.unread:
         out.print(
             "note: the reference tokenizer, which knows a-z and 0-9, read less than half of "

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import fs
 
 from ray_si.corpora.index import CorpusIndex, IndexOptions
 from ray_si.corpora.options import check_thresholds
@@ -32,8 +33,8 @@ from ray_si.storage.corpus import (
     open_corpus,
     plain_type,
 )
-from ray_si.storage.corpus_writer import open_writer
-from ray_si.storage.files import File, locate, staged
+from ray_si.storage.corpus_writer import JsonlWriter, ParquetWriter, open_writer
+from ray_si.storage.files import File, locate, reading, staged
 
 REJECTED_TEXTS = pa.schema(
     [
@@ -53,7 +54,7 @@ REJECTED_TEXTS = pa.schema(
 ``match_source`` is the --against file that the match is from, else null; ``row`` counts from 1 in
 ``file`` (for JSONL it is the line). ``match_id`` is the match's place among the texts of --index,
 where it is one of these. Of an "unreadable" row ``error`` says what is wrong, and there
-is no text.
+is no text. Such rows of --against files come first.
 """
 
 UNREADABLE = "unreadable"
@@ -76,7 +77,8 @@ class DedupReport:
     ``empty`` are the files without a row, ``passed_over`` inputs that are hidden or a dataset's
     metadata; ``unread`` counts the texts of which the tokenizer "reference" read less than half.
     ``indexed`` is how many texts the index has by now, None where there is none. ``peak_bytes`` is
-    the most memory this process has held, other processes of Ray not included.
+    the most memory this process has held, other processes of Ray not included. ``was_done`` says
+    that an earlier call had done all this, for the same index, and that nothing was left to do.
     """
 
     rows: int
@@ -90,6 +92,7 @@ class DedupReport:
     out: str
     rejected_out: str
     indexed: int | None
+    was_done: bool = False
 
 
 def dedup_files(
@@ -129,8 +132,9 @@ def dedup_files(
     has so much of a GPU and compares embeddings there.
 
     Nothing may resemble what is in the ``index``, a folder or ``s3://`` prefix, either, which takes
-    what is kept: see `CorpusIndex`. A job with an index that was killed goes on where it was.
-    ``discard_unfinished`` gives up the job of other inputs that an index is in the middle of.
+    what is kept: see `CorpusIndex`. A job with an index that was killed goes on where it was; one
+    that is done, with the same texts, is not done again while its output is there.
+    ``discard_unfinished`` gives up the job that an index is in the middle of.
 
     Raises ConfigError, CorpusError, EngineError or GateError; then nothing is written.
     """
@@ -171,14 +175,32 @@ def dedup_files(
 
     # nothing may resemble the unwanted texts; then every row is kept or rejected, in order
     tally = _Tally(listen, [corpus.size for corpus in corpora])
+    corpus_index: CorpusIndex | None = None
+
+    def reported(counts: dict[str, Any], *, was_done: bool = False) -> DedupReport:
+        return DedupReport(
+            **counts,
+            empty=[corpus.file.location for corpus in [*corpora, *unwanted] if corpus.is_empty],
+            passed_over=[path for path in inputs if not holds_rows(path)],
+            seconds=time.perf_counter() - started,
+            peak_bytes=_peak_bytes(),
+            out=out,
+            rejected_out=targets[0].location,
+            indexed=None if corpus_index is None else len(corpus_index),
+            was_done=was_done,
+        )
+
     with ExitStack() as stack:
-        corpus_index = None
         if index is not None:
             options = IndexOptions(rouge, cosine, tokenizer, None if cosine is None else embedder)
             job = _job(corpora, unwanted, text_field, out, skip_unreadable=skip_unreadable)
             opened = CorpusIndex.opened(index, options, job, discard=discard_unfinished)
             corpus_index = stack.enter_context(opened)
         is_resumed = corpus_index is not None and corpus_index.is_resumed
+        if corpus_index is not None and not is_resumed and all(map(_is_there, targets)):
+            counts = corpus_index.done(_texts([*unwanted, *corpora], tally))
+            if counts is not None:
+                return reported(counts, was_done=True)
         _check_files(corpora, unwanted, targets, overwrite or is_resumed)
         with staged(*targets) as paths:
             tally.report(note="starting")
@@ -197,7 +219,7 @@ def dedup_files(
                 closing(open_writer(paths[0], targets[0].location, REJECTED_TEXTS)) as rejected,
                 closing(open_writer(paths[1], out, _first_with_columns(corpora).schema)) as kept,
             ):
-                decide = _filled(gate, corpus_index, unwanted, reader, tally)
+                decide = _filled(gate, corpus_index, unwanted, reader, tally, rejected)
                 known = corpus_index.known(reader.cut) if corpus_index is not None else None
                 for number, place, batch, embeddings in reader.read(corpora, known):
                     result = decide(batch.texts, embeddings, place)
@@ -207,21 +229,11 @@ def dedup_files(
                     tally.count(result, batch, number)
                     tally.unread += unread(batch.texts) if tokenizer == "reference" else 0
             tally.report(note="writing")
+            if corpus_index is not None:  # before the files appear, which are this job's from then
+                corpus_index.commit()
         if corpus_index is not None:
-            corpus_index.finish()
-    return DedupReport(
-        rows=tally.now.rows,
-        kept=tally.now.accepted,
-        rejected=dict(tally.reasons.most_common()),
-        empty=[corpus.file.location for corpus in [*corpora, *unwanted] if corpus.is_empty],
-        passed_over=[path for path in inputs if not holds_rows(path)],
-        unread=tally.unread,
-        seconds=time.perf_counter() - started,
-        peak_bytes=_peak_bytes(),
-        out=out,
-        rejected_out=targets[0].location,
-        indexed=None if corpus_index is None else len(corpus_index),
-    )
+            corpus_index.finish(tally.counts())
+    return reported(tally.counts())
 
 
 def _job(
@@ -241,6 +253,18 @@ def _job(
         "out": out,
         "skip_unreadable": skip_unreadable,
     }
+
+
+def _is_there(file: File) -> bool:
+    with reading(file.location):
+        return bool(file.filesystem.get_file_info(file.path).type == fs.FileType.File)
+
+
+def _texts(corpora: Sequence[Corpus], tally: _Tally) -> Iterator[list[str]]:
+    """All texts, in batches."""
+    tally.report(note="reading what was done before")
+    for read in LocalReader(_BATCH_ROWS).read(corpora):
+        yield read.batch.texts
 
 
 def rejected_name(out: str) -> str:
@@ -356,8 +380,12 @@ def _filled(
     unwanted: Sequence[Corpus],
     reader: Reader,
     tally: _Tally,
+    rejected: JsonlWriter | ParquetWriter,
 ) -> Callable[[list[str], np.ndarray | None, Place], DedupResult]:
-    """What decides on a batch, once what nothing may resemble is in the gate."""
+    """What decides on a batch, once what nothing may resemble is in the gate.
+
+    Rows of that which cannot be read are written to ``rejected``.
+    """
 
     def as_compared(embeddings: np.ndarray | None) -> np.ndarray | None:
         return embeddings if index is None or embeddings is None else index.rounded(embeddings)
@@ -369,7 +397,10 @@ def _filled(
         tally.report(note=f"reading {', '.join(corpus.file.location for corpus in unwanted)}")
     for number, _, batch, embeddings in reader.read(unwanted):
         source = unwanted[number].file.location
+        rejected.write_rows(_rejections(_unreadable(batch), unwanted[number]))
         gate.add(batch.texts, as_compared(embeddings), source=source)
+        if index is not None:
+            index.see(batch.texts)
         tally.count_unreadable(len(batch.unreadable), source)
     if index is None:
         return lambda texts, embeddings, place: gate.filter(texts, embeddings)
@@ -395,10 +426,17 @@ def _left_out(
         }
         for duplicate in result.rejected
     ]
-    rows += [
+    return _rejections(sorted(rows + _unreadable(batch), key=lambda row: row["row"]), corpus)
+
+
+def _unreadable(batch: CorpusBatch) -> list[dict[str, Any]]:
+    return [
         {"reason": UNREADABLE, "row": number, "error": what} for number, what in batch.unreadable
     ]
-    rows.sort(key=lambda row: row["row"])
+
+
+def _rejections(rows: list[dict[str, Any]], corpus: Corpus) -> list[dict[str, Any]]:
+    """Rows of `REJECTED_TEXTS`, of these of a corpus."""
     blank = dict.fromkeys(REJECTED_TEXTS.names)
     return [blank | row | {"file": corpus.file.location} for row in rows]
 
@@ -433,6 +471,15 @@ class _Tally:
             done=self._before[number] + batch.done,
         )
         self.report()
+
+    def counts(self) -> dict[str, Any]:
+        """What a report says of the rows."""
+        return {
+            "rows": self.now.rows,
+            "kept": self.now.accepted,
+            "rejected": dict(self.reasons.most_common()),
+            "unread": self.unread,
+        }
 
     def count_unreadable(self, count: int, source: str | None = None) -> None:
         if count:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -17,6 +20,8 @@ from tokenizers.models import WordLevel
 from ray_si.corpora import dedup, index as corpus_index
 from ray_si.corpora.dedup import dedup_files
 from ray_si.dedup import Deduplicator
+from ray_si.errors import CorpusError, LeaseLostError, StorageError, StorageLostError
+from ray_si.storage.local import LocalObjects
 from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 
 RIVER = "Name the longest river of the country."
@@ -150,6 +155,189 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(s3, s3_server, tmp_path, m
     again = dedup_files(["s3://data/in.jsonl"], "s3://data/again.jsonl", index="s3://data/seen",
         **options)  # fmt: skip
     assert again.kept == 0
+
+
+@pytest.mark.parametrize("moment", ["finish", "_sweep"])
+def test_a_job_cut_short_at_its_end_is_done_once_and_its_output_never_emptied(
+    tmp_path, monkeypatch, moment
+):
+    write(tmp_path / "in.jsonl", RIVER, RIVER_AGAIN, SORT)
+    write(tmp_path / "other.jsonl", POEM)
+    options = ("--index", "seen", "--cosine", "off")
+
+    def run(*arguments):
+        return invoke("dedup", *arguments, *options, cwd=tmp_path)
+
+    def refused(*arguments):
+        raise StorageError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_index.CorpusIndex, moment, refused)
+        assert_one_line_error(run("in.jsonl", "--to", "k.jsonl"), "refused")
+    assert run("in.jsonl", "--to", "k.jsonl").returncode == 0
+    assert run("other.jsonl", "--to", "ko.jsonl").returncode == 0
+    again = run("in.jsonl", "--to", "k.jsonl", "--overwrite")
+    assert again.returncode == 0, again.stderr
+    assert "note: this job was done before" in again.stdout
+    (count,) = (line.split() for line in again.stdout.splitlines() if "│ kept" in line)
+    assert "2" in count
+    assert [row["instruction"] for row in read(tmp_path / "k.jsonl")] == [RIVER, SORT]
+    assert [row["text"] for row in read(tmp_path / "k.rejected.jsonl")] == [RIVER_AGAIN]
+    assert "index:    3 texts" in again.stdout
+
+
+def test_a_file_of_other_texts_and_as_many_rows_is_another_job(tmp_path):
+    options = {"cosine": None, "index": str(tmp_path / "seen"), "overwrite": True}
+    files = str(tmp_path / "in.parquet"), str(tmp_path / "k.parquet")
+    for texts, kept in (([RIVER, SORT], 2), ([POEM, SORT_AGAIN], 1), ([POEM, SORT_AGAIN], 1)):
+        pq.write_table(pa.table({"instruction": texts}), files[0])
+        report = dedup_files([files[0]], files[1], **options)
+        assert report.kept == kept
+    assert report.was_done
+    assert pq.read_table(files[1])["instruction"].to_pylist() == [POEM]
+
+
+def test_a_new_index_outlives_a_failure_of_its_first_commit(tmp_path, monkeypatch):
+    old = write(tmp_path / "in.jsonl", RIVER, SORT)
+    arguments = [old], str(tmp_path / "k.jsonl")
+    options = {"cosine": None, "index": str(tmp_path / "seen")}
+    write_table = corpus_index.write_table
+
+    def full(objects, key, table):
+        if key.startswith("job/"):
+            raise StorageLostError("no space; free some space, then the same command goes on")
+        return write_table(objects, key, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_index, "write_table", full)
+        with pytest.raises(StorageLostError):
+            dedup_files(*arguments, **options)
+    report = dedup_files(*arguments, **options)
+    assert (report.kept, report.indexed) == (2, 2)
+    assert len(list((tmp_path / "seen/parts").iterdir())) == 1
+
+
+def stop_at(rows):
+    """A listener that ends a job after so many rows."""
+
+    def listen(progress):
+        if progress.rows >= rows:
+            raise InterruptedError
+
+    return listen
+
+
+@pytest.fixture
+def unfinished(tmp_path, monkeypatch):
+    """A job of 60 rows of which 50 are decided, in five commits: its arguments and options."""
+    monkeypatch.setattr(dedup, "_BATCH_ROWS", 10)
+    monkeypatch.setattr(corpus_index, "COMMIT_BATCHES", 1)
+    pq.write_table(pa.table({"instruction": made(60)}), tmp_path / "in.parquet")
+    against = [write(tmp_path / "test.jsonl", POEM)]
+    arguments = [str(tmp_path / "in.parquet")], str(tmp_path / "k.parquet")
+    options = {"cosine": None, "index": str(tmp_path / "seen"), "against": against}
+    with pytest.raises(InterruptedError):
+        dedup_files(*arguments, **options, listen=stop_at(50))
+    return arguments, options
+
+
+def test_a_resume_reads_earlier_decisions_as_it_comes_to_them(unfinished, monkeypatch):
+    arguments, options = unfinished
+    rows, reads = 0, []
+    table = corpus_index.CorpusIndex._table
+
+    def noted(self, part):
+        reads.append((part["key"], rows))
+        return table(self, part)
+
+    def listen(progress):
+        nonlocal rows
+        rows = progress.rows
+
+    monkeypatch.setattr(corpus_index.CorpusIndex, "_table", noted)
+    report = dedup_files(*arguments, **options, listen=listen)
+    assert (report.rows, report.was_done) == (60, False)
+    assert [at for key, at in reads if key.startswith("job/")] == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("changed", ["in.parquet", "test.jsonl"])
+def test_a_resume_whose_texts_have_changed_is_refused(unfinished, tmp_path, changed):
+    arguments, options = unfinished
+    if changed == "test.jsonl":
+        write(tmp_path / changed, POEM[::-1])
+    else:
+        pq.write_table(pa.table({"instruction": [*made(15), *made(75)[30:]]}), tmp_path / changed)
+    with pytest.raises(CorpusError, match="this job unfinished, begun when its files had other"):
+        dedup_files(*arguments, **options)
+    report = dedup_files(*arguments, **options, discard_unfinished=True)
+    assert (report.rows, report.indexed) == (60, report.kept)
+
+
+def test_a_resume_that_lacks_texts_is_refused(unfinished, tmp_path, monkeypatch):
+    arguments, options = unfinished
+    monkeypatch.setattr(dedup, "_job", lambda *_, **__: json.loads(stored())["job"]["what"])
+
+    def stored():
+        return (tmp_path / "seen/index.json").read_text()
+
+    pq.write_table(pa.table({"instruction": made(40)}), tmp_path / "in.parquet")
+    with pytest.raises(CorpusError, match="has this job unfinished"):
+        dedup_files(*arguments, **options)
+    assert len(json.loads(stored())["job"]["decisions"]) == 5
+
+
+def test_a_job_that_an_earlier_version_began_goes_on(unfinished, monkeypatch):
+    arguments, options = unfinished
+    table = corpus_index.CorpusIndex._table
+    monkeypatch.setattr(
+        corpus_index.CorpusIndex,
+        "_table",
+        lambda self, part: table(self, part).replace_schema_metadata(None),
+    )
+    report = dedup_files(*arguments, **options)
+    assert (report.rows, report.indexed) == (60, report.kept)
+
+
+def test_parts_of_an_index_are_read_together(tmp_path, monkeypatch):
+    together = threading.Barrier(2, timeout=20)
+    table = corpus_index.CorpusIndex._table
+
+    def met(self, part):
+        together.wait()
+        return table(self, part)
+
+    for name, text in (("a", RIVER), ("b", SORT), ("c", SORT_AGAIN)):
+        if name == "c":
+            monkeypatch.setattr(corpus_index.CorpusIndex, "_table", met)
+        path = write(tmp_path / f"{name}.jsonl", text)
+        options = {"cosine": None, "index": str(tmp_path / "seen")}
+        report = dedup_files([path], str(tmp_path / f"k{name}.jsonl"), **options)
+    assert read(tmp_path / "kc.rejected.jsonl")[0]["match_id"] == 1
+    assert report.indexed == 2
+
+
+@pytest.mark.parametrize("lease", [False, True])
+def test_a_driver_that_another_succeeds_deletes_nothing_of_its(tmp_path, monkeypatch, lease):
+    objects = LocalObjects(tmp_path / "seen")
+    keys = {"stale": "parts/part-00007-00001.parquet", "next": "parts/part-00001-00002.parquet"}
+    sweep = corpus_index.CorpusIndex._sweep
+
+    def late(self):
+        for key in keys.values():
+            objects.put(key, b"")
+        if lease:
+            objects.put("lease/00002.json", b"{}")
+        sweep(self)
+
+    monkeypatch.setattr(corpus_index.CorpusIndex, "_sweep", late)
+    with pytest.raises(LeaseLostError) if lease else nullcontext():
+        dedup_files(
+            [write(tmp_path / "in.jsonl", RIVER)], str(tmp_path / "k.jsonl"), cosine=None,
+            index=str(tmp_path / "seen"),
+        )  # fmt: skip
+    left = set(objects.list("parts/"))
+    assert keys["next"] in left
+    assert (keys["stale"] in left) == lease
 
 
 def test_what_does_not_fit_an_index_is_one_line(tmp_path):
