@@ -77,10 +77,10 @@ class Job:
     # Model -------------------------------------------------------------------------------------
 
     def write_model(self, folder: Path, record: dict[str, Any]) -> None:
-        """Copy a model's files here, with the record of what it was trained on."""
-        for path in sorted(folder.iterdir()):
+        """Copy a model's files here, in folders too, with the record of what it was trained on."""
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with path.open("rb") as stream:
-                self._objects.put(f"model/{path.name}", stream)
+                self._objects.put(f"model/{path.relative_to(folder).as_posix()}", stream)
         data = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         self._objects.put(f"model/{RECORD}", data.encode())
 

@@ -60,6 +60,18 @@ def test_rows_in_jsonl_are_read_as_they_are_however_long_and_whatever_they_look_
     assert found == outputs
 
 
+def test_a_model_whose_tokenizer_has_several_chat_templates_is_copied_with_all_of_them(
+    models, tmp_path
+):
+    tokenizer = AutoTokenizer.from_pretrained(models[0])
+    templates = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(tmp_path / "made")
+    job = Job(str(tmp_path / "to"))
+    job.write_model(tmp_path / "made", {})
+    assert AutoTokenizer.from_pretrained(job.model).chat_template == templates
+
+
 @pytest.mark.usefixtures("ray_session")
 class TestOnTheSessionsRay:
     def test_rows_steps_and_losses_are_accounted_for(self, finished, tuned):
