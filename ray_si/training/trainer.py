@@ -24,6 +24,9 @@ from ray_si.training.config import Training
 History = list[dict[str, float]]
 """What has been logged since the first step, oldest first: step, epoch, loss, ..."""
 
+_SCHEDULES = {"constant": "constant_with_warmup"}
+"""Schedules whose name in transformers is another; its own "constant" has no warm-up."""
+
 
 @dataclass(frozen=True)
 class Hooks:
@@ -61,7 +64,7 @@ def arguments(settings: Training, folder: Path) -> SFTConfig:
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.peak_learning_rate,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type=_SCHEDULES.get(settings.schedule, settings.schedule),
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

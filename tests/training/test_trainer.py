@@ -107,6 +107,15 @@ def test_a_tokenizer_without_padding_gets_its_end_as_padding(plain_model, tmp_pa
     assert history[1] > 0
 
 
+def test_a_constant_learning_rate_is_risen_to_as_others_are(tiny_model, tokens, tmp_path):
+    settings = Training(
+        model=tiny_model, schedule="constant", warmup=0.5, learning_rate=0.01, max_steps=4, **COMMON
+    )
+    trained, _, _ = run(settings, tiny_model, tokens, tmp_path / "out")
+    rates = [line["learning_rate"] for line in trained.state.log_history if "loss" in line]
+    assert rates == pytest.approx([0, 0.005, 0.01, 0.01])
+
+
 def test_a_loss_that_is_no_number_ends_the_training_with_what_to_do(tiny_model, tokens, tmp_path):
     settings = Training(
         model=tiny_model, method="full", max_steps=9, learning_rate=1e30, warmup=0, **COMMON
