@@ -72,7 +72,8 @@ def finetune(
     ``to`` is a folder or ``s3://bucket/prefix``; on a cluster all workers must reach it and the
     model. Raises UserError before anything is written: for a run without rows, a model without
     what the settings ask for, a place that holds another fine-tuning. Raises TrainingError where
-    the workers fail for good or the loss is no number any more; checkpoints are kept.
+    the workers fail for good or the loss or its gradient is no number any more; checkpoints are
+    kept.
     """
     # what is wrong with the run, the model or the place is said first
     need("trl", "peft", "datasets")

@@ -102,7 +102,8 @@ def train(
     """Train on rows of `TOKENS` to the end of the settings, from a checkpoint or from the start.
 
     ``folder`` takes checkpoints while it runs. With several workers, each calls this with the same
-    rows, and torch.distributed is up. Raises TrainingError where the loss is no number any more.
+    rows, and torch.distributed is up. Raises TrainingError where the loss or its gradient is no
+    number any more.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -122,7 +123,6 @@ def train(
     if settings.packing:
         check_rows_are_apart(model)
         collate, data = PackedBatches, packs(tokens, settings.max_length)
-    watch = _Watch(hooks or Hooks())
     trainer = SFTTrainer(
         model=model,
         args=options,
@@ -130,13 +130,14 @@ def train(
         data_collator=collate(tokens, tokenizer.pad_token_id),
         processing_class=tokenizer,
         peft_config=_adapters(settings) if frozen else None,
-        callbacks=[watch],
+        callbacks=[_Watch(hooks or Hooks())],
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if watch.broken is not None:
+    broken = [line["step"] for line in trainer.state.log_history if not _is_sound(line)]
+    if broken:
         raise TrainingError(
-            f"the loss is no number any more at step {watch.broken}; a lower learning_rate or "
-            "dtype float32 may help"
+            f"the loss or its gradient is no number any more at step {broken[0]}; a lower "
+            "learning_rate or dtype float32 may help"
         )
     return trainer
 
@@ -209,17 +210,24 @@ def losses(history: Sequence[dict[str, float]]) -> History:
     ]
 
 
+def _is_sound(line: dict[str, float]) -> bool:
+    """Whether the loss and the gradient that a line tells of, if any, are numbers."""
+    return all(math.isfinite(line.get(name, 0.0)) for name in ("loss", "grad_norm"))
+
+
 class _Watch(TrainerCallback):
-    """Hands on what happens; stops where the loss is no number any more."""
+    """Hands on what happens; stops, and saves nothing more, where a line is not sound."""
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
-        self.broken: int | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # no step is left that nobody has looked at
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
-            self.broken = state.global_step
-            control.should_training_stop = True
+        if not _is_sound(logs or {}):
+            control.should_training_stop, control.should_save = True, False
         if state.is_world_process_zero:
             self._hooks.logged(losses(state.log_history), state.max_steps)
 

@@ -116,12 +116,37 @@ def test_a_constant_learning_rate_is_risen_to_as_others_are(tiny_model, tokens, 
     assert rates == pytest.approx([0, 0.005, 0.01, 0.01])
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_what_to_do(tiny_model, tokens, tmp_path):
+@pytest.mark.parametrize(("log_steps", "seen"), [(1, r"\d"), (100, "9")])
+def test_a_loss_that_is_no_number_ends_the_training_with_what_to_do(
+    tiny_model, tokens, tmp_path, log_steps, seen
+):
+    """Also where the last step alone is logged; it isn't saved then."""
     settings = Training(
-        model=tiny_model, method="full", max_steps=9, learning_rate=1e30, warmup=0, **COMMON
+        model=tiny_model,
+        method="full",
+        max_steps=9,
+        learning_rate=1e30,
+        warmup=0,
+        log_steps=log_steps,
+        **COMMON,
     )
-    with pytest.raises(TrainingError, match=r"no number any more at step \d.* lower learning_rate"):
+    message = f"no number any more at step {seen}; a lower learning_rate"
+    with pytest.raises(TrainingError, match=message):
         run(settings, tiny_model, tokens, tmp_path / "out")
+    assert not (tmp_path / "out-9").exists()
+
+
+def test_a_gradient_that_is_no_number_at_the_last_step_leaves_no_model(
+    tiny_model, tokens, tmp_path, monkeypatch
+):
+    """The loss is one still, and what the step makes of the weights is not."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    next(model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: model)
+    settings = Training(model=tiny_model, method="full", max_steps=1, **COMMON)
+    with pytest.raises(TrainingError, match="its gradient is no number any more at step 1;"):
+        run(settings, tiny_model, tokens, tmp_path / "out")
+    assert not (tmp_path / "out-1").exists()
 
 
 def test_sharding_is_passed_on_to_the_trainer(tmp_path):
