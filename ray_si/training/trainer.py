@@ -123,7 +123,7 @@ def train(
     if settings.packing:
         check_rows_are_apart(model)
         collate, data = PackedBatches, packs(tokens, settings.max_length)
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=model,
         args=options,
         train_dataset=data,
@@ -213,6 +213,14 @@ def losses(history: Sequence[dict[str, float]]) -> History:
 def _is_sound(line: dict[str, float]) -> bool:
     """Whether the loss and the gradient that a line tells of, if any, are numbers."""
     return all(math.isfinite(line.get(name, 0.0)) for name in ("loss", "grad_norm"))
+
+
+class _Trainer(SFTTrainer):
+    """Takes no step from a checkpoint of the last one: transformers would take one, then look."""
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **options)
 
 
 class _Watch(TrainerCallback):

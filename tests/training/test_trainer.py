@@ -68,6 +68,16 @@ def test_from_a_checkpoint_on_losses_and_weights_are_those_of_an_unbroken_run(
         assert torch.allclose(made(input_ids=row).logits, trained_logits, atol=1e-4)
 
 
+def test_from_a_checkpoint_of_the_last_step_no_further_step_is_taken(tiny_model, tokens, tmp_path):
+    """In the middle of an epoch, too."""
+    settings = Training(model=tiny_model, max_steps=2, learning_rate=0.01, **COMMON)
+    whole, history, saved = run(settings, tiny_model, tokens, tmp_path / "whole")
+    resumed, again, more = run(settings, tiny_model, tokens, tmp_path / "again", resume=saved[2])
+    assert (resumed.state.global_step, again, more) == (2, history, {})
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_adapters_can_be_kept_apart(tiny_model, tokens, tmp_path):
     settings = Training(model=tiny_model, max_steps=2, lora={"merge": False, "rank": 2}, **COMMON)
     trained, _, _ = run(settings, tiny_model, tokens, tmp_path / "out")
