@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import boto3
 from pyarrow import fs
 
 from ray_si._version import __version__
@@ -276,12 +276,15 @@ def _last_line(error: Exception) -> str:
 
 
 def _storage(location: str) -> tuple[str, fs.FileSystem | None]:
-    """Where Ray Train keeps checkpoints: a path, and the file system it is on (none: local)."""
+    """Where Ray Train keeps checkpoints: a path, and the file system it is on (none: local).
+
+    A bucket is looked for where boto3 has it, so that all of a fine-tuning is in one store.
+    """
     if not location.startswith("s3://"):
         return location, None
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    options = {"endpoint_override": endpoint} if endpoint else {}
-    return location.removeprefix("s3://"), fs.S3FileSystem(**options)
+    store = boto3.session.Session().client("s3").meta
+    system = fs.S3FileSystem(endpoint_override=store.endpoint_url, region=store.region_name)
+    return location.removeprefix("s3://"), system
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ray_si.errors import EngineError, RunError
-from ray_si.experiments.finetune import finetune, training_rows
+from ray_si.experiments.finetune import _storage, finetune, training_rows
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.training.config import Training
@@ -70,6 +70,21 @@ def test_a_model_whose_tokenizer_has_several_chat_templates_is_copied_with_all_o
     job = Job(str(tmp_path / "to"))
     job.write_model(tmp_path / "made", {})
     assert AutoTokenizer.from_pretrained(job.model).chat_template == templates
+
+
+def test_checkpoints_are_kept_where_an_endpoint_in_the_configuration_file_says(
+    s3, tmp_path, monkeypatch
+):
+    url = os.environ["AWS_ENDPOINT_URL"]
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {url}\nregion = eu-west-3\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    place, system = _storage("s3://data/training")
+    assert (place, system.region) == ("data/training", "eu-west-3")
+    with system.open_output_stream(f"{place}/file") as stream:
+        stream.write(b"kept")
+    assert s3.get_object(Bucket="data", Key="training/file")["Body"].read() == b"kept"
 
 
 @pytest.mark.usefixtures("ray_session")
