@@ -114,6 +114,9 @@ def finetune(
         with job.folder.held(lambda message: listen(TrainingProgress(note=message))):
             if parts is not None:
                 job.write_tokens(parts, dict(encoder.counts))
+            if job.set_cut_list_aside():
+                note = "the list of checkpoints was cut short and set aside: beginning anew"
+                listen(TrainingProgress(note=note))
             listen(TrainingProgress(note="starting Ray"))
             with connect(address) as is_ours:
                 _check_resources(settings, is_ours)
@@ -202,6 +205,7 @@ def _check_resources(settings: Training, is_ours: bool) -> None:
 
 def _fit(job: Job, settings: Training, base: Base, record: dict[str, Any]) -> dict[str, Any]:
     """Run the workers to the end; returns what result.json says. Raises TrainingError."""
+    from ray.exceptions import RayError
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -235,7 +239,7 @@ def _fit(job: Job, settings: Training, base: Base, record: dict[str, Any]) -> di
     started = time.perf_counter()
     try:
         result = _beside(trainer.fit)
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayError) as error:
         raise TrainingError(
             f"the training workers failed: {_last_line(error)}; the same command goes on from the "
             f"last checkpoint in {job.location}"
