@@ -24,6 +24,7 @@ from ray_si.engines import bundled, registry
 from ray_si.errors import ConfigError, RunError, StorageLostError, TrainingError, one_line
 from ray_si.experiments.extras import need
 from ray_si.export.training_lines import Source
+from ray_si.run.folder import check_beside
 from ray_si.run.run import Run
 from ray_si.run.seeds import seeds_of
 from ray_si.self_instruct import formats
@@ -71,9 +72,9 @@ def finetune(
 
     ``to`` is a folder or ``s3://bucket/prefix``; on a cluster all workers must reach it and the
     model. Raises UserError before anything is written: for a run without rows, a model without
-    what the settings ask for, a place that holds another fine-tuning. Raises TrainingError where
-    the workers fail for good or the loss or its gradient is no number any more; checkpoints are
-    kept.
+    what the settings ask for, a place in a run or with another fine-tuning. Raises TrainingError
+    where the workers fail for good or the loss or its gradient is no number any more; checkpoints
+    are kept.
     """
     # what is wrong with the run, the model or the place is said first
     need("trl", "peft", "datasets")
@@ -82,6 +83,7 @@ def finetune(
     if not settings.model:
         raise ConfigError("no model is named: give --model")
     run = Run.open(run_location)
+    check_beside(to, run.location)
     registry.check_model(settings.model)
     base = inspect(
         bundled.resolve(settings.model),
