@@ -119,14 +119,14 @@ def test_a_tokenizer_without_padding_gets_its_end_as_padding(plain_model, tmp_pa
 
 def test_a_constant_learning_rate_is_risen_to_as_others_are(tiny_model, tokens, tmp_path):
     settings = Training(
-        model=tiny_model, schedule="constant", warmup=0.5, learning_rate=0.01, max_steps=4, **COMMON
+        model=tiny_model, schedule="constant", warmup=0.5, learning_rate=0.01, max_steps=2, **COMMON
     )
     trained, _, _ = run(settings, tiny_model, tokens, tmp_path / "out")
     rates = [line["learning_rate"] for line in trained.state.log_history if "loss" in line]
-    assert rates == pytest.approx([0, 0.005, 0.01, 0.01])
+    assert rates == [0, 0.01]
 
 
-@pytest.mark.parametrize(("log_steps", "seen"), [(1, r"\d"), (100, "9")])
+@pytest.mark.parametrize(("log_steps", "seen"), [(1, r"\d"), (100, "4")])
 def test_a_loss_that_is_no_number_ends_the_training_with_what_to_do(
     tiny_model, tokens, tmp_path, log_steps, seen
 ):
@@ -134,7 +134,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_what_to_do(
     settings = Training(
         model=tiny_model,
         method="full",
-        max_steps=9,
+        max_steps=4,
         learning_rate=1e30,
         warmup=0,
         log_steps=log_steps,
@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_what_to_do(
     message = f"no number any more at step {seen}; a lower learning_rate"
     with pytest.raises(TrainingError, match=message):
         run(settings, tiny_model, tokens, tmp_path / "out")
-    assert not (tmp_path / "out-9").exists()
+    assert not (tmp_path / "out-4").exists()
 
 
 def test_a_gradient_that_is_no_number_at_the_last_step_leaves_no_model(
