@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import boto3
 from pyarrow import fs
 
 from ray_si._version import __version__
@@ -24,6 +24,7 @@ from ray_si.engines import bundled, registry
 from ray_si.errors import ConfigError, RunError, StorageLostError, TrainingError, one_line
 from ray_si.experiments.extras import need
 from ray_si.export.training_lines import Source
+from ray_si.run.folder import check_beside
 from ray_si.run.run import Run
 from ray_si.run.seeds import seeds_of
 from ray_si.self_instruct import formats
@@ -71,8 +72,9 @@ def finetune(
 
     ``to`` is a folder or ``s3://bucket/prefix``; on a cluster all workers must reach it and the
     model. Raises UserError before anything is written: for a run without rows, a model without
-    what the settings ask for, a place that holds another fine-tuning. Raises TrainingError where
-    the workers fail for good or the loss is no number any more; checkpoints are kept.
+    what the settings ask for, a place in a run or with another fine-tuning. Raises TrainingError
+    where the workers fail for good or the loss or its gradient is no number any more; checkpoints
+    are kept.
     """
     # what is wrong with the run, the model or the place is said first
     need("trl", "peft", "datasets")
@@ -81,6 +83,7 @@ def finetune(
     if not settings.model:
         raise ConfigError("no model is named: give --model")
     run = Run.open(run_location)
+    check_beside(to, run.location)
     registry.check_model(settings.model)
     base = inspect(
         bundled.resolve(settings.model),
@@ -113,6 +116,9 @@ def finetune(
         with job.folder.held(lambda message: listen(TrainingProgress(note=message))):
             if parts is not None:
                 job.write_tokens(parts, dict(encoder.counts))
+            if job.set_cut_list_aside():
+                note = "the list of checkpoints was cut short and set aside: beginning anew"
+                listen(TrainingProgress(note=note))
             listen(TrainingProgress(note="starting Ray"))
             with connect(address) as is_ours:
                 _check_resources(settings, is_ours)
@@ -201,6 +207,7 @@ def _check_resources(settings: Training, is_ours: bool) -> None:
 
 def _fit(job: Job, settings: Training, base: Base, record: dict[str, Any]) -> dict[str, Any]:
     """Run the workers to the end; returns what result.json says. Raises TrainingError."""
+    from ray.exceptions import RayError
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -234,7 +241,7 @@ def _fit(job: Job, settings: Training, base: Base, record: dict[str, Any]) -> di
     started = time.perf_counter()
     try:
         result = _beside(trainer.fit)
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayError) as error:
         raise TrainingError(
             f"the training workers failed: {_last_line(error)}; the same command goes on from the "
             f"last checkpoint in {job.location}"
@@ -275,12 +282,15 @@ def _last_line(error: Exception) -> str:
 
 
 def _storage(location: str) -> tuple[str, fs.FileSystem | None]:
-    """Where Ray Train keeps checkpoints: a path, and the file system it is on (none: local)."""
+    """Where Ray Train keeps checkpoints: a path, and the file system it is on (none: local).
+
+    A bucket is looked for where boto3 has it, so that all of a fine-tuning is in one store.
+    """
     if not location.startswith("s3://"):
         return location, None
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    options = {"endpoint_override": endpoint} if endpoint else {}
-    return location.removeprefix("s3://"), fs.S3FileSystem(**options)
+    store = boto3.session.Session().client("s3").meta
+    system = fs.S3FileSystem(endpoint_override=store.endpoint_url, region=store.region_name)
+    return location.removeprefix("s3://"), system
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:

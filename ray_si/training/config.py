@@ -85,7 +85,7 @@ class Training(Section):
     seed: int = Field(0, ge=0)
     """Seed of the order of rows, of dropout and of the adapters' first weights."""
     log_steps: int = Field(1, ge=1)
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between two lines of metrics.jsonl, which has the first and the last step besides."""
     checkpoint_steps: int = Field(50, ge=1)
     """Steps between two checkpoints, from which training goes on after a crash."""
     keep_checkpoints: int = Field(2, ge=1)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_si.errors import RunError
+from ray_si.errors import DamageError, RunError
 from ray_si.run.folder import Folder
 from ray_si.storage.tables import read_table, write_table
 from ray_si.training.encode import REFUSALS, Encoder
@@ -27,6 +27,8 @@ from ray_si.training.provenance import RECORD
 
 METRICS, RESULT = "metrics.jsonl", "result.json"
 _MANIFEST = "tokens/manifest.json"
+_CHECKPOINTS = "checkpoints/checkpoint_manager_snapshot.json"
+"""Ray Train's list of them, which it writes in place."""
 
 
 class Job:
@@ -59,6 +61,20 @@ class Job:
             raise RunError(f"{self.location} is damaged: {_MANIFEST} is missing")
         return pa.concat_tables([read_table(self._objects, key) for key in manifest["parts"]])
 
+    # Checkpoints -------------------------------------------------------------------------------
+
+    def set_cut_list_aside(self) -> bool:
+        """Rename Ray Train's list of checkpoints where it was cut short by a kill or a full disk.
+
+        Returns whether it was: Ray Train, which would end at it, knows of no checkpoint then.
+        """
+        try:
+            self.folder.read_json(_CHECKPOINTS)
+        except DamageError:
+            self._objects.move(_CHECKPOINTS, f"{_CHECKPOINTS}.damaged")
+            return True
+        return False
+
     # Metrics -----------------------------------------------------------------------------------
 
     def write_metrics(self, lines: list[dict[str, float]]) -> None:
@@ -77,10 +93,10 @@ class Job:
     # Model -------------------------------------------------------------------------------------
 
     def write_model(self, folder: Path, record: dict[str, Any]) -> None:
-        """Copy a model's files here, with the record of what it was trained on."""
-        for path in sorted(folder.iterdir()):
+        """Copy a model's files here, in folders too, with the record of what it was trained on."""
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with path.open("rb") as stream:
-                self._objects.put(f"model/{path.name}", stream)
+                self._objects.put(f"model/{path.relative_to(folder).as_posix()}", stream)
         data = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         self._objects.put(f"model/{RECORD}", data.encode())
 

@@ -24,6 +24,9 @@ from ray_si.training.config import Training
 History = list[dict[str, float]]
 """What has been logged since the first step, oldest first: step, epoch, loss, ..."""
 
+_SCHEDULES = {"constant": "constant_with_warmup"}
+"""Schedules whose name in transformers is another; its own "constant" has no warm-up."""
+
 
 @dataclass(frozen=True)
 class Hooks:
@@ -61,7 +64,7 @@ def arguments(settings: Training, folder: Path) -> SFTConfig:
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.peak_learning_rate,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type=_SCHEDULES.get(settings.schedule, settings.schedule),
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
@@ -99,7 +102,8 @@ def train(
     """Train on rows of `TOKENS` to the end of the settings, from a checkpoint or from the start.
 
     ``folder`` takes checkpoints while it runs. With several workers, each calls this with the same
-    rows, and torch.distributed is up. Raises TrainingError where the loss is no number any more.
+    rows, and torch.distributed is up. Raises TrainingError where the loss or its gradient is no
+    number any more.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -119,21 +123,21 @@ def train(
     if settings.packing:
         check_rows_are_apart(model)
         collate, data = PackedBatches, packs(tokens, settings.max_length)
-    watch = _Watch(hooks or Hooks())
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=model,
         args=options,
         train_dataset=data,
         data_collator=collate(tokens, tokenizer.pad_token_id),
         processing_class=tokenizer,
         peft_config=_adapters(settings) if frozen else None,
-        callbacks=[watch],
+        callbacks=[_Watch(hooks or Hooks())],
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if watch.broken is not None:
+    broken = [line["step"] for line in trainer.state.log_history if not _is_sound(line)]
+    if broken:
         raise TrainingError(
-            f"the loss is no number any more at step {watch.broken}; a lower learning_rate or "
-            "dtype float32 may help"
+            f"the loss or its gradient is no number any more at step {broken[0]}; a lower "
+            "learning_rate or dtype float32 may help"
         )
     return trainer
 
@@ -206,17 +210,32 @@ def losses(history: Sequence[dict[str, float]]) -> History:
     ]
 
 
+def _is_sound(line: dict[str, float]) -> bool:
+    """Whether the loss and the gradient that a line tells of, if any, are numbers."""
+    return all(math.isfinite(line.get(name, 0.0)) for name in ("loss", "grad_norm"))
+
+
+class _Trainer(SFTTrainer):
+    """Takes no step from a checkpoint of the last one: transformers would take one, then look."""
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **options)
+
+
 class _Watch(TrainerCallback):
-    """Hands on what happens; stops where the loss is no number any more."""
+    """Hands on what happens; stops, and saves nothing more, where a line is not sound."""
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
-        self.broken: int | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # no step is left that nobody has looked at
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
-            self.broken = state.global_step
-            control.should_training_stop = True
+        if not _is_sound(logs or {}):
+            control.should_training_stop, control.should_save = True, False
         if state.is_world_process_zero:
             self._hooks.logged(losses(state.log_history), state.max_steps)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ray_si.errors import EngineError, RunError
-from ray_si.experiments.finetune import finetune, training_rows
+from ray_si.errors import EngineError, RunError, TrainingError
+from ray_si.experiments.finetune import _storage, finetune, training_rows
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.training.config import Training
@@ -58,6 +59,51 @@ def test_rows_in_jsonl_are_read_as_they_are_however_long_and_whatever_they_look_
     )
     found = [text for _, _, completions in training_rows(run, "text", 0) for text in completions]
     assert found == outputs
+
+
+def test_a_run_is_no_place_for_a_fine_tuning(tmp_path):
+    run = finished_run(tmp_path / "run", 3)
+    with pytest.raises(RunError, match="tuned lies inside a run"):
+        finetune(run.location, f"{run.location}/tuned", Training(model="/absent"))
+
+
+def test_a_model_whose_tokenizer_has_several_chat_templates_is_copied_with_all_of_them(
+    models, tmp_path
+):
+    tokenizer = AutoTokenizer.from_pretrained(models[0])
+    templates = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(tmp_path / "made")
+    job = Job(str(tmp_path / "to"))
+    job.write_model(tmp_path / "made", {})
+    assert AutoTokenizer.from_pretrained(job.model).chat_template == templates
+
+
+def test_checkpoints_are_kept_where_an_endpoint_in_the_configuration_file_says(
+    s3, tmp_path, monkeypatch
+):
+    url = os.environ["AWS_ENDPOINT_URL"]
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {url}\nregion = eu-west-3\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    place, system = _storage("s3://data/training")
+    assert (place, system.region) == ("data/training", "eu-west-3")
+    with system.open_output_stream(f"{place}/file") as stream:
+        stream.write(b"kept")
+    assert s3.get_object(Bucket="data", Key="training/file")["Body"].read() == b"kept"
+
+
+@pytest.mark.parametrize(("text", "cut"), [("", True), ('{"checkpoint_re', True), ("{}", False)])
+def test_a_list_of_checkpoints_that_was_cut_short_is_set_aside(tmp_path, text, cut):
+    job = Job(str(tmp_path))
+    assert not job.set_cut_list_aside(), "there is none"
+    path = tmp_path / "checkpoints" / "checkpoint_manager_snapshot.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    assert job.set_cut_list_aside() == cut
+    aside = path.with_name(f"{path.name}.damaged")
+    assert (path.exists(), aside.exists()) == (not cut, cut)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -152,6 +198,16 @@ class TestOnTheSessionsRay:
         (tmp_path / "occupied" / "file").write_text("x")
         with pytest.raises(RunError, match="not empty and not a fine-tuning"):
             finetune(str(location), str(tmp_path / "occupied"), Training(model=models[0]))
+
+    def test_what_ray_train_cannot_begin_with_is_one_line(self, finished, tuned, models, tmp_path):
+        location, _ = finished
+        to = tmp_path / "to"
+        shutil.copytree(tuned[0], to)
+        (to / "result.json").unlink()
+        (to / "checkpoints" / "checkpoint_manager_snapshot.json").write_text('{"other": 1}')
+        with pytest.raises(TrainingError, match="the training workers failed: ") as caught:
+            finetune(str(location), str(to), Training(model=models[0], **SHORT))
+        assert "\n" not in str(caught.value)
 
     def test_runs_that_are_empty_or_not_finished_are_refused(self, models, tmp_path):
         header = {"config": {"target_instructions": 5}, "identity": {}}

@@ -68,6 +68,16 @@ def test_from_a_checkpoint_on_losses_and_weights_are_those_of_an_unbroken_run(
         assert torch.allclose(made(input_ids=row).logits, trained_logits, atol=1e-4)
 
 
+def test_from_a_checkpoint_of_the_last_step_no_further_step_is_taken(tiny_model, tokens, tmp_path):
+    """In the middle of an epoch, too."""
+    settings = Training(model=tiny_model, max_steps=2, learning_rate=0.01, **COMMON)
+    whole, history, saved = run(settings, tiny_model, tokens, tmp_path / "whole")
+    resumed, again, more = run(settings, tiny_model, tokens, tmp_path / "again", resume=saved[2])
+    assert (resumed.state.global_step, again, more) == (2, history, {})
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_adapters_can_be_kept_apart(tiny_model, tokens, tmp_path):
     settings = Training(model=tiny_model, max_steps=2, lora={"merge": False, "rank": 2}, **COMMON)
     trained, _, _ = run(settings, tiny_model, tokens, tmp_path / "out")
@@ -107,12 +117,46 @@ def test_a_tokenizer_without_padding_gets_its_end_as_padding(plain_model, tmp_pa
     assert history[1] > 0
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_what_to_do(tiny_model, tokens, tmp_path):
+def test_a_constant_learning_rate_is_risen_to_as_others_are(tiny_model, tokens, tmp_path):
     settings = Training(
-        model=tiny_model, method="full", max_steps=9, learning_rate=1e30, warmup=0, **COMMON
+        model=tiny_model, schedule="constant", warmup=0.5, learning_rate=0.01, max_steps=2, **COMMON
     )
-    with pytest.raises(TrainingError, match=r"no number any more at step \d.* lower learning_rate"):
+    trained, _, _ = run(settings, tiny_model, tokens, tmp_path / "out")
+    rates = [line["learning_rate"] for line in trained.state.log_history if "loss" in line]
+    assert rates == [0, 0.01]
+
+
+@pytest.mark.parametrize(("log_steps", "seen"), [(1, r"\d"), (100, "4")])
+def test_a_loss_that_is_no_number_ends_the_training_with_what_to_do(
+    tiny_model, tokens, tmp_path, log_steps, seen
+):
+    """Also where the last step alone is logged; it isn't saved then."""
+    settings = Training(
+        model=tiny_model,
+        method="full",
+        max_steps=4,
+        learning_rate=1e30,
+        warmup=0,
+        log_steps=log_steps,
+        **COMMON,
+    )
+    message = f"no number any more at step {seen}; a lower learning_rate"
+    with pytest.raises(TrainingError, match=message):
         run(settings, tiny_model, tokens, tmp_path / "out")
+    assert not (tmp_path / "out-4").exists()
+
+
+def test_a_gradient_that_is_no_number_at_the_last_step_leaves_no_model(
+    tiny_model, tokens, tmp_path, monkeypatch
+):
+    """The loss is one still, and what the step makes of the weights is not."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    next(model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: model)
+    settings = Training(model=tiny_model, method="full", max_steps=1, **COMMON)
+    with pytest.raises(TrainingError, match="its gradient is no number any more at step 1;"):
+        run(settings, tiny_model, tokens, tmp_path / "out")
+    assert not (tmp_path / "out-1").exists()
 
 
 def test_sharding_is_passed_on_to_the_trainer(tmp_path):
