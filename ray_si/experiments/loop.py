@@ -15,14 +15,15 @@ from ray_si.build import builder
 from ray_si.config import RunConfig
 from ray_si.config.file import find_inputs, parse_config, parse_section, read_values
 from ray_si.engines import registry
-from ray_si.errors import ConfigError, SeedError
+from ray_si.errors import ConfigError, RunError, SeedError
 from ray_si.experiments.evaluate import EvaluateConfig, EvaluationProgress, evaluate
 from ray_si.experiments.extras import need
 from ray_si.experiments.finetune import TrainingProgress, finetune
 from ray_si.pipeline.progress import Progress
 from ray_si.records import SeedTask
+from ray_si.run.folder import check_outside, is_run
 from ray_si.run.seeds import load_seeds
-from ray_si.storage.base import absolute
+from ray_si.storage.base import Objects, absolute
 from ray_si.storage.objects import open_objects
 from ray_si.training.comparison import to_markdown
 from ray_si.training.config import Training
@@ -91,6 +92,7 @@ def run_loop(
     seed tasks are split (`split_seeds`): the build gets one part, the evaluation the other. Else
     the build gets them all. All that is evaluated on is an evaluation set of the build, so that no
     row comes near it, and none of the build's seed tasks is evaluated on.
+    A place that holds something else than a loop is refused.
     Returns what ``to``/loop.json says; ``to``/README.md says it in words. Raises what its parts do;
     what can be known to be wrong with any part is raised before the first one starts.
     """
@@ -105,6 +107,7 @@ def run_loop(
     objects = open_objects(to)
     objects.check(write=True)
     root = absolute(to).rstrip("/")
+    _check_place(objects, root)
 
     # build
     built = build_apart(
@@ -146,6 +149,22 @@ def run_loop(
     objects.put("README.md", _markdown(card).encode())
     objects.put("loop.json", (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     return card
+
+
+def _check_place(objects: Objects, root: str) -> None:
+    """Raise RunError unless a loop can be begun or continued here.
+
+    Its build is there from the start, and its README.md at the end; others' files are left alone.
+    """
+    check_outside(root)
+
+    def has(key: str) -> bool:
+        return next(objects.list(key), None) == key
+
+    is_begun = is_run(f"{root}/build") or all(key.startswith("build/") for key in objects.list())
+    is_ended = has("evaluation/report.json") or has("loop.json")
+    if not is_begun or (has("README.md") and not is_ended):
+        raise RunError(f"{root} is not empty and not a loop; choose another --to")
 
 
 def split_for(config: LoopConfig, tasks: list[str]) -> tuple[list[SeedTask], list[SeedTask]]:

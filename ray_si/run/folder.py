@@ -18,13 +18,33 @@ from ray_si.storage.objects import open_objects
 def check_beside(to: str, run: str) -> None:
     """Raise RunError where ``to`` is the place of the run or lies inside it, by links too.
 
-    The same where it is the place of another run, or directly inside one. All are folders or
-    ``s3://bucket/prefix``; they need not exist.
+    The same for another run, see `check_outside`. All are folders or ``s3://bucket/prefix``; they
+    need not exist.
     """
     inner, outer = (f"{_resolved(place).rstrip('/')}/" for place in (to, run))
-    parent = os.path.dirname(inner.rstrip("/"))
-    if inner.startswith(outer) or any(_is_run(place) for place in (inner, parent)):
-        raise RunError(f"{to} lies inside a run, which stays as it was built; choose another")
+    if inner.startswith(outer):
+        raise _inside(to)
+    check_outside(to)
+
+
+def check_outside(to: str) -> None:
+    """Raise RunError where ``to`` is the place of a run or lies inside one, as far as can be read.
+
+    It is a folder or ``s3://bucket/prefix`` and need not exist.
+    """
+    place = _resolved(to).rstrip("/")
+    parts, least = place.split("/"), 2 if "://" in place else 1  # below a bucket, or the root
+    with suppress(StorageError):
+        open_objects(place).check(write=False)
+        if any(is_run("/".join(parts[:n])) for n in range(len(parts), least, -1)):
+            raise _inside(to)
+
+
+def is_run(place: str) -> bool:
+    """Whether a run is there, as far as the place can be read."""
+    with suppress(StorageError):
+        return next(open_objects(place).list("run.json"), None) == "run.json"
+    return False
 
 
 class Folder:
@@ -92,13 +112,8 @@ class Folder:
         self.objects.put(key, _bytes(value))
 
 
-def _is_run(place: str) -> bool:
-    """Whether a run is there, as far as the place can be read."""
-    with suppress(StorageError):
-        objects = open_objects(place)
-        objects.check(write=False)
-        return next(objects.list("run.json"), None) == "run.json"
-    return False
+def _inside(to: str) -> RunError:
+    return RunError(f"{to} lies inside a run, which stays as it was built; choose another")
 
 
 def _resolved(place: str) -> str:

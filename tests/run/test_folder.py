@@ -59,7 +59,7 @@ def test_what_is_no_json_object_is_damage_and_what_is_not_there_is_none(folder, 
 def test_another_runs_files_are_no_place_to_write_to_either(location):
     open_objects(f"{location}/mine").put("run.json", b"{}")
     open_objects(f"{location}/other").put("run.json", b"{}")
-    for to in ("other", "other/", "other/data", "other/report.html"):
+    for to in ("other", "other/", "other/data", "other/report.html", "other/evaluation/first"):
         with pytest.raises(RunError, match="lies inside a run"):
             check_beside(f"{location}/{to}", f"{location}/mine")
     for to in ("other-2", "other-data", "train/data", "mine-scores"):
