@@ -16,6 +16,7 @@ from ray_si.build.answering import Ask, Task
 from ray_si.build.checks import wait_for_room
 from ray_si.build.stages import write_blocks
 from ray_si.config import Generator, RunConfig
+from ray_si.config.sections.engine_options import lasting
 from ray_si.engines import bundled, registry
 from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.errors import ConfigError, GenerationError, RunError, TaskError
@@ -32,7 +33,7 @@ from ray_si.serving.applications import Serving, remove_predecessors, shared_nam
 from ray_si.serving.connect import connect
 from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
-from ray_si.training.base import choose_encoding, inspect
+from ray_si.training.base import choose_encoding, inspect, weights_digest
 from ray_si.training.benchmarks import BENCHMARKS
 from ray_si.training.comparison import compare, to_markdown
 from ray_si.training.config import Encoding, Evaluation
@@ -208,6 +209,7 @@ class _Member:
             "revision": generator.revision,
             "encoding": self.encoding,
             "weights": weights,
+            **_options(generator),
         }
 
     @property
@@ -216,19 +218,39 @@ class _Member:
         return f"answers/{self.slug}"
 
     def check(self, folder: Folder) -> None:
-        """RunError where the folder has answers of another model under this name."""
-        stored = folder.read_json(f"{self.folder}/model.json")
-        compared = ("engine", "revision", "encoding", "weights")
-        if stored and any(stored["identity"].get(k) != self.identity[k] for k in compared):
+        """RunError where the folder has answers of another model under this name.
+
+        As far as it says: those that earlier versions began have fewer keys.
+        """
+        stored = (folder.read_json(f"{self.folder}/model.json") or {}).get("identity", {})
+        # weights and adapters are told by their digests, wherever they lie
+        same = {"model", "lora"} if self.identity["weights"] else {"lora"}
+        compared = [key for key in self.identity if key in stored and key not in same]
+        if changed := [key for key in compared if stored[key] != self.identity[key]]:
             raise RunError(
-                f"{folder.location} has answers of another model under the name {self.name}; "
-                f"name this one otherwise (--model NAME={self.identity['model']}), or choose "
-                "another --to"
+                f"{folder.location} has answers of another model under the name {self.name} "
+                f"(different: {', '.join(changed)}); name this one otherwise (--model "
+                f"NAME={self.identity['model']}), or choose another --to"
             )
 
     def run_config(self) -> RunConfig:
         """As `Serving` takes it."""
         return RunConfig(generator=self.generator)
+
+
+def _options(generator: Generator) -> dict[str, Any]:
+    """What answers depend on besides the model, of what the engine is told."""
+    values = generator.model_dump(mode="json")
+    names = ["chat_template_kwargs", *(["dtype"] if generator.engine in LOADING else [])]
+    found = {name: values[name] for name in names}
+    if generator.engine == "openai":
+        found |= lasting("openai", values["openai"]) | {"base_url": generator.openai.base_url}
+    if generator.engine == "vllm":
+        adapter = generator.vllm.lora
+        found |= lasting("vllm", values["vllm"])
+        found |= {"adapter": None if adapter is None else weights_digest(adapter, None)}
+        del found["max_model_len"]
+    return found
 
 
 def _answer_all(

@@ -8,9 +8,11 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
+from ray_si.config import Generator
 from ray_si.errors import ConfigError, EngineError, GenerationError, RunError, TaskError
 from ray_si.experiments import evaluate as evaluate_module
 from ray_si.experiments.evaluate import EvaluateConfig, evaluate, rate
+from ray_si.run.folder import Folder
 from ray_si.run.seeds import load_seeds
 from ray_si.training.benchmarks import super_ni
 from ray_si.training.hold_out import split_seeds
@@ -216,6 +218,62 @@ def test_a_benchmark_is_asked_in_its_own_words_and_scored_by_category(
     assert by_category["Textual Entailment"]["exact_match"]["mean"] == 40
     assert "with no positive examples." in (to / "README.md").read_text()
     assert json.loads((to / "evaluation.json").read_text())["identity"]["max_tokens"] == 128
+
+
+ENDPOINT = {"base_url": "http://here/v1", "api_key_env": None}
+CHAT = {"engine": "openai", "prompt_style": "chat", "openai": ENDPOINT}
+HOSTED = {"engine": "transformers"}
+
+
+def member(model, generator):
+    config = EvaluateConfig.model_validate({"generator": generator, "encoding": "text"})
+    return evaluate_module._Member("one", model, config)
+
+
+@pytest.mark.parametrize(
+    ("generator", "other", "different"),
+    [
+        (CHAT, {"model": "b"}, "model"),
+        (CHAT, {"openai": ENDPOINT | {"base_url": "http://there/v1"}}, "base_url"),
+        (CHAT, {"openai": ENDPOINT | {"extra_body": {"reasoning_effort": "low"}}}, "extra_body"),
+        (CHAT, {"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        (HOSTED, {"dtype": "float32"}, "dtype"),
+        (HOSTED, {"batch_tokens": 4096, "replicas": 2}, None),
+        (CHAT, {"openai": ENDPOINT | {"concurrency": 4}}, None),
+    ],
+)
+def test_a_name_stands_for_one_model_that_is_asked_in_one_way(
+    tmp_path, generator, other, different
+):
+    model = "smollm2-135m-instruct"
+    first, second = member(model, generator), member(other.get("model", model), generator | other)
+    folder = Folder(str(tmp_path), "evaluation.json", "an evaluation")
+    stored = f"{first.folder}/model.json"
+    folder.write_json(stored, {"identity": first.identity})
+    first.check(folder)
+    if different is None:
+        second.check(folder)
+        return
+    with pytest.raises(RunError, match=rf"under the name one \(different: {different}\)"):
+        second.check(folder)
+    # earlier versions say less
+    early = {k: first.identity[k] for k in ("model", "engine", "revision", "encoding", "weights")}
+    folder.write_json(stored, {"identity": early})
+    first.check(folder)
+    if different != "model":
+        second.check(folder)
+
+
+def test_adapters_are_told_by_what_they_hold(tmp_path):
+    for name, text in (("one", "{}"), ("moved", "{}"), ("tuned-again", '{"r": 8}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(text)
+    one, moved, again = (
+        evaluate_module._options(Generator(engine="vllm", vllm={"lora": str(tmp_path / name)}))
+        for name in ("one", "moved", "tuned-again")
+    )
+    assert one["adapter"] == moved["adapter"] != again["adapter"]
+    assert evaluate_module._options(Generator(engine="vllm"))["adapter"] is None
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
