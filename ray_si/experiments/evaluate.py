@@ -264,11 +264,12 @@ def _answer_all(
     """Answers of every model, in the order of the examples, asking what is not stored yet."""
     if len({member.slug for member in members}) < len(members):
         raise ConfigError("two models have the same name: use --model NAME=MODEL")
-    final = folder.read_json(_REPORT) is not None
+    reported = (folder.read_json(_REPORT) or {}).get("models", {})
     blocks = _blocks(examples, config.block_size)
     missing = {}
     for member in members:
         folder.write_json(f"{member.folder}/model.json", {"identity": member.identity})
+        final = member.name in reported
         missing[member.name] = [b for b in blocks if not _stands(folder, member, b, final)]
     if any(missing.values()):
         listen(EvaluationProgress("", 0, 0, "starting Ray"))
@@ -367,7 +368,7 @@ def _blocks(examples: Sequence[Example], size: int) -> list[pa.Table]:
 
 
 def _stands(folder: Folder, member: _Member, block: pa.Table, final: bool) -> bool:
-    """Whether a block is answered; one with failures is asked again until there is a report."""
+    """Whether a block is answered; one with failures is asked again until it is reported."""
     key = block_key(member.folder, block["block"][0].as_py())
     try:
         stored = read_table(folder.objects, key)

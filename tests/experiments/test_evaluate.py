@@ -145,6 +145,14 @@ def test_failures_are_counted_as_wrong_and_asked_again_until_there_is_a_report(
     table = pq.read_table(to / "answers/one/block-00002.parquet")
     assert table["id"].to_pylist() == ["t8#0", "t9#0", "t10#0", "t11#0"]
 
+    # a model that comes later is in no report yet
+    both = {"one": "any", "two": "any"}
+    with pytest.raises(GenerationError, match="two answered nothing"):
+        evaluate(both, [tasks], str(to), config({99: "x"}))
+    compared = evaluate(both, [tasks], str(to), all_of_them)
+    assert compared["models"]["two"]["failed"] == 0
+    assert compared["models"]["one"] == asked_again["models"]["one"]
+
 
 @pytest.mark.usefixtures("without_ray")
 def test_a_model_that_answers_nothing_is_no_model_with_score_zero(tmp_path, tasks, config):
