@@ -89,7 +89,7 @@ def evaluate(
     their count. ``location`` is a
     folder or ``s3://bucket/prefix``; answers that stand there are not asked again. Returns what
     report.json says. Raises UserError before anything is written, GenerationError where a model
-    answers nothing at all.
+    answers nothing at all, LeaseLostError where another process has taken over the place.
     """
     need("rouge_score", "scipy")
     if benchmark is None:
@@ -300,12 +300,14 @@ def _ask(
     def notify(message: str) -> None:
         listen(EvaluationProgress(member.name, done, total, message))
 
-    remove_predecessors(name, folder.fencing)
-    host = wait_for_room(host, embedder=False, is_ours=is_ours, notify=notify)
-    with Serving(host, name, folder.fencing, embedder=False, notify=notify) as serving:
+    check = folder.check_lease
+    remove_predecessors(name, folder.fencing, check=check)
+    host = wait_for_room(host, embedder=False, is_ours=is_ours, notify=notify, check=check)
+    with Serving(host, name, folder.fencing, embedder=False, notify=notify, check=check) as serving:
         task = Task(work, serving.generators, folder.location, order=(0,), fencing=folder.fencing)
         numbered = {block["block"][0].as_py(): block for block in blocks}
         for _, _, info in write_blocks(numbered, task, parallel_phases=False):
+            check()
             done += info.rows
             listen(EvaluationProgress(member.name, done, total))
 
@@ -378,7 +380,7 @@ def _stands(folder: Folder, member: _Member, block: pa.Table, final: bool) -> bo
         raise RunError(f"{folder.location} holds answers in blocks of another size (block_size)")
     if final or "error" not in stored["finish_reason"].to_pylist():
         return True
-    folder.objects.delete(key)
+    folder.delete(key)
     return False
 
 
@@ -405,7 +407,7 @@ def _publish(
     page, key = ratings.make_page(
         examples, answers, count=config.rated, seed=config.seed, evaluation=evaluation
     )
-    folder.objects.put("rate.html", page.encode())
+    folder.write("rate.html", page.encode())
     folder.write_json(_KEY, {"evaluation": evaluation, "key": key})
-    folder.objects.put("README.md", to_markdown(report).encode())
+    folder.write("README.md", to_markdown(report).encode())
     folder.write_json(_REPORT, report)

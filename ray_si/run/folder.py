@@ -58,7 +58,12 @@ class Folder:
         self.location = absolute(location)
         self.objects = open_objects(self.location)
         self._header_key, self._kind = header_key, kind
-        self.fencing = 0  # number of the lease that is held
+        self._lease: Lease | None = None
+
+    @property
+    def fencing(self) -> int:
+        """Number of the lease that is held; 0 where none is."""
+        return self._lease.number if self._lease else 0
 
     def check(self, identity: dict[str, Any]) -> None:
         """Raise RunError unless this can be begun or continued here; leaves nothing behind.
@@ -91,9 +96,16 @@ class Folder:
     @contextmanager
     def held(self, notify: Callable[[str], None]) -> Iterator[None]:
         """Be the only one who writes here; see `Lease`."""
-        with Lease(self.objects, self.location, notify=notify) as lease:
-            self.fencing = lease.number
-            yield
+        with Lease(self.objects, self.location, notify=notify) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def check_lease(self) -> None:
+        """Raise LeaseLostError where the place was held and another process has taken over."""
+        if self._lease:
+            self._lease.check()
 
     def read_json(self, key: str) -> dict[str, Any] | None:
         """An object of JSON, None where there is none; DamageError where it is not JSON."""
@@ -108,8 +120,18 @@ class Folder:
         return found
 
     def write_json(self, key: str, value: dict[str, Any]) -> None:
-        """Write or replace an object of JSON."""
-        self.objects.put(key, _bytes(value))
+        """`write` an object of JSON."""
+        self.write(key, _bytes(value))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write or replace an object; raises what `check_lease` does."""
+        self.check_lease()
+        self.objects.put(key, data)
+
+    def delete(self, key: str) -> None:
+        """Remove an object if it is there; raises what `check_lease` does."""
+        self.check_lease()
+        self.objects.delete(key)
 
 
 def _inside(to: str) -> RunError:

@@ -9,7 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_si.config import Generator
-from ray_si.errors import ConfigError, EngineError, GenerationError, RunError, TaskError
+from ray_si.errors import (
+    ConfigError,
+    EngineError,
+    GenerationError,
+    LeaseLostError,
+    RunError,
+    TaskError,
+)
 from ray_si.experiments import evaluate as evaluate_module
 from ray_si.experiments.evaluate import EvaluateConfig, evaluate, rate
 from ray_si.run.folder import Folder
@@ -152,6 +159,22 @@ def test_failures_are_counted_as_wrong_and_asked_again_until_there_is_a_report(
     compared = evaluate(both, [tasks], str(to), all_of_them)
     assert compared["models"]["two"]["failed"] == 0
     assert compared["models"]["one"] == asked_again["models"]["one"]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_who_was_succeeded_stops_at_the_next_answers_and_reports_nothing(tmp_path, tasks, config):
+    told = []
+
+    def listen(progress):
+        if progress.done:
+            told.append(progress.done)
+            (tmp_path / "to/lease/00009.json").write_text("{}")
+
+    answers = config({i: f"number {i}" for i in range(COUNT)})
+    with pytest.raises(LeaseLostError, match="another driver has taken over"):
+        evaluate({"one": "any"}, [tasks], str(tmp_path / "to"), answers, listen=listen)
+    assert told == [4]
+    assert not (tmp_path / "to/report.json").exists()
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_si.errors import DamageError, RunError
+from ray_si.errors import DamageError, LeaseLostError, RunError
 from ray_si.run.folder import Folder, check_beside
 from ray_si.storage.objects import open_objects
 
@@ -44,6 +44,22 @@ def test_one_process_writes_at_a_time(folder):
         second = Folder(folder.location, "evaluation.json", "an evaluation")
         with pytest.raises(RunError, match="is being written by"), second.held(print):
             pass
+
+
+def test_who_was_succeeded_changes_nothing_more(folder):
+    folder.write("kept.json", b"{}")
+    with folder.held(print):
+        folder.write_json("scores.json", {"of": "me"})
+        folder.objects.put("lease/00009.json", b"{}")
+        for change in (
+            lambda: folder.write_json("scores.json", {"of": "me, too"}),
+            lambda: folder.write("page.html", b""),
+            lambda: folder.delete("kept.json"),
+        ):
+            with pytest.raises(LeaseLostError, match="has taken over"):
+                change()
+    assert list(folder.objects.list()) == ["kept.json", "lease/00009.json", "scores.json"]
+    assert folder.read_json("scores.json") == {"of": "me"}
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"{", "is damaged"), (b"[1]", "not a JSON object")])
