@@ -24,7 +24,7 @@ from ray_si.experiments.extras import need
 from ray_si.experiments.unseen import unseen
 from ray_si.pipeline.decisions import completion_row
 from ray_si.records import Prompt
-from ray_si.run.folder import Folder
+from ray_si.run.folder import Folder, check_outside
 from ray_si.run.layout import block_key
 from ray_si.run.schemas import COMPLETION
 from ray_si.run.seeds import load_seeds
@@ -86,12 +86,13 @@ def evaluate(
     With ``benchmark``, one of `BENCHMARKS`, they are the one path of its tasks, and its settings
     are taken where ``config`` has none of its own.
     Tasks near a seed task behind a model's training (`unseen`) are left out, for all models, with
-    their count. ``location`` is a
-    folder or ``s3://bucket/prefix``; answers that stand there are not asked again. Returns what
-    report.json says. Raises UserError before anything is written, GenerationError where a model
-    answers nothing at all, LeaseLostError where another process has taken over the place.
+    their count. ``location`` is a folder or ``s3://bucket/prefix`` outside of any run; answers that
+    stand there are not asked again. Returns what report.json says. Raises UserError before anything
+    is written, GenerationError where a model answers nothing at all, LeaseLostError where another
+    process has taken over the place.
     """
     need("rouge_score", "scipy")
+    check_outside(location)
     if benchmark is None:
         examples = _examples(tasks, config.instances_per_task, seeds)
         measure = against_references()

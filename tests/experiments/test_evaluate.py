@@ -322,3 +322,8 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
             evaluate({"one": "any"}, given, str(to), EvaluateConfig(), benchmark=benchmark)
     with pytest.raises(RunError, match="holds no finished evaluation"):
         rate(str(to), [])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{}")
+    with pytest.raises(RunError, match="lies inside a run"):
+        evaluate({"one": "any"}, [tasks], str(tmp_path / "run/evaluation"), EvaluateConfig())
+    assert len(list((tmp_path / "run").iterdir())) == 1
