@@ -144,7 +144,8 @@ def test_failures_are_counted_as_wrong_and_asked_again_until_there_is_a_report(
     report = evaluate({"one": "any"}, [tasks], str(to), config(few))
     assert report["models"]["one"]["failed"] == 9
     assert report["models"]["one"]["overall"]["exact_match"]["mean"] == 25
-    all_of_them = config({i: f"number {i}" for i in range(COUNT)})
+    every = {i: f"number {i}" for i in range(COUNT)}
+    all_of_them = config(every)
     assert evaluate({"one": "any"}, [tasks], str(to), all_of_them) == report
     (to / "report.json").unlink()
     asked_again = evaluate({"one": "any"}, [tasks], str(to), all_of_them)
@@ -156,7 +157,7 @@ def test_failures_are_counted_as_wrong_and_asked_again_until_there_is_a_report(
     both = {"one": "any", "two": "any"}
     with pytest.raises(GenerationError, match="two answered nothing"):
         evaluate(both, [tasks], str(to), config({99: "x"}))
-    compared = evaluate(both, [tasks], str(to), all_of_them)
+    compared = evaluate(both, [tasks], str(to), config(every))
     assert compared["models"]["two"]["failed"] == 0
     assert compared["models"]["one"] == asked_again["models"]["one"]
 
@@ -252,32 +253,28 @@ def test_a_benchmark_is_asked_in_its_own_words_and_scored_by_category(
 
 
 ENDPOINT = {"base_url": "http://here/v1", "api_key_env": None}
-CHAT = {"engine": "openai", "prompt_style": "chat", "openai": ENDPOINT}
-HOSTED = {"engine": "transformers"}
-
-
-def member(model, generator):
-    config = EvaluateConfig.model_validate({"generator": generator, "encoding": "text"})
-    return evaluate_module._Member("one", model, config)
+CHAT = {"engine": "openai", "model": "a", "prompt_style": "chat", "openai": ENDPOINT}
 
 
 @pytest.mark.parametrize(
-    ("generator", "other", "different"),
+    ("other", "different"),
     [
-        (CHAT, {"model": "b"}, "model"),
-        (CHAT, {"openai": ENDPOINT | {"base_url": "http://there/v1"}}, "base_url"),
-        (CHAT, {"openai": ENDPOINT | {"extra_body": {"reasoning_effort": "low"}}}, "extra_body"),
-        (CHAT, {"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
-        (HOSTED, {"dtype": "float32"}, "dtype"),
-        (HOSTED, {"batch_tokens": 4096, "replicas": 2}, None),
-        (CHAT, {"openai": ENDPOINT | {"concurrency": 4}}, None),
+        ({"model": "b"}, "model"),
+        ({"openai": ENDPOINT | {"base_url": "http://there/v1"}}, "base_url"),
+        ({"openai": ENDPOINT | {"extra_body": {"reasoning_effort": "low"}}}, "extra_body"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({"openai": ENDPOINT | {"concurrency": 4}, "replicas": 2}, None),
     ],
 )
-def test_a_name_stands_for_one_model_that_is_asked_in_one_way(
-    tmp_path, generator, other, different
-):
-    model = "smollm2-135m-instruct"
-    first, second = member(model, generator), member(other.get("model", model), generator | other)
+def test_a_name_stands_for_one_model_that_is_asked_in_one_way(tmp_path, other, different):
+    first, second = (
+        evaluate_module._Member(
+            "one",
+            generator["model"],
+            EvaluateConfig.model_validate({"generator": generator}),
+        )
+        for generator in (CHAT, CHAT | other)
+    )
     folder = Folder(str(tmp_path), "evaluation.json", "an evaluation")
     stored = f"{first.folder}/model.json"
     folder.write_json(stored, {"identity": first.identity})
@@ -295,7 +292,7 @@ def test_a_name_stands_for_one_model_that_is_asked_in_one_way(
         second.check(folder)
 
 
-def test_adapters_are_told_by_what_they_hold(tmp_path):
+def test_adapters_are_told_by_what_they_hold_and_placement_tells_nothing(tmp_path):
     for name, text in (("one", "{}"), ("moved", "{}"), ("tuned-again", '{"r": 8}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text(text)
@@ -304,7 +301,15 @@ def test_adapters_are_told_by_what_they_hold(tmp_path):
         for name in ("one", "moved", "tuned-again")
     )
     assert one["adapter"] == moved["adapter"] != again["adapter"]
-    assert evaluate_module._options(Generator(engine="vllm"))["adapter"] is None
+    without = evaluate_module._options(Generator(engine="vllm"))
+    assert without["adapter"] is None
+    for other, is_same in (
+        ({"vllm": {"quantization": "fp8"}}, False),
+        ({"dtype": "float16"}, False),
+        ({"vllm": {"max_model_len": 512, "engine_kwargs": {"max_num_seqs": 4}}}, True),
+        ({"batch_tokens": 4096, "replicas": 2}, True),
+    ):
+        assert (evaluate_module._options(Generator(engine="vllm", **other)) == without) is is_same
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
