@@ -192,8 +192,8 @@ class DemonstrationCheck:
     def extend(self, stored: StoredRound) -> None:
         """Later rounds draw from what this one accepted, unless that cannot be read."""
         self._round_of |= {row["id"]: stored.number for row in stored.accepted}
-        if self._regated:  # its prompts came from the pool of another run
-            refused = (item for item in stored.gated(*BY_THE_GATE) if item.reason)
+        if self._regated:  # its prompts came from a pool of other thresholds, and other filters
+            refused = (item for item in stored.candidates() if item.reason)
             self._round_of |= {item.id: stored.number for item in refused}
         if self._prompting is None:
             return

@@ -42,9 +42,10 @@ class FinishedRun:
         self.sets = run.evaluation_sets()
         self.inputs = self._inputs()
 
-    def accepted(self, round_: int) -> int:
-        """How many instructions a round accepted."""
-        return self._audit.rounds[round_]["accepted"]
+    @property
+    def accepted(self) -> int:
+        """How many instructions it accepted."""
+        return sum(manifest["accepted"] for manifest in self._audit.rounds)
 
     def blocks(self, round_: int) -> list[str]:
         """Keys of a round's raw blocks, in order."""

@@ -40,8 +40,9 @@ class Regated:
     """What `regate` came to, in instructions.
 
     ``accepted`` now, of which ``kept`` were accepted before; of the new ones ``not_asked`` have no
-    instances; ``dropped`` were accepted before. ``rounds`` of the run were needed; ``stats`` is
-    what stats.json says, None where the run was left open.
+    instances; ``dropped`` were accepted before, those of rounds that are not needed included.
+    ``rounds`` of the run were needed; ``stats`` is what stats.json says, None where the run was
+    left open.
     """
 
     accepted: int
@@ -105,7 +106,7 @@ def regate(
     new = Run.prepare(to, header, config.fingerprint(digest, sets_sha256))
     if list(new.objects.list("run.json")):
         raise RunError(f"{to} is a run already; choose another --to")
-    rounds: Iterable[_RegatedRound] = _rounds(source, config)
+    rounds: Iterable[RoundDecisions] = _rounds(source, config)
     if config.dedup.cosine is not None:
         rounds = list(rounds)  # before anything is written: a decision may be impossible
     return _write(source, new, config, rounds, open_)
@@ -127,15 +128,7 @@ def _check_cosine(source: FinishedRun, old: RunConfig, new: RunConfig) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _RegatedRound:
-    """A round decided anew; it accepted ``before`` instructions at the run's own thresholds."""
-
-    decided: RoundDecisions
-    before: int
-
-
-def _rounds(source: FinishedRun, config: RunConfig) -> Iterator[_RegatedRound]:
+def _rounds(source: FinishedRun, config: RunConfig) -> Iterator[RoundDecisions]:
     """Decide a run's rounds in order, with a gate that knows those before, up to the target.
 
     Raises RunError where a decision would need an embedding that is not stored.
@@ -161,20 +154,18 @@ def _rounds(source: FinishedRun, config: RunConfig) -> Iterator[_RegatedRound]:
 
         decided = decide_round(config, round_, raw, room, decide, embeddings=embeddings)
         room -= decided.accepted.num_rows
-        yield _RegatedRound(decided, source.accepted(round_))
+        yield decided
 
 
 def _write(
-    source: FinishedRun, new: Run, config: RunConfig, rounds: Iterable[_RegatedRound], open_: bool
+    source: FinishedRun, new: Run, config: RunConfig, rounds: Iterable[RoundDecisions], open_: bool
 ) -> Regated:
     """Write the new run: its rounds, its instance blocks and, unless it is left open, its rows."""
     with new.held():
         new.create(source.seeds, source.sets)
         pool: list[AcceptedInstruction] = []
-        before = 0
-        for round_, regated in enumerate(rounds):
-            _write_round(source, new, round_, regated.decided, pool)
-            before += regated.before
+        for round_, decided in enumerate(rounds):
+            _write_round(source, new, round_, decided, pool)
         written = write_instances(source, new, config, pool, open_)
         stats = None
         if not open_:
@@ -190,7 +181,7 @@ def _write(
         accepted=len(pool),
         kept=written.kept,
         not_asked=written.not_asked,
-        dropped=before - written.kept,
+        dropped=source.accepted - written.kept,
         rounds=len(new.rounds()),
         stats=stats,
     )

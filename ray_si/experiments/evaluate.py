@@ -16,6 +16,7 @@ from ray_si.build.answering import Ask, Task
 from ray_si.build.checks import wait_for_room
 from ray_si.build.stages import write_blocks
 from ray_si.config import Generator, RunConfig
+from ray_si.config.sections.engine_options import lasting
 from ray_si.engines import bundled, registry
 from ray_si.engines.base import Completion, Request, SamplingParams
 from ray_si.errors import ConfigError, GenerationError, RunError, TaskError
@@ -23,7 +24,7 @@ from ray_si.experiments.extras import need
 from ray_si.experiments.unseen import unseen
 from ray_si.pipeline.decisions import completion_row
 from ray_si.records import Prompt
-from ray_si.run.folder import Folder
+from ray_si.run.folder import Folder, check_outside
 from ray_si.run.layout import block_key
 from ray_si.run.schemas import COMPLETION
 from ray_si.run.seeds import load_seeds
@@ -32,7 +33,7 @@ from ray_si.serving.applications import Serving, remove_predecessors, shared_nam
 from ray_si.serving.connect import connect
 from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
-from ray_si.training.base import choose_encoding, inspect
+from ray_si.training.base import choose_encoding, inspect, weights_digest
 from ray_si.training.benchmarks import BENCHMARKS
 from ray_si.training.comparison import compare, to_markdown
 from ray_si.training.config import Encoding, Evaluation
@@ -85,12 +86,13 @@ def evaluate(
     With ``benchmark``, one of `BENCHMARKS`, they are the one path of its tasks, and its settings
     are taken where ``config`` has none of its own.
     Tasks near a seed task behind a model's training (`unseen`) are left out, for all models, with
-    their count. ``location`` is a
-    folder or ``s3://bucket/prefix``; answers that stand there are not asked again. Returns what
-    report.json says. Raises UserError before anything is written, GenerationError where a model
-    answers nothing at all.
+    their count. ``location`` is a folder or ``s3://bucket/prefix`` outside of any run; answers that
+    stand there are not asked again. Returns what report.json says. Raises UserError before anything
+    is written, GenerationError where a model answers nothing at all, LeaseLostError where another
+    process has taken over the place.
     """
     need("rouge_score", "scipy")
+    check_outside(location)
     if benchmark is None:
         examples = _examples(tasks, config.instances_per_task, seeds)
         measure = against_references()
@@ -208,6 +210,7 @@ class _Member:
             "revision": generator.revision,
             "encoding": self.encoding,
             "weights": weights,
+            **_options(generator),
         }
 
     @property
@@ -216,19 +219,39 @@ class _Member:
         return f"answers/{self.slug}"
 
     def check(self, folder: Folder) -> None:
-        """RunError where the folder has answers of another model under this name."""
-        stored = folder.read_json(f"{self.folder}/model.json")
-        compared = ("engine", "revision", "encoding", "weights")
-        if stored and any(stored["identity"].get(k) != self.identity[k] for k in compared):
+        """RunError where the folder has answers of another model under this name.
+
+        As far as it says: those that earlier versions began have fewer keys.
+        """
+        stored = (folder.read_json(f"{self.folder}/model.json") or {}).get("identity", {})
+        # weights and adapters are told by their digests, wherever they lie
+        same = {"model", "lora"} if self.identity["weights"] else {"lora"}
+        compared = [key for key in self.identity if key in stored and key not in same]
+        if changed := [key for key in compared if stored[key] != self.identity[key]]:
             raise RunError(
-                f"{folder.location} has answers of another model under the name {self.name}; "
-                f"name this one otherwise (--model NAME={self.identity['model']}), or choose "
-                "another --to"
+                f"{folder.location} has answers of another model under the name {self.name} "
+                f"(different: {', '.join(changed)}); name this one otherwise (--model "
+                f"NAME={self.identity['model']}), or choose another --to"
             )
 
     def run_config(self) -> RunConfig:
         """As `Serving` takes it."""
         return RunConfig(generator=self.generator)
+
+
+def _options(generator: Generator) -> dict[str, Any]:
+    """What answers depend on besides the model, of what the engine is told."""
+    values = generator.model_dump(mode="json")
+    names = ["chat_template_kwargs", *(["dtype"] if generator.engine in LOADING else [])]
+    found = {name: values[name] for name in names}
+    if generator.engine == "openai":
+        found |= lasting("openai", values["openai"]) | {"base_url": generator.openai.base_url}
+    if generator.engine == "vllm":
+        adapter = generator.vllm.lora
+        found |= lasting("vllm", values["vllm"])
+        found |= {"adapter": None if adapter is None else weights_digest(adapter, None)}
+        del found["max_model_len"]
+    return found
 
 
 def _answer_all(
@@ -242,11 +265,12 @@ def _answer_all(
     """Answers of every model, in the order of the examples, asking what is not stored yet."""
     if len({member.slug for member in members}) < len(members):
         raise ConfigError("two models have the same name: use --model NAME=MODEL")
-    final = folder.read_json(_REPORT) is not None
+    reported = (folder.read_json(_REPORT) or {}).get("models", {})
     blocks = _blocks(examples, config.block_size)
     missing = {}
     for member in members:
         folder.write_json(f"{member.folder}/model.json", {"identity": member.identity})
+        final = member.name in reported
         missing[member.name] = [b for b in blocks if not _stands(folder, member, b, final)]
     if any(missing.values()):
         listen(EvaluationProgress("", 0, 0, "starting Ray"))
@@ -277,12 +301,14 @@ def _ask(
     def notify(message: str) -> None:
         listen(EvaluationProgress(member.name, done, total, message))
 
-    remove_predecessors(name, folder.fencing)
-    host = wait_for_room(host, embedder=False, is_ours=is_ours, notify=notify)
-    with Serving(host, name, folder.fencing, embedder=False, notify=notify) as serving:
+    check = folder.check_lease
+    remove_predecessors(name, folder.fencing, check=check)
+    host = wait_for_room(host, embedder=False, is_ours=is_ours, notify=notify, check=check)
+    with Serving(host, name, folder.fencing, embedder=False, notify=notify, check=check) as serving:
         task = Task(work, serving.generators, folder.location, order=(0,), fencing=folder.fencing)
         numbered = {block["block"][0].as_py(): block for block in blocks}
         for _, _, info in write_blocks(numbered, task, parallel_phases=False):
+            check()
             done += info.rows
             listen(EvaluationProgress(member.name, done, total))
 
@@ -345,7 +371,7 @@ def _blocks(examples: Sequence[Example], size: int) -> list[pa.Table]:
 
 
 def _stands(folder: Folder, member: _Member, block: pa.Table, final: bool) -> bool:
-    """Whether a block is answered; one with failures is asked again until there is a report."""
+    """Whether a block is answered; one with failures is asked again until it is reported."""
     key = block_key(member.folder, block["block"][0].as_py())
     try:
         stored = read_table(folder.objects, key)
@@ -355,7 +381,7 @@ def _stands(folder: Folder, member: _Member, block: pa.Table, final: bool) -> bo
         raise RunError(f"{folder.location} holds answers in blocks of another size (block_size)")
     if final or "error" not in stored["finish_reason"].to_pylist():
         return True
-    folder.objects.delete(key)
+    folder.delete(key)
     return False
 
 
@@ -382,7 +408,7 @@ def _publish(
     page, key = ratings.make_page(
         examples, answers, count=config.rated, seed=config.seed, evaluation=evaluation
     )
-    folder.objects.put("rate.html", page.encode())
+    folder.write("rate.html", page.encode())
     folder.write_json(_KEY, {"evaluation": evaluation, "key": key})
-    folder.objects.put("README.md", to_markdown(report).encode())
+    folder.write("README.md", to_markdown(report).encode())
     folder.write_json(_REPORT, report)

@@ -14,16 +14,18 @@ from pydantic import BaseModel
 from ray_si.build import builder
 from ray_si.config import RunConfig
 from ray_si.config.file import find_inputs, parse_config, parse_section, read_values
-from ray_si.engines import registry
-from ray_si.errors import ConfigError, SeedError
+from ray_si.engines import bundled, registry
+from ray_si.errors import ConfigError, RunError, SeedError
 from ray_si.experiments.evaluate import EvaluateConfig, EvaluationProgress, evaluate
 from ray_si.experiments.extras import need
 from ray_si.experiments.finetune import TrainingProgress, finetune
 from ray_si.pipeline.progress import Progress
 from ray_si.records import SeedTask
+from ray_si.run.folder import check_outside, is_run
 from ray_si.run.seeds import load_seeds
-from ray_si.storage.base import absolute
+from ray_si.storage.base import Objects, absolute
 from ray_si.storage.objects import open_objects
+from ray_si.training.base import choose_encoding, inspect
 from ray_si.training.comparison import to_markdown
 from ray_si.training.config import Training
 from ray_si.training.hold_out import split_seeds
@@ -31,6 +33,9 @@ from ray_si.training.tasks import BUNDLED, load_examples
 
 LoopProgress = Progress | TrainingProgress | EvaluationProgress
 """Of the part of a loop that runs: "build", "training" or "evaluation"."""
+
+_LOADED = "revision", "trust_remote_code"
+"""What of a model tuning and asking must agree on."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +50,41 @@ class LoopConfig:
 def load_loop(path: str, overrides: list[str] | tuple[str, ...] = ()) -> LoopConfig:
     """A run's configuration with the sections ``training`` and ``evaluation``, which may lack.
 
-    The model to tune is the build's generator unless ``training.model`` names one, and the
-    evaluation is hosted as the build's generator is unless ``evaluation.generator`` says how; both
-    have to be said where the generator is a replay. Raises ConfigError.
+    The model to tune is the build's generator, without an adapter, unless ``training.model`` names
+    one. The evaluation is hosted as the build's generator is unless ``evaluation.generator`` says
+    how, and loads the revision that is tuned. Both have to be said where the generator is a replay.
+    Raises ConfigError.
     """
     values = read_values(path, overrides)
-    sections: dict[str, dict[str, Any]] = {}
-    for name in ("training", "evaluation"):
-        section = values.pop(name, None) or {}
-        if not isinstance(section, dict):
-            raise ConfigError(f"{path}: {name} is not a section")
-        sections[name] = section
+    training, evaluation = (
+        _mapping(values.pop(name, None), name, path) for name in ("training", "evaluation")
+    )
+    given = _mapping(evaluation.get("generator"), "evaluation.generator", path)
     config = find_inputs(parse_config(values, path), path)
     generator = config.generator
-    if generator.engine == "replay" and not sections["training"].get("model"):
+    if generator.engine == "replay" and not training.get("model"):
         raise ConfigError(f"{path}: the generator is a replay, so training.model is needed")
-    sections["training"] = {"model": generator.model} | sections["training"]
+    training = training | {"model": training.get("model") or generator.model}
+    if training["model"] == generator.model:
+        training = {name: getattr(generator, name) for name in _LOADED} | training
+    hosting: dict[str, Any] = {}
     if generator.engine != "replay":
-        hosting = generator.model_dump(exclude={"sampling", "prompt_style"})
-        given = sections["evaluation"].get("generator") or {}
-        sections["evaluation"] = sections["evaluation"] | {"generator": hosting | given}
+        hosting = generator.model_dump(exclude={"sampling", *_LOADED})
+        hosting["vllm"]["lora"] = None
+    hosting |= {name: training[name] for name in _LOADED if name in training}
+    sections = {"training": training, "evaluation": evaluation | {"generator": hosting | given}}
     return LoopConfig(
         config,
         _section(Training, sections, "training", path),
         _section(EvaluateConfig, sections, "evaluation", path),
     )
+
+
+def _mapping(section: object, name: str, path: str) -> dict[str, Any]:
+    """A section's values, none where it is not there."""
+    if not isinstance(section := section or {}, dict):
+        raise ConfigError(f"{path}: {name} is not a section")
+    return section
 
 
 def _section(kind: type[Any], sections: dict[str, dict[str, Any]], name: str, path: str) -> Any:
@@ -91,6 +106,7 @@ def run_loop(
     seed tasks are split (`split_seeds`): the build gets one part, the evaluation the other. Else
     the build gets them all. All that is evaluated on is an evaluation set of the build, so that no
     row comes near it, and none of the build's seed tasks is evaluated on.
+    A place that holds something else than a loop is refused.
     Returns what ``to``/loop.json says; ``to``/README.md says it in words. Raises what its parts do;
     what can be known to be wrong with any part is raised before the first one starts.
     """
@@ -99,12 +115,13 @@ def run_loop(
     tasks = tasks or [BUNDLED]
     chosen, held_out = split_for(config, tasks)
     load_examples([path for path in tasks if path != BUNDLED], 1)
-    registry.check_model(config.training.model)
     if "://" in to:
         raise ConfigError(f"{to}: a loop needs a folder, from which models can be loaded")
     objects = open_objects(to)
     objects.check(write=True)
     root = absolute(to).rstrip("/")
+    _check_place(objects, root)
+    _check_model(config.training)
 
     # build
     built = build_apart(
@@ -146,6 +163,34 @@ def run_loop(
     objects.put("README.md", _markdown(card).encode())
     objects.put("loop.json", (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     return card
+
+
+def _check_place(objects: Objects, root: str) -> None:
+    """Raise RunError unless a loop can be begun or continued here.
+
+    Its build is there from the start, and its README.md at the end; others' files are left alone.
+    """
+    check_outside(root)
+
+    def has(key: str) -> bool:
+        return next(objects.list(key), None) == key
+
+    is_begun = is_run(f"{root}/build") or all(key.startswith("build/") for key in objects.list())
+    is_ended = has("evaluation/report.json") or has("loop.json")
+    if not is_begun or (has("README.md") and not is_ended):
+        raise RunError(f"{root} is not empty and not a loop; choose another --to")
+
+
+def _check_model(training: Training) -> None:
+    """Raise EngineError where `finetune` would refuse the model."""
+    model = training.model or ""
+    registry.check_model(model, training.revision)
+    base = inspect(
+        bundled.resolve(model),
+        revision=training.revision,
+        trust_remote_code=training.trust_remote_code,
+    )
+    choose_encoding(training.encoding, base.tokenizer, model)
 
 
 def split_for(config: LoopConfig, tasks: list[str]) -> tuple[list[SeedTask], list[SeedTask]]:

@@ -18,13 +18,33 @@ from ray_si.storage.objects import open_objects
 def check_beside(to: str, run: str) -> None:
     """Raise RunError where ``to`` is the place of the run or lies inside it, by links too.
 
-    The same where it is the place of another run, or directly inside one. All are folders or
-    ``s3://bucket/prefix``; they need not exist.
+    The same for another run, see `check_outside`. All are folders or ``s3://bucket/prefix``; they
+    need not exist.
     """
     inner, outer = (f"{_resolved(place).rstrip('/')}/" for place in (to, run))
-    parent = os.path.dirname(inner.rstrip("/"))
-    if inner.startswith(outer) or any(_is_run(place) for place in (inner, parent)):
-        raise RunError(f"{to} lies inside a run, which stays as it was built; choose another")
+    if inner.startswith(outer):
+        raise _inside(to)
+    check_outside(to)
+
+
+def check_outside(to: str) -> None:
+    """Raise RunError where ``to`` is the place of a run or lies inside one, as far as can be read.
+
+    It is a folder or ``s3://bucket/prefix`` and need not exist.
+    """
+    place = _resolved(to).rstrip("/")
+    parts, least = place.split("/"), 2 if "://" in place else 1  # below a bucket, or the root
+    with suppress(StorageError):
+        open_objects(place).check(write=False)
+        if any(is_run("/".join(parts[:n])) for n in range(len(parts), least, -1)):
+            raise _inside(to)
+
+
+def is_run(place: str) -> bool:
+    """Whether a run is there, as far as the place can be read."""
+    with suppress(StorageError):
+        return next(open_objects(place).list("run.json"), None) == "run.json"
+    return False
 
 
 class Folder:
@@ -38,7 +58,12 @@ class Folder:
         self.location = absolute(location)
         self.objects = open_objects(self.location)
         self._header_key, self._kind = header_key, kind
-        self.fencing = 0  # number of the lease that is held
+        self._lease: Lease | None = None
+
+    @property
+    def fencing(self) -> int:
+        """Number of the lease that is held; 0 where none is."""
+        return self._lease.number if self._lease else 0
 
     def check(self, identity: dict[str, Any]) -> None:
         """Raise RunError unless this can be begun or continued here; leaves nothing behind.
@@ -71,9 +96,16 @@ class Folder:
     @contextmanager
     def held(self, notify: Callable[[str], None]) -> Iterator[None]:
         """Be the only one who writes here; see `Lease`."""
-        with Lease(self.objects, self.location, notify=notify) as lease:
-            self.fencing = lease.number
-            yield
+        with Lease(self.objects, self.location, notify=notify) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def check_lease(self) -> None:
+        """Raise LeaseLostError where the place was held and another process has taken over."""
+        if self._lease:
+            self._lease.check()
 
     def read_json(self, key: str) -> dict[str, Any] | None:
         """An object of JSON, None where there is none; DamageError where it is not JSON."""
@@ -88,17 +120,22 @@ class Folder:
         return found
 
     def write_json(self, key: str, value: dict[str, Any]) -> None:
-        """Write or replace an object of JSON."""
-        self.objects.put(key, _bytes(value))
+        """`write` an object of JSON."""
+        self.write(key, _bytes(value))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write or replace an object; raises what `check_lease` does."""
+        self.check_lease()
+        self.objects.put(key, data)
+
+    def delete(self, key: str) -> None:
+        """Remove an object if it is there; raises what `check_lease` does."""
+        self.check_lease()
+        self.objects.delete(key)
 
 
-def _is_run(place: str) -> bool:
-    """Whether a run is there, as far as the place can be read."""
-    with suppress(StorageError):
-        objects = open_objects(place)
-        objects.check(write=False)
-        return next(objects.list("run.json"), None) == "run.json"
-    return False
+def _inside(to: str) -> RunError:
+    return RunError(f"{to} lies inside a run, which stays as it was built; choose another")
 
 
 def _resolved(place: str) -> str:

@@ -106,6 +106,22 @@ def test_a_demonstration_from_later_than_the_lookahead_allows_is_found(rounds, r
     assert f"was prompted with {latest}, which was not in the pool by then" in check.findings[0]
 
 
+def test_a_regated_run_was_prompted_with_what_its_filters_refuse_now(rounds):
+    """As another tokenizer counts other words."""
+
+    def refused(round_):
+        rows = [
+            {name: row[name] for name in ("request_id", "position")}
+            | {"text": row["instruction"], "reason": "too_long"}
+            for row in round_.accepted
+        ]
+        return replace(round_, accepted=[], rejected=rows)
+
+    config, audit, stored = rounds
+    stored = [(refused(round_), raw) for round_, raw in stored]
+    assert look_at((config, audit, stored), regated=True).ok
+
+
 def test_the_configuration_says_what_a_candidate_is(rounds):
     config, _, stored = rounds
     values = config.model_dump(mode="json")

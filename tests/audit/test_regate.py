@@ -102,6 +102,13 @@ def test_instances_stay_with_their_instructions_and_new_ones_have_no_rows(finish
     assert result.stats["rows"] == len(rows)
 
 
+def test_a_smaller_target_drops_what_comes_after_it(finished, tmp_path):
+    location, _ = finished
+    result = regate(str(location), str(tmp_path / "run"), {}, target=10)
+    assert result.rounds < rounds(location)
+    assert (result.accepted, result.kept, result.dropped) == (10, 10, TARGET - 10)
+
+
 def test_a_run_says_what_it_was_regated_from(finished, tmp_path):
     location, _ = finished
     regate(str(location), str(tmp_path / "run"), {"rouge": 0.6})

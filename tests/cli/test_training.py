@@ -11,7 +11,7 @@ import pytest
 
 from ray_si.cli.training import _by_name
 from ray_si.config.file import load_config
-from ray_si.errors import ConfigError, SeedError
+from ray_si.errors import ConfigError, EngineError, SeedError
 from ray_si.experiments.loop import load_loop, run_loop
 from ray_si.run.seeds import load_seeds
 from tests.command import assert_one_line_error, invoke
@@ -72,6 +72,28 @@ def test_a_loops_configuration_is_a_runs_with_two_more_sections(tmp_path):
     assert load_loop(str(plain)).build == load_config(plain)
 
 
+def test_a_loop_tunes_and_asks_the_model_that_it_was_built_with(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text(
+        "generator: {model: a/b, revision: v2, trust_remote_code: true, prompt_style: chat,"
+        " chat_template_kwargs: {enable_thinking: false}}\n"
+    )
+    config = load_loop(str(path))
+    for loaded in (config.training, config.evaluation.generator):
+        assert (loaded.model, loaded.revision, loaded.trust_remote_code) == ("a/b", "v2", True)
+    assert config.evaluation.generator.chat_template_kwargs == {"enable_thinking": False}
+    for named, expected in (
+        (["training.model=a/b"], ("v2", True)),
+        (["training.model=c/d"], (None, False)),
+        (["training.model=c/d", "training.revision=v1"], ("v1", False)),
+    ):
+        config = load_loop(str(path), named)
+        for loaded in (config.training, config.evaluation.generator):
+            assert (loaded.revision, loaded.trust_remote_code) == expected
+    path.write_text("generator: {engine: vllm, model: a/b, vllm: {lora: adapter}}\n")
+    assert load_loop(str(path)).evaluation.generator.vllm.lora is None
+
+
 def test_mistakes_in_a_loops_configuration_name_the_section_and_key(tmp_path):
     path = tmp_path / "loop.yaml"
     path.write_text(REPLAY)
@@ -83,6 +105,8 @@ def test_mistakes_in_a_loops_configuration_name_the_section_and_key(tmp_path):
         load_loop(str(path), ["training.model=m", "evaluation.max_tokens=0"])
     with pytest.raises(ConfigError, match="training is not a section"):
         load_loop(str(path), ["training=3"])
+    with pytest.raises(ConfigError, match=r"evaluation\.generator is not a section"):
+        load_loop(str(path), ["evaluation.generator=vllm"])
 
 
 def test_a_loop_that_cannot_end_does_not_begin(tmp_path):
@@ -92,6 +116,12 @@ def test_a_loop_that_cannot_end_does_not_begin(tmp_path):
     to = tmp_path / "to"
     with pytest.raises(ConfigError, match="a loop needs a folder"):
         run_loop(config, "s3://bucket/loop")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    unreadable = load_loop(str(path), [f"training.model={model}"])
+    with pytest.raises(EngineError, match="could not be loaded"):
+        run_loop(unreadable, str(to))
     seeds = tmp_path / "seeds.jsonl"
     all_seeds, _ = load_seeds("bundled")
     rows = [

@@ -8,9 +8,18 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
-from ray_si.errors import ConfigError, EngineError, GenerationError, RunError, TaskError
+from ray_si.config import Generator
+from ray_si.errors import (
+    ConfigError,
+    EngineError,
+    GenerationError,
+    LeaseLostError,
+    RunError,
+    TaskError,
+)
 from ray_si.experiments import evaluate as evaluate_module
 from ray_si.experiments.evaluate import EvaluateConfig, evaluate, rate
+from ray_si.run.folder import Folder
 from ray_si.run.seeds import load_seeds
 from ray_si.training.benchmarks import super_ni
 from ray_si.training.hold_out import split_seeds
@@ -135,13 +144,38 @@ def test_failures_are_counted_as_wrong_and_asked_again_until_there_is_a_report(
     report = evaluate({"one": "any"}, [tasks], str(to), config(few))
     assert report["models"]["one"]["failed"] == 9
     assert report["models"]["one"]["overall"]["exact_match"]["mean"] == 25
-    all_of_them = config({i: f"number {i}" for i in range(COUNT)})
+    every = {i: f"number {i}" for i in range(COUNT)}
+    all_of_them = config(every)
     assert evaluate({"one": "any"}, [tasks], str(to), all_of_them) == report
     (to / "report.json").unlink()
     asked_again = evaluate({"one": "any"}, [tasks], str(to), all_of_them)
     assert asked_again["models"]["one"]["failed"] == 0
     table = pq.read_table(to / "answers/one/block-00002.parquet")
     assert table["id"].to_pylist() == ["t8#0", "t9#0", "t10#0", "t11#0"]
+
+    # a model that comes later is in no report yet
+    both = {"one": "any", "two": "any"}
+    with pytest.raises(GenerationError, match="two answered nothing"):
+        evaluate(both, [tasks], str(to), config({99: "x"}))
+    compared = evaluate(both, [tasks], str(to), config(every))
+    assert compared["models"]["two"]["failed"] == 0
+    assert compared["models"]["one"] == asked_again["models"]["one"]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_who_was_succeeded_stops_at_the_next_answers_and_reports_nothing(tmp_path, tasks, config):
+    told = []
+
+    def listen(progress):
+        if progress.done:
+            told.append(progress.done)
+            (tmp_path / "to/lease/00009.json").write_text("{}")
+
+    answers = config({i: f"number {i}" for i in range(COUNT)})
+    with pytest.raises(LeaseLostError, match="another driver has taken over"):
+        evaluate({"one": "any"}, [tasks], str(tmp_path / "to"), answers, listen=listen)
+    assert told == [4]
+    assert not (tmp_path / "to/report.json").exists()
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -218,6 +252,66 @@ def test_a_benchmark_is_asked_in_its_own_words_and_scored_by_category(
     assert json.loads((to / "evaluation.json").read_text())["identity"]["max_tokens"] == 128
 
 
+ENDPOINT = {"base_url": "http://here/v1", "api_key_env": None}
+CHAT = {"engine": "openai", "model": "a", "prompt_style": "chat", "openai": ENDPOINT}
+
+
+@pytest.mark.parametrize(
+    ("other", "different"),
+    [
+        ({"model": "b"}, "model"),
+        ({"openai": ENDPOINT | {"base_url": "http://there/v1"}}, "base_url"),
+        ({"openai": ENDPOINT | {"extra_body": {"reasoning_effort": "low"}}}, "extra_body"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({"openai": ENDPOINT | {"concurrency": 4}, "replicas": 2}, None),
+    ],
+)
+def test_a_name_stands_for_one_model_that_is_asked_in_one_way(tmp_path, other, different):
+    first, second = (
+        evaluate_module._Member(
+            "one",
+            generator["model"],
+            EvaluateConfig.model_validate({"generator": generator}),
+        )
+        for generator in (CHAT, CHAT | other)
+    )
+    folder = Folder(str(tmp_path), "evaluation.json", "an evaluation")
+    stored = f"{first.folder}/model.json"
+    folder.write_json(stored, {"identity": first.identity})
+    first.check(folder)
+    if different is None:
+        second.check(folder)
+        return
+    with pytest.raises(RunError, match=rf"under the name one \(different: {different}\)"):
+        second.check(folder)
+    # earlier versions say less
+    early = {k: first.identity[k] for k in ("model", "engine", "revision", "encoding", "weights")}
+    folder.write_json(stored, {"identity": early})
+    first.check(folder)
+    if different != "model":
+        second.check(folder)
+
+
+def test_adapters_are_told_by_what_they_hold_and_placement_tells_nothing(tmp_path):
+    for name, text in (("one", "{}"), ("moved", "{}"), ("tuned-again", '{"r": 8}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(text)
+    one, moved, again = (
+        evaluate_module._options(Generator(engine="vllm", vllm={"lora": str(tmp_path / name)}))
+        for name in ("one", "moved", "tuned-again")
+    )
+    assert one["adapter"] == moved["adapter"] != again["adapter"]
+    without = evaluate_module._options(Generator(engine="vllm"))
+    assert without["adapter"] is None
+    for other, is_same in (
+        ({"vllm": {"quantization": "fp8"}}, False),
+        ({"dtype": "float16"}, False),
+        ({"vllm": {"max_model_len": 512, "engine_kwargs": {"max_num_seqs": 4}}}, True),
+        ({"batch_tokens": 4096, "replicas": 2}, True),
+    ):
+        assert (evaluate_module._options(Generator(engine="vllm", **other)) == without) is is_same
+
+
 def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
     to = tmp_path / "to"
     with pytest.raises(EngineError, match="there is no model folder"):
@@ -233,3 +327,8 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
             evaluate({"one": "any"}, given, str(to), EvaluateConfig(), benchmark=benchmark)
     with pytest.raises(RunError, match="holds no finished evaluation"):
         rate(str(to), [])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{}")
+    with pytest.raises(RunError, match="lies inside a run"):
+        evaluate({"one": "any"}, [tasks], str(tmp_path / "run/evaluation"), EvaluateConfig())
+    assert len(list((tmp_path / "run").iterdir())) == 1

@@ -9,6 +9,8 @@ import pytest
 
 from ray_si.audit.verify import verify
 from ray_si.build.builder import build
+from ray_si.errors import RunError
+from ray_si.experiments import loop as loop_module
 from ray_si.experiments.loop import load_loop, run_loop
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
@@ -24,6 +26,61 @@ SMALL = [
     "evaluation.resamples=200",
     "evaluation.rated=5",
 ]
+
+
+class BegunError(Exception):
+    """The first part of a loop was begun."""
+
+
+@pytest.fixture
+def begin(monkeypatch):
+    """A function: begins a loop in a folder, up to its build."""
+
+    def build_apart(*_, **__):
+        raise BegunError
+
+    monkeypatch.setattr(loop_module, "build_apart", build_apart)
+    monkeypatch.setattr(loop_module, "_check_model", lambda training: None)
+    return lambda to: run_loop(load_loop(str(CONFIG), SMALL), str(to))
+
+
+def write(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (["README.md"], "not a loop"),
+        (["build/lib/a.py", "src/a.py"], "not a loop"),
+        (["build/run.json", "README.md"], "not a loop"),
+        (["evaluation/report.json", "README.md"], "not a loop"),
+        (["run.json", "README.md", "stats.json"], "lies inside a run"),
+        (["../run.json"], "lies inside a run"),
+    ],
+)
+def test_a_loop_keeps_away_from_what_is_no_loop(begin, tmp_path, names, fault):
+    write(tmp_path / "to", *names)
+    with pytest.raises(RunError, match=fault):
+        begin(tmp_path / "to")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["build/lease/00001.json"],
+        ["build/run.json", "training/training.json", "notes.txt"],
+        ["build/run.json", "evaluation/report.json", "README.md"],  # cut before loop.json
+        ["build/run.json", "loop.json", "README.md"],  # to be evaluated anew
+    ],
+)
+def test_a_loop_goes_on_wherever_one_was_begun(begin, tmp_path, names):
+    write(tmp_path / "to", *names)
+    with pytest.raises(BegunError):
+        begin(tmp_path / "to")
 
 
 @pytest.mark.slow

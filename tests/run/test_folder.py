@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_si.errors import DamageError, RunError
+from ray_si.errors import DamageError, LeaseLostError, RunError
 from ray_si.run.folder import Folder, check_beside
 from ray_si.storage.objects import open_objects
 
@@ -46,6 +46,22 @@ def test_one_process_writes_at_a_time(folder):
             pass
 
 
+def test_who_was_succeeded_changes_nothing_more(folder):
+    folder.write("kept.json", b"{}")
+    with folder.held(print):
+        folder.write_json("scores.json", {"of": "me"})
+        folder.objects.put("lease/00009.json", b"{}")
+        for change in (
+            lambda: folder.write_json("scores.json", {"of": "me, too"}),
+            lambda: folder.write("page.html", b""),
+            lambda: folder.delete("kept.json"),
+        ):
+            with pytest.raises(LeaseLostError, match="has taken over"):
+                change()
+    assert list(folder.objects.list()) == ["kept.json", "lease/00009.json", "scores.json"]
+    assert folder.read_json("scores.json") == {"of": "me"}
+
+
 @pytest.mark.parametrize(("data", "message"), [(b"{", "is damaged"), (b"[1]", "not a JSON object")])
 def test_what_is_no_json_object_is_damage_and_what_is_not_there_is_none(folder, data, message):
     assert folder.read_json("scores.json") is None
@@ -59,7 +75,7 @@ def test_what_is_no_json_object_is_damage_and_what_is_not_there_is_none(folder, 
 def test_another_runs_files_are_no_place_to_write_to_either(location):
     open_objects(f"{location}/mine").put("run.json", b"{}")
     open_objects(f"{location}/other").put("run.json", b"{}")
-    for to in ("other", "other/", "other/data", "other/report.html"):
+    for to in ("other", "other/", "other/data", "other/report.html", "other/evaluation/first"):
         with pytest.raises(RunError, match="lies inside a run"):
             check_beside(f"{location}/{to}", f"{location}/mine")
     for to in ("other-2", "other-data", "train/data", "mine-scores"):
