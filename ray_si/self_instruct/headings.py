@@ -70,12 +70,24 @@ class Number:
 
 _BLANK = re.compile(r"\s*(?:-{3,}|\*{3,}|_{3,}|={3,}|—{3,})?\s*")
 _FENCE = re.compile(r"(?:^|[:：*])\s*(?P<fence>`{3,}|~{3,})[^`]*$")
+_NAMED_FENCE = re.compile(r"(?:`{3,}|~{3,})[\w+#.-]+")
+_BARE_FENCE = re.compile(r"`{3,}|~{3,}")
 _INVISIBLE = (
     "\ufeff\u200b\u2060\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 """Characters without width, and those that direct Arabic and Hebrew."""
 
-_QUOTES = ('"""', "'''")
+_QUOTES = tuple(
+    (
+        quotes,
+        re.compile(
+            rf"(?:^|[^\w\s`\"'.;!?)]|\breturn(?=\s))\s*[rbfuRBFU]{{0,2}}{quotes}(?![`)])|{quotes}\s*$"
+        ),
+        re.compile(rf"^\s*{quotes}|{quotes}\s*(?:[^\w\s]|$)"),
+    )
+    for quotes in ('"""', "'''")
+)
+"""Triple quotes, and what opens and closes with them: at an end of a line, or as in code."""
 
 _MARKS = rf"(?:[>#=~\s·‣\u2190-\u2bff\ufe0f\U0001f000-\U0001faff{_INVISIBLE}]|[*+•-]+(?=\s))*"
 """Before a heading: white space, hashes, quote marks, bullets, the stars of org-mode, symbols, and
@@ -114,7 +126,7 @@ def lines_of(text: str, headings: Headings, *, any_case: bool = False) -> list[L
     if all(row.lstrip().startswith(">") for row in rows if row.strip()):
         rows = [re.sub(r"^\s*> ?", "", row) for row in rows]
     lines = []
-    for row, in_fence in zip(rows, _fenced(rows), strict=True):
+    for row, in_fence in zip(rows, _fenced(rows, headings), strict=True):
         heading = None if in_fence else heading_of(row, headings, any_case)
         inner = _inner(heading, headings, any_case)
         if heading and inner:  # on one line they are as good as on two
@@ -127,13 +139,14 @@ def lines_of(text: str, headings: Headings, *, any_case: bool = False) -> list[L
 def without_fences(text: str, headings: Headings) -> str:
     """An answer that stands in fences, without these and without what is said between and behind.
 
-    Headings and numbers of items that stand outside stay.
+    Headings and numbers of items that stand outside stay, as fences do that stand inside another.
     """
     rows = text.replace("\r\n", "\n").split("\n")
+    fenced = _fenced(rows, headings)
     kept: list[str] = []
     has_been = False
-    for row, in_fence in zip(rows, _fenced(rows), strict=True):
-        if _FENCE.match(row.strip()):
+    for row, in_fence, goes_on in zip(rows, fenced, [*fenced[1:], False], strict=True):
+        if _FENCE.match(row.strip()) and not (in_fence and goes_on):
             has_been = True
         elif in_fence or not has_been or heading_of(row, headings) or item_number(row):
             kept.append(row)
@@ -197,32 +210,67 @@ def _without(opened: str, rest: str) -> str:
     return rest.removesuffix(closing).rstrip() if closing else rest
 
 
-def _fenced(rows: Sequence[str]) -> list[bool]:
-    """For each line whether it is inside a fence that is closed, or ends one."""
+def _fenced(rows: Sequence[str], headings: Headings) -> list[bool]:
+    """For each line whether it is inside a fence that is closed, or ends one.
+
+    Where what closes a fence is left over, another lacks it and took the beginning of the next for
+    its end: then no fence goes on past where an example or task begins.
+    """
+    inside, is_one_over = _inside(rows, ())
+    if is_one_over:
+        found = ((place, heading_of(row, headings)) for place, row in enumerate(rows))
+        begins = [place for place, heading in found if heading and _begins(heading)]
+        inside, _ = _inside(rows, begins)
+    return inside
+
+
+def _begins(heading: Heading) -> bool:
+    return heading.number is not None or heading.name in ("example", "task", "instruction")
+
+
+def _inside(rows: Sequence[str], limits: Sequence[int]) -> tuple[list[bool], bool]:
+    """The same, no fence going on past one of the ``limits``, and whether what closes one is left.
+
+    That stands alone on its line, and nothing on the next.
+    """
     inside = [False] * len(rows)
+    is_one_over = False
     start = 0
     while start < len(rows):
-        end = _end_of_fence(rows, start)
+        stop = next((place for place in limits if place > start), len(rows))
+        end = _end_of_fence(rows, start, stop)
         if end is None:
+            is_last = not "".join(rows[start + 1 : start + 2]).strip()
+            is_one_over |= is_last and _BARE_FENCE.fullmatch(rows[start].strip()) is not None
             start += 1
             continue
         inside[start + 1 : end + 1] = [True] * (end - start)
         start = end + 1
-    return inside
+    return inside, is_one_over
 
 
-def _end_of_fence(rows: Sequence[str], start: int) -> int | None:
-    """The line that ends the fence which opens on this one; None where none does."""
+def _end_of_fence(rows: Sequence[str], start: int, stop: int) -> int | None:
+    """The line before ``stop`` that ends the fence which opens on this one; None where none does.
+
+    A fence inside another opens with the name of a language.
+    """
     if match := _FENCE.search(rows[start]):
-        fence = match["fence"]
-        for number in range(start + 1, len(rows)):
+        fence, depth = match["fence"], 1
+        for number in range(start + 1, stop):
             row = rows[number].strip()
-            if row.startswith(fence) and not row.strip(fence[0]):
+            if row.startswith(fence):
+                depth += _NAMED_FENCE.fullmatch(row) is not None
+                depth -= not row.strip(fence[0])
+            if not depth:
                 return number
         return None
-    for quotes in _QUOTES:
-        if rows[start].count(quotes) % 2:
-            later = (i for i in range(start + 1, len(rows)) if rows[i].count(quotes) % 2)
+    for quotes, opens, closes in _QUOTES:
+        if rows[start].count(quotes) % 2 and opens.search(rows[start]):
+            later = (
+                i
+                for i in range(start + 1, stop)
+                if rows[i].count(quotes) % 2 and closes.search(rows[i])
+            )
             return next(later, None)
     return None
 

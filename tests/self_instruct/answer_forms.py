@@ -106,6 +106,9 @@ _INSIDE = (
     "- a point",
     "```\nInput: x\nOutput: y\nExample 2\n```",
     '"""\nExample 1\n\nInput: x\n"""',
+    'text = f"""\nOutput: x\n""")',
+    'He says """ is a quote.',
+    "```markdown\n# x\n```bash\nOutput: y\n```\nExample 2\n```",
     "",
 )
 CONTENTS = (

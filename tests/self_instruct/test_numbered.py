@@ -187,3 +187,14 @@ def test_tasks_without_the_heading_of_their_instruction_begin_at_their_numbers()
 def test_a_task_with_two_inputs_says_so():
     (item,) = read_tasks("Add.\nInput: 1\nInput: 2\nOutput: 3", chat=False, headings=ENGLISH)
     assert (item.reason, item.instance) == ("second_input", None)
+
+
+def test_a_fence_that_lacks_its_end_holds_no_other_task():
+    rows = [
+        "9. Instruction: Write it.\nOutput:\n```\nx",
+        "10. Instruction: Go on.\nOutput:\n```\ny\n```",
+    ]
+    assert read_tasks("\n\n".join(rows), chat=True, headings=ENGLISH) == [
+        Item("Write it.", None, Instance("", "```\nx")),
+        Item("Go on.", None, Instance("", "```\ny\n```")),
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -49,6 +51,16 @@ def test_an_answer_in_a_quote_or_a_fence_is_read_as_without(pairs, form):
     assert _read("\n".join(f"> {row}" for row in text.split("\n"))) == pairs
     assert _read(f"```\n{text}\n```") == pairs
     assert _read(f"Here:\n\n```markdown\n{text}\n```\nDone.") == pairs
+
+
+def test_a_fence_that_lacks_its_end_holds_no_other_example():
+    fences = ("```\nx\n```", "```python\nx\n```", "```markdown\n```bash\nx\n```\ny\n```")
+    for first, second in product(fences, fences):
+        for lacking in (first.removesuffix("\n```"), first):
+            rows = [f"Example 1\nOutput:\n{lacking}", f"Example 2\nOutput:\n{second}"]
+            assert _read("\n\n".join(rows)) == [("", lacking), ("", second)]
+        text = f"Example 1\nOutput:\n{first}\n\nExample 2\nOutput:\n{second}"
+        assert _read(f"````markdown\n{text}\n````") == [("", first), ("", second)]
 
 
 @pytest.mark.parametrize(
