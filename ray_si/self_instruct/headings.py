@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, get_args
@@ -33,13 +33,19 @@ class Heading:
     """A heading at the start of a line; ``rest`` is what follows on the line, decoration removed.
 
     ``number`` stands before the word or after it; ``column`` is where the word begins, bullets and
-    white space before it, but not what cannot be seen.
+    white space before it, but not what cannot be seen; ``indent`` counts the white space alone that
+    the line begins with.
     """
 
     name: Name
     number: int | None
     rest: str
     column: int
+    indent: int = 0
+
+    def is_right_of(self, other: Heading) -> bool:
+        """Whether it stands further right, by more than one blank: 10. is wider than 9."""
+        return self.column - (self.indent > other.indent) > other.column
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,10 @@ def lines_of(text: str, headings: Headings, *, any_case: bool = False) -> list[L
         inner = _inner(heading, headings, any_case)
         if heading and inner:  # on one line they are as good as on two
             lines.append(Line(row, False, replace(heading, rest="")))
-            row, heading = heading.rest, replace(inner, column=heading.column)
+            row, heading = (
+                heading.rest,
+                replace(inner, column=heading.column, indent=heading.indent),
+            )
         lines.append(Line(row, in_fence, heading))
     return lines
 
@@ -165,8 +174,9 @@ def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading 
         rest = _without(match["open2"] or match["open"], rest)
     if (not colon or name in ("example", "task")) and _ONLY_MARKS.fullmatch(rest):
         rest = ""  # what frames the line, as in "### Example 1 ###"
-    column = sum(character not in _INVISIBLE for character in row[: match.start("open")])
-    heading = Heading(name, number_of(number), rest.strip(), column)
+    before = "".join(c for c in row[: match.start("open")] if c not in _INVISIBLE)
+    indent = len(before) - len(before.lstrip())
+    heading = Heading(name, number_of(number), rest.strip(), len(before), indent)
     is_bracketed = bool(match["right"]) and match["left"] != "["
     if not heading.rest or colon or is_bracketed:
         return heading
@@ -179,6 +189,44 @@ def _inner(heading: Heading | None, headings: Headings, any_case: bool) -> Headi
     if heading is None or heading.name not in ("example", "task"):
         return None
     return heading_of(heading.rest, headings, any_case)
+
+
+def without_deeper(lines: Sequence[Line], leftmost: Mapping[Name, Heading]) -> list[Line]:
+    """The lines with only those headings that stand no further right than the ``leftmost``.
+
+    One blank further right counts for an input or output only where its example or task has no
+    other, and for no input behind an output.
+    """
+    near = [
+        replace(line, heading=None)
+        if line.heading and line.heading.is_right_of(leftmost[line.heading.name])
+        else line
+        for line in lines
+    ]
+    places: list[int] = []  # the number of the example or task that each line is of
+    known: set[tuple[int, Name]] = set()  # what each has without a blank, or before
+    for line in near:
+        heading = line.heading
+        if heading:
+            begins = _begins(heading) or heading.name == "label"
+        else:
+            begins = not line.in_fence and item_number(line.text) is not None
+        places.append(begins + (places[-1] if places else 0))
+        if heading and heading.column <= leftmost[heading.name].column:
+            known.add((places[-1], heading.name))
+    kept: list[Line] = []
+    with_output = None  # the last of them that has one
+    for line, place in zip(near, places, strict=True):
+        heading = line.heading
+        if heading and heading.column > leftmost[heading.name].column:
+            is_late = heading.name == "input" and with_output == place
+            if is_late or (place, heading.name) in known:
+                line = replace(line, heading=None)
+            known.add((place, heading.name))
+        if line.heading and line.heading.name == "output":
+            with_output = place
+        kept.append(line)
+    return kept
 
 
 def number_of(text: str | None) -> int | None:

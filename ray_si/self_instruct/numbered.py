@@ -12,10 +12,12 @@ from ray_si.self_instruct.headings import (
     Heading,
     Headings,
     Line,
+    Name,
     Number,
     heading_of,
     item_number,
     lines_of,
+    without_deeper,
     without_fences,
 )
 from ray_si.self_instruct.pairs import is_placeholder, is_remark, value_of, without_remark
@@ -246,16 +248,12 @@ def _instance(parts: dict[str, list[str]], chat: bool) -> Instance | None:
 
 def _outermost(lines: Sequence[Line]) -> list[Line]:
     """The lines with only those headings of each kind that stand furthest left."""
-    columns: dict[str, int] = {}
+    leftmost: dict[Name, Heading] = {}
     for line in lines:
         if heading := line.heading:
-            columns[heading.name] = min(heading.column, columns.get(heading.name, heading.column))
-    return [
-        replace(line, heading=None)
-        if line.heading and line.heading.column > columns[line.heading.name]
-        else line
-        for line in lines
-    ]
+            known = leftmost.setdefault(heading.name, heading)
+            leftmost[heading.name] = min(known, heading, key=lambda one: one.column)
+    return without_deeper(lines, leftmost)
 
 
 def _numbers_as_instructions(lines: Sequence[Line]) -> list[Line]:

@@ -12,8 +12,10 @@ from ray_si.self_instruct.headings import (
     Heading,
     Headings,
     Line,
+    Name,
     item_number,
     lines_of,
+    without_deeper,
     without_fences,
 )
 
@@ -34,6 +36,7 @@ _NO_INPUT = re.compile(
 """What models write where a task needs no input."""
 
 _PAIR = ("input", "output", "label")
+_AT_MARGIN = Heading("output", None, "", 0)
 _ONLY_MARKS = re.compile(r"(?:[-–—.…]|\.{3}|<\s*>|\[\s*\]|\(\s*\))?")
 _REMARK = re.compile(
     r"(?:please )?(?:let me know|feel free|i hope|hope (?:this|that|these)|would you like|"
@@ -149,7 +152,7 @@ def _without_label(line: Line, *, is_output: bool) -> Line:
     return replace(line, heading=replace(line.heading, name="output", rest=rest))
 
 
-def _real(lines: Sequence[Line], main: str) -> list[Line]:
+def _real(lines: Sequence[Line], main: Name) -> list[Line]:
     """The lines with only those headings that are no content; see `_outermost`.
 
     An example's heading stands alone on its line with a number, or heads a section that has other
@@ -184,29 +187,28 @@ def _real(lines: Sequence[Line], main: str) -> list[Line]:
     return real
 
 
-def _outermost(lines: Sequence[Line], main: str) -> list[Line]:
+def _outermost(lines: Sequence[Line], main: Name) -> list[Line]:
     """The lines with only those headings of each kind that stand furthest left.
 
     What comes after the first ``main`` heading only must not stand deeper than it either (the input
     below a label may), nor an example that comes after the first heading of a pair.
     """
-    columns: dict[str, int] = {}
-    first: dict[str, int] = {}
+    leftmost: dict[Name, Heading] = {}
+    first: dict[Name, int] = {}
     for place, line in enumerate(lines):
         if heading := line.heading:
             first.setdefault(heading.name, place)
-            columns[heading.name] = min(heading.column, columns.get(heading.name, heading.column))
+            leftmost[heading.name] = _left(heading, leftmost.get(heading.name))
     pair = min((name for name in first if name in _PAIR), key=first.__getitem__, default=main)
-    for name in columns:
+    for name in leftmost:
         leading = main if name in _PAIR else pair
         if first[name] > first.get(leading, len(lines)) and (main, name) != ("label", "input"):
-            columns[name] = min(columns[name], columns[leading])
-    return [
-        replace(line, heading=None)
-        if line.heading and line.heading.column > columns[line.heading.name]
-        else line
-        for line in lines
-    ]
+            leftmost[name] = _left(leftmost[name], leftmost[leading])
+    return without_deeper(lines, leftmost)
+
+
+def _left(heading: Heading, other: Heading | None) -> Heading:
+    return other if other and other.column <= heading.column else heading
 
 
 def _bare_number(line: Line) -> Heading | None:
@@ -218,13 +220,14 @@ def _bare_number(line: Line) -> Heading | None:
 def _by_input(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
     """Sections whose input stands before their output."""
     heads = [line.heading for line in lines if line.heading]
-    column = min((head.column for head in heads if head.name == "output"), default=0)
+    outputs = (head for head in heads if head.name == "output")
+    output = min(outputs, key=lambda head: head.column, default=_AT_MARGIN)
     section = _Section()
     sections, part = [section], section.before
     for place, line in enumerate(lines):
         heading = line.heading
-        if heading and heading.name == "input" and heading.column > column and any(section.before):
-            heading = None  # inside an input without a heading
+        if _is_content(heading, output, section):
+            heading = None
         if heading is None:
             part.append(line.text)
             continue
@@ -258,11 +261,11 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
     """Sections that begin with the output, a class label."""
     section = _Section()
     sections, part = [section], section.before
-    column = 0  # of the label
+    label = _AT_MARGIN
     for place, line in enumerate(lines):
         heading = line.heading
-        if heading and heading.name == "input" and heading.column > column and any(section.before):
-            heading = None  # inside an input without a heading
+        if _is_content(heading, label, section):
+            heading = None
         if heading is None:
             if section.output is not None and part is section.output and not _blank(part):
                 part = section.before  # what follows the label on lines of its own
@@ -274,7 +277,7 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
             section = _Section(is_headed=True, is_labelled=True)
             sections.append(section)
             part = section.output = _begin(None, line)
-            column = heading.column
+            label = heading
         elif heading.name == "input" and section.input is None:
             part = section.input = _begin(None, line)
         elif heading.name == "input":
@@ -283,6 +286,12 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
         else:  # what heads the next label, or repeats this one
             part = []
     return sections, []
+
+
+def _is_content(heading: Heading | None, output: Heading, section: _Section) -> bool:
+    """Whether the heading of an input is inside an input that has none."""
+    is_input = heading is not None and heading.name == "input"
+    return is_input and any(section.before) and heading.is_right_of(output)
 
 
 def _begin(before: list[str] | None, line: Line) -> list[str]:

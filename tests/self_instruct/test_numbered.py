@@ -9,7 +9,16 @@ from ray_si.records import Instance
 from ray_si.self_instruct.headings import ENGLISH, heading_of, item_number
 from ray_si.self_instruct.numbered import Item, read_list, read_tasks
 
-from .answer_forms import CHINESE, CONTENTS, NUMBERED, REMARKS, SENTENCES, SEPARATORS
+from .answer_forms import (
+    CHINESE,
+    CONTENTS,
+    NUMBERED,
+    REMARKS,
+    SENTENCES,
+    SEPARATORS,
+    TASKS,
+    filled,
+)
 
 INNER = st.lists(SENTENCES, min_size=2, max_size=4)
 
@@ -147,29 +156,20 @@ def test_no_text_makes_a_reader_raise_and_no_decoration_heads_an_item(text, chat
         assert item.instance is None or item.instance.output.strip() == item.instance.output != ""
 
 
-TASKS = (
-    "{n}. Instruction: {t}\nInput: {i}\nOutput: {o}",
-    "{n}. **Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
-    "**{n}. Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
-    "### Task {n}\n**Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
-    "Task {n}:\nInstruction: {t}\nInput: {i}\nOutput: {o}",
-    "{n}.\nInstruction: {t}\nInput: {i}\nOutput: {o}",
-    "Instruction {n}: {t}\nInput {n}: {i}\nOutput {n}: {o}",
-    "* Instruction: {t}\n** Input\n{i}\n** Output\n{o}",
-)
-
-
 @given(
     st.lists(
         st.tuples(SENTENCES, CONTENTS | st.just("<noinput>"), CONTENTS), min_size=1, max_size=3
     ),
     st.sampled_from(TASKS),
     st.sampled_from(SEPARATORS),
+    st.sampled_from((1, 9)),
     st.sampled_from(("", "Here you are:\n\n")),
     st.sampled_from(REMARKS),
 )
-def test_whole_tasks_in_any_form_are_read_as_they_were(tasks, form, separator, before, behind):
-    rows = [form.format(n=n, t=t, i=i, o=o) for n, (t, i, o) in enumerate(tasks, 1)]
+def test_whole_tasks_in_any_form_are_read_as_they_were(
+    tasks, form, separator, number, before, behind
+):
+    rows = [filled(form, n, t=t, i=i, o=o) for n, (t, i, o) in enumerate(tasks, number)]
     read = read_tasks(before + separator.join(rows) + behind, chat=True, headings=ENGLISH)
     assert [(item.text, item.instance) for item in read if item.reason is None] == [
         (t, Instance("" if i == "<noinput>" else i, o)) for t, i, o in tasks
@@ -178,10 +178,16 @@ def test_whole_tasks_in_any_form_are_read_as_they_were(tasks, form, separator, b
 
 def test_tasks_without_the_heading_of_their_instruction_begin_at_their_numbers():
     text = "1. Sort it.\nInput: 1. b\n2. a\nOutput: 1. a\n2. b\n\n2. Name a river.\nOutput: Nile"
-    assert read_tasks(text, chat=True, headings=ENGLISH) == [
+    tasks = [
         Item("Sort it.", None, Instance("1. b\n2. a", "1. a\n2. b")),
         Item("Name a river.", None, Instance("", "Nile")),
     ]
+    assert read_tasks(text, chat=True, headings=ENGLISH) == tasks
+    text = (
+        "9. Sort it.\n   Input: 1. b\n2. a\n   Output: 1. a\n2. b\n\n"
+        "10. Name a river.\n    Output: Nile"
+    )
+    assert read_tasks(text, chat=True, headings=ENGLISH) == tasks
 
 
 def test_a_task_with_two_inputs_says_so():

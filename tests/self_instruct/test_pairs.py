@@ -11,7 +11,17 @@ from ray_si.records import Instance
 from ray_si.self_instruct.headings import ENGLISH, lines_of
 from ray_si.self_instruct.pairs import is_placeholder, read_pairs
 
-from .answer_forms import CHINESE, CONTENTS, GERMAN, LABELLED, PAIRS, REMARKS, SENTENCES, SEPARATORS
+from .answer_forms import (
+    CHINESE,
+    CONTENTS,
+    GERMAN,
+    LABELLED,
+    PAIRS,
+    REMARKS,
+    SENTENCES,
+    SEPARATORS,
+    filled,
+)
 
 
 def _read(text: str, *, output_first: bool = False, headings=ENGLISH) -> list[tuple[str, str]]:
@@ -23,11 +33,12 @@ def _read(text: str, *, output_first: bool = False, headings=ENGLISH) -> list[tu
     st.lists(st.tuples(CONTENTS, CONTENTS), min_size=1, max_size=3),
     st.sampled_from(PAIRS),
     st.sampled_from(SEPARATORS),
+    st.sampled_from((1, 9)),
     st.sampled_from(("", "Sure! Here are some examples:\n\n", "Task: Say it.\n")),
     st.sampled_from(REMARKS),
 )
-def test_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, before, behind):
-    rows = [form.format(n=n, i=i, o=o) for n, (i, o) in enumerate(pairs, 1)]
+def test_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, number, before, behind):
+    rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, number)]
     assert _read(before + separator.join(rows) + behind) == pairs
 
 
@@ -37,16 +48,17 @@ def test_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, before,
     ),
     st.sampled_from(LABELLED),
     st.sampled_from(SEPARATORS),
+    st.sampled_from((1, 9)),
     st.sampled_from(("", "Here is one for each label:\n\n")),
 )
-def test_labelled_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, before):
-    rows = [form.format(n=n, i=i, o=o) for n, (i, o) in enumerate(pairs, 1)]
+def test_labelled_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, number, before):
+    rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, number)]
     assert _read(before + separator.join(rows), output_first=True) == pairs
 
 
 @given(st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=3), st.sampled_from(PAIRS))
 def test_an_answer_in_a_quote_or_a_fence_is_read_as_without(pairs, form):
-    rows = [form.format(n=n, i=i, o=o) for n, (i, o) in enumerate(pairs, 1)]
+    rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, 1)]
     text = "\n\n".join(rows)
     assert _read("\n".join(f"> {row}" for row in text.split("\n"))) == pairs
     assert _read(f"```\n{text}\n```") == pairs
@@ -180,6 +192,8 @@ def test_the_last_instance_of_an_answer_that_was_cut_off_is_unfinished(last):
         "Two ways.\nExample 1: with a loop\nfoo",
         "The form says 'Input: 5 cm' twice.",
         "Let me know if you need more.\n\nBest wishes\nJo",
+        "Usage:\n Input: foo\n Output: bar",
+        "## How\n\n### Input",
     ],
 )
 def test_markers_inside_content_are_content(content):
