@@ -197,7 +197,7 @@ def read_tasks(text: str, *, chat: bool, headings: Headings) -> list[Item]:
     A task begins at the heading of its instruction (at a number, where there is no such heading);
     its input and output have headings of their own. What follows a second one is left out.
     Without a ``chat`` an output ends at a blank line, as in the prompt. Reasons: preamble,
-    second_input.
+    second_input, remark (behind the last).
     """
     lines = _outermost(lines_of(text, headings))
     if not any(line.heading and line.heading.name == "instruction" for line in lines):
@@ -234,12 +234,15 @@ def read_tasks(text: str, *, chat: bool, headings: Headings) -> list[Item]:
                 part = parts[name] = [heading.rest]
         elif not _heads_task(lines, place):
             part.append(line.text)
+    last, remark = without_remark(value_of(part)) if chat else ("", "")
+    if remark:
+        part[:] = last.split("\n")
     close()
-    return items
+    return [*items, Item(_squeezed([remark], headings), "remark")] if remark else items
 
 
 def _instance(parts: dict[str, list[str]], chat: bool) -> Instance | None:
-    output, _ = without_remark(value_of(parts.get("output", [])))
+    output = value_of(parts.get("output", []))
     if not chat:
         output = output.partition("\n\n")[0]
     input_ = value_of(parts.get("input", []))

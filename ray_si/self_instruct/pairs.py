@@ -100,7 +100,8 @@ def read_pairs(
         return [(Instance("", text.strip()), "no_instance")] if text.strip() else []
     read: list[Read] = []
     for section in sections:
-        read += _of_section(section, has_heads, is_cut_off and section is sections[-1])
+        is_last = section is sections[-1]
+        read += _of_section(section, has_heads, is_last, is_last and is_cut_off)
     return [
         (one, reason or ("stray_heading" if _has_heading(one, headings) else None))
         for one, reason in (*read, *other)
@@ -303,8 +304,13 @@ def _blank(part: Sequence[str]) -> bool:
     return not any(row.strip() for row in part)
 
 
-def _of_section(section: _Section, has_heads: bool, is_cut_off: bool) -> Iterator[Read]:
-    """What a section comes to: its instance, if it has one, and what is too much."""
+def _of_section(
+    section: _Section, has_heads: bool, is_last: bool, is_cut_off: bool
+) -> Iterator[Read]:
+    """What a section comes to: its instance, if it has one, and what is too much.
+
+    Only what ends the answer can speak to whoever asked.
+    """
     before, surplus = value_of(section.before), value_of(section.surplus)
     output, input_ = value_of(section.output or []), value_of(section.input or [])
     if section.input is None and section.output is None:
@@ -319,9 +325,12 @@ def _of_section(section: _Section, has_heads: bool, is_cut_off: bool) -> Iterato
         yield Instance("", before), "preamble"
     if section.is_labelled:
         output = output.strip("*_`")
-    output, remark = without_remark(output)
-    if not remark:
-        input_, remark = without_remark(input_)
+    remark = ""
+    if is_last and not surplus:
+        if section.is_labelled or (section.output is None and section.input is not None):
+            input_, remark = without_remark(input_)
+        else:
+            output, remark = without_remark(output)
     instance = Instance("" if is_placeholder(input_) else input_, output)
     if is_cut_off and not surplus:
         yield instance, "unfinished"
@@ -357,9 +366,9 @@ def value_of(rows: Sequence[str]) -> str:
     return text
 
 
-def without_remark(output: str) -> tuple[str, str]:
-    """The output, and the remark that follows it after a blank line."""
-    rows = output.split("\n")
+def without_remark(text: str) -> tuple[str, str]:
+    """What an answer ends with, and the remark that follows it after a blank line."""
+    rows = text.split("\n")
     blank = max((place for place, row in enumerate(rows) if not row.strip()), default=0)
     last = "\n".join(rows[blank:]).strip()
-    return (value_of(rows[:blank]), last) if blank and is_remark(last) else (output, "")
+    return (value_of(rows[:blank]), last) if blank and is_remark(last) else (text, "")

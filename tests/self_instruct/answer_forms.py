@@ -146,3 +146,7 @@ CONTENTS = (
     | SENTENCES
 )
 """Inputs and outputs of one or several lines, with markers that are none."""
+
+FAREWELL = "\n\nLet me know if you have any questions."
+LETTERS = SENTENCES.map(lambda said: f"Hi Jo,\n\n{said}{FAREWELL}")
+"""They end as answers may that speak to whoever asked."""

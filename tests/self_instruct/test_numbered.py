@@ -12,6 +12,8 @@ from ray_si.self_instruct.numbered import Item, read_list, read_tasks
 from .answer_forms import (
     CHINESE,
     CONTENTS,
+    FAREWELL,
+    LETTERS,
     NUMBERED,
     REMARKS,
     SENTENCES,
@@ -158,7 +160,9 @@ def test_no_text_makes_a_reader_raise_and_no_decoration_heads_an_item(text, chat
 
 @given(
     st.lists(
-        st.tuples(SENTENCES, CONTENTS | st.just("<noinput>"), CONTENTS), min_size=1, max_size=3
+        st.tuples(SENTENCES, CONTENTS | LETTERS | st.just("<noinput>"), CONTENTS | LETTERS),
+        min_size=1,
+        max_size=3,
     ),
     st.sampled_from(TASKS),
     st.sampled_from(SEPARATORS),
@@ -169,11 +173,14 @@ def test_no_text_makes_a_reader_raise_and_no_decoration_heads_an_item(text, chat
 def test_whole_tasks_in_any_form_are_read_as_they_were(
     tasks, form, separator, number, before, behind
 ):
+    tasks[-1] = (*tasks[-1][:2], tasks[-1][2].removesuffix(FAREWELL))
     rows = [filled(form, n, t=t, i=i, o=o) for n, (t, i, o) in enumerate(tasks, number)]
     read = read_tasks(before + separator.join(rows) + behind, chat=True, headings=ENGLISH)
     assert [(item.text, item.instance) for item in read if item.reason is None] == [
         (t, Instance("" if i == "<noinput>" else i, o)) for t, i, o in tasks
     ]
+    said = [item.text for item in read if item.reason == "remark"]
+    assert said == ([behind.strip()] if behind else [])
 
 
 def test_tasks_without_the_heading_of_their_instruction_begin_at_their_numbers():

@@ -14,8 +14,10 @@ from ray_si.self_instruct.pairs import is_placeholder, read_pairs
 from .answer_forms import (
     CHINESE,
     CONTENTS,
+    FAREWELL,
     GERMAN,
     LABELLED,
+    LETTERS,
     PAIRS,
     REMARKS,
     SENTENCES,
@@ -30,7 +32,7 @@ def _read(text: str, *, output_first: bool = False, headings=ENGLISH) -> list[tu
 
 
 @given(
-    st.lists(st.tuples(CONTENTS, CONTENTS), min_size=1, max_size=3),
+    st.lists(st.tuples(CONTENTS | LETTERS, CONTENTS | LETTERS), min_size=1, max_size=3),
     st.sampled_from(PAIRS),
     st.sampled_from(SEPARATORS),
     st.sampled_from((1, 9)),
@@ -38,6 +40,7 @@ def _read(text: str, *, output_first: bool = False, headings=ENGLISH) -> list[tu
     st.sampled_from(REMARKS),
 )
 def test_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, number, before, behind):
+    pairs[-1] = (pairs[-1][0], pairs[-1][1].removesuffix(FAREWELL))
     rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, number)]
     assert _read(before + separator.join(rows) + behind) == pairs
 
@@ -159,6 +162,23 @@ def test_other_inputs_are_kept(text):
 def test_what_is_no_instance_says_why(text, read):
     found = read_pairs(text, output_first=False, headings=ENGLISH)
     assert [(one.input, one.output, reason) for one, reason in found] == read
+
+
+def test_only_what_ends_an_answer_speaks_to_whoever_asked():
+    letter, label = (
+        "Hi Jo,\n\nIt is at 3.\n\nLet me know if you have any questions.",
+        "Class label: A",
+    )
+    text = f"Example 1\nInput: {letter}\nOutput: {letter}\nExample 2\nOutput: b"
+    assert _read(text) == [(letter, letter), ("", "b")]
+    short, _, remark = letter.rpartition("\n\n")
+    assert read_pairs(f"Output: {letter}", output_first=False, headings=ENGLISH) == [
+        (Instance("", short), None),
+        (Instance("", remark), "remark"),
+    ]
+    text = f"{label}\nInput: {letter}\n\n{label}\nInput: {letter}"
+    assert _read(text, output_first=True) == [(letter, "A"), (short, "A")]
+    assert _read(f"Output: {letter}\nOutput: b") == [("", letter)]
 
 
 def test_a_second_input_below_a_label_is_left_out():
