@@ -20,7 +20,8 @@ from ray_si.self_instruct.headings import (
     without_deeper,
     without_fences,
 )
-from ray_si.self_instruct.pairs import is_placeholder, is_remark, value_of, without_remark
+from ray_si.self_instruct.pairs import is_remark, value_of, without_remark
+from ray_si.self_instruct.placeholders import is_placeholder
 
 _BULLET = re.compile(r"\s*([-*+•–]) +(\S.*)")
 

@@ -18,26 +18,13 @@ from ray_si.self_instruct.headings import (
     without_deeper,
     without_fences,
 )
+from ray_si.self_instruct.placeholders import is_placeholder
 
 Read = tuple[Instance, str | None]
 """An instance, or what was written instead of one and the reason why it is none."""
 
-_NO_INPUT = re.compile(
-    r"[\W_]*(?:(?:there is |this (?:task|instruction) (?:needs|requires|has) )?"
-    r"(?:no[\W_]*(?:additional |specific |further |external |extra )?input|none)"
-    r"(?: (?:is )?(?:needed|required|necessary|provided|given|applicable))?"
-    r"(?: for this (?:task|instruction|example|one))?|n/?a|n\.a\.?|nil|null|"
-    r"(?:is )?not (?:applicable|needed|required|necessary)|empty|blank|"
-    r"无|無|没有|沒有|(?:无|無|没有|沒有|无需|不需要)(?:输入|輸入)|不适用|なし|無し|入力なし|없음|"
-    r"해당 없음|kein[e]?(?: eingabe)?|nicht zutreffend|entfällt|ningun[oa]|no aplica|aucune?|"
-    r"sans objet|nessun[oa]?|nenhum[a]?|não se aplica|нет|не требуется|отсутствует)[\W_]*",
-    re.IGNORECASE,
-)
-"""What models write where a task needs no input."""
-
 _PAIR = ("input", "output", "label")
 _AT_MARGIN = Heading("output", None, "", 0)
-_ONLY_MARKS = re.compile(r"(?:[-–—.…]|\.{3}|<\s*>|\[\s*\]|\(\s*\))?")
 _REMARK = re.compile(
     r"(?:please )?(?:let me know|feel free|i hope|hope (?:this|that|these)|would you like|"
     r"do you want|if you (?:need|want|would like|'d like|have any)|these (?:examples|tasks|are)|"
@@ -66,11 +53,6 @@ class _Section:
     output: list[str] | None = None
     surplus: list[str] = field(default_factory=list)  # a pair too many
     has_second_input: bool = False
-
-
-def is_placeholder(text: str) -> bool:
-    """Whether an input says that there is none: "<noinput>", "N/A", "none", a dash, nothing."""
-    return bool(_ONLY_MARKS.fullmatch(text) or _NO_INPUT.fullmatch(text))
 
 
 def is_remark(text: str) -> bool:

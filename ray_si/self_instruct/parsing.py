@@ -11,7 +11,8 @@ from ray_si.records import Instance
 from ray_si.self_instruct import original_rules
 from ray_si.self_instruct.headings import ENGLISH, Headings
 from ray_si.self_instruct.numbered import Item, read_list, read_marked, read_tasks
-from ray_si.self_instruct.pairs import Read, is_placeholder, read_pairs
+from ray_si.self_instruct.pairs import Read, read_pairs
+from ray_si.self_instruct.placeholders import is_placeholder
 from ray_si.self_instruct.thoughts import TAGS, Tag, split_thoughts
 
 Drop = Literal["last", "all"]

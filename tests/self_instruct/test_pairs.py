@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from ray_si.records import Instance
 from ray_si.self_instruct.headings import ENGLISH, lines_of
-from ray_si.self_instruct.pairs import is_placeholder, read_pairs
+from ray_si.self_instruct.pairs import read_pairs
 
 from .answer_forms import (
     CHINESE,
@@ -118,25 +118,6 @@ def test_labels_in_another_language():
 
 
 @pytest.mark.parametrize(
-    "text",
-    """<noinput>|<no input>|<none>|N/A|n/a|NA|N.A.|none|None.|NONE|(none)|[none]|**None**|`N/A`|null
-    |No input|no input needed|No input required.|No Input Required|not applicable|(empty)|-|—|...
-    |No additional input needed|None required
-    |No input is required for this task.|无|无输入|なし|keine|aucune|нет""".split("|"),
-)
-def test_words_for_no_input_are_none(text):
-    assert is_placeholder(text.strip())
-    assert _read(f"Input: {text.strip()}\nOutput: The Amazon.") == [("", "The Amazon.")]
-
-
-@pytest.mark.parametrize(
-    "text", ["no", "none of them", "+", "!", "0", "NaN", "no way", "N/A is one"]
-)
-def test_other_inputs_are_kept(text):
-    assert _read(f"Input: {text}\nOutput: x") == [(text, "x")]
-
-
-@pytest.mark.parametrize(
     ("text", "read"),
     [
         ("just text", [("", "just text", "no_instance")]),
@@ -179,6 +160,14 @@ def test_only_what_ends_an_answer_speaks_to_whoever_asked():
     text = f"{label}\nInput: {letter}\n\n{label}\nInput: {letter}"
     assert _read(text, output_first=True) == [(letter, "A"), (short, "A")]
     assert _read(f"Output: {letter}\nOutput: b") == [("", letter)]
+
+
+def test_an_input_that_says_why_there_is_none_is_empty():
+    text = "Example {}\nInput: {}\nOutput: {}"
+    said = ("None (no input needed)", "None (no input needed)", "None of the above")
+    rows = [text.format(n, one, f"It is {n}.") for n, one in enumerate(said, 1)]
+    read = [("", "It is 1."), ("", "It is 2."), ("None of the above", "It is 3.")]
+    assert _read("\n\n".join(rows)) == read
 
 
 def test_a_second_input_below_a_label_is_left_out():
