@@ -139,13 +139,17 @@ def _real(lines: Sequence[Line], main: Name) -> list[Line]:
     """The lines with only those headings that are no content; see `_outermost`.
 
     An example's heading stands alone on its line with a number, or heads a section that has other
-    headings, but not inside an input that still needs its output.
+    headings, but not inside an input that still needs its output. Where the answer has pairs, one
+    that heads none has to go on counting, or else is of a list inside an input or output.
     """
     real = _outermost(lines, main)
     names = [line.heading.name if line.heading else None for line in real]
     before: list[str | None] = [None]  # the heading of a pair or example that precedes each line
     for name in names:
         before.append(name if name in (*_PAIR, "example") else before[-1])
+    has_pairs = any(name in _PAIR for name in names)
+    bare: set[int] = set()  # headings of examples that have text, and no heading, below
+    has_text = False
     following = None  # the next heading of a pair in the section that a line begins
     is_next = False  # whether it is the next line that is not blank
     for place in range(len(real) - 1, -1, -1):
@@ -158,16 +162,43 @@ def _real(lines: Sequence[Line], main: Name) -> list[Line]:
         heading = line.heading if name in ("example", "task") else _bare_number(line)
         if heading is None:
             begins = False
+            has_text = True
         elif name is None:
             begins = is_next
         else:
             is_inside = following == main == "output" and before[place] == "input"
             titled = following and not is_inside and (heading.number is not None or name == "task")
             alone = name == "example" and heading.number is not None and not heading.rest
-            begins = bool(alone or titled or (is_next and not is_inside))
+            heads = bool(titled or (is_next and not is_inside))
+            begins = alone or heads
+            if begins and not heads and has_pairs and has_text:
+                bare.add(place)
+        has_text = has_text and not begins
         real[place] = replace(line, heading=heading if begins else None)
         following, is_next = None if begins else following, False
-    return real
+    return _counted(real, bare)
+
+
+def _counted(lines: Sequence[Line], bare: set[int]) -> list[Line]:
+    """The lines with only those ``bare`` headings of examples that go on counting the others.
+
+    Where one does not, a list of examples has begun, up to the next that heads a pair.
+    """
+    counted = list(lines)
+    last, is_listing = 0, False
+    for place, line in enumerate(lines):
+        heading = line.heading
+        if heading is None:
+            continue
+        number = heading.number or last + 1
+        if place in bare and (is_listing or number <= last):
+            is_listing = True
+            counted[place] = replace(line, heading=None)
+        elif heading.name == "example":
+            last, is_listing = number, False
+        elif heading.name in _PAIR:
+            last = max(last, 1)
+    return counted
 
 
 def _outermost(lines: Sequence[Line], main: Name) -> list[Line]:

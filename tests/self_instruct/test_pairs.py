@@ -170,6 +170,19 @@ def test_an_input_that_says_why_there_is_none_is_empty():
     assert _read("\n\n".join(rows)) == read
 
 
+def test_examples_that_an_output_lists_begin_no_other():
+    listed = "Two.\n\nExample 1:\nfoo\n\nExample 2:\nbar\n\nExample 3:\nbaz"
+    text = "Example {}\nInput: {}\nOutput: {}"
+    rows = [text.format(n, one, listed) for n, one in enumerate("abc", 1)]
+    assert _read("\n\n".join(rows)) == [(one, listed) for one in "abc"]
+    rows = [text.format(1, "a", "b"), "Example 2\nfoo", f"Example 3\nThe Nile.\nOutput: {listed}"]
+    assert read_pairs("\n\n".join(rows), output_first=False, headings=ENGLISH) == [
+        (Instance("a", "b"), None),
+        (Instance("", "foo"), "no_output"),
+        (Instance("The Nile.", listed), None),
+    ]
+
+
 def test_a_second_input_below_a_label_is_left_out():
     text = "Class label: A\nInput: x\nInput: y\nClass label: B\nInput: z"
     assert read_pairs(text, output_first=True, headings=ENGLISH) == [
@@ -202,6 +215,7 @@ def test_the_last_instance_of_an_answer_that_was_cut_off_is_unfinished(last):
         "The form says 'Input: 5 cm' twice.",
         "Let me know if you need more.\n\nBest wishes\nJo",
         "Usage:\n Input: foo\n Output: bar",
+        "It calls itself.\n\n**Example 1:**\nfoo",
         "## How\n\n### Input",
     ],
 )

@@ -8,8 +8,8 @@ from hypothesis import given, strategies as st
 from ray_si.self_instruct.placeholders import is_placeholder
 
 WORDS = """<noinput>|<no input>|<none>|N/A|n/a|NA|N.A.|none|None.|NONE|(none)|[none]|**None**|`N/A`
-    |null|No input|no input needed|No input required.|No Input Required|not applicable|(empty)|-|—|...
-    |No additional input needed|None required
+    |null|No input|no input needed|No input required.|No Input Required|not applicable|(empty)|-|—
+    |...|No additional input needed|None required
     |No input is required for this task.|无|无输入|なし|keine|aucune|нет""".split("|")
 
 
@@ -23,7 +23,8 @@ EXPLAINED = (
     "None. The task does not need an input.", "This task does not require an input.",
     "No input (the task is open-ended)", "No input needed - the task is self-contained.",
     "None\n\nThe task is self-contained.", "**None** – no input is needed",
-    "N/A 【no input needed】", "_No input required_ (self-contained task)", "(No input: the task is self-contained)",
+    "N/A 【no input needed】", "_No input required_ (self-contained task)",
+    "(No input: the task is self-contained)",
     "None, as the task is open-ended", "None because this task doesn't need any input",
     "N/A: the instruction needs no input.", "<noinput> (no input needed)",
     "`None` (The instruction doesn’t require input.)", "None. Input is not needed.",
