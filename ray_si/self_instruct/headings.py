@@ -77,6 +77,7 @@ class Number:
 _BLANK = re.compile(r"\s*(?:-{3,}|\*{3,}|_{3,}|={3,}|—{3,})?\s*")
 _FENCE = re.compile(r"(?:^|[:：*])\s*(?P<fence>`{3,}|~{3,})[^`]*$")
 _NAMED_FENCE = re.compile(r"(?:`{3,}|~{3,})[\w+#.-]+")
+_TEXT_FENCE = re.compile(r"(?:`{3,}|~{3,})\s?(?:te?xt|plain(?:text)?|markdown|md|input)?")
 _BARE_FENCE = re.compile(r"`{3,}|~{3,}")
 _INVISIBLE = (
     "\ufeff\u200b\u2060\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -160,6 +161,15 @@ def without_fences(text: str, headings: Headings) -> str:
         elif in_fence or not has_been or heading_of(row, headings) or item_number(row):
             kept.append(row)
     return "\n".join(kept)
+
+
+def unfenced(text: str) -> str:
+    """A text without the fence around the whole of it, unless that says what code it is."""
+    rows = text.split("\n")
+    is_text = _TEXT_FENCE.fullmatch(rows[0].rstrip())
+    if is_text and len(rows) > 1 and _end_of_fence(rows, 0, len(rows)) == len(rows) - 1:
+        return "\n".join(rows[1:-1]).strip()
+    return text
 
 
 def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading | None:
