@@ -114,7 +114,7 @@ def read_list(text: str, *, chat: bool, headings: Headings) -> list[Item]:
 def read_marked(text: str, *, headings: Headings) -> list[Item] | None:
     """What stands behind the last heading of an instruction, up to the next heading, as a list.
 
-    None where there is no such heading.
+    An input below it is left out (further_pair). None where there is no such heading.
     """
     lines = lines_of(text, headings)
     marked = [
@@ -126,8 +126,22 @@ def read_marked(text: str, *, headings: Headings) -> list[Item] | None:
         return None
     heading, rows = lines[marked[-1]].heading, lines[marked[-1] + 1 :]
     assert heading
-    behind = [line.text for line in takewhile(lambda line: not line.heading, rows)]
-    return read_list("\n".join([heading.rest, *behind]), chat=False, headings=headings)
+    end = next((place for place, line in enumerate(rows) if line.heading), len(rows))
+    behind, further = [line.text for line in rows[:end]], rows[end:]
+    items = read_list("\n".join([heading.rest, *behind]), chat=False, headings=headings)
+    if _has_input(further):
+        text = _squeezed([line.text for line in further], headings)
+        items.append(Item(text, "further_pair"))
+    return items
+
+
+def _has_input(lines: Sequence[Line]) -> bool:
+    """Whether these lines hold an input, which may say that there is none."""
+    for place, line in enumerate(lines):
+        if line.heading and line.heading.name == "input":
+            below = takewhile(lambda line: not line.heading, lines[place + 1 :])
+            return not is_placeholder(value_of([line.heading.rest, *(one.text for one in below)]))
+    return False
 
 
 def _number(line: Line) -> Number | None:
@@ -196,9 +210,9 @@ def read_tasks(text: str, *, chat: bool, headings: Headings) -> list[Item]:
     """The tasks of an answer, each with the instance that came with it, if one did.
 
     A task begins at the heading of its instruction (at a number, where there is no such heading);
-    its input and output have headings of their own. What follows a second one is left out.
-    Without a ``chat`` an output ends at a blank line, as in the prompt. Reasons: preamble,
-    second_input, remark (behind the last).
+    its input and output have headings of their own. Without a ``chat`` an output ends at a blank
+    line, as in the prompt. Reasons: preamble, second_input, further_pair (what follows a second
+    heading), remark (behind the last).
     """
     lines = _outermost(lines_of(text, headings))
     if not any(line.heading and line.heading.name == "instruction" for line in lines):
@@ -209,11 +223,15 @@ def read_tasks(text: str, *, chat: bool, headings: Headings) -> list[Item]:
     parts: dict[str, list[str]] = {"instruction": []}
     part = parts["instruction"]
     flaw: str | None = None
+    surplus: list[str] = []
 
     def close() -> None:
         if said := _squeezed(parts["instruction"], headings):
             reason = "preamble" if is_preamble else flaw
             items.append(Item(said, reason, None if reason else _instance(parts, chat)))
+        if further := _squeezed(surplus, headings):
+            items.append(Item(further, "further_pair"))
+        surplus.clear()
 
     for place, line in enumerate(lines):
         heading = line.heading
@@ -227,10 +245,11 @@ def read_tasks(text: str, *, chat: bool, headings: Headings) -> list[Item]:
             parts = {"instruction": [heading.rest]}
             part = parts["instruction"]
         elif name in ("input", "output"):
-            if name == "input" and "input" in parts and "output" not in parts:
-                flaw = "second_input"
-            if name in parts or "output" in parts:
-                part = []
+            if "output" in parts:
+                part = surplus
+                part.append(line.text)
+            elif name in parts:
+                flaw, part = "second_input", []
             else:
                 part = parts[name] = [heading.rest]
         elif not _heads_task(lines, place):

@@ -100,8 +100,9 @@ def parse_marked(
 ) -> list[Candidate]:
     """Read the instruction behind its heading; what stands before it, a plan, is no part of it.
 
-    As `parse_instructions` otherwise. A completion without that heading comes back as one candidate
-    with reason "unmarked", or "unfinished" where the model ran out of tokens.
+    As `parse_instructions` otherwise; an input below it is a candidate with reason "further_pair".
+    A completion without that heading comes back as one candidate with reason "unmarked", or
+    "unfinished" where the model ran out of tokens.
     """
     parts = split_thoughts(text, tags)
     items = read_marked(parts.answer, headings=headings)
@@ -135,8 +136,8 @@ def _candidates(
     if not items:
         return [Candidate(0, text, "empty_completion")]
     last = max((i for i, item in enumerate(items) if item.reason is None), default=-1)
-    if items[-1].reason == "remark":
-        last = -1  # it is the remark that is unfinished
+    if items[-1].reason in ("remark", "further_pair"):
+        last = -1  # it is these that are unfinished
     candidates = []
     for i, item in enumerate(items):
         is_cut = finish_reason == "length" and (drop == "all" or i == last)

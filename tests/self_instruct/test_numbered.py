@@ -197,6 +197,17 @@ def test_tasks_without_the_heading_of_their_instruction_begin_at_their_numbers()
     assert read_tasks(text, chat=True, headings=ENGLISH) == tasks
 
 
+def test_what_follows_the_pair_of_a_task_is_left_out_with_a_reason():
+    task = "Instruction: Add.\nInput: 1\nOutput: 2"
+    more = "\nInput: 3\nOutput: 4\n"
+    for text, chat in ((task + more, False), (task + more, True)):
+        assert read_tasks(f"{text}\n{task}", chat=chat, headings=ENGLISH) == [
+            Item("Add.", None, Instance("1", "2")),
+            Item("Input: 3 Output: 4", "further_pair"),
+            Item("Add.", None, Instance("1", "2")),
+        ]
+
+
 def test_a_task_with_two_inputs_says_so():
     (item,) = read_tasks("Add.\nInput: 1\nInput: 2\nOutput: 3", chat=False, headings=ENGLISH)
     assert (item.reason, item.instance) == ("second_input", None)

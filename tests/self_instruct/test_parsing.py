@@ -384,6 +384,26 @@ def test_an_instruction_is_what_stands_behind_its_last_heading(marked):
     assert {item.reason for item in found} <= {None, "remark"}
 
 
+def test_an_input_below_a_marked_instruction_is_counted():
+    text = "Instruction: Compute the tip.\nInput: a bill\nof 40 dollars\nOutput: 6 dollars"
+    for finish_reason in ("stop", "length"):
+        assert parse_marked(f"{PLAN}\n{text}", finish_reason) == [
+            Candidate(0, "Compute the tip."),
+            Candidate(1, "Input: a bill of 40 dollars Output: 6 dollars", "further_pair"),
+        ]
+    (item,) = parse_marked("Instruction: Sing.\nInput: N/A (no input needed)\nOutput: La", "stop")
+    assert item == Candidate(0, "Sing.")
+
+
+def test_an_unfinished_further_pair_leaves_its_task_whole():
+    text = "Instruction: Add.\nInput: 1\nOutput: 2\nInput: 3\nOut"
+    found = parse_joint(text, "length", chat=True)
+    assert [(item.text, item.reason) for item in found] == [
+        ("Add.", None),
+        ("Input: 3 Out", "further_pair"),
+    ]
+
+
 def test_without_a_heading_a_plan_is_no_instruction():
     assert parse_marked(PLAN, "stop") == [Candidate(0, PLAN, "unmarked")]
     assert parse_marked(PLAN, "length") == [Candidate(0, PLAN, "unfinished")]
