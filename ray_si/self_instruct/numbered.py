@@ -24,6 +24,11 @@ from ray_si.self_instruct.pairs import is_remark, value_of, without_remark
 from ray_si.self_instruct.placeholders import is_placeholder
 
 _BULLET = re.compile(r"\s*([-*+•–]) +(\S.*)")
+_EMPHASISED = re.compile(
+    r"(?P<mark>\*{1,3})(?P<said>[^*\s](?:[^*]*[^*\s])?)(?P=mark)"
+    r"(?P<colon>[:：]| [-–—](?= ))?(?P<space>\s*)(?P<rest>[^\s*].*|)"
+)
+_SMALL = frozenset("a an and at by for from in of on or the to vs with &".split())
 
 
 @dataclass
@@ -194,7 +199,23 @@ def _undecorated(text: str) -> str:
         inner = text[len(mark) : -len(mark)]
         if text == f"{mark}{inner}{mark}" and inner and mark not in inner:
             return inner.strip()
-    return text
+    return _untitled(text)
+
+
+def _untitled(text: str) -> str:
+    """A line without emphasis of its beginning, or all of that where it is a title: **Rural Life**:
+
+    A title has two words or more, all with capitals.
+    """
+    match = _EMPHASISED.fullmatch(text)
+    if match is None:
+        return text
+    words = match["said"].rstrip(":： ").split()
+    has_colon = match["colon"] or match["said"].endswith((":", "："))
+    is_title = len(words) > 1 and all(word[0].isupper() or word in _SMALL for word in words)
+    if has_colon and is_title and match["rest"]:
+        return match["rest"]
+    return f"{match['said']}{match['colon'] or ''}{match['space']}{match['rest']}"
 
 
 def _title(text: str, headings: Headings) -> Heading | Number | None:

@@ -153,7 +153,11 @@ def _cut_in_thought(items: list[Item], thought: str, sentence_case: bool) -> lis
     return _candidates("", items, "stop", "last", sentence_case)
 
 
-_ANSWER = r"\W*(?:(?:the |my |final )*answer\W+(?:is\W+)?|type\W+)?"
+_ANSWER = (
+    r"\W*(?:(?:the |my |final )*answer\W+(?:is\W+)?|type\W+"
+    r"|classification(?: task)?[^\w\n]*[:：?][^\w\n]*(?=(?:yes|no)\b))?"
+)
+"""What may stand before the answer itself."""
 
 
 def parse_classification(

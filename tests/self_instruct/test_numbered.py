@@ -106,6 +106,11 @@ def test_a_list_inside_an_item_stays_there(items, form, first):
                                                           "Meet at 10:30 pm."]),
         ("1. Write a poem\n   about rain.", ["Write a poem about rain."]),
         ("- a b\n- c\n  d", ["a b", "c d"]),
+        ("9. **Poetry Analysis**: Analyze it.\n10. **Art of the Day:** Say it.\n"
+         "11. **Rural Life** – Praise it.", ["Analyze it.", "Say it.", "Praise it."]),
+        ("1. **Translate** the word.\n2. *Sum up*: it.\n3. **Say**: Hello You",
+         ["Translate the word.", "Sum up: it.", "Say: Hello You"]),
+        ("1. *args and **kwargs*\n2. **a** or **b**", ["*args and **kwargs*", "a or **b**"]),
         ("1. a b\n2. c d\nLet me know if you need more!", ["a b", "c d"]),
         ("一、写一首诗。\n二、解释。\n十一、好的。", ["写一首诗。", "解释。", "好的。"]),
         ("1️⃣ a b\n2️⃣ c d", ["a b", "c d"]),
