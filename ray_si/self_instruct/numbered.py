@@ -328,8 +328,11 @@ def _heads_task(lines: Sequence[Line], place: int) -> bool:
     """Whether a line is the number or title of the task whose instruction is next."""
     line = lines[place]
     number = None if line.in_fence else item_number(line.text)
-    if not (line.heading or (number and not number.rest)):
+    heading = line.heading
+    if heading and heading.rest and heading.name != "task":
+        return False
+    if not (heading or (number and not number.rest)):
         return False
     later = (line for line in lines[place + 1 :] if not line.is_blank)
-    heading = next(later, Line("")).heading
-    return heading is not None and heading.name == "instruction"
+    following = next(later, Line("")).heading
+    return following is not None and following.name == "instruction"

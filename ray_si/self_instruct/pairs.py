@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_si.records import Instance
@@ -40,6 +40,13 @@ _REMARK_ELSEWHERE = re.compile(
     re.IGNORECASE,
 )
 """The same in other languages."""
+
+_LETTER = re.compile(
+    r"(?:subject\s*:.*\n+)?(?:dear|hi|hello|hey|greetings|good (?:morning|afternoon|evening))\b"
+    r"[^\n.?]{0,60}\n",
+    re.IGNORECASE,
+)
+_OF_ANSWER = re.compile(r"\b(?:inputs?|outputs?|examples?|tasks?|instructions?)\b", re.IGNORECASE)
 
 
 @dataclass
@@ -140,7 +147,7 @@ def _real(lines: Sequence[Line], main: Name) -> list[Line]:
 
     An example's heading stands alone on its line with a number, or heads a section that has other
     headings, but not inside an input that still needs its output. Where the answer has pairs, one
-    that heads none has to go on counting, or else is of a list inside an input or output.
+    that heads none for certain has to go on counting, or is of a list inside an input or output.
     """
     real = _outermost(lines, main)
     names = [line.heading.name if line.heading else None for line in real]
@@ -148,14 +155,16 @@ def _real(lines: Sequence[Line], main: Name) -> list[Line]:
     for name in names:
         before.append(name if name in (*_PAIR, "example") else before[-1])
     has_pairs = any(name in _PAIR for name in names)
-    bare: set[int] = set()  # headings of examples that have text, and no heading, below
+    doubtful: dict[int, bool] = {}  # headings of examples -> whether only inside an input
     has_text = False
     following = None  # the next heading of a pair in the section that a line begins
+    is_numbered = False  # whether that may begin a section itself
     is_next = False  # whether it is the next line that is not blank
     for place in range(len(real) - 1, -1, -1):
         line, name = real[place], names[place]
         if name in _PAIR:
             following, is_next = name, True
+            is_numbered = line.heading is not None and line.heading.number is not None
             continue
         if line.is_blank:
             continue
@@ -171,33 +180,36 @@ def _real(lines: Sequence[Line], main: Name) -> list[Line]:
             alone = name == "example" and heading.number is not None and not heading.rest
             heads = bool(titled or (is_next and not is_inside))
             begins = alone or heads
-            if begins and not heads and has_pairs and has_text:
-                bare.add(place)
+            is_bare = alone and (not heads or is_numbered)
+            may_be_inside = name == "example" and following == main == "output"
+            if (is_bare or may_be_inside) and has_pairs and has_text and not is_next:
+                doubtful[place] = not is_bare
         has_text = has_text and not begins
         real[place] = replace(line, heading=heading if begins else None)
         following, is_next = None if begins else following, False
-    return _counted(real, bare)
+    return _counted(real, doubtful)
 
 
-def _counted(lines: Sequence[Line], bare: set[int]) -> list[Line]:
-    """The lines with only those ``bare`` headings of examples that go on counting the others.
+def _counted(lines: Sequence[Line], doubtful: Mapping[int, bool]) -> list[Line]:
+    """The lines with only those ``doubtful`` headings of examples that go on counting the others.
 
-    Where one does not, a list of examples has begun, up to the next that heads a pair.
+    Where one does not, a list of examples has begun, up to the next heading for certain.
     """
     counted = list(lines)
-    last, is_listing = 0, False
+    last, is_listing, in_input = 0, False, False
     for place, line in enumerate(lines):
         heading = line.heading
         if heading is None:
             continue
         number = heading.number or last + 1
-        if place in bare and (is_listing or number <= last):
+        is_doubtful = place in doubtful and (in_input or not doubtful[place])
+        if is_doubtful and (is_listing or number <= last):
             is_listing = True
             counted[place] = replace(line, heading=None)
         elif heading.name == "example":
-            last, is_listing = number, False
+            last, is_listing, in_input = number, False, False
         elif heading.name in _PAIR:
-            last = max(last, 1)
+            last, is_listing, in_input = max(last, 1), False, heading.name == "input"
     return counted
 
 
@@ -205,14 +217,19 @@ def _outermost(lines: Sequence[Line], main: Name) -> list[Line]:
     """The lines with only those headings of each kind that stand furthest left.
 
     What comes after the first ``main`` heading only must not stand deeper than it either (the input
-    below a label may), nor an example that comes after the first heading of a pair.
+    below a label may), nor an example that comes after the first heading of a pair. Of examples the
+    first with a number tells how far left they stand, since inputs and outputs may hold others.
     """
     leftmost: dict[Name, Heading] = {}
     first: dict[Name, int] = {}
     for place, line in enumerate(lines):
         if heading := line.heading:
             first.setdefault(heading.name, place)
-            leftmost[heading.name] = _left(heading, leftmost.get(heading.name))
+            known = leftmost.get(heading.name)
+            if heading.name != "example" or known is None or known.number == heading.number is None:
+                leftmost[heading.name] = _left(heading, known)
+            elif known.number is None:
+                leftmost[heading.name] = heading
     pair = min((name for name in first if name in _PAIR), key=first.__getitem__, default=main)
     for name in leftmost:
         leading = main if name in _PAIR else pair
@@ -379,9 +396,15 @@ def value_of(rows: Sequence[str]) -> str:
     return text
 
 
-def without_remark(text: str) -> tuple[str, str]:
-    """What an answer ends with, and the remark that follows it after a blank line."""
+def without_remark(text: str, *, strict: bool = False) -> tuple[str, str]:
+    """What an answer ends with, and the remark that follows it after a blank line.
+
+    Behind a letter, or where that is ``strict``, it has to speak of examples or tasks.
+    """
     rows = text.split("\n")
     blank = max((place for place, row in enumerate(rows) if not row.strip()), default=0)
     last = "\n".join(rows[blank:]).strip()
-    return (value_of(rows[:blank]), last) if blank and is_remark(last) else (text, "")
+    is_open = bool(blank) and is_remark(last)
+    if is_open and (strict or _LETTER.match(text)):
+        is_open = _OF_ANSWER.search(last) is not None
+    return (value_of(rows[:blank]), last) if is_open else (text, "")

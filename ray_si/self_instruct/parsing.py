@@ -248,8 +248,6 @@ _ANNOUNCED = re.compile(
 )
 """A first paragraph of one line that announces an input."""
 
-_OF_INPUTS = re.compile(r"\b(?:inputs?|examples?|tasks?|instructions?)\b", re.IGNORECASE)
-
 
 def _alone(text: str, headings: Headings) -> str:
     """The input in a text, without what a model writes around it."""
@@ -260,10 +258,7 @@ def _alone(text: str, headings: Headings) -> str:
     heading = heading_of(first, headings)
     if heading and heading.name == "input":
         text = f"{heading.rest}\n{below}".strip()
-    text = unfenced(text)
-    rest, remark = without_remark(text)
-    # a letter may end so, too
-    return rest if remark and _OF_INPUTS.search(remark) else text
+    return without_remark(unfenced(text), strict=True)[0]
 
 
 _TITLE_BEFORE_NAME = re.compile(r"\b(?:Dr|Mrs?|Ms|Prof|St|vs|e\.g|i\.e)\.$")

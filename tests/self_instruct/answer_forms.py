@@ -147,6 +147,5 @@ CONTENTS = (
 )
 """Inputs and outputs of one or several lines, with markers that are none."""
 
-FAREWELL = "\n\nLet me know if you have any questions."
-LETTERS = SENTENCES.map(lambda said: f"Hi Jo,\n\n{said}{FAREWELL}")
+LETTERS = SENTENCES.map(lambda said: f"Hi Jo,\n\n{said}\n\nLet me know if you have any questions.")
 """They end as answers may that speak to whoever asked."""

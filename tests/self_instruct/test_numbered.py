@@ -12,7 +12,6 @@ from ray_si.self_instruct.numbered import Item, read_list, read_tasks
 from .answer_forms import (
     CHINESE,
     CONTENTS,
-    FAREWELL,
     LETTERS,
     NUMBERED,
     REMARKS,
@@ -178,7 +177,6 @@ def test_no_text_makes_a_reader_raise_and_no_decoration_heads_an_item(text, chat
 def test_whole_tasks_in_any_form_are_read_as_they_were(
     tasks, form, separator, number, before, behind
 ):
-    tasks[-1] = (*tasks[-1][:2], tasks[-1][2].removesuffix(FAREWELL))
     rows = [filled(form, n, t=t, i=i, o=o) for n, (t, i, o) in enumerate(tasks, number)]
     read = read_tasks(before + separator.join(rows) + behind, chat=True, headings=ENGLISH)
     assert [(item.text, item.instance) for item in read if item.reason is None] == [
@@ -211,6 +209,13 @@ def test_what_follows_the_pair_of_a_task_is_left_out_with_a_reason():
             Item("Input: 3 Output: 4", "further_pair"),
             Item("Add.", None, Instance("1", "2")),
         ]
+
+
+def test_the_last_line_of_an_output_stays_whatever_it_looks_like():
+    text = "1. Instruction: Explain it.\nOutput: {}\n\n2. Instruction: Sing.\nOutput: La"
+    for output in ("An outcast.\nExample: He is one.", "It is one.\nClass label: Spam"):
+        first, second = read_tasks(text.format(output), chat=True, headings=ENGLISH)
+        assert (first.instance, second.text) == (Instance("", output), "Sing.")
 
 
 def test_a_task_with_two_inputs_says_so():

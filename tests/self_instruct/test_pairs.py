@@ -14,7 +14,6 @@ from ray_si.self_instruct.pairs import read_pairs
 from .answer_forms import (
     CHINESE,
     CONTENTS,
-    FAREWELL,
     GERMAN,
     LABELLED,
     LETTERS,
@@ -40,7 +39,6 @@ def _read(text: str, *, output_first: bool = False, headings=ENGLISH) -> list[tu
     st.sampled_from(REMARKS),
 )
 def test_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, number, before, behind):
-    pairs[-1] = (pairs[-1][0], pairs[-1][1].removesuffix(FAREWELL))
     rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, number)]
     assert _read(before + separator.join(rows) + behind) == pairs
 
@@ -152,14 +150,16 @@ def test_only_what_ends_an_answer_speaks_to_whoever_asked():
     )
     text = f"Example 1\nInput: {letter}\nOutput: {letter}\nExample 2\nOutput: b"
     assert _read(text) == [(letter, letter), ("", "b")]
-    short, _, remark = letter.rpartition("\n\n")
-    assert read_pairs(f"Output: {letter}", output_first=False, headings=ENGLISH) == [
+    assert _read(f"Output: {letter}\n\nI hope this example helps!") == [("", letter)]
+    note = letter.removeprefix("Hi Jo,\n\n")
+    short, _, remark = note.rpartition("\n\n")
+    assert read_pairs(f"Output: {note}", output_first=False, headings=ENGLISH) == [
         (Instance("", short), None),
         (Instance("", remark), "remark"),
     ]
-    text = f"{label}\nInput: {letter}\n\n{label}\nInput: {letter}"
-    assert _read(text, output_first=True) == [(letter, "A"), (short, "A")]
-    assert _read(f"Output: {letter}\nOutput: b") == [("", letter)]
+    text = f"{label}\nInput: {note}\n\n{label}\nInput: {note}"
+    assert _read(text, output_first=True) == [(note, "A"), (short, "A")]
+    assert _read(f"Output: {note}\nOutput: b") == [("", note)]
 
 
 def test_an_input_that_says_why_there_is_none_is_empty():
@@ -170,10 +170,28 @@ def test_an_input_that_says_why_there_is_none_is_empty():
     assert _read("\n\n".join(rows)) == read
 
 
+LISTED = "Say whether n is one.\n\nExample 1:\nIn: 1\n\nExample 2:\nIn: 2\n\nExample 3:\nIn: 3"
+NOTE = "An outcast.\nExample: He is one."
+
+
+@given(
+    st.lists(st.tuples(SENTENCES, st.sampled_from((LISTED, NOTE))), min_size=1, max_size=3),
+    st.sampled_from([form for form in PAIRS if "Input" in form and "Example" in form]),
+    st.sampled_from((1, 9)),
+    st.booleans(),
+)
+def test_a_text_may_list_examples_whatever_the_form(pairs, form, number, of_input):
+    pairs = [pair[::-1] if of_input else pair for pair in pairs]
+    rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, number)]
+    assert _read("\n\n".join(rows)) == pairs
+
+
 def test_examples_that_an_output_lists_begin_no_other():
     listed = "Two.\n\nExample 1:\nfoo\n\nExample 2:\nbar\n\nExample 3:\nbaz"
     text = "Example {}\nInput: {}\nOutput: {}"
     rows = [text.format(n, one, listed) for n, one in enumerate("abc", 1)]
+    assert _read("\n\n".join(rows)) == [(one, listed) for one in "abc"]
+    rows = [f"{n}. Input: {one}\n   Output: {listed}" for n, one in enumerate("abc", 7)]
     assert _read("\n\n".join(rows)) == [(one, listed) for one in "abc"]
     rows = [text.format(1, "a", "b"), "Example 2\nfoo", f"Example 3\nThe Nile.\nOutput: {listed}"]
     assert read_pairs("\n\n".join(rows), output_first=False, headings=ENGLISH) == [
