@@ -45,7 +45,7 @@ class Heading:
 
     def is_right_of(self, other: Heading) -> bool:
         """Whether it stands further right, by more than one blank: 10. is wider than 9."""
-        return self.column - (self.indent > other.indent) > other.column
+        return self.column - (self.indent == other.indent + 1) > other.column
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ _MARKS = rf"(?:[>#=~\s·‣\u2190-\u2bff\ufe0f\U0001f000-\U0001faff{_INVISIBLE}]
 """Before a heading: white space, hashes, quote marks, bullets, the stars of org-mode, symbols, and
 what cannot be seen."""
 
+_PARTS = {"input", "output", "label", "instruction"}
 _ONLY_MARKS = re.compile(r"\s*[#=~*_-]*\s*")
 
 _DEEPEST = 80
@@ -167,7 +168,7 @@ def unfenced(text: str) -> str:
     """A text without the fence around the whole of it, unless that says what code it is."""
     rows = text.split("\n")
     is_text = _TEXT_FENCE.fullmatch(rows[0].rstrip())
-    if is_text and len(rows) > 1 and _end_of_fence(rows, 0, len(rows)) == len(rows) - 1:
+    if is_text and len(rows) > 1 and _end_of_fence(rows, 0) == len(rows) - 1:
         return "\n".join(rows[1:-1]).strip()
     return text
 
@@ -204,8 +205,8 @@ def _inner(heading: Heading | None, headings: Headings, any_case: bool) -> Headi
 def without_deeper(lines: Sequence[Line], leftmost: Mapping[Name, Heading]) -> list[Line]:
     """The lines with only those headings that stand no further right than the ``leftmost``.
 
-    One blank further right counts for an input or output only where its example or task has no
-    other, and for no input behind an output.
+    One blank further right may stand a heading with a number, and an input or output that is due:
+    right below the beginning of an example or task, behind an instruction, or behind its input.
     """
     near = [
         replace(line, heading=None)
@@ -213,28 +214,47 @@ def without_deeper(lines: Sequence[Line], leftmost: Mapping[Name, Heading]) -> l
         else line
         for line in lines
     ]
-    places: list[int] = []  # the number of the example or task that each line is of
-    known: set[tuple[int, Name]] = set()  # what each has without a blank, or before
-    for line in near:
-        heading = line.heading
-        if heading:
-            begins = _begins(heading) or heading.name == "label"
-        else:
-            begins = not line.in_fence and item_number(line.text) is not None
-        places.append(begins + (places[-1] if places else 0))
-        if heading and heading.column <= leftmost[heading.name].column:
-            known.add((places[-1], heading.name))
+    exact = [
+        line.heading.name
+        if line.heading and line.heading.column <= leftmost[line.heading.name].column
+        else None
+        for line in near
+    ]
     kept: list[Line] = []
-    with_output = None  # the last of them that has one
-    for line, place in zip(near, places, strict=True):
+    last: Name | None = None  # an input or output
+    least: int | None = 1  # white space before a heading that may follow; None: none may
+    is_firm = False  # whether that holds beyond the next line
+    for place, line in enumerate(near):
         heading = line.heading
-        if heading and heading.column > leftmost[heading.name].column:
-            is_late = heading.name == "input" and with_output == place
-            if is_late or (place, heading.name) in known:
+        if heading and not exact[place]:
+            is_new = least is not None and heading.indent >= least
+            if heading.name == "input":
+                is_due = is_new and last != "input"
+            elif heading.name == "output":
+                following = (name for name in exact[place:] if name in ("input", "output"))
+                is_due = (is_new or last == "input") and next(following, None) != "output"
+            elif heading.number is None:
+                is_due = is_new and heading.name == "instruction"
+            else:
+                is_due = leftmost[heading.name].name == heading.name
+            if not is_due:
                 line = replace(line, heading=None)
-            known.add((place, heading.name))
-        if line.heading and line.heading.name == "output":
-            with_output = place
+                heading = None
+        number = None if line.in_fence or heading else item_number(line.text)
+        if heading and heading.name in ("input", "output"):
+            last, least = heading.name, None
+        elif heading and heading.name in ("instruction", "label"):
+            least, is_firm = 1, True
+        elif is_firm and least:
+            pass
+        elif begun := heading or number:
+            least = 2 if begun.rest else 1
+            is_of_task = begun is number or (heading and heading.name == "task")
+            if "instruction" in leftmost and (begun.rest or not is_of_task):
+                least = None
+            is_firm = False
+        elif not line.is_blank:
+            least = None
         kept.append(line)
     return kept
 
@@ -274,20 +294,37 @@ def _fenced(rows: Sequence[str], headings: Headings) -> list[bool]:
     Where what closes a fence is left over, another lacks it and took the beginning of the next for
     its end: then no fence goes on past where an example or task begins.
     """
-    inside, is_one_over = _inside(rows, ())
-    if is_one_over:
-        found = ((place, heading_of(row, headings)) for place, row in enumerate(rows))
-        begins = [place for place, heading in found if heading and _begins(heading)]
-        inside, _ = _inside(rows, begins)
-    return inside
+    begins = _beginnings(rows, headings) if any(map(_FENCE.search, rows)) else []
+    inside, is_one_over = _inside(rows, begins)
+    return _inside(rows, begins, passing=False)[0] if is_one_over and begins else inside
+
+
+def _beginnings(rows: Sequence[str], headings: Headings) -> list[int]:
+    """Where examples and tasks begin: those with inputs or outputs, where any have them."""
+    begins: list[int] = []
+    with_parts: list[int] = []
+    has_part = False  # whether the next heading is of an input or output, of this one
+    for place in range(len(rows) - 1, -1, -1):
+        heading = heading_of(rows[place], headings)
+        if heading is None:
+            continue
+        is_part = heading.name in _PARTS
+        if _begins(heading):
+            begins.insert(0, place)
+            if is_part or has_part or _inner(heading, headings, False):
+                with_parts.insert(0, place)
+        has_part = is_part and not _begins(heading)
+    return with_parts or begins
 
 
 def _begins(heading: Heading) -> bool:
-    return heading.number is not None or heading.name in ("example", "task", "instruction")
+    return heading.number is not None or heading.name in ("example", "task", "instruction", "label")
 
 
-def _inside(rows: Sequence[str], limits: Sequence[int]) -> tuple[list[bool], bool]:
-    """The same, no fence going on past one of the ``limits``, and whether what closes one is left.
+def _inside(
+    rows: Sequence[str], begins: Sequence[int], *, passing: bool = True
+) -> tuple[list[bool], bool]:
+    """The same, where fences may go on ``passing`` what begins, and whether an end is left over.
 
     That stands alone on its line, and nothing on the next.
     """
@@ -295,8 +332,8 @@ def _inside(rows: Sequence[str], limits: Sequence[int]) -> tuple[list[bool], boo
     is_one_over = False
     start = 0
     while start < len(rows):
-        stop = next((place for place in limits if place > start), len(rows))
-        end = _end_of_fence(rows, start, stop)
+        stop = len(rows) if passing else next((n for n in begins if n > start), len(rows))
+        end = _end_of_fence(rows[:stop], start, begins)
         if end is None:
             is_last = not "".join(rows[start + 1 : start + 2]).strip()
             is_one_over |= is_last and _BARE_FENCE.fullmatch(rows[start].strip()) is not None
@@ -307,30 +344,47 @@ def _inside(rows: Sequence[str], limits: Sequence[int]) -> tuple[list[bool], boo
     return inside, is_one_over
 
 
-def _end_of_fence(rows: Sequence[str], start: int, stop: int) -> int | None:
-    """The line before ``stop`` that ends the fence which opens on this one; None where none does.
-
-    A fence inside another opens with the name of a language.
-    """
+def _end_of_fence(rows: Sequence[str], start: int, begins: Sequence[int] = ()) -> int | None:
+    """The line that ends the fence which opens on this one; None where none does."""
     if match := _FENCE.search(rows[start]):
-        fence, depth = match["fence"], 1
-        for number in range(start + 1, stop):
-            row = rows[number].strip()
-            if row.startswith(fence):
-                depth += _NAMED_FENCE.fullmatch(row) is not None
-                depth -= not row.strip(fence[0])
-            if not depth:
-                return number
-        return None
+        return _end_of_outer(rows, start, match["fence"], begins)
     for quotes, opens, closes in _QUOTES:
         if rows[start].count(quotes) % 2 and opens.search(rows[start]):
             later = (
                 i
-                for i in range(start + 1, stop)
+                for i in range(start + 1, len(rows))
                 if rows[i].count(quotes) % 2 and closes.search(rows[i])
             )
             return next(later, None)
     return None
+
+
+def _end_of_outer(rows: Sequence[str], start: int, fence: str, begins: Sequence[int]) -> int | None:
+    """The end of a fence in which others may open, with the names of languages.
+
+    None opens inside where something has begun, unless the fence is around all that begins.
+    """
+    depth = 1
+    opened: int | None = None  # the first inside
+    first: int | None = None  # the first end
+    for number in range(start + 1, len(rows)):
+        row = rows[number].strip()
+        if not row.startswith(fence):
+            continue
+        if _NAMED_FENCE.fullmatch(row):
+            depth += 1
+            opened = opened or number
+        elif not row.strip(fence[0]):
+            depth -= 1
+            first = first or number
+            if not depth:
+                passed = [place for place in begins if start < place < number]
+                if opened is None or passed in ([], list(begins)):
+                    return number
+                break
+    if first is None or any(start < place < first for place in begins):
+        return None
+    return first
 
 
 @cache

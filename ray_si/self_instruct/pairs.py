@@ -180,9 +180,9 @@ def _real(lines: Sequence[Line], main: Name) -> list[Line]:
             alone = name == "example" and heading.number is not None and not heading.rest
             heads = bool(titled or (is_next and not is_inside))
             begins = alone or heads
-            is_bare = alone and (not heads or is_numbered)
+            is_bare = alone and has_text and not is_next and (not heads or is_numbered)
             may_be_inside = name == "example" and following == main == "output"
-            if (is_bare or may_be_inside) and has_pairs and has_text and not is_next:
+            if has_pairs and (is_bare or may_be_inside):
                 doubtful[place] = not is_bare
         has_text = has_text and not begins
         real[place] = replace(line, heading=heading if begins else None)
@@ -322,7 +322,7 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
 def _is_content(heading: Heading | None, output: Heading, section: _Section) -> bool:
     """Whether the heading of an input is inside an input that has none."""
     is_input = heading is not None and heading.name == "input"
-    return is_input and any(section.before) and heading.is_right_of(output)
+    return is_input and any(section.before) and heading.column > output.column
 
 
 def _begin(before: list[str] | None, line: Line) -> list[str]:

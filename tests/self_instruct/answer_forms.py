@@ -133,7 +133,7 @@ _INSIDE = (
     '"""\nExample 1\n\nInput: x\n"""',
     'text = f"""\nOutput: x\n""")',
     'He says """ is a quote.',
-    "```markdown\n# x\n```bash\nOutput: y\n```\nExample 2\n```",
+    "```markdown\n# x\n```bash\nOutput: y\n```\nInput: z\n```",
     "",
 )
 CONTENTS = (
