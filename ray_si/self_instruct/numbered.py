@@ -12,15 +12,23 @@ from ray_si.self_instruct.headings import (
     Heading,
     Headings,
     Line,
+    Name,
     Number,
     heading_of,
     item_number,
     lines_of,
+    without_deeper,
     without_fences,
 )
-from ray_si.self_instruct.pairs import is_placeholder, is_remark, value_of, without_remark
+from ray_si.self_instruct.pairs import is_remark, value_of, without_remark
+from ray_si.self_instruct.placeholders import is_placeholder
 
 _BULLET = re.compile(r"\s*([-*+•–]) +(\S.*)")
+_EMPHASISED = re.compile(
+    r"(?P<mark>\*{1,3})(?P<said>[^*\s](?:[^*]*[^*\s])?)(?P=mark)"
+    r"(?P<colon>[:：]| [-–—](?= ))?(?P<space>\s*)(?P<rest>[^\s*].*|)"
+)
+_SMALL = frozenset("a an and at by for from in of on or the to vs with &".split())
 
 
 @dataclass
@@ -111,7 +119,7 @@ def read_list(text: str, *, chat: bool, headings: Headings) -> list[Item]:
 def read_marked(text: str, *, headings: Headings) -> list[Item] | None:
     """What stands behind the last heading of an instruction, up to the next heading, as a list.
 
-    None where there is no such heading.
+    An input below it is left out (further_pair). None where there is no such heading.
     """
     lines = lines_of(text, headings)
     marked = [
@@ -123,8 +131,22 @@ def read_marked(text: str, *, headings: Headings) -> list[Item] | None:
         return None
     heading, rows = lines[marked[-1]].heading, lines[marked[-1] + 1 :]
     assert heading
-    behind = [line.text for line in takewhile(lambda line: not line.heading, rows)]
-    return read_list("\n".join([heading.rest, *behind]), chat=False, headings=headings)
+    end = next((place for place, line in enumerate(rows) if line.heading), len(rows))
+    behind, further = [line.text for line in rows[:end]], rows[end:]
+    items = read_list("\n".join([heading.rest, *behind]), chat=False, headings=headings)
+    if _has_input(further):
+        text = _squeezed([line.text for line in further], headings)
+        items.append(Item(text, "further_pair"))
+    return items
+
+
+def _has_input(lines: Sequence[Line]) -> bool:
+    """Whether these lines hold an input, which may say that there is none."""
+    for place, line in enumerate(lines):
+        if line.heading and line.heading.name == "input":
+            below = takewhile(lambda line: not line.heading, lines[place + 1 :])
+            return not is_placeholder(value_of([line.heading.rest, *(one.text for one in below)]))
+    return False
 
 
 def _number(line: Line) -> Number | None:
@@ -177,7 +199,23 @@ def _undecorated(text: str) -> str:
         inner = text[len(mark) : -len(mark)]
         if text == f"{mark}{inner}{mark}" and inner and mark not in inner:
             return inner.strip()
-    return text
+    return _untitled(text)
+
+
+def _untitled(text: str) -> str:
+    """A line without emphasis of its beginning, or all of that where it is a title: **Rural Life**:
+
+    A title has two words or more, all with capitals.
+    """
+    match = _EMPHASISED.fullmatch(text)
+    if match is None:
+        return text
+    words = match["said"].rstrip(":： ").split()
+    has_colon = match["colon"] or match["said"].endswith((":", "："))
+    is_title = len(words) > 1 and all(word[0].isupper() or word in _SMALL for word in words)
+    if has_colon and is_title and match["rest"]:
+        return match["rest"]
+    return f"{match['said']}{match['colon'] or ''}{match['space']}{match['rest']}"
 
 
 def _title(text: str, headings: Headings) -> Heading | Number | None:
@@ -193,9 +231,9 @@ def read_tasks(text: str, *, chat: bool, headings: Headings) -> list[Item]:
     """The tasks of an answer, each with the instance that came with it, if one did.
 
     A task begins at the heading of its instruction (at a number, where there is no such heading);
-    its input and output have headings of their own. What follows a second one is left out.
-    Without a ``chat`` an output ends at a blank line, as in the prompt. Reasons: preamble,
-    second_input.
+    its input and output have headings of their own. Without a ``chat`` an output ends at a blank
+    line, as in the prompt. Reasons: preamble, second_input, further_pair (what follows a second
+    heading), remark (behind the last).
     """
     lines = _outermost(lines_of(text, headings))
     if not any(line.heading and line.heading.name == "instruction" for line in lines):
@@ -206,11 +244,15 @@ def read_tasks(text: str, *, chat: bool, headings: Headings) -> list[Item]:
     parts: dict[str, list[str]] = {"instruction": []}
     part = parts["instruction"]
     flaw: str | None = None
+    surplus: list[str] = []
 
     def close() -> None:
         if said := _squeezed(parts["instruction"], headings):
             reason = "preamble" if is_preamble else flaw
             items.append(Item(said, reason, None if reason else _instance(parts, chat)))
+        if further := _squeezed(surplus, headings):
+            items.append(Item(further, "further_pair"))
+        surplus.clear()
 
     for place, line in enumerate(lines):
         heading = line.heading
@@ -224,20 +266,24 @@ def read_tasks(text: str, *, chat: bool, headings: Headings) -> list[Item]:
             parts = {"instruction": [heading.rest]}
             part = parts["instruction"]
         elif name in ("input", "output"):
-            if name == "input" and "input" in parts and "output" not in parts:
-                flaw = "second_input"
-            if name in parts or "output" in parts:
-                part = []
+            if "output" in parts:
+                part = surplus
+                part.append(line.text)
+            elif name in parts:
+                flaw, part = "second_input", []
             else:
                 part = parts[name] = [heading.rest]
         elif not _heads_task(lines, place):
             part.append(line.text)
+    last, remark = without_remark(value_of(part)) if chat else ("", "")
+    if remark:
+        part[:] = last.split("\n")
     close()
-    return items
+    return [*items, Item(_squeezed([remark], headings), "remark")] if remark else items
 
 
 def _instance(parts: dict[str, list[str]], chat: bool) -> Instance | None:
-    output, _ = without_remark(value_of(parts.get("output", [])))
+    output = value_of(parts.get("output", []))
     if not chat:
         output = output.partition("\n\n")[0]
     input_ = value_of(parts.get("input", []))
@@ -246,16 +292,12 @@ def _instance(parts: dict[str, list[str]], chat: bool) -> Instance | None:
 
 def _outermost(lines: Sequence[Line]) -> list[Line]:
     """The lines with only those headings of each kind that stand furthest left."""
-    columns: dict[str, int] = {}
+    leftmost: dict[Name, Heading] = {}
     for line in lines:
         if heading := line.heading:
-            columns[heading.name] = min(heading.column, columns.get(heading.name, heading.column))
-    return [
-        replace(line, heading=None)
-        if line.heading and line.heading.column > columns[line.heading.name]
-        else line
-        for line in lines
-    ]
+            known = leftmost.setdefault(heading.name, heading)
+            leftmost[heading.name] = min(known, heading, key=lambda one: one.column)
+    return without_deeper(lines, leftmost)
 
 
 def _numbers_as_instructions(lines: Sequence[Line]) -> list[Line]:
@@ -286,8 +328,11 @@ def _heads_task(lines: Sequence[Line], place: int) -> bool:
     """Whether a line is the number or title of the task whose instruction is next."""
     line = lines[place]
     number = None if line.in_fence else item_number(line.text)
-    if not (line.heading or (number and not number.rest)):
+    heading = line.heading
+    if heading and heading.rest and heading.name != "task":
+        return False
+    if not (heading or (number and not number.rest)):
         return False
     later = (line for line in lines[place + 1 :] if not line.is_blank)
-    heading = next(later, Line("")).heading
-    return heading is not None and heading.name == "instruction"
+    following = next(later, Line("")).heading
+    return following is not None and following.name == "instruction"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_si.records import Instance
@@ -12,29 +12,19 @@ from ray_si.self_instruct.headings import (
     Heading,
     Headings,
     Line,
+    Name,
     item_number,
     lines_of,
+    without_deeper,
     without_fences,
 )
+from ray_si.self_instruct.placeholders import is_placeholder
 
 Read = tuple[Instance, str | None]
 """An instance, or what was written instead of one and the reason why it is none."""
 
-_NO_INPUT = re.compile(
-    r"[\W_]*(?:(?:there is |this (?:task|instruction) (?:needs|requires|has) )?"
-    r"(?:no[\W_]*(?:additional |specific |further |external |extra )?input|none)"
-    r"(?: (?:is )?(?:needed|required|necessary|provided|given|applicable))?"
-    r"(?: for this (?:task|instruction|example|one))?|n/?a|n\.a\.?|nil|null|"
-    r"(?:is )?not (?:applicable|needed|required|necessary)|empty|blank|"
-    r"无|無|没有|沒有|(?:无|無|没有|沒有|无需|不需要)(?:输入|輸入)|不适用|なし|無し|入力なし|없음|"
-    r"해당 없음|kein[e]?(?: eingabe)?|nicht zutreffend|entfällt|ningun[oa]|no aplica|aucune?|"
-    r"sans objet|nessun[oa]?|nenhum[a]?|não se aplica|нет|не требуется|отсутствует)[\W_]*",
-    re.IGNORECASE,
-)
-"""What models write where a task needs no input."""
-
 _PAIR = ("input", "output", "label")
-_ONLY_MARKS = re.compile(r"(?:[-–—.…]|\.{3}|<\s*>|\[\s*\]|\(\s*\))?")
+_AT_MARGIN = Heading("output", None, "", 0)
 _REMARK = re.compile(
     r"(?:please )?(?:let me know|feel free|i hope|hope (?:this|that|these)|would you like|"
     r"do you want|if you (?:need|want|would like|'d like|have any)|these (?:examples|tasks|are)|"
@@ -51,6 +41,13 @@ _REMARK_ELSEWHERE = re.compile(
 )
 """The same in other languages."""
 
+_LETTER = re.compile(
+    r"(?:subject\s*:.*\n+)?(?:dear|hi|hello|hey|greetings|good (?:morning|afternoon|evening))\b"
+    r"[^\n.?]{0,60}\n",
+    re.IGNORECASE,
+)
+_OF_ANSWER = re.compile(r"\b(?:inputs?|outputs?|examples?|tasks?|instructions?)\b", re.IGNORECASE)
+
 
 @dataclass
 class _Section:
@@ -63,11 +60,6 @@ class _Section:
     output: list[str] | None = None
     surplus: list[str] = field(default_factory=list)  # a pair too many
     has_second_input: bool = False
-
-
-def is_placeholder(text: str) -> bool:
-    """Whether an input says that there is none: "<noinput>", "N/A", "none", a dash, nothing."""
-    return bool(_ONLY_MARKS.fullmatch(text) or _NO_INPUT.fullmatch(text))
 
 
 def is_remark(text: str) -> bool:
@@ -97,7 +89,8 @@ def read_pairs(
         return [(Instance("", text.strip()), "no_instance")] if text.strip() else []
     read: list[Read] = []
     for section in sections:
-        read += _of_section(section, has_heads, is_cut_off and section is sections[-1])
+        is_last = section is sections[-1]
+        read += _of_section(section, has_heads, is_last, is_last and is_cut_off)
     return [
         (one, reason or ("stray_heading" if _has_heading(one, headings) else None))
         for one, reason in (*read, *other)
@@ -149,64 +142,104 @@ def _without_label(line: Line, *, is_output: bool) -> Line:
     return replace(line, heading=replace(line.heading, name="output", rest=rest))
 
 
-def _real(lines: Sequence[Line], main: str) -> list[Line]:
+def _real(lines: Sequence[Line], main: Name) -> list[Line]:
     """The lines with only those headings that are no content; see `_outermost`.
 
     An example's heading stands alone on its line with a number, or heads a section that has other
-    headings, but not inside an input that still needs its output.
+    headings, but not inside an input that still needs its output. Where the answer has pairs, one
+    that heads none for certain has to go on counting, or is of a list inside an input or output.
     """
     real = _outermost(lines, main)
     names = [line.heading.name if line.heading else None for line in real]
     before: list[str | None] = [None]  # the heading of a pair or example that precedes each line
     for name in names:
         before.append(name if name in (*_PAIR, "example") else before[-1])
+    has_pairs = any(name in _PAIR for name in names)
+    doubtful: dict[int, bool] = {}  # headings of examples -> whether only inside an input
+    has_text = False
     following = None  # the next heading of a pair in the section that a line begins
+    is_numbered = False  # whether that may begin a section itself
     is_next = False  # whether it is the next line that is not blank
     for place in range(len(real) - 1, -1, -1):
         line, name = real[place], names[place]
         if name in _PAIR:
             following, is_next = name, True
+            is_numbered = line.heading is not None and line.heading.number is not None
             continue
         if line.is_blank:
             continue
         heading = line.heading if name in ("example", "task") else _bare_number(line)
         if heading is None:
             begins = False
+            has_text = True
         elif name is None:
             begins = is_next
         else:
             is_inside = following == main == "output" and before[place] == "input"
             titled = following and not is_inside and (heading.number is not None or name == "task")
             alone = name == "example" and heading.number is not None and not heading.rest
-            begins = bool(alone or titled or (is_next and not is_inside))
+            heads = bool(titled or (is_next and not is_inside))
+            begins = alone or heads
+            is_bare = alone and has_text and not is_next and (not heads or is_numbered)
+            may_be_inside = name == "example" and following == main == "output"
+            if has_pairs and (is_bare or may_be_inside):
+                doubtful[place] = not is_bare
+        has_text = has_text and not begins
         real[place] = replace(line, heading=heading if begins else None)
         following, is_next = None if begins else following, False
-    return real
+    return _counted(real, doubtful)
 
 
-def _outermost(lines: Sequence[Line], main: str) -> list[Line]:
+def _counted(lines: Sequence[Line], doubtful: Mapping[int, bool]) -> list[Line]:
+    """The lines with only those ``doubtful`` headings of examples that go on counting the others.
+
+    Where one does not, a list of examples has begun, up to the next heading for certain.
+    """
+    counted = list(lines)
+    last, is_listing, in_input = 0, False, False
+    for place, line in enumerate(lines):
+        heading = line.heading
+        if heading is None:
+            continue
+        number = heading.number or last + 1
+        is_doubtful = place in doubtful and (in_input or not doubtful[place])
+        if is_doubtful and (is_listing or number <= last):
+            is_listing = True
+            counted[place] = replace(line, heading=None)
+        elif heading.name == "example":
+            last, is_listing, in_input = number, False, False
+        elif heading.name in _PAIR:
+            last, is_listing, in_input = max(last, 1), False, heading.name == "input"
+    return counted
+
+
+def _outermost(lines: Sequence[Line], main: Name) -> list[Line]:
     """The lines with only those headings of each kind that stand furthest left.
 
     What comes after the first ``main`` heading only must not stand deeper than it either (the input
-    below a label may), nor an example that comes after the first heading of a pair.
+    below a label may), nor an example that comes after the first heading of a pair. Of examples the
+    first with a number tells how far left they stand, since inputs and outputs may hold others.
     """
-    columns: dict[str, int] = {}
-    first: dict[str, int] = {}
+    leftmost: dict[Name, Heading] = {}
+    first: dict[Name, int] = {}
     for place, line in enumerate(lines):
         if heading := line.heading:
             first.setdefault(heading.name, place)
-            columns[heading.name] = min(heading.column, columns.get(heading.name, heading.column))
+            known = leftmost.get(heading.name)
+            if heading.name != "example" or known is None or known.number == heading.number is None:
+                leftmost[heading.name] = _left(heading, known)
+            elif known.number is None:
+                leftmost[heading.name] = heading
     pair = min((name for name in first if name in _PAIR), key=first.__getitem__, default=main)
-    for name in columns:
+    for name in leftmost:
         leading = main if name in _PAIR else pair
         if first[name] > first.get(leading, len(lines)) and (main, name) != ("label", "input"):
-            columns[name] = min(columns[name], columns[leading])
-    return [
-        replace(line, heading=None)
-        if line.heading and line.heading.column > columns[line.heading.name]
-        else line
-        for line in lines
-    ]
+            leftmost[name] = _left(leftmost[name], leftmost[leading])
+    return without_deeper(lines, leftmost)
+
+
+def _left(heading: Heading, other: Heading | None) -> Heading:
+    return other if other and other.column <= heading.column else heading
 
 
 def _bare_number(line: Line) -> Heading | None:
@@ -218,13 +251,14 @@ def _bare_number(line: Line) -> Heading | None:
 def _by_input(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
     """Sections whose input stands before their output."""
     heads = [line.heading for line in lines if line.heading]
-    column = min((head.column for head in heads if head.name == "output"), default=0)
+    outputs = (head for head in heads if head.name == "output")
+    output = min(outputs, key=lambda head: head.column, default=_AT_MARGIN)
     section = _Section()
     sections, part = [section], section.before
     for place, line in enumerate(lines):
         heading = line.heading
-        if heading and heading.name == "input" and heading.column > column and any(section.before):
-            heading = None  # inside an input without a heading
+        if _is_content(heading, output, section):
+            heading = None
         if heading is None:
             part.append(line.text)
             continue
@@ -258,11 +292,11 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
     """Sections that begin with the output, a class label."""
     section = _Section()
     sections, part = [section], section.before
-    column = 0  # of the label
+    label = _AT_MARGIN
     for place, line in enumerate(lines):
         heading = line.heading
-        if heading and heading.name == "input" and heading.column > column and any(section.before):
-            heading = None  # inside an input without a heading
+        if _is_content(heading, label, section):
+            heading = None
         if heading is None:
             if section.output is not None and part is section.output and not _blank(part):
                 part = section.before  # what follows the label on lines of its own
@@ -274,7 +308,7 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
             section = _Section(is_headed=True, is_labelled=True)
             sections.append(section)
             part = section.output = _begin(None, line)
-            column = heading.column
+            label = heading
         elif heading.name == "input" and section.input is None:
             part = section.input = _begin(None, line)
         elif heading.name == "input":
@@ -283,6 +317,12 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
         else:  # what heads the next label, or repeats this one
             part = []
     return sections, []
+
+
+def _is_content(heading: Heading | None, output: Heading, section: _Section) -> bool:
+    """Whether the heading of an input is inside an input that has none."""
+    is_input = heading is not None and heading.name == "input"
+    return is_input and any(section.before) and heading.column > output.column
 
 
 def _begin(before: list[str] | None, line: Line) -> list[str]:
@@ -294,8 +334,13 @@ def _blank(part: Sequence[str]) -> bool:
     return not any(row.strip() for row in part)
 
 
-def _of_section(section: _Section, has_heads: bool, is_cut_off: bool) -> Iterator[Read]:
-    """What a section comes to: its instance, if it has one, and what is too much."""
+def _of_section(
+    section: _Section, has_heads: bool, is_last: bool, is_cut_off: bool
+) -> Iterator[Read]:
+    """What a section comes to: its instance, if it has one, and what is too much.
+
+    Only what ends the answer can speak to whoever asked.
+    """
     before, surplus = value_of(section.before), value_of(section.surplus)
     output, input_ = value_of(section.output or []), value_of(section.input or [])
     if section.input is None and section.output is None:
@@ -310,9 +355,12 @@ def _of_section(section: _Section, has_heads: bool, is_cut_off: bool) -> Iterato
         yield Instance("", before), "preamble"
     if section.is_labelled:
         output = output.strip("*_`")
-    output, remark = without_remark(output)
-    if not remark:
-        input_, remark = without_remark(input_)
+    remark = ""
+    if is_last and not surplus:
+        if section.is_labelled or (section.output is None and section.input is not None):
+            input_, remark = without_remark(input_)
+        else:
+            output, remark = without_remark(output)
     instance = Instance("" if is_placeholder(input_) else input_, output)
     if is_cut_off and not surplus:
         yield instance, "unfinished"
@@ -348,9 +396,15 @@ def value_of(rows: Sequence[str]) -> str:
     return text
 
 
-def without_remark(output: str) -> tuple[str, str]:
-    """The output, and the remark that follows it after a blank line."""
-    rows = output.split("\n")
+def without_remark(text: str, *, strict: bool = False) -> tuple[str, str]:
+    """What an answer ends with, and the remark that follows it after a blank line.
+
+    Behind a letter, or where that is ``strict``, it has to speak of examples or tasks.
+    """
+    rows = text.split("\n")
     blank = max((place for place, row in enumerate(rows) if not row.strip()), default=0)
     last = "\n".join(rows[blank:]).strip()
-    return (value_of(rows[:blank]), last) if blank and is_remark(last) else (output, "")
+    is_open = bool(blank) and is_remark(last)
+    if is_open and (strict or _LETTER.match(text)):
+        is_open = _OF_ANSWER.search(last) is not None
+    return (value_of(rows[:blank]), last) if is_open else (text, "")

@@ -9,9 +9,10 @@ from typing import Literal
 
 from ray_si.records import Instance
 from ray_si.self_instruct import original_rules
-from ray_si.self_instruct.headings import ENGLISH, Headings
+from ray_si.self_instruct.headings import ENGLISH, Headings, heading_of, unfenced
 from ray_si.self_instruct.numbered import Item, read_list, read_marked, read_tasks
-from ray_si.self_instruct.pairs import Read, is_placeholder, read_pairs
+from ray_si.self_instruct.pairs import Read, read_pairs, without_remark
+from ray_si.self_instruct.placeholders import is_placeholder
 from ray_si.self_instruct.thoughts import TAGS, Tag, split_thoughts
 
 Drop = Literal["last", "all"]
@@ -99,8 +100,9 @@ def parse_marked(
 ) -> list[Candidate]:
     """Read the instruction behind its heading; what stands before it, a plan, is no part of it.
 
-    As `parse_instructions` otherwise. A completion without that heading comes back as one candidate
-    with reason "unmarked", or "unfinished" where the model ran out of tokens.
+    As `parse_instructions` otherwise; an input below it is a candidate with reason "further_pair".
+    A completion without that heading comes back as one candidate with reason "unmarked", or
+    "unfinished" where the model ran out of tokens.
     """
     parts = split_thoughts(text, tags)
     items = read_marked(parts.answer, headings=headings)
@@ -134,8 +136,8 @@ def _candidates(
     if not items:
         return [Candidate(0, text, "empty_completion")]
     last = max((i for i, item in enumerate(items) if item.reason is None), default=-1)
-    if items[-1].reason == "remark":
-        last = -1  # it is the remark that is unfinished
+    if items[-1].reason in ("remark", "further_pair"):
+        last = -1  # it is these that are unfinished
     candidates = []
     for i, item in enumerate(items):
         is_cut = finish_reason == "length" and (drop == "all" or i == last)
@@ -151,7 +153,11 @@ def _cut_in_thought(items: list[Item], thought: str, sentence_case: bool) -> lis
     return _candidates("", items, "stop", "last", sentence_case)
 
 
-_ANSWER = r"\W*(?:(?:the |my |final )*answer\W+(?:is\W+)?|type\W+)?"
+_ANSWER = (
+    r"\W*(?:(?:the |my |final )*answer\W+(?:is\W+)?|type\W+"
+    r"|classification(?: task)?[^\w\n]*[:：?][^\w\n]*(?=(?:yes|no)\b))?"
+)
+"""What may stand before the answer itself."""
 
 
 def parse_classification(
@@ -215,7 +221,8 @@ def read_input(
 ) -> tuple[str, str | None]:
     """The input in a completion that was asked for one, and why it is none that can be used.
 
-    It is "" where the completion says that none is needed; see `is_placeholder`. Reasons:
+    It is "" where the completion says that none is needed; see `is_placeholder`. What announces or
+    heads it is left out, as a fence around it is and what is said of it at the end. Reasons:
     "unfinished_reasoning", and "unfinished" where the model ran out of tokens; with
     ``cut_at_sentence`` only where no sentence had ended by then, at whose end it is cut. A text of
     more than ``max_words`` is cut at the end of the last sentence within them, if there is one.
@@ -223,8 +230,7 @@ def read_input(
     parts = split_thoughts(text, tags)
     if not parts.is_finished:
         return parts.thought, "unfinished_reasoning"
-    names = "|".join(re.escape(word) for word in (ENGLISH.input, headings.input))
-    written = re.sub(rf"\A\s*[*_]*(?:{names})[*_]*\s*[:：][*_]*", "", parts.answer).strip()
+    written = _alone(parts.answer, headings)
     if finish_reason == "length":
         if not (cut_at_sentence and (ended := _sentences_of(written, None))):
             return written, "unfinished"
@@ -232,6 +238,27 @@ def read_input(
     if max_words is not None:
         written = _sentences_of(written, max_words) or written
     return ("" if is_placeholder(written) else written), None
+
+
+_ANNOUNCED = re.compile(
+    r"(?:[*_]*(?:(?:sure|certainly|of course|absolutely|okay|ok|great|gladly)\b\W+(?:\w+\W+){0,3}?"
+    r"here(?:['’]s| is| are)\b|here(?:['’]s| is| are)\b(?=.*\b(?:input|task|instruction|concrete|"
+    r"(?:a|an|one|possible) (?:sample|example))\b)).*[:：][*_]*)\s*?\n\s*\n(?=\s*\S)",
+    re.IGNORECASE,
+)
+"""A first paragraph of one line that announces an input."""
+
+
+def _alone(text: str, headings: Headings) -> str:
+    """The input in a text, without what a model writes around it."""
+    text = text.strip().replace("\r\n", "\n")
+    if announced := _ANNOUNCED.match(text):
+        text = text[announced.end() :].strip()
+    first, _, below = text.partition("\n")
+    heading = heading_of(first, headings)
+    if heading and heading.name == "input":
+        text = f"{heading.rest}\n{below}".strip()
+    return without_remark(unfenced(text), strict=True)[0]
 
 
 _TITLE_BEFORE_NAME = re.compile(r"\b(?:Dr|Mrs?|Ms|Prof|St|vs|e\.g|i\.e)\.$")

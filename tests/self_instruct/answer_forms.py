@@ -54,15 +54,18 @@ PAIRS = (
     "- **Example {n}**\n- **Input:** {i}\n- **Output:** {o}",
     "• Example {n}\n• Input: {i}\n• Output: {o}",
     "Example {n}\n1. Input: {i}\n2. Output: {o}",
-    "{n}. Input: {i}\n   Output: {o}",
-    "{n}. **Input:** {i}\n   **Output:** {o}",
+    "{n}. Input: {i}\n{w}Output: {o}",
+    "{n}. **Input:** {i}\n{w}**Output:** {o}",
+    "{n}.\n{w}Input: {i}\n{w}Output: {o}",
+    "Example {n}\n{s}Input: {i}\nOutput: {o}",
+    "{s}Example {n}\nInput: {i}\n{s}Output: {o}",
     "**{n}. Input:** {i}\n**Output:** {o}",
     "{n}.\nInput: {i}\nOutput: {o}",
     "{n})\nInput: {i}\nOutput: {o}",
     "Input {n}: {i}\nOutput {n}: {o}",
     "**Input {n}:** {i}\n**Output {n}:** {o}",
 )
-"""Of an example, its number, input and output."""
+"""Of an example, its number, input and output; see `filled`."""
 
 LABELLED = (
     "Class label: {o}\nInput: {i}",
@@ -76,7 +79,8 @@ LABELLED = (
     "### Class label: {o}\n\n{i}",
     "- Class label: {o}\n- Input: {i}",
     "* Class label: {o}\n** Input\n{i}",
-    "{n}. Class label: {o}\n   Input: {i}",
+    "{n}. Class label: {o}\n{w}Input: {i}",
+    "{n}. Class label: {o}\n{w}{i}",
     "Example {n}\nClass label: {o}\nInput: {i}",
     "### Example {n}\n**Class label:** {o}\n**Input:** {i}",
     "Input {n}: {i}\nClass label {n}: {o}",
@@ -84,6 +88,27 @@ LABELLED = (
     "Example {n}\nInput: {i}\nOutput: {o}",
 )
 """Of an example of a classification task."""
+
+TASKS = (
+    "{n}. Instruction: {t}\nInput: {i}\nOutput: {o}",
+    "{n}. Instruction: {t}\n{w}Input: {i}\n{w}Output: {o}",
+    "{n}. **Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
+    "{n}. **Instruction:** {t}\n{w}- **Input:** {i}\n{w}- **Output:** {o}",
+    "**{n}. Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
+    "### Task {n}\n**Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
+    "Task {n}:\n{s}Instruction: {t}\nInput: {i}\nOutput: {o}",
+    "{n}.\nInstruction: {t}\nInput: {i}\nOutput: {o}",
+    "Instruction {n}: {t}\nInput {n}: {i}\nOutput {n}: {o}",
+    "* Instruction: {t}\n** Input\n{i}\n** Output\n{o}",
+)
+"""Of a whole task, its number, instruction, input and output."""
+
+
+def filled(form: str, number: int, **texts: str) -> str:
+    """A form with texts: ``{w}`` is as wide as the number, ``{s}`` a blank before every third."""
+    width, stray = " " * (len(str(number)) + 2), " " * (number % 3 == 0)
+    return form.format(n=number, w=width, s=stray, **texts)
+
 
 SEPARATORS = ("\n", "\n\n", "\r\n", "\r\n\r\n", "\n \t\n", "\n---\n", "\n\n***\n\n")
 """Between items or examples."""
@@ -106,6 +131,9 @@ _INSIDE = (
     "- a point",
     "```\nInput: x\nOutput: y\nExample 2\n```",
     '"""\nExample 1\n\nInput: x\n"""',
+    'text = f"""\nOutput: x\n""")',
+    'He says """ is a quote.',
+    "```markdown\n# x\n```bash\nOutput: y\n```\nInput: z\n```",
     "",
 )
 CONTENTS = (
@@ -118,3 +146,6 @@ CONTENTS = (
     | SENTENCES
 )
 """Inputs and outputs of one or several lines, with markers that are none."""
+
+LETTERS = SENTENCES.map(lambda said: f"Hi Jo,\n\n{said}\n\nLet me know if you have any questions.")
+"""They end as answers may that speak to whoever asked."""

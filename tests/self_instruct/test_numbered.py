@@ -9,7 +9,17 @@ from ray_si.records import Instance
 from ray_si.self_instruct.headings import ENGLISH, heading_of, item_number
 from ray_si.self_instruct.numbered import Item, read_list, read_tasks
 
-from .answer_forms import CHINESE, CONTENTS, NUMBERED, REMARKS, SENTENCES, SEPARATORS
+from .answer_forms import (
+    CHINESE,
+    CONTENTS,
+    LETTERS,
+    NUMBERED,
+    REMARKS,
+    SENTENCES,
+    SEPARATORS,
+    TASKS,
+    filled,
+)
 
 INNER = st.lists(SENTENCES, min_size=2, max_size=4)
 
@@ -95,6 +105,11 @@ def test_a_list_inside_an_item_stays_there(items, form, first):
                                                           "Meet at 10:30 pm."]),
         ("1. Write a poem\n   about rain.", ["Write a poem about rain."]),
         ("- a b\n- c\n  d", ["a b", "c d"]),
+        ("9. **Poetry Analysis**: Analyze it.\n10. **Art of the Day:** Say it.\n"
+         "11. **Rural Life** – Praise it.", ["Analyze it.", "Say it.", "Praise it."]),
+        ("1. **Translate** the word.\n2. *Sum up*: it.\n3. **Say**: Hello You",
+         ["Translate the word.", "Sum up: it.", "Say: Hello You"]),
+        ("1. *args and **kwargs*\n2. **a** or **b**", ["*args and **kwargs*", "a or **b**"]),
         ("1. a b\n2. c d\nLet me know if you need more!", ["a b", "c d"]),
         ("一、写一首诗。\n二、解释。\n十一、好的。", ["写一首诗。", "解释。", "好的。"]),
         ("1️⃣ a b\n2️⃣ c d", ["a b", "c d"]),
@@ -147,43 +162,73 @@ def test_no_text_makes_a_reader_raise_and_no_decoration_heads_an_item(text, chat
         assert item.instance is None or item.instance.output.strip() == item.instance.output != ""
 
 
-TASKS = (
-    "{n}. Instruction: {t}\nInput: {i}\nOutput: {o}",
-    "{n}. **Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
-    "**{n}. Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
-    "### Task {n}\n**Instruction:** {t}\n**Input:** {i}\n**Output:** {o}",
-    "Task {n}:\nInstruction: {t}\nInput: {i}\nOutput: {o}",
-    "{n}.\nInstruction: {t}\nInput: {i}\nOutput: {o}",
-    "Instruction {n}: {t}\nInput {n}: {i}\nOutput {n}: {o}",
-    "* Instruction: {t}\n** Input\n{i}\n** Output\n{o}",
-)
-
-
 @given(
     st.lists(
-        st.tuples(SENTENCES, CONTENTS | st.just("<noinput>"), CONTENTS), min_size=1, max_size=3
+        st.tuples(SENTENCES, CONTENTS | LETTERS | st.just("<noinput>"), CONTENTS | LETTERS),
+        min_size=1,
+        max_size=3,
     ),
     st.sampled_from(TASKS),
     st.sampled_from(SEPARATORS),
+    st.sampled_from((1, 9)),
     st.sampled_from(("", "Here you are:\n\n")),
     st.sampled_from(REMARKS),
 )
-def test_whole_tasks_in_any_form_are_read_as_they_were(tasks, form, separator, before, behind):
-    rows = [form.format(n=n, t=t, i=i, o=o) for n, (t, i, o) in enumerate(tasks, 1)]
+def test_whole_tasks_in_any_form_are_read_as_they_were(
+    tasks, form, separator, number, before, behind
+):
+    rows = [filled(form, n, t=t, i=i, o=o) for n, (t, i, o) in enumerate(tasks, number)]
     read = read_tasks(before + separator.join(rows) + behind, chat=True, headings=ENGLISH)
     assert [(item.text, item.instance) for item in read if item.reason is None] == [
         (t, Instance("" if i == "<noinput>" else i, o)) for t, i, o in tasks
     ]
+    said = [item.text for item in read if item.reason == "remark"]
+    assert said == ([behind.strip()] if behind else [])
 
 
 def test_tasks_without_the_heading_of_their_instruction_begin_at_their_numbers():
     text = "1. Sort it.\nInput: 1. b\n2. a\nOutput: 1. a\n2. b\n\n2. Name a river.\nOutput: Nile"
-    assert read_tasks(text, chat=True, headings=ENGLISH) == [
+    tasks = [
         Item("Sort it.", None, Instance("1. b\n2. a", "1. a\n2. b")),
         Item("Name a river.", None, Instance("", "Nile")),
     ]
+    assert read_tasks(text, chat=True, headings=ENGLISH) == tasks
+    text = (
+        "9. Sort it.\n   Input: 1. b\n2. a\n   Output: 1. a\n2. b\n\n"
+        "10. Name a river.\n    Output: Nile"
+    )
+    assert read_tasks(text, chat=True, headings=ENGLISH) == tasks
+
+
+def test_what_follows_the_pair_of_a_task_is_left_out_with_a_reason():
+    task = "Instruction: Add.\nInput: 1\nOutput: 2"
+    more = "\nInput: 3\nOutput: 4\n"
+    for text, chat in ((task + more, False), (task + more, True)):
+        assert read_tasks(f"{text}\n{task}", chat=chat, headings=ENGLISH) == [
+            Item("Add.", None, Instance("1", "2")),
+            Item("Input: 3 Output: 4", "further_pair"),
+            Item("Add.", None, Instance("1", "2")),
+        ]
+
+
+def test_the_last_line_of_an_output_stays_whatever_it_looks_like():
+    text = "1. Instruction: Explain it.\nOutput: {}\n\n2. Instruction: Sing.\nOutput: La"
+    for output in ("An outcast.\nExample: He is one.", "It is one.\nClass label: Spam"):
+        first, second = read_tasks(text.format(output), chat=True, headings=ENGLISH)
+        assert (first.instance, second.text) == (Instance("", output), "Sing.")
 
 
 def test_a_task_with_two_inputs_says_so():
     (item,) = read_tasks("Add.\nInput: 1\nInput: 2\nOutput: 3", chat=False, headings=ENGLISH)
     assert (item.reason, item.instance) == ("second_input", None)
+
+
+def test_a_fence_that_lacks_its_end_holds_no_other_task():
+    rows = [
+        "9. Instruction: Write it.\nOutput:\n```\nx",
+        "10. Instruction: Go on.\nOutput:\n```\ny\n```",
+    ]
+    assert read_tasks("\n\n".join(rows), chat=True, headings=ENGLISH) == [
+        Item("Write it.", None, Instance("", "```\nx")),
+        Item("Go on.", None, Instance("", "```\ny\n```")),
+    ]

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from hypothesis import given, strategies as st
 
 from ray_si.records import Instance
 from ray_si.self_instruct.headings import ENGLISH, lines_of
-from ray_si.self_instruct.pairs import is_placeholder, read_pairs
+from ray_si.self_instruct.pairs import read_pairs
 
-from .answer_forms import CHINESE, CONTENTS, GERMAN, LABELLED, PAIRS, REMARKS, SENTENCES, SEPARATORS
+from .answer_forms import (
+    CHINESE,
+    CONTENTS,
+    GERMAN,
+    LABELLED,
+    LETTERS,
+    PAIRS,
+    REMARKS,
+    SENTENCES,
+    SEPARATORS,
+    filled,
+)
 
 
 def _read(text: str, *, output_first: bool = False, headings=ENGLISH) -> list[tuple[str, str]]:
@@ -18,14 +31,15 @@ def _read(text: str, *, output_first: bool = False, headings=ENGLISH) -> list[tu
 
 
 @given(
-    st.lists(st.tuples(CONTENTS, CONTENTS), min_size=1, max_size=3),
+    st.lists(st.tuples(CONTENTS | LETTERS, CONTENTS | LETTERS), min_size=1, max_size=3),
     st.sampled_from(PAIRS),
     st.sampled_from(SEPARATORS),
+    st.sampled_from((1, 9)),
     st.sampled_from(("", "Sure! Here are some examples:\n\n", "Task: Say it.\n")),
     st.sampled_from(REMARKS),
 )
-def test_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, before, behind):
-    rows = [form.format(n=n, i=i, o=o) for n, (i, o) in enumerate(pairs, 1)]
+def test_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, number, before, behind):
+    rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, number)]
     assert _read(before + separator.join(rows) + behind) == pairs
 
 
@@ -35,20 +49,31 @@ def test_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, before,
     ),
     st.sampled_from(LABELLED),
     st.sampled_from(SEPARATORS),
+    st.sampled_from((1, 9)),
     st.sampled_from(("", "Here is one for each label:\n\n")),
 )
-def test_labelled_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, before):
-    rows = [form.format(n=n, i=i, o=o) for n, (i, o) in enumerate(pairs, 1)]
+def test_labelled_pairs_in_any_form_are_read_as_they_were(pairs, form, separator, number, before):
+    rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, number)]
     assert _read(before + separator.join(rows), output_first=True) == pairs
 
 
 @given(st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=3), st.sampled_from(PAIRS))
 def test_an_answer_in_a_quote_or_a_fence_is_read_as_without(pairs, form):
-    rows = [form.format(n=n, i=i, o=o) for n, (i, o) in enumerate(pairs, 1)]
+    rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, 1)]
     text = "\n\n".join(rows)
     assert _read("\n".join(f"> {row}" for row in text.split("\n"))) == pairs
     assert _read(f"```\n{text}\n```") == pairs
     assert _read(f"Here:\n\n```markdown\n{text}\n```\nDone.") == pairs
+
+
+def test_a_fence_that_lacks_its_end_holds_no_other_example():
+    fences = ("```\nx\n```", "```python\nx\n```", "```markdown\n```bash\nx\n```\ny\n```")
+    for first, second in product(fences, fences):
+        for lacking in (first.removesuffix("\n```"), first):
+            rows = [f"Example 1\nOutput:\n{lacking}", f"Example 2\nOutput:\n{second}"]
+            assert _read("\n\n".join(rows)) == [("", lacking), ("", second)]
+        text = f"Example 1\nOutput:\n{first}\n\nExample 2\nOutput:\n{second}"
+        assert _read(f"````markdown\n{text}\n````") == [("", first), ("", second)]
 
 
 @pytest.mark.parametrize(
@@ -91,25 +116,6 @@ def test_labels_in_another_language():
 
 
 @pytest.mark.parametrize(
-    "text",
-    """<noinput>|<no input>|<none>|N/A|n/a|NA|N.A.|none|None.|NONE|(none)|[none]|**None**|`N/A`|null
-    |No input|no input needed|No input required.|No Input Required|not applicable|(empty)|-|—|...
-    |No additional input needed|None required
-    |No input is required for this task.|无|无输入|なし|keine|aucune|нет""".split("|"),
-)
-def test_words_for_no_input_are_none(text):
-    assert is_placeholder(text.strip())
-    assert _read(f"Input: {text.strip()}\nOutput: The Amazon.") == [("", "The Amazon.")]
-
-
-@pytest.mark.parametrize(
-    "text", ["no", "none of them", "+", "!", "0", "NaN", "no way", "N/A is one"]
-)
-def test_other_inputs_are_kept(text):
-    assert _read(f"Input: {text}\nOutput: x") == [(text, "x")]
-
-
-@pytest.mark.parametrize(
     ("text", "read"),
     [
         ("just text", [("", "just text", "no_instance")]),
@@ -135,6 +141,64 @@ def test_other_inputs_are_kept(text):
 def test_what_is_no_instance_says_why(text, read):
     found = read_pairs(text, output_first=False, headings=ENGLISH)
     assert [(one.input, one.output, reason) for one, reason in found] == read
+
+
+def test_only_what_ends_an_answer_speaks_to_whoever_asked():
+    letter, label = (
+        "Hi Jo,\n\nIt is at 3.\n\nLet me know if you have any questions.",
+        "Class label: A",
+    )
+    text = f"Example 1\nInput: {letter}\nOutput: {letter}\nExample 2\nOutput: b"
+    assert _read(text) == [(letter, letter), ("", "b")]
+    assert _read(f"Output: {letter}\n\nI hope this example helps!") == [("", letter)]
+    note = letter.removeprefix("Hi Jo,\n\n")
+    short, _, remark = note.rpartition("\n\n")
+    assert read_pairs(f"Output: {note}", output_first=False, headings=ENGLISH) == [
+        (Instance("", short), None),
+        (Instance("", remark), "remark"),
+    ]
+    text = f"{label}\nInput: {note}\n\n{label}\nInput: {note}"
+    assert _read(text, output_first=True) == [(note, "A"), (short, "A")]
+    assert _read(f"Output: {note}\nOutput: b") == [("", note)]
+
+
+def test_an_input_that_says_why_there_is_none_is_empty():
+    text = "Example {}\nInput: {}\nOutput: {}"
+    said = ("None (no input needed)", "None (no input needed)", "None of the above")
+    rows = [text.format(n, one, f"It is {n}.") for n, one in enumerate(said, 1)]
+    read = [("", "It is 1."), ("", "It is 2."), ("None of the above", "It is 3.")]
+    assert _read("\n\n".join(rows)) == read
+
+
+LISTED = "Say whether n is one.\n\nExample 1:\nIn: 1\n\nExample 2:\nIn: 2\n\nExample 3:\nIn: 3"
+NOTE = "An outcast.\nExample: He is one."
+
+
+@given(
+    st.lists(st.tuples(SENTENCES, st.sampled_from((LISTED, NOTE))), min_size=1, max_size=3),
+    st.sampled_from([form for form in PAIRS if "Input" in form and "Example" in form]),
+    st.sampled_from((1, 9)),
+    st.booleans(),
+)
+def test_a_text_may_list_examples_whatever_the_form(pairs, form, number, of_input):
+    pairs = [pair[::-1] if of_input else pair for pair in pairs]
+    rows = [filled(form, n, i=i, o=o) for n, (i, o) in enumerate(pairs, number)]
+    assert _read("\n\n".join(rows)) == pairs
+
+
+def test_examples_that_an_output_lists_begin_no_other():
+    listed = "Two.\n\nExample 1:\nfoo\n\nExample 2:\nbar\n\nExample 3:\nbaz"
+    text = "Example {}\nInput: {}\nOutput: {}"
+    rows = [text.format(n, one, listed) for n, one in enumerate("abc", 1)]
+    assert _read("\n\n".join(rows)) == [(one, listed) for one in "abc"]
+    rows = [f"{n}. Input: {one}\n   Output: {listed}" for n, one in enumerate("abc", 7)]
+    assert _read("\n\n".join(rows)) == [(one, listed) for one in "abc"]
+    rows = [text.format(1, "a", "b"), "Example 2\nfoo", f"Example 3\nThe Nile.\nOutput: {listed}"]
+    assert read_pairs("\n\n".join(rows), output_first=False, headings=ENGLISH) == [
+        (Instance("a", "b"), None),
+        (Instance("", "foo"), "no_output"),
+        (Instance("The Nile.", listed), None),
+    ]
 
 
 def test_a_second_input_below_a_label_is_left_out():
@@ -168,6 +232,9 @@ def test_the_last_instance_of_an_answer_that_was_cut_off_is_unfinished(last):
         "Two ways.\nExample 1: with a loop\nfoo",
         "The form says 'Input: 5 cm' twice.",
         "Let me know if you need more.\n\nBest wishes\nJo",
+        "Usage:\n Input: foo\n Output: bar",
+        "It calls itself.\n\n**Example 1:**\nfoo",
+        "## How\n\n### Input",
     ],
 )
 def test_markers_inside_content_are_content(content):

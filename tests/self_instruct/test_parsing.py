@@ -68,6 +68,12 @@ def test_nothing_is_one_candidate_that_says_so(text):
         (" No", False),
         ("yes, it is", True),
         ("\n**No**", False),
+        ("Classification: No", False),
+        ("**Classification task:** No, it asks for a text.", False),
+        ("Classification task? Yes", True),
+        ("Classification. No further label is needed.", True),
+        ("Classification:\nNo labels are named, but they can be.", True),
+        ("classification: generation", True),
         ("Not sure", None),
         ("Yesterday", None),
         ("", None),
@@ -293,15 +299,42 @@ def test_the_original_rules_take_sentence_case_and_all_of_an_unfinished_completi
         (" Send it now.\n", "stop", ("Send it now.", None)),
         ("**Input:** Send it now.", "stop", ("Send it now.", None)),
         ("Eingabe: Los!", "stop", ("Los!", None)),
+        ("**Input**\n\nSend it.\nNow.", "stop", ("Send it.\nNow.", None)),
+        ("### Input\nSend it.", "stop", ("Send it.", None)),
+        ("**Input: Send it.**", "stop", ("Send it.", None)),
+        ("Input 1: Send it.", "stop", ("Send it.", None)),
+        ("Here is a concrete input for the task:\n\nSend it.", "stop", ("Send it.", None)),
+        ("Sure! Here's the text:\r\n\r\nInput:\r\nSend it.", "stop", ("Send it.", None)),
+        ("**Here is an example:**\n\n```\nSend it.\n```", "stop", ("Send it.", None)),
+        ("```text\nSend it.\n\nNow.\n```", "stop", ("Send it.\n\nNow.", None)),
+        ("Send it.\n\nI hope this input helps you!", "stop", ("Send it.", None)),
+        ("Here is a concrete input:", "stop", ("Here is a concrete input:", None)),
         ("None", "stop", ("", None)),
         ("", "stop", ("", None)),
         ("Send it now. And th", "length", ("Send it now. And th", "unfinished")),
         ("<think>Hm.</think>Send it.", "stop", ("Send it.", None)),
         ("<think>Hm.", "length", ("Hm.", "unfinished_reasoning")),
     ],
-)
+)  # fmt: skip
 def test_an_input_is_read_alone(text, finish_reason, expected):
     assert read_input(text, finish_reason, headings=Headings(input="Eingabe")) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Input 5 cm of tape.",
+        "Input and output differ.",
+        "Here is what we need for Friday:\n\n- chairs",
+        "Of course, there is one catch:\n\nIt rains.",
+        "Here is an example of it:\nfoo",
+        "```python\nx = 1\n```",
+        "```\na\n```\nand\n```\nb\n```",
+        "Hi Jo,\n\nIt is at 3.\n\nPlease let me know if you have any questions.",
+    ],
+)
+def test_an_input_that_looks_like_what_stands_around_one_is_whole(text):
+    assert read_input(f"\n{text}\n", "stop") == (text, None)
 
 
 def test_an_input_that_was_cut_off_may_end_with_its_last_sentence():
@@ -355,6 +388,26 @@ def test_an_instruction_is_what_stands_behind_its_last_heading(marked):
     found = parse_marked(marked, "stop")
     assert [item.text for item in found if item.reason is None] == ["Name a river."]
     assert {item.reason for item in found} <= {None, "remark"}
+
+
+def test_an_input_below_a_marked_instruction_is_counted():
+    text = "Instruction: Compute the tip.\nInput: a bill\nof 40 dollars\nOutput: 6 dollars"
+    for finish_reason in ("stop", "length"):
+        assert parse_marked(f"{PLAN}\n{text}", finish_reason) == [
+            Candidate(0, "Compute the tip."),
+            Candidate(1, "Input: a bill of 40 dollars Output: 6 dollars", "further_pair"),
+        ]
+    (item,) = parse_marked("Instruction: Sing.\nInput: N/A (no input needed)\nOutput: La", "stop")
+    assert item == Candidate(0, "Sing.")
+
+
+def test_an_unfinished_further_pair_leaves_its_task_whole():
+    text = "Instruction: Add.\nInput: 1\nOutput: 2\nInput: 3\nOut"
+    found = parse_joint(text, "length", chat=True)
+    assert [(item.text, item.reason) for item in found] == [
+        ("Add.", None),
+        ("Input: 3 Out", "further_pair"),
+    ]
 
 
 def test_without_a_heading_a_plan_is_no_instruction():
