@@ -9,8 +9,10 @@ import json
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -231,7 +233,8 @@ class Prompting:
             kinds = [_kind_of(opening, False) for opening in options.openings]
         sources = [source for kind in dict.fromkeys(kinds) for source in self._human[kind]]
         human = sorted(sources, key=_length, reverse=True)
-        own = words_of(human, options.max_demonstration_words or options.max_words)
+        texts = [source.example.instruction for source in human]
+        own = words_of(self._config, texts, options.max_demonstration_words or options.max_words)
         machine = Source("", Example(own, human[0].example.instance if human else None), only)
         count = min(options.machine_demonstrations, options.demonstrations)
         sources = human[: options.demonstrations - count] + [machine] * count
@@ -379,10 +382,21 @@ def _length(source: Source) -> int:
     return len(source.example.instruction) + len(instance.input) + len(instance.output)
 
 
-def words_of(sources: Sequence[Source], count: int) -> str:
-    """So many words of the sources' instructions, over and over if need be."""
-    every = " ".join(source.example.instruction for source in sources).split()
-    return " ".join((every * (count // max(1, len(every)) + 1))[:count])
+def words_of(config: RunConfig, texts: Sequence[str], count: int) -> str:
+    """So many words of the texts, as `count_words` has them, over and over if need be."""
+    words = partial(count_words, tokenizer=config.dedup.tokenizer)
+    taken: list[str] = []
+    for text in cycle(" ".join(texts).split()):
+        if count <= 0:
+            break
+        taken.append(_cut(text, count, words))
+        count -= words(taken[-1])
+    return " ".join(taken)
+
+
+def _cut(text: str, count: int, words: Callable[[str], int]) -> str:
+    """As much of a text without spaces as has so many words."""
+    return text[: bisect_right(range(1, len(text) + 1), count, key=lambda end: words(text[:end]))]
 
 
 def _regions(pool: Sequence[int], clusters: np.ndarray) -> list[list[int]]:
