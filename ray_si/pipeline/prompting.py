@@ -21,6 +21,7 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.dedup.clusters import cluster
 from ray_si.engines.base import Purpose, Request
+from ray_si.errors import ConfigError
 from ray_si.pipeline.conditions import Conditions, conditions_at, conditions_of
 from ray_si.pipeline.instances import AcceptedInstruction, PoolRow
 from ray_si.records import Instance, SeedTask
@@ -204,6 +205,21 @@ class Prompting:
             requests.append(PromptRequest(index, id_, seed, only, sources, conditions))
         return requests
 
+    def check_new(self) -> None:
+        """Raise ConfigError where too few seed tasks are short, with which no run should begin."""
+        options = self._config.bootstrap
+        shares = options.classification_share > 0, options.classification_share == 1
+        shown = {_kind_of(opening, only) for opening in options.openings or [""] for only in shares}
+        for kind, seeds in self._human.items():
+            short = sum(map(self._may_stand, seeds))
+            if kind in shown and short < len(seeds):
+                raise ConfigError(
+                    f"bootstrap.max_demonstration_words: {short} of {len(seeds)} seed tasks "
+                    f"({kind.replace('_', ' ')}) have at most {options.max_demonstration_words} "
+                    f"words, and a prompt shows {options.demonstrations}: set it higher, or "
+                    "demonstrations lower"
+                )
+
     @property
     def _kinds(self) -> tuple[Kind, ...]:
         if self._config.bootstrap.openings:
@@ -297,7 +313,10 @@ class Prompting:
         return count_words(text, tokenizer=self._config.dedup.tokenizer)
 
     def _short_ones(self, sources: list[Source]) -> list[Source]:
-        """Those that may stand in prompts; all of them where the short ones are few."""
+        """Those that may stand in prompts; all of them where the short ones are few.
+
+        No new run begins so, but earlier ones did, whose prompts stay what they are.
+        """
         short = [source for source in sources if self._may_stand(source)]
         return short if len(short) >= self._config.bootstrap.demonstrations else sources
 
