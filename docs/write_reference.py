@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -76,6 +76,10 @@ HEAD = ("| key | values | default | meaning |", "| --- | --- | --- | --- |")
 MANY_WORDS = 8
 """Default texts of more words than this are named, not shown."""
 
+NONE: Mapping[str, Any] = {}
+Shown = dict[type, tuple[str, Mapping[str, Any]]]
+"""By class, the key of the section that is shown, and its defaults."""
+
 
 def pages() -> dict[str, str]:
     """Path in this repository -> Markdown."""
@@ -85,7 +89,9 @@ def pages() -> dict[str, str]:
     parts.append(SCORES)
     for kind, score in KINDS.items():
         parts.append(f"### Kind `{kind}`\n\n{_text(score.__doc__)}\n")
-        parts += _tables(score, "scores.NAME.", {Generator: "generator."})
+        parts += _tables(
+            score, "scores.NAME.", {Generator: ("generator.", Generator().model_dump())}
+        )
     codes = "".join(f"| `{code}` | {_text(meaning)} |\n" for code, meaning in REASONS.items())
     written = {
         "docs/commands.md": COMMANDS + _commands(),
@@ -113,28 +119,37 @@ def _examples(match: re.Match[str]) -> str:
     return f"{match[1]}:\n\n```sh\n{lines}\n```\n"
 
 
-def _tables(section: type[Section], prefix: str, shown: dict[type, str]) -> Iterator[str]:
-    """The table of a section, then those of the sections in it; a class is shown once."""
-    shown[section] = prefix
+def _tables(
+    section: type[Section], prefix: str, shown: Shown, usual: Mapping[str, Any] = NONE
+) -> Iterator[str]:
+    """The table of a section, then those of the sections in it; a class is shown once.
+
+    ``usual`` has the section's defaults where they are others than its class's.
+    """
+    shown[section] = prefix, usual
     rows, inner = [], []
     for name, field in section.model_fields.items():
         part, key = _section_of(field.annotation), prefix + name
         if part is None:
-            rows.append((key, _values(field), _default(field), _text(field.description)))
-        elif part not in shown:
-            inner.append((part, key, _text(field.description)))
-            shown[part] = key
+            default = _default(field, usual.get(name, field.get_default(call_default_factory=True)))
+            rows.append((key, _values(field), default, _text(field.description)))
+            continue
+        values = field.default.model_dump() if isinstance(field.default, Section) else NONE
+        if part not in shown:
+            inner.append((part, key, _text(field.description), values))
+            shown[part] = key, values
         else:
-            same = f"A section like `{shown[part].rstrip('.')}`."
+            first, others = shown[part]
+            same = f"A section like `{first.rstrip('.')}`."
             text = " ".join(filter(None, (_text(field.description), same)))
-            default = "needed" if field.is_required() else _changes(part, field.default)
+            default = "needed" if field.is_required() else _changes(values, others)
             rows.append((key, "section", default, text))
     if rows:
         lines = [f"| `{key}` | {v} | {default} | {text} |" for key, v, default, text in rows]
         yield "\n".join([*HEAD, *lines]) + "\n"
-    for part, key, use in inner:
+    for part, key, use, values in inner:
         yield f"### `{key}`\n\n{' '.join(filter(None, (_text(part.__doc__), use)))}\n"
-        yield from _tables(part, f"{key}.", shown)
+        yield from _tables(part, f"{key}.", shown, values)
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
@@ -171,21 +186,20 @@ def _kind(annotation: Any) -> str:
     return {bool: "true, false", int: "whole number", float: "number", str: "text"}[annotation]
 
 
-def _default(field: FieldInfo) -> str:
+def _default(field: FieldInfo, value: Any) -> str:
     if field.is_required():
         return "needed"
-    value = field.get_default(call_default_factory=True)
     if isinstance(value, tuple) and sum(len(str(item).split()) for item in value) > MANY_WORDS:
         return "the paper's"
     return "none" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
-def _changes(section: type[Section], default: Section | None) -> str:
-    """A default section's values where they differ from the class's own."""
-    if default is None:
+def _changes(values: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """A default section's values where they differ from those of the one that is shown."""
+    if not values:
         return "none"
-    values = default.model_dump(mode="json", exclude_unset=True)
-    return f"`{json.dumps(values)}`" if values else "the same"
+    changed = {name: value for name, value in values.items() if value != others[name]}
+    return f"`{json.dumps(changed)}`" if changed else "the same"
 
 
 def _text(description: str | None) -> str:

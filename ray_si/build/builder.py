@@ -19,6 +19,7 @@ from ray_si.export.rows import export_data
 from ray_si.pipeline.contamination import checked_sets
 from ray_si.pipeline.longest_requests import longest_requests
 from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.pipeline.prompting import Prompting
 from ray_si.records import SeedTask
 from ray_si.report.files import documents
 from ray_si.run.evaluation import EvaluationSet
@@ -55,10 +56,13 @@ class Inputs:
 def check(config: RunConfig, *, here: bool = True) -> Inputs:
     """Everything that can be known of a new run before the first token; what was read for it.
 
-    Raises ConfigError for rounds with which none should begin, and what `check_begun` raises.
+    Raises ConfigError for rounds and demonstrations with which none should begin, and what
+    `check_begun` raises.
     """
     check_new(config.bootstrap)
-    return check_begun(config, here=here)
+    inputs = check_begun(config, here=here)
+    Prompting(config, inputs.seeds).check_new()
+    return inputs
 
 
 def check_begun(config: RunConfig, *, here: bool = True) -> Inputs:
@@ -125,6 +129,7 @@ def build(
     config = config.as_begun(begun)
     if not begun:
         check_new(config.bootstrap)
+        Prompting(config, inputs.seeds).check_new()
     if config.seeds == begun.get("seeds") == BUNDLED:
         inputs = _as_begun(inputs, Run.open(location))
     header: dict[str, Any] = {

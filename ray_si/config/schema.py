@@ -340,6 +340,11 @@ class RunConfig(_Section):
                     if key not in section.model_fields_set and begun.get(key) == value
                 }
             )
+        for name, generator in self.generators.items():
+            sampling = (stored.get(name) or {}).get("sampling", {})
+            changed[name] = generator.model_copy(
+                update={"sampling": generator.sampling.as_begun(sampling)}
+            )
         ngram = "decontaminate_ngram"
         if stored and ngram not in stored and ngram not in self.model_fields_set:
             changed[ngram] = None

@@ -14,6 +14,7 @@ from ray_si.pipeline.prompting import (
     input_request,
     instance_request,
     instruction_request,
+    words_of,
 )
 from ray_si.records import SeedTask
 from ray_si.self_instruct.prompts import Example
@@ -24,9 +25,8 @@ def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Reque
 
     The model's own instructions may have ``bootstrap.max_words`` words; those of seeds stand in.
     """
-    words = " ".join(seed.instruction for seed in seeds).split()
-    limit = config.bootstrap.max_words
-    machine = " ".join((words * (limit // max(1, len(words)) + 1))[:limit])
+    texts = [seed.instruction for seed in seeds]
+    machine = words_of(config, texts, config.bootstrap.max_words)
     longest = [
         instruction_request(config, Prompting(config, seeds).longest_prompt(), 0),
         classification_request(config, machine, 0),
@@ -34,8 +34,8 @@ def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Reque
     if config.instances.method == "pairs":
         kinds = (instance_request(config, machine, kind, 0) for kind in (False, True))
         return [*longest, *kinds]
-    tokens = config.instances_by.sampling.input.max_tokens  # a word has at least one
-    text = " ".join((words * (tokens // max(1, len(words)) + 1))[:tokens])
+    # a word has a token at least, and a letter of a script without spaces about one
+    text = words_of(config, texts, config.instances_by.sampling.input.max_tokens)
     shown = Shown.of(config, seeds)
     most = max(shown.with_input, shown.without_input, key=_length)
     return [

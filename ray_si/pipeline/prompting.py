@@ -9,8 +9,10 @@ import json
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -19,6 +21,7 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.dedup.clusters import cluster
 from ray_si.engines.base import Purpose, Request
+from ray_si.errors import ConfigError
 from ray_si.pipeline.conditions import Conditions, conditions_at, conditions_of
 from ray_si.pipeline.instances import AcceptedInstruction, PoolRow
 from ray_si.records import Instance, SeedTask
@@ -202,6 +205,21 @@ class Prompting:
             requests.append(PromptRequest(index, id_, seed, only, sources, conditions))
         return requests
 
+    def check_new(self) -> None:
+        """Raise ConfigError where too few seed tasks are short, with which no run should begin."""
+        options = self._config.bootstrap
+        shares = options.classification_share > 0, options.classification_share == 1
+        shown = {_kind_of(opening, only) for opening in options.openings or [""] for only in shares}
+        for kind, seeds in self._human.items():
+            short = sum(map(self._may_stand, seeds))
+            if kind in shown and short < len(seeds):
+                raise ConfigError(
+                    f"bootstrap.max_demonstration_words: {short} of {len(seeds)} seed tasks "
+                    f"({kind.replace('_', ' ')}) have at most {options.max_demonstration_words} "
+                    f"words, and a prompt shows {options.demonstrations}: set it higher, or "
+                    "demonstrations lower"
+                )
+
     @property
     def _kinds(self) -> tuple[Kind, ...]:
         if self._config.bootstrap.openings:
@@ -231,7 +249,8 @@ class Prompting:
             kinds = [_kind_of(opening, False) for opening in options.openings]
         sources = [source for kind in dict.fromkeys(kinds) for source in self._human[kind]]
         human = sorted(sources, key=_length, reverse=True)
-        own = words_of(human, options.max_demonstration_words or options.max_words)
+        texts = [source.example.instruction for source in human]
+        own = words_of(self._config, texts, options.max_demonstration_words or options.max_words)
         machine = Source("", Example(own, human[0].example.instance if human else None), only)
         count = min(options.machine_demonstrations, options.demonstrations)
         sources = human[: options.demonstrations - count] + [machine] * count
@@ -294,7 +313,10 @@ class Prompting:
         return count_words(text, tokenizer=self._config.dedup.tokenizer)
 
     def _short_ones(self, sources: list[Source]) -> list[Source]:
-        """Those that may stand in prompts; all of them where the short ones are few."""
+        """Those that may stand in prompts; all of them where the short ones are few.
+
+        No new run begins so, but earlier ones did, whose prompts stay what they are.
+        """
         short = [source for source in sources if self._may_stand(source)]
         return short if len(short) >= self._config.bootstrap.demonstrations else sources
 
@@ -379,10 +401,21 @@ def _length(source: Source) -> int:
     return len(source.example.instruction) + len(instance.input) + len(instance.output)
 
 
-def words_of(sources: Sequence[Source], count: int) -> str:
-    """So many words of the sources' instructions, over and over if need be."""
-    every = " ".join(source.example.instruction for source in sources).split()
-    return " ".join((every * (count // max(1, len(every)) + 1))[:count])
+def words_of(config: RunConfig, texts: Sequence[str], count: int) -> str:
+    """So many words of the texts, as `count_words` has them, over and over if need be."""
+    words = partial(count_words, tokenizer=config.dedup.tokenizer)
+    taken: list[str] = []
+    for text in cycle(" ".join(texts).split()):
+        if count <= 0:
+            break
+        taken.append(_cut(text, count, words))
+        count -= words(taken[-1])
+    return " ".join(taken)
+
+
+def _cut(text: str, count: int, words: Callable[[str], int]) -> str:
+    """As much of a text without spaces as has so many words."""
+    return text[: bisect_right(range(1, len(text) + 1), count, key=lambda end: words(text[:end]))]
 
 
 def _regions(pool: Sequence[int], clusters: np.ndarray) -> list[list[int]]:

@@ -66,7 +66,8 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
     the package is over ``limit`` bytes.
     """
     check_models(config)
-    values: dict[str, Any] = config.model_dump(mode="json")
+    # what is left open stays so, since a run goes on with what was there for it as it began
+    values: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
     package = Path(ray_si.__file__).parent
     files = {_PACKAGE + name: file for name, file in _files(package, _CACHES)}
     if config.seeds != "bundled":

@@ -48,9 +48,10 @@ def test_a_build_reaches_its_target_exactly(finished):
     [
         ({"classification_share": 0.1}, "0.1 of a round of 4 is no prompt; set prompts_per_round"),
         ({"lookahead": 100}, "lookahead: each of 100 rounds ahead takes a thread"),
+        ({"max_demonstration_words": 4}, "max_demonstration_words: 1 of 224 seed tasks"),
     ],
 )
-def test_rounds_with_which_no_run_begins_are_those_of_one_that_goes_on(tmp_path, bootstrap, match):
+def test_prompts_with_which_no_run_begins_are_those_of_one_that_goes_on(tmp_path, bootstrap, match):
     run = made_run(tmp_path / "begun", **bootstrap)
     config = parse_config(run.header["config"])
     assert build(config, str(tmp_path / "begun")).stats["accepted"] == 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_si.config import RunConfig
-from ray_si.config.file import parse_config
+from ray_si.config.file import parse_config, stored_config
 from ray_si.errors import ConfigError
 
 
@@ -211,6 +211,22 @@ def test_a_run_goes_on_under_the_default_that_it_began_with():
         assert plain.as_begun(stored) == plain
     set_ = parse_config({"dedup": {"tokenizer": "auto"}})
     assert set_.as_begun(begun).dedup.tokenizer == "auto"
+
+
+def test_a_run_goes_on_with_the_sampling_that_it_began_with():
+    """Earlier versions took 256, 0.7 and 1 for what a purpose's section left out."""
+    given = {"sampling": {"classification": {"max_tokens": 1000}}}
+    values = {"generator": given, "instance_generator": {"model": "other", **given}}
+    config = parse_config(values)
+    begun = config.model_dump(mode="json")
+    for section in values:
+        begun[section]["sampling"]["classification"]["temperature"] = 0.7
+    assert config.as_begun(begun).fingerprint("x") == stored_config(begun).fingerprint("x")
+    for stored in ({}, config.model_dump(mode="json")):
+        assert config.as_begun(stored) == config
+    given["sampling"]["classification"]["temperature"] = 0
+    for other in (parse_config(values), parse_config({"instance_generator": {"model": "other"}})):
+        assert other.as_begun(begun).fingerprint("x") == other.fingerprint("x")
 
 
 def test_what_rows_are_scored_by_is_checked_and_changes_nothing_else():

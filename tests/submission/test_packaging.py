@@ -100,6 +100,20 @@ def test_the_packaged_run_is_the_run_that_was_checked(tmp_path):
     assert where.startswith(str(tmp_path / "job"))
 
 
+def test_what_a_configuration_leaves_open_is_as_a_run_began_with_it_in_a_job_too(tmp_path):
+    open_ = values(sampling={"classification": {"max_tokens": 9}})
+    config = parse_config(open_ | {"bootstrap": {"fit_to_slots": True}})
+    begun = config.model_dump(mode="json")
+    begun["bootstrap"]["prompts_per_round"] += 1  # on other hardware
+    begun["dedup"]["tokenizer"] = "reference"  # as defaults were
+    begun["generator"]["sampling"]["classification"]["temperature"] = 0.7
+    with zipfile.ZipFile(pack(config, tmp_path / "p.zip", []).path) as archive:
+        archive.extract(CONFIG_NAME, tmp_path)
+    there = load_config(tmp_path / CONFIG_NAME)
+    assert there == config
+    assert there.as_begun(begun).fingerprint("x") == parse_config(begun).fingerprint("x")
+
+
 def test_included_folders_leave_git_environments_data_and_runs_at_home(folder):
     package = pack(parse_config(values()), folder / "p.zip", ["a", "notes.txt"])
     assert {"a/mine.py", "notes.txt"} <= names(package)

@@ -54,7 +54,9 @@ class Bootstrap(_Section):
     """All prompts of a round that ask for the same kind of task show the same examples, whose keys
     and values an engine computes once; each round shows others."""
     max_demonstration_words: int | None = Field(None, ge=4)
-    """Leave longer ones (in joint mode, with input and output) out of prompts; none keeps all."""
+    """Leave longer ones (in joint mode, with input and output) out of prompts; none keeps all. A
+    new run needs as many shorter seed tasks, of each kind that it shows, as a prompt has examples.
+    """
     new_instructions: int = Field(8, ge=1)
     """How many a completion is asked for."""
     prompts_per_round: int = Field(64, ge=1, le=MOST_PROMPTS)

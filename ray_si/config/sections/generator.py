@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ray_si.config.sections.base import Section as _Section
 from ray_si.config.sections.engine_options import OpenAIOptions, ReplayOptions, VLLMOptions
@@ -43,7 +44,10 @@ class Sampling(_Section):
 
 
 class SamplingByPurpose(_Section):
-    """One set of sampling parameters for each kind of request."""
+    """One set of sampling parameters for each kind of request.
+
+    A key that is left out is as the default of its kind has it, whatever else is set there.
+    """
 
     instructions: Sampling = Sampling(max_tokens=512, temperature=0.9, top_p=0.9)
     joint: Sampling = Sampling(max_tokens=1024, temperature=0.9, top_p=0.9)
@@ -52,6 +56,31 @@ class SamplingByPurpose(_Section):
     output_first: Sampling = Sampling(max_tokens=300, temperature=0.7, top_p=0.9)
     input: Sampling = Sampling(max_tokens=200, temperature=0.7, top_p=0.9)
     answer: Sampling = Sampling(max_tokens=350, temperature=0.7, top_p=0.9)
+
+    @field_validator("*")
+    @classmethod
+    def _rest_as_usual(cls, given: Sampling, info: ValidationInfo) -> Sampling:
+        """With what is left out as the purpose has it, which does not count as set."""
+        assert info.field_name
+        usual = dict(cls.model_fields[info.field_name].default)
+        values = usual | given.model_dump(exclude_unset=True)
+        return Sampling.model_construct(given.model_fields_set, **values)
+
+    def as_begun(self, stored: Mapping[str, Any]) -> SamplingByPurpose:
+        """With what earlier versions took for keys that are left out of a purpose that is given.
+
+        That was `Sampling`'s own default, and is where a run of these ``stored`` values has it.
+        """
+        changed = {}
+        for purpose in self.model_fields_set:
+            given, begun = getattr(self, purpose), stored.get(purpose, {})
+            former = {
+                key: value
+                for key, value in Sampling()
+                if key not in given.model_fields_set and begun.get(key) == value
+            }
+            changed[purpose] = given.model_copy(update=former)
+        return self.model_copy(update=changed)
 
 
 class Prices(_Section):
