@@ -199,6 +199,7 @@ class TestOnTheSessionsRay:
         with pytest.raises(RunError, match="not empty and not a fine-tuning"):
             finetune(str(location), str(tmp_path / "occupied"), Training(model=models[0]))
 
+    @pytest.mark.slow
     def test_what_ray_train_cannot_begin_with_is_one_line(self, finished, tuned, models, tmp_path):
         location, _ = finished
         to = tmp_path / "to"
