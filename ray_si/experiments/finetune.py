@@ -289,7 +289,9 @@ def _storage(location: str) -> tuple[str, fs.FileSystem | None]:
     if not location.startswith("s3://"):
         return location, None
     store = boto3.session.Session().client("s3").meta
-    system = fs.S3FileSystem(endpoint_override=store.endpoint_url, region=store.region_name)
+    is_amazon = ".amazonaws.com" in store.endpoint_url  # of whose addresses there are many
+    endpoint = None if is_amazon else store.endpoint_url
+    system = fs.S3FileSystem(endpoint_override=endpoint, region=store.region_name)
     return location.removeprefix("s3://"), system
 
 
