@@ -33,7 +33,7 @@ from ray_si.storage.corpus import (
     open_corpus,
     plain_type,
 )
-from ray_si.storage.corpus_writer import open_writer
+from ray_si.storage.corpus_writer import JsonlWriter, ParquetWriter, open_writer
 from ray_si.storage.files import File, locate, reading, staged
 
 REJECTED_TEXTS = pa.schema(
@@ -54,7 +54,7 @@ REJECTED_TEXTS = pa.schema(
 ``match_source`` is the --against file that the match is from, else null; ``row`` counts from 1 in
 ``file`` (for JSONL it is the line). ``match_id`` is the match's place among the texts of --index,
 where it is one of these. Of an "unreadable" row ``error`` says what is wrong, and there
-is no text.
+is no text. Such rows of --against files come first.
 """
 
 UNREADABLE = "unreadable"
@@ -219,7 +219,7 @@ def dedup_files(
                 closing(open_writer(paths[0], targets[0].location, REJECTED_TEXTS)) as rejected,
                 closing(open_writer(paths[1], out, _first_with_columns(corpora).schema)) as kept,
             ):
-                decide = _filled(gate, corpus_index, unwanted, reader, tally)
+                decide = _filled(gate, corpus_index, unwanted, reader, tally, rejected)
                 known = corpus_index.known(reader.cut) if corpus_index is not None else None
                 for number, place, batch, embeddings in reader.read(corpora, known):
                     result = decide(batch.texts, embeddings, place)
@@ -257,7 +257,7 @@ def _job(
 
 def _is_there(file: File) -> bool:
     with reading(file.location):
-        return file.filesystem.get_file_info(file.path).type == fs.FileType.File
+        return bool(file.filesystem.get_file_info(file.path).type == fs.FileType.File)
 
 
 def _texts(corpora: Sequence[Corpus], tally: _Tally) -> Iterator[list[str]]:
@@ -380,8 +380,12 @@ def _filled(
     unwanted: Sequence[Corpus],
     reader: Reader,
     tally: _Tally,
+    rejected: JsonlWriter | ParquetWriter,
 ) -> Callable[[list[str], np.ndarray | None, Place], DedupResult]:
-    """What decides on a batch, once what nothing may resemble is in the gate."""
+    """What decides on a batch, once what nothing may resemble is in the gate.
+
+    Rows of that which cannot be read are written to ``rejected``.
+    """
 
     def as_compared(embeddings: np.ndarray | None) -> np.ndarray | None:
         return embeddings if index is None or embeddings is None else index.rounded(embeddings)
@@ -393,6 +397,7 @@ def _filled(
         tally.report(note=f"reading {', '.join(corpus.file.location for corpus in unwanted)}")
     for number, _, batch, embeddings in reader.read(unwanted):
         source = unwanted[number].file.location
+        rejected.write_rows(_rejections(_unreadable(batch), unwanted[number]))
         gate.add(batch.texts, as_compared(embeddings), source=source)
         if index is not None:
             index.see(batch.texts)
@@ -421,10 +426,17 @@ def _left_out(
         }
         for duplicate in result.rejected
     ]
-    rows += [
+    return _rejections(sorted(rows + _unreadable(batch), key=lambda row: row["row"]), corpus)
+
+
+def _unreadable(batch: CorpusBatch) -> list[dict[str, Any]]:
+    return [
         {"reason": UNREADABLE, "row": number, "error": what} for number, what in batch.unreadable
     ]
-    rows.sort(key=lambda row: row["row"])
+
+
+def _rejections(rows: list[dict[str, Any]], corpus: Corpus) -> list[dict[str, Any]]:
+    """Rows of `REJECTED_TEXTS`, of these of a corpus."""
     blank = dict.fromkeys(REJECTED_TEXTS.names)
     return [blank | row | {"file": corpus.file.location} for row in rows]
 

@@ -19,7 +19,7 @@ from ray_si.dedup.rouge import rouge_l_of_pairs
 from ray_si.dedup.tokens import Tokenizer
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, CorpusError
-from ray_si.storage.corpus import Corpus, format_of, open_corpus
+from ray_si.storage.corpus import Corpus, format_of, listed, open_corpus
 from ray_si.storage.corpus_writer import open_writer
 from ray_si.storage.files import locate, staged
 
@@ -153,7 +153,7 @@ def _form(rows: Corpus, text_field: str) -> Form:
         return "kept"
     raise CorpusError(
         f"{rows.file.location}: rows have removed and kept (pairs), cluster (an array), or "
-        f"{text_field} (what was kept); there are: {', '.join(first) or 'none'}"
+        f"{text_field} (what was kept); there are: {listed(first)}"
     )
 
 
@@ -176,6 +176,10 @@ class _Members:
                 raise CorpusError(f"{where}: the corpus has no row with the id {member!r}")
             member = self._places[member]
         if isinstance(member, str):
+            try:
+                member.encode()
+            except UnicodeEncodeError as error:
+                raise CorpusError(f"{where}: a text has half a surrogate pair") from error
             return member
         if type(member) is not int:
             raise CorpusError(f"{where}: {member!r} is neither a text nor the number of a row")

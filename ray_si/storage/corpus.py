@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_si.errors import CorpusError
+from ray_si.errors import CorpusError, one_line
 from ray_si.storage.files import File, reading
 
 _BATCH_BYTES = 64 << 20
@@ -29,6 +29,8 @@ PART_BYTES = 64 << 20
 """Least size of a part that may be read apart from the others, where a file can be cut."""
 _BOM = b"\xef\xbb\xbf"
 _HINT = "name one with --text-field"
+_LISTED = 200
+"""Characters that an error spends on the names of fields."""
 
 Records: TypeAlias = list[bytes] | pa.RecordBatch
 """Rows as they are stored: lines of JSON with their ends (JSONL), or Arrow columns (Parquet)."""
@@ -237,7 +239,7 @@ class JsonlCorpus:
     def _text(self, line: bytes) -> str:
         row = _row(line)
         if self.field not in row:
-            raise _UnreadableError(f"no field {self.field!r}; there are: {_listed(row)}")
+            raise _UnreadableError(f"no field {self.field!r}; there are: {listed(row)}")
         text = row[self.field]
         if not isinstance(text, str):
             raise _UnreadableError(f"field {self.field!r} {_JSON_NAMES[type(text)]}, not a string")
@@ -344,9 +346,13 @@ class ParquetCorpus:
         number = 0
         with self._open() as stored:
             for records in stored.iter_batches(use_threads=False):
-                for row in records.to_pylist():
-                    number += 1
-                    yield number, row
+                try:
+                    rows = records.to_pylist()
+                except UnicodeDecodeError as error:
+                    wrong = next(i for i in range(len(records)) if not _is_sound(records, i))
+                    raise self.unreadable(number + wrong + 1, "a text is not UTF-8") from error
+                yield from enumerate(rows, number + 1)
+                number += len(rows)
 
     def unreadable(self, number: int, what: object) -> CorpusError:
         """The error that a row of this number is, where such are not passed over."""
@@ -406,11 +412,12 @@ def _choose(fields: Sequence[str], names: list[str], where: str, hint: str) -> s
     for field in fields:
         if names.count(field) == 1:
             return field
-    raise CorpusError(f"{where}: no field {fields[0]!r}; there are: {_listed(names)}; {hint}")
+    raise CorpusError(f"{where}: no field {fields[0]!r}; there are: {listed(names)}; {hint}")
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+def listed(names: Iterable[str]) -> str:
+    """Names of fields as an error has them, which may be any text: in a line, and not too long."""
+    return one_line(", ".join(names) or "none", _LISTED)
 
 
 def _texts_of(column: pa.Array) -> tuple[list[str], dict[int, str]]:
@@ -427,6 +434,15 @@ def _texts_of(column: pa.Array) -> tuple[list[str], dict[int, str]]:
         if value is None
     }
     return [value for value in values if value is not None], wrong
+
+
+def _is_sound(records: pa.RecordBatch, row: int) -> bool:
+    """Whether the texts of a row can be read."""
+    try:
+        records.slice(row, 1).to_pylist()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _decoded(value: pa.Scalar) -> str | None:

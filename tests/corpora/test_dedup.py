@@ -116,7 +116,7 @@ def test_parquet_keeps_schema_and_order(tmp_path):
 def test_unreadable_rows_are_passed_over_counted_and_named_where_that_is_asked(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(
         b"[]\n" + json.dumps({"instruction": RIVER}).encode() + b"\n{\n\n"
-        b'{"instruction": "\xff"}\n{"instruction": null}\n{"text": 1}\n'
+        b'{"instruction": "\xff"}\n{"instruction": null}\n{"\\ud800": 1}\n'
         + json.dumps({"instruction": RIVER_AGAIN}).encode()
     )
     write_lines(tmp_path / "t.jsonl", SORT)
@@ -128,12 +128,14 @@ def test_unreadable_rows_are_passed_over_counted_and_named_where_that_is_asked(t
     done = invoke(*arguments, "--skip-unreadable", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["instruction"] for row in read_lines(tmp_path / "k.jsonl")] == [RIVER]
-    rejected = read_lines(tmp_path / "k.rejected.jsonl")
+    against, *rejected = read_lines(tmp_path / "k.rejected.jsonl")
+    assert (against["file"], against["row"], against["reason"]) == ("t.jsonl", 2, "unreadable")
+    assert against["error"].startswith("not valid JSON at 1")
     assert [(row["row"], row["reason"]) for row in rejected] == [
         *((number, "unreadable") for number in (1, 3, 5, 6, 7)),
         (8, "rouge"),
     ]
-    errors = ["not a JSON object", "not valid JSON at 1", "not UTF-8", "is null", "no field"]
+    errors = ["not a JSON object", "not valid JSON at 1", "not UTF-8", "is null", "are: �"]
     for row, error in zip(rejected, errors, strict=False):
         assert error in row["error"]
         assert row["text"] is row["match"] is None

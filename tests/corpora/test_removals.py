@@ -128,6 +128,13 @@ def test_all_that_is_unfounded_goes_to_a_file_and_some_of_it_is_shown(tmp_path):
     assert_one_line_error(invoke(*arguments, cwd=tmp_path), "o.jsonl exists")
 
 
+def test_a_text_of_parquet_that_is_no_utf_8_is_named_by_its_row(tmp_path):
+    texts = pa.array([RIVER.encode(), b"\xff"]).view(pa.string())
+    pq.write_table(pa.table({"removed": texts, "kept": [RIVER, SORT]}), tmp_path / "r.parquet")
+    done = invoke("verify-removals", "r.parquet", "--cosine", "off", cwd=tmp_path)
+    assert_one_line_error(done, "r.parquet, row 2: a text is not UTF-8; mend or remove the row")
+
+
 OF_C = ("--corpus", "c.jsonl")
 
 
@@ -145,6 +152,7 @@ OF_C = ("--corpus", "c.jsonl")
         ({"removed": "z", "kept": "y"}, ("--id-field", "n", *OF_C), "is no text or integer"),
         ({"cluster": "x"}, (), "field 'cluster' is not an array"),
         ({"cluster": ["x"], "kept": "y"}, (), "'y' was kept and is not in the cluster"),
+        ({"removed": "x \ud800", "kept": "y"}, (), "row 1: a text has half a surrogate pair"),
         ({"instruction": "x"}, (), "name what it was of with --corpus"),
         ({"removed": "x", "kept": "y"}, ("--rouge", "0"), "--rouge must lie in (0, 1]"),
         ({"removed": "x", "kept": "y"}, ("--to", "a.parquet"), "--to is a JSONL file"),
