@@ -321,8 +321,9 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
 
 def _is_content(heading: Heading | None, output: Heading, section: _Section) -> bool:
     """Whether the heading of an input is inside an input that has none."""
-    is_input = heading is not None and heading.name == "input"
-    return is_input and any(section.before) and heading.column > output.column
+    if heading is None or heading.name != "input":
+        return False
+    return any(section.before) and heading.column > output.column
 
 
 def _begin(before: list[str] | None, line: Line) -> list[str]:
