@@ -228,18 +228,17 @@ def without_deeper(lines: Sequence[Line], leftmost: Mapping[Name, Heading]) -> l
         heading = line.heading
         if heading and not exact[place]:
             is_new = least is not None and heading.indent >= least
+            following = (name for name in exact[place:] if name in ("input", "output"))
             if heading.name == "input":
                 is_due = is_new and last != "input"
             elif heading.name == "output":
-                following = (name for name in exact[place:] if name in ("input", "output"))
                 is_due = (is_new or last == "input") and next(following, None) != "output"
             elif heading.number is None:
                 is_due = is_new and heading.name == "instruction"
-            else:
+            else:  # not of what the headings of pairs alone keep from standing deeper
                 is_due = leftmost[heading.name].name == heading.name
-            if not is_due:
-                line = replace(line, heading=None)
-                heading = None
+            heading = heading if is_due else None
+            line = replace(line, heading=heading)
         number = None if line.in_fence or heading else item_number(line.text)
         if heading and heading.name in ("input", "output"):
             last, least = heading.name, None
@@ -248,11 +247,10 @@ def without_deeper(lines: Sequence[Line], leftmost: Mapping[Name, Heading]) -> l
         elif is_firm and least:
             pass
         elif begun := heading or number:
-            least = 2 if begun.rest else 1
-            is_of_task = begun is number or (heading and heading.name == "task")
-            if "instruction" in leftmost and (begun.rest or not is_of_task):
-                least = None
-            is_firm = False
+            least, is_firm = 2 if begun.rest else 1, False
+            is_example = heading is not None and heading.name == "example"
+            if "instruction" in leftmost and (begun.rest or is_example):
+                least = None  # of a list, since tasks begin with instructions
         elif not line.is_blank:
             least = None
         kept.append(line)
@@ -332,8 +330,8 @@ def _inside(
     is_one_over = False
     start = 0
     while start < len(rows):
-        stop = len(rows) if passing else next((n for n in begins if n > start), len(rows))
-        end = _end_of_fence(rows[:stop], start, begins)
+        stop = None if passing else next((place for place in begins if place > start), None)
+        end = _end_of_fence(rows if stop is None else rows[:stop], start, begins)
         if end is None:
             is_last = not "".join(rows[start + 1 : start + 2]).strip()
             is_one_over |= is_last and _BARE_FENCE.fullmatch(rows[start].strip()) is not None

@@ -24,7 +24,6 @@ Read = tuple[Instance, str | None]
 """An instance, or what was written instead of one and the reason why it is none."""
 
 _PAIR = ("input", "output", "label")
-_AT_MARGIN = Heading("output", None, "", 0)
 _REMARK = re.compile(
     r"(?:please )?(?:let me know|feel free|i hope|hope (?:this|that|these)|would you like|"
     r"do you want|if you (?:need|want|would like|'d like|have any)|these (?:examples|tasks|are)|"
@@ -46,6 +45,8 @@ _LETTER = re.compile(
     r"[^\n.?]{0,60}\n",
     re.IGNORECASE,
 )
+"""How a letter begins, whose last paragraph may speak so as well."""
+
 _OF_ANSWER = re.compile(r"\b(?:inputs?|outputs?|examples?|tasks?|instructions?)\b", re.IGNORECASE)
 
 
@@ -226,10 +227,10 @@ def _outermost(lines: Sequence[Line], main: Name) -> list[Line]:
         if heading := line.heading:
             first.setdefault(heading.name, place)
             known = leftmost.get(heading.name)
-            if heading.name != "example" or known is None or known.number == heading.number is None:
+            if known and heading.name == "example" and (known.number or heading.number):
+                leftmost[heading.name] = known if known.number else heading
+            else:
                 leftmost[heading.name] = _left(heading, known)
-            elif known.number is None:
-                leftmost[heading.name] = heading
     pair = min((name for name in first if name in _PAIR), key=first.__getitem__, default=main)
     for name in leftmost:
         leading = main if name in _PAIR else pair
@@ -251,14 +252,13 @@ def _bare_number(line: Line) -> Heading | None:
 def _by_input(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
     """Sections whose input stands before their output."""
     heads = [line.heading for line in lines if line.heading]
-    outputs = (head for head in heads if head.name == "output")
-    output = min(outputs, key=lambda head: head.column, default=_AT_MARGIN)
+    column = min((head.column for head in heads if head.name == "output"), default=0)
     section = _Section()
     sections, part = [section], section.before
     for place, line in enumerate(lines):
         heading = line.heading
-        if _is_content(heading, output, section):
-            heading = None
+        if heading and heading.name == "input" and heading.column > column and any(section.before):
+            heading = None  # inside an input without a heading
         if heading is None:
             part.append(line.text)
             continue
@@ -292,11 +292,11 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
     """Sections that begin with the output, a class label."""
     section = _Section()
     sections, part = [section], section.before
-    label = _AT_MARGIN
+    column = 0  # of the label
     for place, line in enumerate(lines):
         heading = line.heading
-        if _is_content(heading, label, section):
-            heading = None
+        if heading and heading.name == "input" and heading.column > column and any(section.before):
+            heading = None  # inside an input without a heading
         if heading is None:
             if section.output is not None and part is section.output and not _blank(part):
                 part = section.before  # what follows the label on lines of its own
@@ -308,7 +308,7 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
             section = _Section(is_headed=True, is_labelled=True)
             sections.append(section)
             part = section.output = _begin(None, line)
-            label = heading
+            column = heading.column
         elif heading.name == "input" and section.input is None:
             part = section.input = _begin(None, line)
         elif heading.name == "input":
@@ -317,12 +317,6 @@ def _by_label(lines: Sequence[Line]) -> tuple[list[_Section], list[Read]]:
         else:  # what heads the next label, or repeats this one
             part = []
     return sections, []
-
-
-def _is_content(heading: Heading | None, output: Heading, section: _Section) -> bool:
-    """Whether the heading of an input is inside an input that has none."""
-    is_input = heading is not None and heading.name == "input"
-    return is_input and any(section.before) and heading.column > output.column
 
 
 def _begin(before: list[str] | None, line: Line) -> list[str]:
@@ -404,7 +398,8 @@ def without_remark(text: str, *, strict: bool = False) -> tuple[str, str]:
     rows = text.split("\n")
     blank = max((place for place, row in enumerate(rows) if not row.strip()), default=0)
     last = "\n".join(rows[blank:]).strip()
-    is_open = bool(blank) and is_remark(last)
-    if is_open and (strict or _LETTER.match(text)):
-        is_open = _OF_ANSWER.search(last) is not None
-    return (value_of(rows[:blank]), last) if is_open else (text, "")
+    if not blank or not is_remark(last):
+        return text, ""
+    if (strict or _LETTER.match(text)) and not _OF_ANSWER.search(last):
+        return text, ""
+    return value_of(rows[:blank]), last
