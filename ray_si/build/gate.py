@@ -16,12 +16,11 @@ from ray_si.config import RunConfig
 from ray_si.config.sections.dedup import Dedup
 from ray_si.dedup import Deduplicator, EmbeddingIndex
 from ray_si.dedup.cosine.device import bytes_of_a_row, bytes_of_a_search
-from ray_si.dedup.cosine.host import RowsFileError
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.pool import EXACT_KINDS
-from ray_si.errors import ConfigError, EngineError, GateError
+from ray_si.errors import ConfigError, EngineError
 from ray_si.pipeline.embeddings import embed_inputs, inputs_table, stored_inputs
-from ray_si.pipeline.gate import OpenGate, gate_options, guarded
+from ray_si.pipeline.gate import OpenGate, gate_options, guarded, told_of_disk
 from ray_si.records import SeedTask
 from ray_si.run.checkpoint import CommittedRounds, accepted_tables
 from ray_si.run.run import Run
@@ -63,7 +62,7 @@ def open_gate(
     if can_screen(options):
         settings["layers"] = config.bootstrap.lookahead
     restore = partial(_committed, human, run.location)
-    with _told_of_disk(), ExitStack() as stack:
+    with told_of_disk(), ExitStack() as stack:
         gate: Deduplicator
         if options.shards == 1 and cards is None:
             gate = Deduplicator(**settings)
@@ -86,14 +85,6 @@ def open_gate(
         else:
             before = guarded(gate, config, sets, inputs.sets)
             yield OpenGate(before, encode, inputs_table(seeds, sets, inputs))
-
-
-@contextmanager
-def _told_of_disk() -> Iterator[None]:
-    try:
-        yield
-    except RowsFileError as error:
-        raise GateError(f"the cosine gate: {error}") from error
 
 
 def _check_room(config: RunConfig, dimension: int, free: int) -> None:

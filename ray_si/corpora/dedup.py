@@ -24,6 +24,7 @@ from ray_si.dedup import Deduplicator, DedupResult
 from ray_si.dedup.tokens import unread
 from ray_si.engines import registry
 from ray_si.errors import ConfigError, CorpusError
+from ray_si.pipeline.gate import told_of_disk
 from ray_si.pipeline.progress import DedupProgress
 from ray_si.storage.corpus import (
     Corpus,
@@ -215,6 +216,7 @@ def dedup_files(
             else:
                 opened_gate = _here(model, gate_options, corpus_index)
             with (
+                told_of_disk(),
                 opened_gate as (gate, reader),
                 closing(open_writer(paths[0], targets[0].location, REJECTED_TEXTS)) as rejected,
                 closing(open_writer(paths[1], out, _first_with_columns(corpora).schema)) as kept,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +13,22 @@ import pyarrow as pa
 from ray_si.config.schema import RunConfig
 from ray_si.config.sections.dedup import Dedup
 from ray_si.dedup import Deduplicator, DedupResult, GuardedGate
+from ray_si.dedup.cosine.host import RowsFileError
 from ray_si.dedup.deduplicator import Encoder
 from ray_si.dedup.layers import Screened
+from ray_si.errors import GateError
 from ray_si.pipeline.contamination import excluded_texts
 from ray_si.pipeline.embeddings import compact
 from ray_si.run.evaluation import EvaluationSet
+
+
+@contextmanager
+def told_of_disk() -> Iterator[None]:
+    """GateError where the rows of a cosine gate of this process fill a disk."""
+    try:
+        yield
+    except RowsFileError as error:
+        raise GateError(f"the cosine gate: {error}") from error
 
 
 def gate_options(dedup: Dedup, encode: Encoder | None = None) -> dict[str, Any]:

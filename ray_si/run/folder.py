@@ -135,7 +135,7 @@ class Folder:
 
 
 def _inside(to: str) -> RunError:
-    return RunError(f"{to} lies inside a run, which stays as it was built; choose another")
+    return RunError(f"{to} is or lies inside a run, which stays as it was built; choose another")
 
 
 def _resolved(place: str) -> str:

@@ -63,7 +63,7 @@ def test_rows_in_jsonl_are_read_as_they_are_however_long_and_whatever_they_look_
 
 def test_a_run_is_no_place_for_a_fine_tuning(tmp_path):
     run = finished_run(tmp_path / "run", 3)
-    with pytest.raises(RunError, match="tuned lies inside a run"):
+    with pytest.raises(RunError, match="tuned is or lies inside a run"):
         finetune(run.location, f"{run.location}/tuned", Training(model="/absent"))
 
 

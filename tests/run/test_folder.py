@@ -91,7 +91,7 @@ def test_what_lies_in_a_run_is_seen_by_whatever_way_it_is_named(tmp_path, monkey
     inside = "mine", "mine/data/", "../runs/mine/new/er", "../link/data", f"{tmp_path}/link"
     for to in inside:
         for name in (run, "mine", "../link/"):
-            with pytest.raises(RunError, match=f"^{to} lies inside a run"):
+            with pytest.raises(RunError, match=f"^{to} is or lies inside a run"):
                 check_beside(to, name)
     for to in ("mine-2", "mine/../other", ".", "data", "s3://mine/data"):
         check_beside(to, run)

@@ -114,7 +114,7 @@ def test_a_place_in_use_is_refused_before_anything_is_written(run, tmp_path):
         select(run, str(tmp_path / "best"), by="checks")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best-random"]
     select(run, str(tmp_path / "other"), by="checks")
-    with pytest.raises(RunError, match="is a run already"):
+    with pytest.raises(RunError, match="is or lies inside a run"):
         select(run, str(tmp_path / "other"), by="checks")
 
 
