@@ -256,7 +256,7 @@ def _alone(text: str, headings: Headings) -> str:
         text = text[announced.end() :].strip()
     first, _, below = text.partition("\n")
     heading = heading_of(first, headings)
-    if heading and heading.name == "input":
+    if heading and heading.name == "input" and not text.isalpha():
         text = f"{heading.rest}\n{below}".strip()
     return without_remark(unfenced(text), strict=True)[0]
 

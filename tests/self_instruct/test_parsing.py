@@ -323,6 +323,7 @@ def test_an_input_is_read_alone(text, finish_reason, expected):
 @pytest.mark.parametrize(
     "text",
     [
+        "Input",
         "Input 5 cm of tape.",
         "Input and output differ.",
         "Here is what we need for Friday:\n\n- chairs",
