@@ -83,7 +83,9 @@ def test_of_a_model_that_computes_nan_no_request_has_an_answer(engine):
     engine_head, engine._model.lm_head = engine._model.lm_head, Broken()
     try:
         requests = [Request(PROMPTS[0], GREEDY, 0), Request(PROMPTS[0], SAMPLED, 0)]
-        answers = ask(engine, [*requests, Request(PROMPTS[0], GREEDY, 0, labels=LABELS)])
+        answers = ask(
+            engine, [*requests, Request(PROMPTS[0], GREEDY, 0, labels=LABELS["completion"])]
+        )
     finally:
         engine._model.lm_head = engine_head
     for answer in answers:
