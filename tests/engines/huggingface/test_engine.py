@@ -82,7 +82,8 @@ def test_of_a_model_that_computes_nan_no_request_has_an_answer(engine):
 
     engine_head, engine._model.lm_head = engine._model.lm_head, Broken()
     try:
-        requests = [Request(PROMPTS[0], GREEDY, 0), Request(PROMPTS[0], SAMPLED, 0)]
+        one = [replace(sampling, max_tokens=1) for sampling in (GREEDY, SAMPLED)]
+        requests = [Request(PROMPTS[0], sampling, 0) for sampling in one]
         answers = ask(
             engine, [*requests, Request(PROMPTS[0], GREEDY, 0, labels=LABELS["completion"])]
         )
