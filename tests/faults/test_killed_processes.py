@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
 
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
-from tests.builds import digests, replay_values
+from tests.builds import digests, rays_processes, replay_values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -24,13 +25,14 @@ def values(**generator):
 
 
 def processes(*marks: str) -> list[psutil.Process]:
-    """Processes in whose title all of these stand, oldest first."""
+    """Processes of the session's Ray in whose title all of these stand, oldest first."""
     found = []
-    for process in psutil.process_iter(["cmdline", "create_time"]):
-        title = " ".join(process.info["cmdline"] or [])
-        if title.startswith("ray::") and all(mark in title for mark in marks):
-            found.append(process)
-    return sorted(found, key=lambda process: process.info["create_time"])
+    for process in rays_processes("ray::"):
+        with suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            if all(mark in title for mark in marks):
+                found.append((process.create_time(), process.pid, process))
+    return [process for *_, process in sorted(found)]
 
 
 @pytest.fixture(scope="module")
