@@ -60,7 +60,7 @@ class Ranked:
 def kept_rows(run: Run) -> Kept | None:
     """What ``output.keep`` keeps of a complete instance phase; None where it keeps everything.
 
-    It takes some 70 bytes an instance, on the way. Raises RunError where blocks and accepted
+    Memory grows with the instances, their texts apart. Raises RunError where blocks and accepted
     instructions do not agree.
     """
     config = run.header["config"]

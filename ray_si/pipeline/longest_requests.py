@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from ray_si.config import RunConfig
 from ray_si.engines.base import Request
@@ -14,9 +15,9 @@ from ray_si.pipeline.prompting import (
     input_request,
     instance_request,
     instruction_request,
-    words_of,
 )
 from ray_si.records import SeedTask
+from ray_si.self_instruct.filters import words_of
 from ray_si.self_instruct.prompts import Example
 
 
@@ -26,7 +27,8 @@ def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Reque
     The model's own instructions may have ``bootstrap.max_words`` words; those of seeds stand in.
     """
     texts = [seed.instruction for seed in seeds]
-    machine = words_of(config, texts, config.bootstrap.max_words)
+    words = partial(words_of, tokenizer=config.dedup.tokenizer)
+    machine = words(texts, config.bootstrap.max_words)
     longest = [
         instruction_request(config, Prompting(config, seeds).longest_prompt(), 0),
         classification_request(config, machine, 0),
@@ -35,7 +37,7 @@ def longest_requests(config: RunConfig, seeds: Sequence[SeedTask]) -> list[Reque
         kinds = (instance_request(config, machine, kind, 0) for kind in (False, True))
         return [*longest, *kinds]
     # a word has a token at least, and a letter of a script without spaces about one
-    text = words_of(config, texts, config.instances_by.sampling.input.max_tokens)
+    text = words(texts, config.instances_by.sampling.input.max_tokens)
     shown = Shown.of(config, seeds)
     most = max(shown.with_input, shown.without_input, key=_length)
     return [

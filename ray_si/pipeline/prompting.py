@@ -9,10 +9,8 @@ import json
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import cycle
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -28,7 +26,7 @@ from ray_si.records import Instance, SeedTask
 from ray_si.run.checkpoint import POOL_COLUMNS
 from ray_si.run.ids import regions_seed, request_id, request_seed
 from ray_si.run.schemas import INSTANCE, RAW_BLOCK, InstanceText, embeddings_of
-from ray_si.self_instruct.filters import count_words, refers_to_text
+from ray_si.self_instruct.filters import count_words, refers_to_text, words_of
 from ray_si.self_instruct.prompts import (
     Example,
     RenderedPrompt,
@@ -250,7 +248,8 @@ class Prompting:
         sources = [source for kind in dict.fromkeys(kinds) for source in self._human[kind]]
         human = sorted(sources, key=_length, reverse=True)
         texts = [source.example.instruction for source in human]
-        own = words_of(self._config, texts, options.max_demonstration_words or options.max_words)
+        most = options.max_demonstration_words or options.max_words
+        own = words_of(texts, most, tokenizer=self._config.dedup.tokenizer)
         machine = Source("", Example(own, human[0].example.instance if human else None), only)
         count = min(options.machine_demonstrations, options.demonstrations)
         sources = human[: options.demonstrations - count] + [machine] * count
@@ -399,23 +398,6 @@ def _kind_of(opening: str, classification_only: bool) -> Kind:
 def _length(source: Source) -> int:
     instance = source.example.instance or Instance("", "")
     return len(source.example.instruction) + len(instance.input) + len(instance.output)
-
-
-def words_of(config: RunConfig, texts: Sequence[str], count: int) -> str:
-    """So many words of the texts, as `count_words` has them, over and over if need be."""
-    words = partial(count_words, tokenizer=config.dedup.tokenizer)
-    taken: list[str] = []
-    for text in cycle(" ".join(texts).split()):
-        if count <= 0:
-            break
-        taken.append(_cut(text, count, words))
-        count -= words(taken[-1])
-    return " ".join(taken)
-
-
-def _cut(text: str, count: int, words: Callable[[str], int]) -> str:
-    """As much of a text without spaces as has so many words."""
-    return text[: bisect_right(range(1, len(text) + 1), count, key=lambda end: words(text[:end]))]
 
 
 def _regions(pool: Sequence[int], clusters: np.ndarray) -> list[list[int]]:

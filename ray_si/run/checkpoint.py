@@ -49,6 +49,9 @@ _ROUNDS = pa.schema([("manifest", pa.string()), ("pool", pa.string())])
 
 _DIGEST = 32
 
+_READERS = 4
+"""Segments read at a time, which may have 100 MB each; as many more wait for their turn."""
+
 Span = tuple[int, int]
 """The first round of a segment, and the one after its last."""
 
@@ -238,7 +241,7 @@ def _segments(
         return segment if last and head(last) == segment.manifests[-1] else None
 
     done = 0
-    for (first, end), segment in zip(spans, read_ahead(read, spans), strict=True):
+    for (first, end), segment in zip(spans, read_ahead(read, spans, _READERS), strict=True):
         if segment is None:
             continue
         yield from _one_by_one(run, range(done, first), texts=texts)

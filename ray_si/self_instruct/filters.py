@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import cycle
 
 import regex
 
@@ -127,6 +129,23 @@ def count_words(text: str, *, tokenizer: str = "reference") -> int:
         return len(text.split())
     others = unspaced.sub(" ", text).split()
     return letters + sum(any(letter.isalnum() for letter in word) for word in others)
+
+
+def words_of(texts: Iterable[str], count: int, *, tokenizer: str = "reference") -> str:
+    """So many words of the texts, as `count_words` has them, over and over if need be."""
+    words = partial(count_words, tokenizer=tokenizer)
+    taken: list[str] = []
+    for text in cycle(" ".join(texts).split()):  # each has a word at least
+        if count <= 0:
+            break
+        taken.append(_cut(text, count, words))
+        count -= words(taken[-1])
+    return " ".join(taken)
+
+
+def _cut(text: str, count: int, words: Callable[[str], int]) -> str:
+    """As much of a text without spaces as has so many words."""
+    return text[: bisect_right(range(1, len(text) + 1), count, key=lambda end: words(text[:end]))]
 
 
 @cache

@@ -106,6 +106,9 @@ _ONLY_MARKS = re.compile(r"\s*[#=~*_-]*\s*")
 _DEEPEST = 80
 """Characters of a line within which its heading has ended."""
 
+_FURTHER = 3
+"""Headings on a line behind its first: "Task 2 Example 1 Input: 5" has two."""
+
 _EMPHASIS = r"(?:\*{1,3}|_{1,3}|`|</?(?:b|i|u|p|em|strong|h\d)>)?"
 _CLOSE = r"[.)\]:、．。）：】]"
 _DIGITS = r"\d{1,3}(?!\d)"
@@ -173,8 +176,13 @@ def unfenced(text: str) -> str:
     return text
 
 
-def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading | None:
-    """The heading that a line begins with, whatever decorates it."""
+def heading_of(
+    row: str, headings: Headings, any_case: bool = False, further: int = _FURTHER
+) -> Heading | None:
+    """The heading that a line begins with, whatever decorates it.
+
+    At most so many ``further`` ones are looked for on the line, to tell whether the first is one.
+    """
     words, pattern = _pattern(headings, any_case)
     if not words.search(row[:_DEEPEST]) or not (match := pattern.fullmatch(row)):
         return None
@@ -192,14 +200,17 @@ def heading_of(row: str, headings: Headings, any_case: bool = False) -> Heading 
     if not heading.rest or colon or is_bracketed:
         return heading
     # "Example 1 Input: 5" begins with a heading, "Example 1 shows" and "Input 5 cm" do not
-    return heading if number and _inner(heading, headings, any_case) else None
+    is_heading = number and further and _inner(heading, headings, any_case, further - 1)
+    return heading if is_heading else None
 
 
-def _inner(heading: Heading | None, headings: Headings, any_case: bool) -> Heading | None:
+def _inner(
+    heading: Heading | None, headings: Headings, any_case: bool, further: int = _FURTHER
+) -> Heading | None:
     """The heading that follows an example's or a task's on the same line."""
     if heading is None or heading.name not in ("example", "task"):
         return None
-    return heading_of(heading.rest, headings, any_case)
+    return heading_of(heading.rest, headings, any_case, further)
 
 
 def without_deeper(lines: Sequence[Line], leftmost: Mapping[Name, Heading]) -> list[Line]:

@@ -6,10 +6,9 @@ import re
 
 from ray_si.config.file import parse_config
 from ray_si.pipeline.longest_requests import longest_requests
-from ray_si.pipeline.prompting import words_of
 from ray_si.records import Instance, SeedTask
 from ray_si.run.seeds import load_seeds
-from ray_si.self_instruct.filters import count_words
+from ray_si.self_instruct.filters import count_words, words_of
 
 SEEDS = load_seeds("bundled")[0]
 
@@ -44,7 +43,6 @@ def test_a_letter_of_a_script_without_spaces_is_a_word_of_the_longest_too():
     }
     assert letters == {"instructions": 300, "classification": 150, "input": 150, "answer": 350}
     for tokenizer in ("auto", "unicode", "reference"):
-        config = parse_config({"dedup": {"tokenizer": tokenizer}})
         for count in (1, 20, 150):
-            text = words_of(config, [*texts, "Name a river."], count)
+            text = words_of([*texts, "Name a river."], count, tokenizer=tokenizer)
             assert count_words(text, tokenizer=tokenizer) == count

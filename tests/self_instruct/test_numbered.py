@@ -232,3 +232,9 @@ def test_a_fence_that_lacks_its_end_holds_no_other_task():
         Item("Write it.", None, Instance("", "```\nx")),
         Item("Go on.", None, Instance("", "```\ny\n```")),
     ]
+
+
+def test_a_model_that_repeats_a_heading_without_end_ends_nothing():
+    text = "Example 1\n" * 1500
+    assert len(read_list(text, chat=True, headings=ENGLISH)) <= 1
+    assert len(read_tasks(text, chat=True, headings=ENGLISH)) <= 1

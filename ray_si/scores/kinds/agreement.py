@@ -14,7 +14,7 @@ from ray_si.engines import registry
 from ray_si.scores.answers import OTHERS
 from ray_si.scores.base import Row, Scored
 
-_EMPHASIS = re.compile(r"([*_`]+)(.+)\1")
+_EMPHASIS = re.compile(r"([*_`]{1,3})(.+)\1")
 _MARKS = {"Po", "Pi", "Pf", "Ps", "Pe"}
 """Unicode's categories of marks that end and enclose sentences, in all scripts."""
 
