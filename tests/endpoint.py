@@ -110,6 +110,9 @@ class Server:
     async def _revoked(self):
         return error(401, "Incorrect API key provided", "invalid_api_key")
 
+    async def _credit(self):
+        return error(402, "You requested up to 512 tokens, but can only afford 300", None)
+
     async def _half_a_pair(self):
         text = json.dumps({"error": {"message": "no such face: \ud83d", "code": None}})
         return Response(text, 400, media_type="application/json")

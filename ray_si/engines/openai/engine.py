@@ -36,9 +36,6 @@ _TRIAL_TIMEOUT_S = 30.0
 _FEW_TOKENS = 16
 """Of an answer that only shows that there is one; some endpoints give none for fewer."""
 
-_PROBE_EVERY_S = 5.0
-"""How long what was found out about the endpoint itself holds."""
-
 
 class OpenAIEngine:
     """Asks an endpoint, as fast as it and the configured limits allow; see `Pacer`.
@@ -46,10 +43,11 @@ class OpenAIEngine:
     Completion-style prompts go to /completions, chats to /chat/completions. A refusal for now (429,
     or 503 with Retry-After) costs a request nothing but time. Server errors, lost connections and
     timeouts are tried ``retries`` times more. When those are used up, or a request is denied in
-    words that may mean all of them (400, 401, 404), a trivial request tells whether it is this one
+    words that may mean all of them (400, 403, 404), a trivial request tells whether it is this one
     that cannot be answered, which makes it a Completion with finish_reason "error" (or "refused",
     where asking again would change nothing), or the endpoint. An endpoint that fails everything for
-    ``outage_s`` seconds, or denies access, raises GenerationError.
+    ``outage_s`` seconds, or denies all, raises GenerationError, as the first request does that is
+    denied for the key (401) or for credit (402, a spent quota).
 
     The key is read from the environment variable ``api_key_env`` of the process that asks.
     ``omit`` are parameters that the endpoint doesn't take, ``extra_body`` further ones;
@@ -92,7 +90,8 @@ class OpenAIEngine:
         self._length_parameter = "max_tokens"
         self._line, self._room = asyncio.Lock(), asyncio.Event()
         self._probing = asyncio.Lock()
-        self._probed: tuple[float, Failure | None] = (float("-inf"), None)
+        self._probe_began = float("-inf")
+        self._probed: Failure | None = None
         self._last_answer = float("-inf")
         self._jitter = random.Random()
 
@@ -113,6 +112,8 @@ class OpenAIEngine:
                 continue
             if result.kind == "request":
                 return Completion("", "refused", error=result.reason)
+            if result.kind == "account":
+                self._stop(result)
             failures += 1
             if result.kind == "failed" and failures <= self._retries:
                 await self._back_off(failures)
@@ -122,8 +123,8 @@ class OpenAIEngine:
                 if result.kind == "endpoint":
                     return Completion("", "refused", error=result.reason)
                 return Completion("", "error", error=f"{result.reason}, {failures} times")
-            if trouble.kind in ("endpoint", "request"):
-                raise GenerationError(f"{self._describe(trouble)}; what is finished is kept")
+            if trouble.kind != "failed":
+                self._stop(trouble)
             self._give_up_after(trouble, began)
             await self._back_off(failures)
 
@@ -272,6 +273,9 @@ class OpenAIEngine:
         backoff = 0.5 * 2 ** min(failures, _DOUBLINGS)
         await asyncio.sleep(backoff * self._jitter.uniform(0.5, 1))
 
+    def _stop(self, failure: Failure) -> NoReturn:
+        raise GenerationError(f"{self._describe(failure)}; what is finished is kept")
+
     def _give_up_after(self, failure: Failure, began: float, wait: float = 0.0) -> None:
         """Raise GenerationError where the endpoint has answered nothing for too long."""
         silent = time.monotonic() - max(self._last_answer, began) + wait
@@ -282,19 +286,27 @@ class OpenAIEngine:
             )
 
     async def _trouble(self, request: Request) -> Failure | None:
-        """How the endpoint fails a trivial request; None where it answers, or is merely busy."""
+        """How the endpoint fails a trivial request; None where it answers, or is merely busy.
+
+        What one request learns holds for all that had failed before it asked.
+        """
+        failed = time.monotonic()
         async with self._probing:
-            if time.monotonic() - self._probed[0] > _PROBE_EVERY_S:
-                prompt = [{"role": "user", "content": "Hello"}] if is_chat(request) else "Hello"
-                try:
-                    probe = _for_few_tokens(replace(request, prompt=prompt, labels=()))
-                    read_answer(probe, await self._ask(probe))
-                    self._last_answer, found = time.monotonic(), None
-                except (openai.OpenAIError, asyncio.TimeoutError, ValueError) as error:
-                    failure = failure_of(error)
-                    found = None if failure.kind == "busy" else failure
-                self._probed = (time.monotonic(), found)
-            return self._probed[1]
+            if failed >= self._probe_began:
+                self._probe_began = time.monotonic()
+                self._probed = await self._probe(request)
+            return self._probed
+
+    async def _probe(self, request: Request) -> Failure | None:
+        prompt = [{"role": "user", "content": "Hello"}] if is_chat(request) else "Hello"
+        try:
+            probe = _for_few_tokens(replace(request, prompt=prompt, labels=()))
+            read_answer(probe, await self._ask(probe))
+        except (openai.OpenAIError, asyncio.TimeoutError, ValueError) as error:
+            failure = failure_of(error)
+            return None if failure.kind == "busy" else failure
+        self._last_answer = time.monotonic()
+        return None
 
     def _clean(self, text: str) -> str:
         """The text without the key, should an endpoint repeat it: reasons are stored in the run."""

@@ -22,7 +22,7 @@ _THIS_REQUEST = {"context_length_exceeded", "content_filter", "invalid_prompt"}
 """Codes of what cannot be meant of all requests, as most that is said with 400 can: some endpoints
 say so that a key has expired or a credit is used up."""
 
-Kind = Literal["busy", "failed", "request", "endpoint"]
+Kind = Literal["busy", "failed", "request", "endpoint", "account"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Failure:
 
     ``kind`` says what helps: "busy": asking again later, when the endpoint has said or more slowly;
     "failed": asking again; "request": nothing, for this request; "endpoint": nothing, perhaps for
-    any request, until the endpoint's address, key, model or account is put right.
+    any request, until the endpoint's address, key or model is put right; "account": nothing, until
+    the key or the credit is, though requests of fewer tokens may still be answered.
     """
 
     kind: Kind
@@ -59,8 +60,8 @@ def _refusal(error: openai.APIStatusError) -> Failure:
     status, headers = error.status_code, error.response.headers
     said = {"status": status, "retry_after": retry_after(headers, time.time())}
     reason = f"HTTP {status}: {_message(error)}"
-    if status == 402 or error.code in _QUOTA:
-        return Failure("endpoint", reason, status)
+    if status in (401, 402) or error.code in _QUOTA:
+        return Failure("account", reason, status)
     if status == 429 or (status in (503, 529) and said["retry_after"] is not None):
         return Failure("busy", reason, **said)  # type: ignore[arg-type]
     if status >= 500 or status in (408, 409, 425):

@@ -191,12 +191,24 @@ def test_what_cannot_be_answered_is_that_rows_refusal(endpoint, settings, prompt
     assert endpoint.seen()["counts"]["requests"] == 1
 
 
-def test_one_trivial_request_tells_that_denials_which_may_mean_all_are_of_single_rows(endpoint):
+def test_trivial_requests_for_several_tell_that_denials_which_may_mean_all_are_of_rows(endpoint):
     endpoint.set(faults={"echo": 1}, spare_greetings=True)
     completions = ask(engine(endpoint), *[request(seed=seed) for seed in range(8)])
     assert {completion.finish_reason for completion in completions} == {"refused"}
     assert all("the key ***" in completion.error for completion in completions)
-    assert endpoint.seen()["counts"]["requests"] == 9
+    assert endpoint.seen()["counts"]["requests"] < 8 + 8
+
+
+def test_a_trivial_request_that_was_answered_says_nothing_of_a_later_denial(endpoint):
+    async def ask_twice():
+        made = engine(endpoint)
+        endpoint.set(faults={"expired": 1}, spare_greetings=True)
+        assert (await made.generate(request())).finish_reason == "refused"
+        endpoint.set(faults={"expired": 1})
+        await made.generate(request())
+
+    with pytest.raises(GenerationError, match="API key expired"):
+        asyncio.run(ask_twice())
 
 
 @pytest.mark.parametrize(
@@ -266,6 +278,13 @@ def test_an_endpoint_that_fails_for_all_stops_the_run(endpoint, faults, message)
         ask(made, request())
     assert "what is finished is kept" in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["revoked", "credit", "quota"])
+def test_a_denied_account_stops_the_run_though_shorter_requests_are_answered(endpoint, fault):
+    endpoint.set(faults={fault: 1}, spare_greetings=True)
+    with pytest.raises(GenerationError, match=r"HTTP 4(01|02|29)"):
+        ask(engine(endpoint), request())
 
 
 def test_an_endpoint_whose_model_thinks_longer_than_it_is_probed_is_none_that_fails(endpoint):
