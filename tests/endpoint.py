@@ -137,6 +137,8 @@ class Server:
             if missing == ("chat" if chat else "completion"):
                 return error(404, "Not Found", None)
             if missing in body:
+                if missing == "logprobs":  # as OpenAI says it of models that think
+                    return error(403, "You are not allowed to request logprobs", None)
                 return error(400, f"Unsupported parameter: '{missing}'", "unsupported_parameter")
         if self.settings.get("new_name") and "max_tokens" in body:
             text = "'max_tokens' is not supported, use 'max_completion_tokens' instead"

@@ -104,7 +104,8 @@ class OpenAIOptions(Section):
     outage_s: float = Field(600.0, gt=0)
     """How long an endpoint may fail or refuse everything before the run stops, in seconds."""
     omit: tuple[
-        Literal["seed", "stop", "temperature", "top_p", "top_k", "presence_penalty"], ...
+        Literal["seed", "stop", "temperature", "top_p", "top_k", "presence_penalty", "logprobs"],
+        ...,
     ] = ()
     """Parameters that the endpoint doesn't take."""
     extra_body: dict[str, Any] = Field({})

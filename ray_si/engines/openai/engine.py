@@ -185,11 +185,13 @@ class OpenAIEngine:
         hint = ""
         if failure.status == 404:
             hint = await self._suggest(request)
-        elif failure.status in (400, 413, 422):
+        elif failure.status in (400, 403, 413, 422):
             hint = (
                 "; generator.openai.omit leaves parameters out that an endpoint doesn't take, and "
                 "shorter prompts come from fewer bootstrap.demonstrations"
             )
+            if request.labels:
+                hint += "; classification.method text asks for no log-probabilities"
         elif failure.status is None:
             hint = "; is generator.openai.base_url right, and the endpoint up?"
         raise EngineError(self._describe(failure) + hint)
@@ -207,9 +209,9 @@ class OpenAIEngine:
         return f"; set generator.prompt_style to {other} if it only has that kind"
 
     def _describe(self, failure: Failure) -> str:
-        if failure.status in (401, 403):
+        if failure.status == 401:
             return (
-                f"{self._url} refused the key in {self._key_env} (HTTP {failure.status})"
+                f"{self._url} refused the key in {self._key_env} (HTTP 401)"
                 if self._key_env
                 else f"{self._url} wants a key: set generator.openai.api_key_env"
             )

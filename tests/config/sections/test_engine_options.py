@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ray_si.config.file import parse_config
+from ray_si.engines.base import Request, SamplingParams
+from ray_si.engines.openai.protocol import body_of
 from ray_si.errors import ConfigError
 
 
@@ -23,6 +25,14 @@ def test_what_paces_vllm_may_change_on_resume_and_what_it_writes_may_not():
     assert fingerprint(engine_kwargs={"kv_cache_dtype": "fp8"}) != fingerprint()
     assert fingerprint(engine_kwargs={"hf_overrides": {}}) != fingerprint()
     assert fingerprint(lora="adapter") != fingerprint()
+
+
+def test_each_parameter_that_an_endpoint_may_not_take_can_be_left_out():
+    sampling = SamplingParams(top_p=0.9, top_k=7, presence_penalty=0.5, stop=("#",))
+    asked = Request("Hi", sampling, 1, "answer")
+    names = sorted(body_of(asked, "m").keys() - {"model", "prompt", "max_tokens"})
+    options = parse_config({"generator": {"openai": {"omit": names}}}).generator.openai
+    assert set(body_of(asked, "m", options.omit)) == {"model", "prompt", "max_tokens"}
 
 
 @pytest.mark.parametrize(

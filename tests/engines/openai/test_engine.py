@@ -385,6 +385,16 @@ def test_an_unknown_model_is_named_with_those_there_are(endpoint):
         trial(made)
 
 
+def test_log_probabilities_that_an_endpoint_refuses_are_said_by_its_own_words(endpoint):
+    endpoint.set(lacks="logprobs")
+    asked = replace(request(CHAT), purpose="answer")
+    with pytest.raises(EngineError, match=r"request logprobs.*openai\.omit leaves"):
+        trial(engine(endpoint), asked)
+    trial(engine(endpoint, omit=("logprobs",)), asked)
+    with pytest.raises(EngineError, match=r"classification\.method text"):
+        trial(engine(endpoint, omit=("logprobs",)), labelling("chat"))
+
+
 def test_a_missing_key_is_named(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(EngineError, match="variable OPENAI_API_KEY holds no key"):
