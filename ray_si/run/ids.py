@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 
+GREATEST_SEED = (1 << 63) - 1
+"""Of a request; not all endpoints take so many bits."""
+
 
 def request_id(round_: int, index: int) -> str:
     """The id of a bootstrap request, by its place in its round; ids sort as requests do."""

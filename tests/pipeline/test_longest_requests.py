@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from ray_si.config.file import parse_config
 from ray_si.pipeline.longest_requests import longest_requests
 from ray_si.records import Instance, SeedTask
@@ -31,6 +33,11 @@ def test_the_longest_requests_are_as_long_as_the_configuration_lets_them():
     short = {item.purpose: item for item in longest(bootstrap={"max_demonstration_words": 12})}
     assert len(short["instructions"].prompt) < len(found["instructions"].prompt) / 2
     assert found["classification"].labels
+
+
+@pytest.mark.parametrize("method", ["pairs", "steps"])
+def test_an_endpoint_that_takes_seeds_of_32_bits_alone_is_tried_with_a_longer_one(method):
+    assert all(item.seed.bit_length() == 63 for item in longest(instances={"method": method}))
 
 
 def test_a_letter_of_a_script_without_spaces_is_a_word_of_the_longest_too():
