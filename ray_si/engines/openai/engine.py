@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 import openai
-from openai import AsyncOpenAI
+from openai import DEFAULT_CONNECTION_LIMITS, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from ray_si.engines.base import Completion, Request
 from ray_si.engines.openai.errors import Failure, failure_of, spent_on_thought
@@ -79,7 +79,12 @@ class OpenAIEngine:
                 "does, or to null where no key is needed"
             )
         self._client = AsyncOpenAI(
-            api_key=self._key, base_url=base_url, timeout=timeout_s, max_retries=0
+            api_key=self._key,
+            base_url=base_url,
+            timeout=timeout_s,
+            max_retries=0,
+            # as many connections as the pacer lets go, where the client's own limit is 1,000
+            http_client=DefaultAsyncHttpxClient(limits=type(DEFAULT_CONNECTION_LIMITS)()),
         )
         self.slots = self.capacity = concurrency
         self._pacer = Pacer(concurrency, requests_per_minute, tokens_per_minute)

@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import replace
 
+import openai
 import pytest
 
 from ray_si.engines.base import Request, SamplingParams
@@ -245,6 +246,14 @@ def test_no_more_in_flight_than_asked_for(endpoint):
     endpoint.set(latency_s=0.05)
     ask(engine(endpoint, concurrency=4), *[request(seed=seed) for seed in range(20)])
     assert endpoint.seen()["counts"]["most_in_flight"] == 4
+
+
+def test_the_clients_own_limit_of_connections_holds_none_back(endpoint, monkeypatch):
+    few = type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=2)  # its 1,000 take long to reach
+    monkeypatch.setattr("openai._base_client.DEFAULT_CONNECTION_LIMITS", few)
+    endpoint.set(latency_s=0.3)
+    ask(engine(endpoint, concurrency=8), *[request(seed=seed) for seed in range(8)])
+    assert endpoint.seen()["counts"]["most_in_flight"] == 8
 
 
 def test_requests_a_minute_are_kept_to(endpoint):
