@@ -92,7 +92,7 @@ class OpenAIOptions(Section):
     api_key_env: str | None = "OPENAI_API_KEY"
     """Environment variable that holds the key, on every node; null where none is needed."""
     concurrency: int = Field(32, ge=1)
-    """Most requests in flight, of all replicas together."""
+    """Most requests in flight, of all replicas together: each has an equal share, rounded up."""
     requests_per_minute: float | None = Field(None, gt=0)
     """Most requests a minute, of all replicas together; null leaves it to the endpoint."""
     tokens_per_minute: float | None = Field(None, gt=0)
