@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_si._version import __version__
@@ -147,18 +147,21 @@ class Custody:
 
     def _take_over(self) -> None:
         """Find the run's custodian, if there is one; one of other things is ended."""
-        with suppress(ValueError, RayError):  # there is none, or it is just going
+        try:
             custodian = ray.get_actor(self._actor_name, _NAMESPACE)
-            question = custodian.take_over.remote(self.fencing, self._identity, self._silence_s)
-            try:
-                is_same, deployed = ray.get(question, timeout=_ANSWER_S)
-            except GetTimeoutError:  # it hangs, and its name would not be free
-                is_same, deployed = False, None
-            if is_same:
-                self.custodian, self.adopted = custodian, deployed
-            else:
-                self._check_lease()
-                ray.kill(custodian)
+        except ValueError:  # there is none
+            return
+        question = custodian.take_over.remote(self.fencing, self._identity, self._silence_s)
+        try:
+            is_same, deployed = ray.get(question, timeout=_ANSWER_S)
+        except RayError:  # it hangs, goes, or is being restarted, and its name would not be free
+            is_same, deployed = False, None
+        if is_same:
+            self.custodian, self.adopted = custodian, deployed
+            return
+        self._check_lease()
+        with suppress(RayError):
+            ray.kill(custodian)
 
     def _create(self) -> Any:
         # on the head, or wherever the driver is: what it looks after is elsewhere

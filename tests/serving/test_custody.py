@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from types import SimpleNamespace
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import ray
 from ray import serve
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
 from ray_si.config.file import parse_config
 from ray_si.engines import registry
-from ray_si.errors import LeaseLostError
+from ray_si.errors import LeaseLostError, StorageError
 from ray_si.serving import applications, custody as custody_module
 from ray_si.serving.applications import Serving, remove_predecessors
 from ray_si.serving.custodian import Custodian, CustodianActor, is_of
@@ -181,8 +182,8 @@ def test_a_driver_within_the_set_time_goes_on_with_the_replicas(ray_session, nam
     until(lambda: not apps(name) and not custodian_of(name))
 
 
-def begun(question, name, identity):
-    """A custodian that hangs when it is asked that."""
+def begun(question, name, identity, does=lambda: time.sleep(3600)):
+    """A custodian that hangs, or what it else ``does``, when it is asked that."""
 
     class Hanging(Custodian):
         """One question is never answered, nor any after it.
@@ -202,11 +203,11 @@ def begun(question, name, identity):
 
         def _answer(self, question, answer):
             if question == self._question:
-                time.sleep(3600)
+                does()
             return answer
 
     options = {"name": f"{name}-custodian", "namespace": "ray_si", "lifetime": "detached"}
-    actor = ray.remote(Hanging).options(num_cpus=0, **options)
+    actor = ray.remote(Hanging).options(num_cpus=0, max_restarts=-1, **options)
     custodian = actor.remote(question, name, identity, 60.0)
     ray.get(custodian.beat.remote(1))
     ray.get(custodian.deploys.remote(1))
@@ -228,6 +229,29 @@ def test_a_custodian_that_hangs_is_replaced_and_its_replicas_are_deployed_anew(
             assert serving.usage().deaths == 0
             assert [is_of(name, app) for app in apps(name)] == [2]
     until(lambda: not apps(name) and not custodian_of(name))
+
+
+def test_a_custodian_that_is_being_restarted_is_replaced(ray_session, name, monkeypatch):
+    monkeypatch.setattr(custody_module, "_ANSWER_S", 10.0)
+    restarting = begun("take_over", name, "identity", does=lambda: os._exit(1))
+    with Custody(name, 2, "identity", silence_s=60.0) as custody:
+        assert custody.custodian != restarting
+        assert custody.adopted is None
+        assert ray.get(custody.custodian.beat.remote(2))
+
+
+def test_a_lease_that_cannot_be_read_is_told_as_it_is_and_the_custodian_left(monkeypatch):
+    def get(*_, **__):
+        raise ActorUnavailableError("it is being restarted", None)
+
+    def check_lease():
+        raise StorageError("the bucket refuses it")
+
+    take_over = SimpleNamespace(remote=lambda *_: None)
+    monkeypatch.setattr(ray, "get_actor", lambda *_: SimpleNamespace(take_over=take_over))
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(StorageError, match="refuses"):
+        Custody("si-x", 2, "identity", 60.0, check_lease)._take_over()
 
 
 @pytest.mark.parametrize("question", ["take_over", "total"])
