@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pyarrow import ArrowException
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, copy_files
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
 from ray_si.engines.bundled import cache_folder
 from ray_si.errors import EngineError
@@ -36,8 +36,9 @@ def local_copy(address: str) -> str:
     """The folder on this node that has the files of a model or adapter in a bucket.
 
     The first process to ask copies them, under a lock that the others wait for, into the cache
-    ($RAY_SI_CACHE, else ~/.cache/ray_si); what changed in the bucket is copied anew, beside. Raises
-    EngineError where the bucket cannot be read or has no such model.
+    ($RAY_SI_CACHE, else ~/.cache/ray_si); what changed in the bucket is copied anew, beside. What a
+    process that was killed had copied is removed. Raises EngineError where the bucket cannot be
+    read or has no such model.
     """
     system, files = _files(address)
     return str(_copy(address, system, files, "whole"))
@@ -82,11 +83,14 @@ def _copy(address: str, system: FileSystem, files: list[FileInfo], kind: str) ->
         with _locked(folder.with_name(f"{folder.name}.lock")):
             if folder.is_dir():
                 return folder
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".copying-"))
+            prefix = f".copying-{folder.name}-"
+            for left in folder.parent.glob(f"{prefix}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
+            local = LocalFileSystem()
             try:
                 for info in files:
-                    target = f"file://{temporary}/{info.base_name}"
-                    copy_files(info.path, target, source_filesystem=system)
+                    copy_files(info.path, str(temporary / info.base_name), system, local)
                 temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)

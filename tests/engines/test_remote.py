@@ -18,8 +18,11 @@ from tests.engines.test_memory import write
 
 @pytest.fixture
 def bucket(s3, tmp_path, monkeypatch):
-    """A bucket with a model of 100 floats; a function that puts further files there."""
-    monkeypatch.setenv("RAY_SI_CACHE", str(tmp_path / "cache"))
+    """A bucket with a model of 100 floats; a function that puts further files there.
+
+    The cache's name is one that would be another in an address.
+    """
+    monkeypatch.setenv("RAY_SI_CACHE", str(tmp_path / "my cache %41 #1"))
     folder = tmp_path / "model"
     folder.mkdir()
     write(folder, {"a": ("BF16", [100], 200)}, max_position_embeddings=4096)
@@ -44,6 +47,24 @@ def test_many_that_ask_at_once_get_one_copy(bucket):
     assert weight_bytes(copy, None) == 200
     left = [path.name for path in Path(copy).parent.iterdir()]
     assert sorted(left) == [Path(copy).name, f"{Path(copy).name}.lock"]
+
+
+def test_what_a_killed_process_had_copied_is_removed_by_the_next_that_copies(bucket, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, "copy_files", killed)
+        patched.setattr(remote.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            models.resolve(ADDRESS)
+    cache = remote.cache_folder() / "models"
+    assert [path for path in cache.iterdir() if path.is_dir()]
+    copy = Path(models.resolve(ADDRESS))
+    assert sorted(cache.iterdir()) == [copy, copy.with_name(f"{copy.name}.lock")]
 
 
 def test_a_model_that_has_changed_is_copied_anew(bucket):
