@@ -79,12 +79,9 @@ def headers_of(folder: str) -> Iterator[dict[str, Any]]:
 
 
 def _weights_in(folder: Path) -> list[Path]:
-    """The safetensors that an engine loads: those of the index, where a folder has two copies."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [folder / name for name in sorted(names) if (folder / name).is_file()]
-    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    index = folder / remote.INDEX
+    text = index.read_text(encoding="utf-8") if index.is_file() else None
+    return [folder / name for name in remote.loaded((p.name for p in folder.iterdir()), text)]
 
 
 def _total(headers: Iterable[dict[str, Any]], itemsize: int | None) -> int | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ SCHEMES = ("s3://", "gs://")
 
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")
 """The same weights in formats that nobody reads where there are safetensors."""
+
+INDEX = "model.safetensors.index.json"
+"""Which file has which weight, where a model's are several."""
 
 _SMALL = 64 << 20
 """Bytes up to which a file other than weights is fetched to look at a model."""
@@ -52,9 +56,26 @@ def glance(address: str) -> Path:
 
 
 def weight_files(address: str) -> tuple[FileSystem, list[str]]:
-    """Where the safetensors of a model in a bucket are."""
+    """Where the safetensors of a model in a bucket are that an engine loads."""
     system, files = _files(address)
-    return system, [f.path for f in files if f.path.endswith(".safetensors")]
+    paths = {info.base_name: info.path for info in files}
+    index = None
+    if INDEX in paths:
+        with _one_line(address), system.open_input_file(paths[INDEX]) as file:
+            index = file.read().decode()
+    return system, [paths[name] for name in loaded(paths, index)]
+
+
+def loaded(names: Iterable[str], index: str | None) -> list[str]:
+    """Of a folder's files the safetensors that an engine loads, where it has two copies of them.
+
+    ``index`` is the text of the file `INDEX`, None where there is none.
+    """
+    names = sorted(name for name in names if name.endswith(".safetensors"))
+    if index is not None:
+        in_index = set(json.loads(index)["weight_map"].values())
+        return [name for name in names if name in in_index]
+    return [name for name in names if name.startswith("model")] or names
 
 
 def _files(address: str) -> tuple[FileSystem, list[FileInfo]]:

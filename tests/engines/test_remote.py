@@ -82,6 +82,16 @@ def test_a_look_at_a_model_fetches_no_weights(bucket, tmp_path):
     assert weight_bytes(ADDRESS, 4) == 400  # from the header, in the bucket
 
 
+def test_of_two_copies_of_the_weights_in_a_bucket_one_counts(bucket, tmp_path):
+    again = (tmp_path / "model" / "model.safetensors").read_bytes()
+    bucket("consolidated.safetensors", again)
+    assert weight_bytes(ADDRESS, None) == 200
+    bucket("model-00001-of-00001.safetensors", again)
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    bucket("model.safetensors.index.json", json.dumps(index))
+    assert weight_bytes(ADDRESS, None) == 200
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
