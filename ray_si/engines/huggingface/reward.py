@@ -27,6 +27,7 @@ def create(
     """Load a reward model (see `load`) and its engine; EngineError where it has no scalar head."""
     loaded = load(model, kind=AutoModelForSequenceClassification, **loading)
     registry.check_reward_model(model, loaded.model.config.to_dict())
+    loaded.model.config.get_text_config().use_cache = False  # no token comes after these
     return RewardEngine(loaded, max_batch=max_batch, batch_tokens=batch_tokens, stall_s=stall_s)
 
 
@@ -58,7 +59,7 @@ class RewardEngine(TransformersEngine):
         before = "\n\n".join(turn["content"] for turn in turns[:-1])
         return list(tokenizer(before, turns[-1]["content"])["input_ids"])
 
-    def _answer(self, batch: list[Waiting]) -> list[Completion]:
+    def _write(self, batch: Sequence[Waiting]) -> list[Completion]:
         # on the right, as classifiers of either kind expect it
         width = max(len(waiting.prompt) for waiting in batch)
         pad = self._lm.tokenizer.pad_token_id

@@ -78,6 +78,23 @@ def test_a_reward_is_the_scalar_of_the_conversation(tmp_path, template, encoder)
     assert len(set(expected)) == 3
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_rated_in_parts(tmp_path, monkeypatch):
+    engine = registry.create("reward", made(tmp_path), {"dtype": "float32"})
+    expected, original, sizes = rewards(engine), engine._model.forward, []
+
+    def forward(input_ids, **rest):
+        sizes.append(len(input_ids))
+        if len(input_ids) > 1:
+            raise torch.OutOfMemoryError("out of memory")  # as a GPU would have it
+        output = original(input_ids, **rest)
+        assert output.past_key_values is None  # which would be kept for nothing
+        return output
+
+    monkeypatch.setattr(engine._model, "forward", forward)
+    assert rewards(engine) == pytest.approx(expected, abs=1e-4)
+    assert sizes == [3, 1, 2, 1, 1]
+
+
 def test_a_model_without_a_scalar_head_is_refused_before_it_is_loaded(tmp_path):
     folder = made(tmp_path / "three", labels=3)
     with pytest.raises(EngineError, match=r"has no scalar head.* with 3 labels"):
