@@ -20,7 +20,8 @@ _HUB_HINT = (
 def resolve(model: str) -> str:
     """A path or hub name that transformers, sentence-transformers and vLLM can load.
 
-    A model in a bucket is copied to this node first; see `ray_si.engines.bundled.resolve`.
+    A model in a bucket, which is no embedder, is copied to this node first; see
+    `ray_si.engines.bundled.resolve`.
     """
     return remote.local_copy(model) if remote.is_remote(model) else bundled.resolve(model)
 
@@ -50,7 +51,15 @@ def check_model(model: str | None, revision: str | None = None) -> Path:
 
 
 def check_embedder(model: str) -> None:
-    """`check_model` of a sentence-transformers model: a folder may have modules.json alone."""
+    """`check_model` of a sentence-transformers model: a folder may have modules.json alone.
+
+    None may lie in a bucket: it has folders of its own, and what is copied are files.
+    """
+    if remote.is_remote(model):
+        raise EngineError(
+            f"the embedder {model} lies in a bucket: give a folder that all nodes have, a bundled "
+            "name, or a name on the hub"
+        )
     if not (Path(model) / "modules.json").is_file():
         check_model(model)
 

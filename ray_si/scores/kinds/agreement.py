@@ -40,7 +40,7 @@ class Agreement:
         self.version = 2 if settings.measure in ("auto", "exact") else 1
         self._embedder = None
         if settings.measure == "cosine":
-            registry.check_model(settings.embedder)
+            registry.check_embedder(settings.embedder)
             self._embedder = registry.embedder(settings.embedder)
 
     def score(self, rows: Sequence[Row]) -> list[Scored]:
