@@ -195,8 +195,10 @@ class TransformersEngine:
     ) -> tuple[torch.Tensor, torch.Tensor, Any, int]:
         """Ids and mask of shape (n, width), a cache that holds the shared prefix (or None), and
         the prefix's length. Padding stands between the prefix and each row's own part."""
-        if self._prefix is not None and prefix[: len(self._prefix[0])] == self._prefix[0]:
-            prefix = self._prefix[0]
+        kept = self._prefix[0] if self._prefix else []
+        is_most = len(rows) == 1 or 2 * len(kept) >= len(prefix)
+        if kept and is_most and prefix[: len(kept)] == kept:
+            prefix = kept
         elif self._shares_prefixes and len(rows) > 1 and len(prefix) >= _MIN_PREFIX:
             cache = self._model(
                 torch.tensor([prefix], device=self._device), use_cache=True, logits_to_keep=1

@@ -108,6 +108,17 @@ def test_a_batch_gives_what_each_request_gives_alone(engine, prefix, sampling):
         assert done.mean_logprob == pytest.approx(alone.mean_logprob, abs=1e-3)
 
 
+def test_a_kept_prefix_is_used_where_it_is_most_of_what_a_batch_shares(engine, monkeypatch):
+    def used(length, count=2):
+        rows = [[*range(1, length + 1), own] for own in range(1, count + 1)]
+        with torch.inference_mode():
+            return engine._prepare(rows, rows[0][:length])[-1]
+
+    monkeypatch.setattr(engine, "_prefix", None)
+    assert [used(40), used(60), used(90), used(100)] == [40, 40, 90, 90]
+    assert used(300, count=1) == 90
+
+
 def test_a_batch_that_does_not_fit_into_memory_is_answered_in_parts(engine, monkeypatch):
     sizes, original = [], engine._write
 
