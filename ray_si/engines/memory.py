@@ -22,6 +22,12 @@ since a quantized model is made of them."""
 _LONGEST_HEADER = 100 << 20
 """Bytes, as the format has it."""
 
+_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where a container finds the bytes that it may use, or "max", of cgroups 2 and of cgroups 1."""
+
 
 def cuda_cards() -> tuple[str | None, list[tuple[str, int]]]:
     """The CUDA that torch is built for, None for none, and each card's name and bytes of memory."""
@@ -50,13 +56,18 @@ def check_memory(
 
 
 def free_memory(on_gpu: bool) -> int:
-    """Bytes for a model: what this process's GPUs have free, or all that this machine has."""
+    """Bytes for a model: what this process's GPUs have free, or all that this machine has.
+
+    In a container, all that it may use.
+    """
     if on_gpu:
         import torch
 
         if gpus := torch.cuda.device_count():
             return sum(torch.cuda.mem_get_info(gpu)[0] for gpu in range(gpus))
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [path.read_text().strip() for path in _LIMITS if path.is_file()]
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def weight_bytes(path: str, itemsize: int | None, *, revision: str | None = None) -> int | None:

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from ray_si.engines import bundled
+from ray_si.engines import bundled, memory
 from ray_si.engines.memory import check_memory, weight_bytes
 from ray_si.engines.registry import check_fit
 from ray_si.errors import EngineError
@@ -77,6 +77,16 @@ def test_weights_beyond_the_memory_are_refused_for_transformers_and_a_warning_fo
         check_fit("transformers", path, {}, 76 * GIB, cards=1)
     assert "take 130.4 GiB" in check_fit("vllm", path, {}, 76 * GIB, cards=1)
     assert check_fit("vllm", path, {}, 76 * GIB, cards=2) is None
+
+
+def test_a_container_has_the_memory_that_it_may_use(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "_LIMITS", (limit, tmp_path / "absent"))
+    whole = memory.free_memory(on_gpu=False)
+    limit.write_text("max\n")
+    assert memory.free_memory(on_gpu=False) == whole
+    limit.write_text("1000000\n")
+    assert memory.free_memory(on_gpu=False) == 1_000_000
 
 
 def test_weights_in_other_formats_are_left_to_loading(tmp_path):
