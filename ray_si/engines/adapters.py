@@ -14,8 +14,12 @@ from ray_si.errors import EngineError
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM reserves room for; an adapter's must not exceed it."""
 
-_DOWN = re.compile(r"layers\.(\d+)\.self_attn\.q_proj\.lora_A\.")
-"""A tensor of shape (rank, width of the model), of a numbered layer."""
+_DOWN = re.compile(
+    r"(?:^base_model|language_model|text_model|decoder)(?:\.model)*"
+    r"\.layers\.(\d+)\.self_attn\.q_proj\.lora_A\."
+)
+"""A tensor of shape (rank, width of the model), of a numbered layer; none of a tower for images or
+sound, whose width is another."""
 
 
 def room_for(lora: str) -> int:
