@@ -178,6 +178,7 @@ def install(
     patch(phases, "identity_of", lambda *_, **__: "")
     patch(phases, "Watcher", _nothing)
     patch(checks, "wait_for_room", lambda config, **_: config)
+    patch(checks, "free_cores", lambda *_, **__: 0.0)
     patch(checks, "leaves_cores", lambda *_: False)
     patch(stages, "warm_up", lambda count: None)
     patch(stages, "_map_parts", _map_parts)

@@ -90,11 +90,28 @@ def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
     return None
 
 
-def leaves_cores(config: RunConfig, cores: float) -> bool:
-    """Whether the cluster has so many besides what the models may take at most."""
+def free_cores(config: RunConfig, *, adopted: bool) -> float:
+    """Cores that nobody has, and with ``adopted`` those that models taken over have."""
+    return _free_cores() + adopted * _cores_of_models(config)
+
+
+def leaves_cores(config: RunConfig, cores: float, before: float) -> bool:
+    """Whether so many are free besides what the models may take at most.
+
+    ``before`` is what was free before they took any, since some may still be on their way. What is
+    free now counts too: another build may have begun meanwhile, and of two that fill a cluster
+    together at least one sees it full, so that they do not wait for each other's cores.
+    """
+    return min(before - _cores_of_models(config), _free_cores()) >= cores
+
+
+def _cores_of_models(config: RunConfig) -> float:
     taken = sum(part.cpus * part.most_replicas for part in config.generators.values())
-    taken += config.embedder.cpus * config.embedder.replicas
-    return sum(node.get("CPU", 0.0) for node in _nodes()) >= taken + cores
+    return taken + config.embedder.cpus * config.embedder.replicas
+
+
+def _free_cores() -> float:
+    return float(ray.available_resources().get("CPU", 0.0))
 
 
 def wait_for_room(

@@ -86,8 +86,9 @@ class Phases:
                     self.config.dedup.shards, gpus, notify=self._say, check=self.alarm.check
                 )
             )
+            cores = checks.free_cores(self.config, adopted=custody.adopted is not None)
             serving = self._deploy(stack, config, custody, embedder=embedder)
-            generators = self._with_cores(serving.generators)
+            generators = self._with_cores(serving.generators, cores)
             # what the models refuse leaves no run behind
             self.run.create(self.seeds, self.sets)
             rounds.write()
@@ -182,11 +183,14 @@ class Phases:
         with self.clock("models"):
             return stack.enter_context(serving)
 
-    def _with_cores(self, generators: Generators) -> Generators:
-        """The generators, with whether they leave cores for what is around them."""
+    def _with_cores(self, generators: Generators, before: float) -> Generators:
+        """The generators, with whether they leave cores for what is around them.
+
+        ``before`` is how many were free before the models were loaded.
+        """
         executions = self.config.bootstrap.lookahead + 1 + WRITERS
         cores = stages.cores_for(generators, executions)
-        return replace(generators, leave_cores=checks.leaves_cores(self.config, cores))
+        return replace(generators, leave_cores=checks.leaves_cores(self.config, cores, before))
 
     def _bootstrap(
         self,

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 import pytest
+import ray
 import yaml
 
 from ray_si.build.builder import build
@@ -20,7 +21,9 @@ from ray_si.build.checks import (
     _probe,
     check_location,
     demands,
+    free_cores,
     lack,
+    leaves_cores,
     wait_for_room,
 )
 from ray_si.config.file import parse_config
@@ -126,6 +129,34 @@ def test_replicas_that_have_no_room_yet_are_not_waited_for_where_nodes_may_come(
     ]
     with pytest.raises(ConfigError, match="asks for 192 CPU and there are 4"):
         wait_for_room(config, embedder=False, is_ours=True)
+
+
+def test_cores_that_others_have_are_not_left_over(ray_session):
+    config = configured(cpus=1)  # and one for the embedder
+    before = free_cores(config, adopted=False)
+    assert before == 4
+    assert free_cores(config, adopted=True) == 6
+    assert leaves_cores(config, 2, before)
+    assert not leaves_cores(config, 2.25, before)
+    other = ray.remote(num_cpus=3)(_Holder).remote()
+    ray.get(other.__ray_ready__.remote())
+    try:
+        await_free(1)
+        assert not leaves_cores(config, 2, before)  # it came meanwhile
+        assert not leaves_cores(config, 0, free_cores(config, adopted=False))
+    finally:
+        ray.kill(other)
+    await_free(4)
+    assert leaves_cores(config, 2, free_cores(config, adopted=False))
+
+
+class _Holder:
+    """Has the cores that it asks for, as another build's models do."""
+
+
+def await_free(cores):
+    while ray.available_resources().get("CPU", 0.0) != cores:
+        time.sleep(0.05)
 
 
 def test_a_location_that_a_node_cannot_use_is_named_with_the_node(ray_session, s3_environment):
