@@ -22,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ray_si.config import RunConfig
 from ray_si.errors import one_line
@@ -95,10 +96,10 @@ class BuildDisplay(Display):
     """Shows the `Progress` of a build."""
 
     _columns = (
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
     )
 
     def __init__(self) -> None:
@@ -190,7 +191,11 @@ class DedupDisplay(Display):
 class Steps(Display):
     """Shows the steps of a task that has several, each with how much of how much is done."""
 
-    _columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+    _columns = (
+        TextColumn("{task.description:<12}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +264,7 @@ def print_check(config: RunConfig, inputs: Inputs) -> None:
 
 def print_status(location: str, status: dict[str, Any]) -> None:
     """The keys of `ray_si.run.status.status` as a table."""
-    table = Table(title=location, show_header=False, title_justify="left")
+    table = Table(title=plain(location), show_header=False, title_justify="left")
     live = status.get("live", {})
     for key, value in {k: v for k, v in status.items() if k != "live"}.items():
         text = _by_set(value) if key == "contaminated" else _counts(value)
@@ -379,7 +384,7 @@ def print_removals(report: RemovalReport) -> None:
         scores = [] if item.rouge is None else [f"ROUGE-L {item.rouge:.2f}"]
         scores += [] if item.cosine is None else [f"cosine {item.cosine:.2f}"]
         near = f" ({', '.join(scores)}) {one_line(item.kept, 80)}" if item.kept is not None else ""
-        out.print(f"- {one_line(item.text, 80)}{near}", markup=False, highlight=False)
+        out.print(plain(f"- {one_line(item.text, 80)}{near}"), highlight=False)
 
 
 def print_verification(checks: list[Check]) -> None:
@@ -397,16 +402,18 @@ def print_verification(checks: list[Check]) -> None:
 
 def print_jobs(jobs: list[dict[str, Any]]) -> None:
     """A cluster's jobs, as `ray_si.submission.jobs.summary_of` has them."""
-    table = Table("job", "status")
-    table.add_column("run or command", overflow="fold")  # to be copied whole
+    table = Table()
+    table.add_column("job", no_wrap=True, overflow="ignore")  # as the run is, to be copied whole
+    table.add_column("status", no_wrap=True, overflow="ignore")
+    table.add_column("run or command", overflow="fold")
     table.add_column("began")
     table.add_column("minutes", justify="right")
     for job in jobs:
         began, ended = job["began"], job["ended"] or time.time()
         table.add_row(
-            job["id"],
+            plain(job["id"]),
             job["status"],
-            escape(job["run"] or job["entrypoint"]),
+            plain(job["run"] or job["entrypoint"]),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "-",
             f"{(ended - began) / 60:.1f}" if began else "-",
         )
@@ -466,5 +473,11 @@ def _some(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _cell(text: str, limit: int = 240) -> str:
-    return escape(text if len(text) <= limit else text[: limit - 1] + "…")
+def _cell(text: str, limit: int = 240) -> Text:
+    return plain(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def plain(text: str) -> Text:
+    """A text of a model's or a user's as it is, without what would steer a terminal."""
+    visible = (c if c.isprintable() or c == "\n" else " " if c == "\t" else "�" for c in text)
+    return Text("".join(visible))

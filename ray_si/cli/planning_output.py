@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ray_si.cli.output import console
+from ray_si.cli.output import console, plain
 from ray_si.records import Prompt
 
 if TYPE_CHECKING:
@@ -114,10 +114,10 @@ def _print_written(out: Console, item: Written) -> None:
     for name in ("", "input", "output"):
         table.add_column(name, overflow="fold")
     for instance in item.kept:
-        table.add_row(Text("kept", "green"), _plain(instance["input"]), _plain(instance["output"]))
+        table.add_row(Text("kept", "green"), plain(instance["input"]), plain(instance["output"]))
     for instance in item.rejected:
         reason = Text(instance["reason"], "red")
-        table.add_row(reason, _plain(instance["input"]), _plain(instance["output"]))
+        table.add_row(reason, plain(instance["input"]), plain(instance["output"]))
     out.print(table)
 
 
@@ -134,25 +134,19 @@ def _decision(line: Line) -> Text:
 
 
 def _text_and_match(line: Line) -> Text:
-    text = _plain(line.text)
+    text = plain(line.text)
     if line.match is not None:
         score = "" if line.score is None else f"{line.score:.2f} "
         of = "" if line.source is None else f", of {line.source}"
-        text.append(f"\n{score}with{of}: ", "dim").append(_plain(line.match))
+        text.append(f"\n{score}with{of}: ", "dim").append(plain(line.match))
     return text
 
 
 def _panel(out: Console, title: str, text: str, style: str) -> None:
-    out.print(Panel(_plain(text), title=Text(title), title_align="left", border_style=style or ""))
+    out.print(Panel(plain(text), title=Text(title), title_align="left", border_style=style or ""))
 
 
 def _as_text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in prompt)
-
-
-def _plain(text: str) -> Text:
-    """Model output as it is, without what would steer a terminal."""
-    visible = (c if c.isprintable() or c == "\n" else " " if c == "\t" else "�" for c in text)
-    return Text("".join(visible))

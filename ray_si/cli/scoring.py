@@ -106,12 +106,11 @@ def _sections(
     run: Run, names: list[str], config: str | None, overrides: list[str]
 ) -> dict[str, ScoreSection]:
     """Settings of the scores that are asked for."""
-    values = read_values(config, [f"scores.{override}" for override in overrides])
+    own = {"scores": run.header["config"].get("scores") or {}}
+    values = read_values(config, [f"scores.{override}" for override in overrides], own)
     given = values.get("scores") or {}
     if not isinstance(given, dict):
         raise ConfigError("scores: write a mapping of names to settings")
-    if config is None:
-        given = {**run.header["config"].get("scores", {}), **given}
     chosen = {name: given.get(name) for name in names} if names else given
     if not chosen:
         raise ConfigError("name a score: the configuration has no section scores")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +43,16 @@ def _found(name: str, folder: Path) -> str:
     return str(beside) if not Path(name).exists() and beside.exists() else name
 
 
-def read_values(path: str | Path | None, overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """Nested values of a YAML file (none: no values) with overrides applied; see `load_config`."""
-    values = {} if path is None else _read(Path(path))
+def read_values(
+    path: str | Path | None,
+    overrides: list[str] | tuple[str, ...],
+    otherwise: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Nested values of a YAML file with overrides applied; see `load_config`.
+
+    Without a file they are applied to a copy of ``otherwise``, or to no values.
+    """
+    values = copy.deepcopy(dict(otherwise or {})) if path is None else _read(Path(path))
     for override in overrides:
         _apply(values, override)
     if path is not None:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from ray_si.cli.scoring import _sections
+from ray_si.run.run import Run
 from tests.command import assert_one_line_error, invoke
 from tests.report.made import made_run
 
@@ -23,6 +25,16 @@ def test_score_says_what_it_came_to(run, tmp_path):
     assert "length: 60 of 60 rows scored" in done.stdout
     listed = json.loads(invoke("score", run, "checks", "--json").stdout)
     assert listed[0]["rows"] == 60
+
+
+def test_a_key_that_is_set_leaves_the_others_as_the_run_has_them(run, monkeypatch):
+    opened = Run.open(str(run))
+    scores = {"length": {"of": "instruction"}, "checks": {}}
+    monkeypatch.setitem(opened.header["config"], "scores", scores)
+    (section,) = _sections(opened, ["length"], None, ["length.unit=characters"]).values()
+    assert (section.of, section.unit) == ("instruction", "characters")
+    assert set(_sections(opened, [], None, [])) == {"length", "checks"}
+    assert scores["length"] == {"of": "instruction"}
 
 
 def test_score_takes_a_file_and_names_of_ones_own(run, tmp_path):
