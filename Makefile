@@ -82,5 +82,5 @@ bench-serving: $(VENV)/.installed ## how busy the replicas are
 bench-export: $(VENV)/.installed ## how fast a run is exported
 	$(BIN)/python benchmarks/export.py --write
 
-clean: ## remove the environments and runs
-	rm -rf $(VENV) $(VLLM_VENV) runs site
+clean: ## remove the environments, the site and the quick start's run; other runs stay
+	rm -rf $(VENV) $(VLLM_VENV) runs/quickstart site

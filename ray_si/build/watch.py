@@ -117,9 +117,11 @@ class Watcher:
 
     def _set(self, gauges: dict[str, Gauge], last: Progress) -> None:
         failures = last.usage.deaths + last.usage.failed_starts
-        values: dict[str, float] = {"instances": last.instances, "replica_failures": failures}
+        values: dict[str, float] = {"replica_failures": failures}
         if last.phase == "bootstrap":
-            values = {"accepted": last.done, "target": last.total, "candidates": last.candidates}
+            values |= {"accepted": last.done, "target": last.total, "candidates": last.candidates}
+        else:
+            values["instances"] = last.instances
         if last.dollars is not None:
             values["dollars"] = last.dollars
         if self._token_budget and (used := self._token_budget.used()) is not None:

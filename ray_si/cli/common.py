@@ -90,7 +90,9 @@ def interruptible(consequence: str, *, at_once: bool = False) -> Iterator[None]:
     status = 0
 
     def leave() -> None:
-        console(error=True).print(f"stopped; {consequence}", markup=False, highlight=False)
+        shown = console(error=True)
+        shown.show_cursor()  # which bars hide, and their own end is not waited for
+        shown.print(f"stopped; {consequence}", markup=False, highlight=False)
         sys.stdout.flush()
         os._exit(status or 128 + signal.SIGTERM)
 

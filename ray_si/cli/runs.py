@@ -33,6 +33,9 @@ from ray_si.cli.output import (
 )
 from ray_si.config.file import load_config
 
+_MOST_PROCESSES = 16
+"""Of a verification: beyond these reading bounds it, and each takes some hundred megabytes."""
+
 
 @app.command(
     rich_help_panel=BUILD,
@@ -149,7 +152,8 @@ def verify(
         from ray_si.audit.verify import verify as verify_run
 
         with Steps() as steps:
-            checks = verify_run(run, processes=os.cpu_count() or 1, listen=steps.listen)
+            processes = min(_MOST_PROCESSES, len(os.sched_getaffinity(0)))
+            checks = verify_run(run, processes=processes, listen=steps.listen)
         if as_json:
             typer.echo(json.dumps([check.as_dict() for check in checks], indent=2))
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +16,7 @@ from ray_si.config.starter import ENGINES, WHERE, Starter
 from ray_si.errors import ConfigError
 
 _ENDPOINT_URL = "https://api.openai.com/v1"
+_THERE = "{} is there already; name another file"
 
 
 @app.command(
@@ -37,8 +40,8 @@ def init(
     """Write a commented configuration for a model of yours; asks for what is not given."""
     with errors_as_exits(), interruptible("nothing was written"):
         path = Path(file)
-        if path.exists():
-            raise ConfigError(f"{file} is there already; name another file")
+        if os.path.lexists(path):
+            raise ConfigError(_THERE.format(file))
         if where is None:
             where = _ask("where does the model run, endpoint, gpu or gpus", "--for", "endpoint")
         if where not in WHERE:
@@ -56,11 +59,15 @@ def init(
             gpus = int(answer)
         text = Starter(where, model, target, url or _ENDPOINT_URL, gpus or 1, engine).text()
         try:
-            path.write_text(text, encoding="utf-8")
+            with path.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+        except FileExistsError as error:
+            raise ConfigError(_THERE.format(file)) from error
         except OSError as error:
             raise ConfigError(f"cannot write {file}: {error.strerror}") from error
         typer.echo(f"wrote {file}. Next:")
-        for command in (f"check {file}", f"preview {file}", f"build {file} --out runs/{path.stem}"):
+        name, out = shlex.quote(file), shlex.quote(f"runs/{path.stem}")
+        for command in (f"check {name}", f"preview {name}", f"build {name} --out {out}"):
             typer.echo(f"  ray-si {command}")
 
 

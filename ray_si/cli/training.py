@@ -212,10 +212,15 @@ def loop(
 
 
 def _by_name(models: list[str]) -> dict[str, str]:
-    """Name -> model, of NAME=MODEL, or of a model alone, which is its own name."""
+    """Name -> model, of NAME=MODEL, or of a model alone, which is its own name.
+
+    A name has no slash, so that a path may have an equals sign.
+    """
     found: dict[str, str] = {}
     for text in models:
         name, equals, model = text.partition("=")
+        if "/" in name:
+            name, equals, model = text, "", ""
         if equals and not model:
             raise ConfigError(f"--model {text}: write NAME=MODEL")
         if name in found:

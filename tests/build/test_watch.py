@@ -80,6 +80,25 @@ def test_dollars_are_told_where_they_are_known(run):
     assert watcher.live(ended=False)["dollars"] == 0.1235
 
 
+@pytest.mark.parametrize(
+    ("phase", "told"),
+    [("bootstrap", {"accepted": 3, "target": 9, "candidates": 5}), ("instances", {"instances": 7})],
+)
+def test_failures_of_replicas_are_told_in_each_phase(run, phase, told):
+    class Gauge:
+        def __init__(self, name):
+            self.name = name
+
+        def set(self, value, tags):
+            found[self.name] = value
+
+    found = {}
+    names = ("accepted", "target", "candidates", "instances", "replica_failures")
+    progress = Progress(phase, 3, 9, candidates=5, instances=7, usage=Usage(deaths=2))
+    watcher_of(run, Reporter(lambda progress: None))._set({n: Gauge(n) for n in names}, progress)
+    assert found == {"replica_failures": 2, **told}
+
+
 def test_a_listener_that_raises_ends_the_build_from_another_thread_too(
     tmp_path, replay_config, ray_session
 ):

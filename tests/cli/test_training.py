@@ -46,6 +46,7 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, arguments, message):
 
 def test_models_are_named_by_what_stands_before_the_sign_or_by_themselves():
     assert _by_name(["a=x", "b/c"]) == {"a": "x", "b/c": "b/c"}
+    assert _by_name(["out/lr=1/m", "a=b/c=1"]) == {"out/lr=1/m": "out/lr=1/m", "a": "b/c=1"}
     with pytest.raises(ConfigError, match="write NAME=MODEL"):
         _by_name(["a="])
     with pytest.raises(ConfigError, match="another model of this name"):

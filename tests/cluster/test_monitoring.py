@@ -120,6 +120,13 @@ def test_alerts_are_of_metrics_that_the_code_sets_and_the_same_everywhere():
         assert f'"{name}"' in code or f'"{name.removeprefix("si_")}"' in code, name
 
 
+def test_an_alert_needs_no_metric_that_a_phase_does_not_set():
+    """A sum of two vectors is empty where either is; the phases set one of these each."""
+    (group,) = yaml.safe_load(monitoring()["alerts.yml"])["groups"]
+    for alert in group["rules"]:
+        assert not re.search(r"\)\s*\+\s*\w", alert["expr"]), alert["alert"]
+
+
 @pytest.mark.slow
 def test_metrics_of_the_node_dashboard_are_those_that_ray_has(head):
     """On a head, which has no GPU: the others are looked for. A job brings an actor to count."""
