@@ -361,6 +361,8 @@ class BootstrapPhase:
 
     def _goes_on(self, plateau: str) -> bool:
         """True where the instances come next, which is reported; NoProgressError where not."""
+        if not self._prompting.accepted:
+            raise NoProgressError(f"stopped: {plateau}")
         if self._config.bootstrap.on_stall == "stop":
             raise NoProgressError(
                 f"stopped: {plateau}; add --finish, or set bootstrap.on_stall=finish from the "

@@ -18,6 +18,7 @@ from ray_si.build.sharding import reserved_gpus
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
 from ray_si.dedup import warm_up
+from ray_si.errors import NoProgressError
 from ray_si.pipeline.contamination import seeds_alike
 from ray_si.pipeline.decisions import is_plateau, unread_note
 from ray_si.pipeline.longest_requests import longest_requests
@@ -70,6 +71,9 @@ class Phases:
         rounds = CommittedRounds.read(self.run)
         enough = EnoughRows(self.config, rounds)
         is_bootstrapping = not (finish or self._is_bootstrapped(rounds, enough))
+        if not (is_bootstrapping or rounds.accepted):  # an empty run would be finished for good
+            advice = "; build without --finish" if finish else ""
+            raise NoProgressError(f"no instruction is accepted to go on with{advice}")
         # before any model is loaded; a run of which only the manifest is missing needs no budget
         size = self.config.instances.block_size
         if token_budget.is_spent and (is_bootstrapping or is_any_to_ask(self.run, rounds, size)):

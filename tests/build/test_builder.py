@@ -18,7 +18,7 @@ from ray_si.build.instances import InstancePhase
 from ray_si.config.file import parse_config
 from ray_si.dedup.layers import LayeredPool
 from ray_si.dedup.rouge import rouge_l
-from ray_si.errors import ConfigError, EngineError, RunError
+from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError
 from ray_si.pipeline.embeddings import stored_inputs
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
@@ -213,6 +213,24 @@ def test_finish_goes_on_with_what_is_accepted(finished, tmp_path):
     stats = build(config, str(copy), finish=True).stats
     assert 0 < stats["accepted"] < TARGET
     assert status_of(Run.open(str(copy)))["phase"] == "done"
+
+
+def test_there_is_no_finish_without_anything_accepted(finished, tmp_path):
+    location, _ = finished
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("run.json", "seeds.parquet"):
+        shutil.copy(location / name, copy)
+    first = "bootstrap/round-00000"
+    shutil.copytree(location / first, copy / first, ignore=shutil.ignore_patterns("m*", "[ar]*-*"))
+    before = digests(copy, "**/*.parquet")
+    config = parse_config(json.loads((copy / "run.json").read_text())["config"])
+    for place in (copy, tmp_path / "new"):
+        with pytest.raises(NoProgressError, match="no instruction is accepted.* without --finish"):
+            build(config, str(place), finish=True)
+    assert "block-00000.parquet" in before
+    assert digests(copy, "**/*.parquet") == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_after_an_interrupted_finish_the_whole_run_can_still_be_built(finished, tmp_path):
