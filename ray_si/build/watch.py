@@ -16,7 +16,7 @@ from ray.util.metrics import Gauge
 
 from ray_si.build.cost import ClusterCost
 from ray_si.config import RunConfig
-from ray_si.errors import LeaseLostError, RaySIError
+from ray_si.errors import BudgetError, LeaseLostError, NoProgressError, RaySIError
 from ray_si.pipeline.progress import Progress, Reporter
 from ray_si.pipeline.stage_clock import bound_by
 from ray_si.pipeline.token_budget import TokenBudget
@@ -65,6 +65,7 @@ class Watcher:
         self._serving, self._reporter, self._run = serving, reporter, run
         self._lease = run.lease
         self._ended = threading.Event()
+        self._gives_hours_back = False  # whether it ended by itself
 
     def __enter__(self) -> Watcher:
         self._watching = in_thread(self._watch)
@@ -81,6 +82,7 @@ class Watcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._gives_hours_back = kind is None or issubclass(kind, BudgetError | NoProgressError)
         self._ended.set()
         wait([self._watching], None if kind is None else _FAREWELL_S)
 
@@ -154,6 +156,7 @@ class Watcher:
         generating = self._reporter.utilisation(self._config.section_for(purpose))
         if generating is not None:
             stages = {"generate": generating, **stages}
+        budget = None if self._gives_hours_back else self._token_budget
         seconds, accepted = time.monotonic() - self._reporter.began, self._reporter.accepted
         return {
             "at": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -162,7 +165,7 @@ class Watcher:
             "done": last.done,
             "total": last.total,
             "seconds": round(seconds, 1),
-            **({"building_s": self._token_budget.building_s} if self._token_budget else {}),
+            **({"building_s": budget.building_s} if budget else {}),
             **({"versions": self._versions} if self._versions else {}),
             **({"cluster": cost} if (cost := self._cost.as_dict()) else {}),
             "replicas": usage.replicas,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
 from ray_si.build.builder import build
 from ray_si.build.watch import Watcher
-from ray_si.config import RunConfig
+from ray_si.config import Budget, RunConfig
 from ray_si.config.file import parse_config
+from ray_si.errors import BudgetError, NoProgressError
 from ray_si.pipeline.progress import Progress, Reporter
+from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.run.instance_parts import Counts
 from ray_si.run.run import Run
 from ray_si.serving.background import Alarm
@@ -68,6 +71,27 @@ def test_what_is_written_is_left_out_until_all_that_stands_is_known(run):
     reporter = Reporter(lambda progress: None)
     assert "written" not in watcher_of(run, reporter, lambda: None).live(ended=True)
     assert watcher_of(run, reporter).live(ended=True)["written"]["instances"] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "keeps"),
+    [
+        (None, False),
+        (BudgetError(), False),
+        (NoProgressError(), False),
+        (KeyboardInterrupt(), True),
+    ],
+)
+def test_only_a_build_that_was_cut_off_leaves_the_time_it_used_to_the_next(run, error, keeps):
+    reporter, budget = Reporter(lambda progress: None), TokenBudget(Budget(hours=8), {}, {})
+    with (
+        suppress(BudgetError, NoProgressError, KeyboardInterrupt),
+        Watcher(RunConfig(), None, reporter, run, Counts, Alarm(), budget),
+    ):
+        if error is not None:
+            raise error
+    assert run.live()["ended"]
+    assert ("building_s" in run.live()) is keeps
 
 
 def test_dollars_are_told_where_they_are_known(run):
