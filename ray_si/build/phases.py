@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ray.util.placement_group import PlacementGroup
 
@@ -28,7 +30,7 @@ from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.records import SeedTask
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.evaluation import EvaluationSet
-from ray_si.run.run import Run
+from ray_si.run.run import LIVE, Run
 from ray_si.scores.during import EnoughRows
 from ray_si.serving.applications import (
     Generators,
@@ -82,16 +84,15 @@ class Phases:
             threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         with ExitStack() as stack:
             embedder = is_bootstrapping and self.config.dedup.cosine is not None
-            custody, config = self._connect(stack, address, embedder=embedder)
+            check = partial(self._check, token_budget)
+            custody, config = self._connect(stack, address, check, embedder=embedder)
             gpus = self.config.dedup.gpus if embedder else 0.0
             room = stack.enter_context(ExitStack())  # goes with phase 1
             cards = room.enter_context(
-                reserved_gpus(
-                    self.config.dedup.shards, gpus, notify=self._say, check=self.alarm.check
-                )
+                reserved_gpus(self.config.dedup.shards, gpus, notify=self._say, check=check)
             )
             cores = checks.free_cores(self.config, adopted=custody.adopted is not None)
-            serving = self._deploy(stack, config, custody, embedder=embedder)
+            serving = self._deploy(stack, config, custody, check, embedder=embedder)
             generators = self._with_cores(serving.generators, cores)
             # what the models refuse leaves no run behind
             self.run.create(self.seeds, self.sets)
@@ -134,8 +135,22 @@ class Phases:
             return True
         return options.on_stall == "finish" and is_plateau(rounds.manifests, options)
 
+    def _check(self, token_budget: TokenBudget) -> None:
+        """What ends a wait for nodes or models: the alarm, and the end of the budget's hours."""
+        self.alarm.check()
+        if token_budget.is_over:
+            if live := self.run.live():  # the next build has all of them again
+                live.pop("building_s", None)
+                self.run.objects.put(LIVE, json.dumps(live, indent=2).encode())
+            raise token_budget.error("what is finished is kept")
+
     def _connect(
-        self, stack: ExitStack, address: str | None, *, embedder: bool
+        self,
+        stack: ExitStack,
+        address: str | None,
+        check: Callable[[], None],
+        *,
+        embedder: bool,
     ) -> tuple[Custody, RunConfig]:
         """Get hold of a Ray that has room for the models and sees the run.
 
@@ -150,14 +165,14 @@ class Phases:
         check_lease = self.run.lease.check
         check_lease()  # Ray may have been waited for: what is there may be another's
         custody = stack.enter_context(Custody(name, fencing, identity, silence_s, check_lease))
-        remove_predecessors(name, fencing, keep=custody.adopted, check=self.alarm.check)
+        remove_predecessors(name, fencing, keep=custody.adopted, check=check)
         with custody.asking_for_nodes():
             config = checks.wait_for_room(
                 self.config,
                 embedder=embedder,
                 is_ours=is_ours,
                 notify=self._say,
-                check=self.alarm.check,
+                check=check,
             )
         if not is_ours:
             # what was adopted runs, and has the GPUs that this would wait for
@@ -168,7 +183,13 @@ class Phases:
         return custody, config
 
     def _deploy(
-        self, stack: ExitStack, config: RunConfig, custody: Custody, *, embedder: bool
+        self,
+        stack: ExitStack,
+        config: RunConfig,
+        custody: Custody,
+        check: Callable[[], None],
+        *,
+        embedder: bool,
     ) -> Serving:
         """Load the models; they go when the stack ends."""
         self._say("loading the models")
@@ -179,7 +200,7 @@ class Phases:
             fencing,
             embedder=embedder,
             notify=self._say,
-            check=self.alarm.check,
+            check=check,
             custody=custody,
         )
         at_once = max(serving.generators.tasks, self.config.bootstrap.lookahead) + 1

@@ -180,6 +180,11 @@ class TokenBudget:
             or (limits.dollars and spent_.dollars >= limits.dollars)
         )
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the hours are over."""
+        return self.until is not None and time.time() >= self.until
+
     def used(self) -> float | None:
         """Share of the budget that is spent, the largest of its limits'; None where it has none."""
         limits, shares = self._budget, []
@@ -202,7 +207,7 @@ class TokenBudget:
 
     def error(self, standing: str) -> BudgetError:
         """That the budget is spent, with what stands finished and how to go on."""
-        if self._is_over():
+        if self.is_over:
             return BudgetError(
                 f"stopped after {self._budget.hours:g} hours, as budget.hours has it; {standing}; "
                 "build again to go on"
@@ -223,7 +228,7 @@ class TokenBudget:
     def _grant(self, claim: Claim, blocks: Sequence[int]) -> int:
         with self._changed:
             claim.is_waiting = True
-            while not (self._is_over() or claim.stop.is_set()):
+            while not (self.is_over or claim.stop.is_set()):
                 others = [other for other in self._claims if other is not claim and other.counts]
                 is_next = not any(o.is_waiting and o.order < claim.order for o in others)
                 granted = self._reserve(claim, blocks) if is_next else 0
@@ -276,9 +281,6 @@ class TokenBudget:
         with self._changed:
             self._claims.remove(claim)
             self._changed.notify_all()
-
-    def _is_over(self) -> bool:
-        return self.until is not None and time.time() >= self.until
 
     def _fits(self, amount: _Amount) -> bool:
         limits = self._budget

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ray_si.build import checks
 from ray_si.build.builder import build, check
 from ray_si.build.gate import _check_embedder, open_gate
 from ray_si.build.instances import InstancePhase
 from ray_si.config.file import parse_config
 from ray_si.dedup.layers import LayeredPool
 from ray_si.dedup.rouge import rouge_l
-from ray_si.errors import ConfigError, EngineError, NoProgressError, RunError
+from ray_si.errors import BudgetError, ConfigError, EngineError, NoProgressError, RunError
 from ray_si.pipeline.embeddings import stored_inputs
 from ray_si.run.checkpoint import CommittedRounds
 from ray_si.run.run import Run
@@ -226,7 +228,7 @@ def test_there_is_no_finish_without_anything_accepted(finished, tmp_path):
     before = digests(copy, "**/*.parquet")
     config = parse_config(json.loads((copy / "run.json").read_text())["config"])
     for place in (copy, tmp_path / "new"):
-        with pytest.raises(NoProgressError, match="no instruction is accepted.* without --finish"):
+        with pytest.raises(NoProgressError, match=r"no instruction is accepted.* without --finish"):
             build(config, str(place), finish=True)
     assert "block-00000.parquet" in before
     assert digests(copy, "**/*.parquet") == before
@@ -247,6 +249,27 @@ def test_after_an_interrupted_finish_the_whole_run_can_still_be_built(finished, 
         (copy / name).unlink()
     assert build(config, str(copy)).stats == result.stats
     assert digests(copy) == digests(location)
+
+
+def test_waiting_for_nodes_ends_with_the_hours_and_the_next_build_has_all_of_them(
+    finished, tmp_path, replay_config, monkeypatch
+):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    for name in ("stats.json", "instances/manifest.json", "instances/block-00002.parquet"):
+        (copy / name).unlink()
+    (copy / "live.json").write_text('{"building_s": 3599.8, "deaths": 1}')
+
+    def wait_for_room(config, *, check, **_):
+        for _ in range(100):
+            check()
+            time.sleep(0.05)
+        return config
+
+    monkeypatch.setattr(checks, "wait_for_room", wait_for_room)
+    with pytest.raises(BudgetError, match=r"stopped after 1 hours, as budget\.hours has it"):
+        build(parse_config(replay_config | {"budget": {"hours": 1}}), str(copy))
+    assert json.loads((copy / "live.json").read_bytes()) == {"deaths": 1}
 
 
 def test_a_foreign_folder_is_refused_and_untouched(tmp_path, replay_config):

@@ -68,7 +68,7 @@ def test_a_run_without_progress_stops_and_relative_paths_mean_the_same_on_worker
     assert status_of(Run.open(str(tmp_path / "run")))["rejected"] == {"engine_error": 16}
 
 
-def test_a_stop_string_that_never_comes_is_said_and_nothing_accepted_is_not_gone_on_with(tmp_path, replay_config):
+def test_a_stop_string_that_never_comes_is_said_and_nothing_ends_as_a_run(tmp_path, replay_config):
     recording = tmp_path / "answers.jsonl"
     replay_config["generator"]["replay"] = {"recording": str(recording)}
     replay_config["bootstrap"] |= {"stall_rounds": 1, "on_stall": "finish"}
@@ -81,7 +81,7 @@ def test_a_stop_string_that_never_comes_is_said_and_nothing_accepted_is_not_gone
     notes = []
     with loopback.installed(), pytest.raises(NoProgressError, match="stopped: the last 1 rounds"):
         build(config, str(tmp_path / "run"), listen=lambda progress: notes.append(progress.note))
-    with loopback.installed(), pytest.raises(NoProgressError, match="accepted to go on with$"):
+    with loopback.installed(), pytest.raises(NoProgressError, match=r"accepted to go on with$"):
         build(config, str(tmp_path / "run"))
     assert any("8 of 8 completions ran into max_tokens without a stop" in note for note in notes)
 
