@@ -4,9 +4,11 @@ Endpoint, region, credentials and addressing come from where boto3 looks for the
 (AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION, AWS_PROFILE ...), ~/.aws, the machine's role. With an
 endpoint, addresses are path style unless ~/.aws/config says otherwise.
 
-Throttling, server errors, timeouts and cut connections are retried by botocore, with backoff and
-jitter; what it leaves to its callers is retried here. botocore sends a checksum with every write,
-which the store verifies, and verifies the one that the store sends with an object.
+Throttling, server errors, timeouts and cut connections are waited out here, request by request, so
+that of an upload only the part is sent again that failed. botocore would do so too, but its threads
+share a quota of retries, some thirty failed answers in all, and an outage of seconds uses it up.
+botocore sends a checksum with every write, which the store verifies, and verifies the one that the
+store sends with an object.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -33,13 +35,13 @@ from botocore.parsers import ResponseParserError
 from ray_si.errors import StorageError, one_line
 from ray_si.storage.base import check_key
 from ray_si.storage.reading import read_ahead
-from ray_si.storage.s3_errors import SILENCE, error_code, translated
+from ray_si.storage.s3_errors import SILENCE, error_code, passes, translated
 from ray_si.storage.scratch import scratch_folder
 
-_ATTEMPTS = 10
-"""Tries of a request: a minute of backoff on average, before the store counts as lost."""
+_ATTEMPTS = 12
+"""Tries of a request: a minute of pauses on average, before the store counts as lost."""
 _CHECK_ATTEMPTS = 5
-"""Tries of a request of `S3Objects.check`: some seconds of backoff."""
+"""Tries of a request of `S3Objects.check`: some seconds of pauses."""
 _TIMEOUT_S = 60.0
 """Seconds of silence after which a request is tried again."""
 _LARGE = 16 << 20
@@ -254,7 +256,7 @@ class S3Objects:
                 except _AgainError as again:
                     if attempt == _ATTEMPTS:
                         raise again.error from None
-                time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, 2**attempt / 2)))
+                time.sleep(_pause_s(attempt))
             raise AssertionError("unreachable")
 
     @staticmethod
@@ -325,19 +327,43 @@ def _writer(client: Any, name: dict[str, str]) -> str | None:
 def _client(attempts: int, timeout_s: float) -> Any:
     """This process's client, which its threads share."""
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": 1},  # `_wait_out` has the patience
         connect_timeout=min(10.0, timeout_s),
         read_timeout=timeout_s,
         max_pool_connections=32,
         tcp_keepalive=True,
     )
     try:
-        return boto3.session.Session().client("s3", config=config)
+        client = boto3.session.Session().client("s3", config=config)
     except ValueError as error:
         raise StorageError(
             f"S3 cannot be used: {one_line(error)}; check AWS_ENDPOINT_URL_S3 and "
             "AWS_DEFAULT_REGION"
         ) from error
+    client.meta.events.register("needs-retry.s3", partial(_wait_out, tries=attempts))
+    return client
+
+
+def _wait_out(
+    response: tuple[Any, dict[str, Any]] | None,
+    attempts: int,
+    caught_exception: Exception | None,
+    tries: int,
+    **_: object,
+) -> float | None:
+    """The seconds after which botocore sends a request again; None where it is not to.
+
+    ``response`` is the answer, raw and read, to the try of number ``attempts``.
+    """
+    if attempts >= tries or not passes(response, caught_exception):
+        return None
+    told = response[0].headers.get("Retry-After", "") if response else ""
+    return _pause_s(attempts) + (min(float(told), _LONGEST_PAUSE_S) if told.isdecimal() else 0.0)
+
+
+def _pause_s(attempt: int) -> float:
+    """How long to wait after so many tries; by chance, so that not all come back at once."""
+    return random.uniform(0, min(_LONGEST_PAUSE_S, 2**attempt / 8))
 
 
 os.register_at_fork(after_in_child=_client.cache_clear)  # a connection serves one process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from botocore.exceptions import (
@@ -30,6 +31,22 @@ _CREDENTIALS = (
 )
 SILENCE = (BotoConnectionError, HTTPClientError, IncompleteReadError)
 """No answer, or half of one."""
+
+_BUSY = (
+    "SlowDown",
+    "InternalError",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "TooManyRequestsException",
+    "BandwidthLimitExceeded",
+)
+"""S3's error codes that pass by themselves, whatever the status of the answer."""
 
 _REFUSED = "the credentials are refused; see AWS_ACCESS_KEY_ID, AWS_PROFILE or ~/.aws"
 _EXPIRED = "the credentials have expired; renew them"
@@ -70,6 +87,19 @@ _MEND = {
 def error_code(error: ClientError) -> str:
     """S3's name for what went wrong, or the status where an answer has no body."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def passes(response: tuple[Any, dict[str, Any]] | None, error: Exception | None) -> bool:
+    """Whether what befell a request passes by itself: an answer, raw and read, or the lack of one.
+
+    A store without a feature answers 501 for good.
+    """
+    if response is None:
+        return isinstance(error, SILENCE)
+    raw, answer = response
+    status: int = raw.status_code
+    code = answer.get("Error", {}).get("Code")
+    return status == 429 or (status >= 500 and status != 501) or code in _BUSY
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from ray_si.errors import StorageError, StorageLostError
+from ray_si.errors import RaySIError, StorageError, StorageLostError
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.storage import s3
@@ -67,6 +67,54 @@ def test_everything_holds_while_a_tenth_of_the_calls_fails(location, through):
     assert all(objects.get(key) == b"replaced" for key in objects.list("blocks/"))
     assert set(proxy.befell) >= set(FAULTS) - {"altered"}
     assert proxy.befell.total() > 0.05 * proxy.requests.total()
+
+
+def test_an_outage_is_waited_out_by_all_threads_that_read(location, through):
+    class Outage(FlakyS3):
+        def draw(self, method):
+            super().draw(method)
+            reads = self.requests["GET"]
+            return ("500", "503", "cut")[reads % 3] if 0 < reads <= 48 else None
+
+    through(share=0).__class__ = Outage
+    open_objects(location).put("one", b"content")
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: open_objects(location).get("one"), range(16)))
+    assert found == [b"content"] * 16
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, "AccessDenied"), (404, "NoSuchBucket"), (403, "InvalidToken"), (501, "Unknown")],
+)
+def test_what_does_not_pass_is_asked_once(location, through, status, code):
+    proxy = through(share=0, answers={"GET": (status, code)})
+    with pytest.raises(RaySIError):
+        open_objects(location).get("one")
+    assert proxy.requests["GET"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(429, "Unknown"), (400, "RequestTimeout"), (502, ""), (503, "SlowDown")]
+)
+def test_what_passes_is_asked_again(location, through, quick, status, code):
+    proxy = through(share=0, answers={"GET": (status, code)})
+    with pytest.raises(StorageLostError):
+        open_objects(location).get("one")
+    assert proxy.requests["GET"] == 2
+
+
+def test_only_the_part_of_an_upload_that_failed_is_sent_again(location, through, monkeypatch):
+    class SecondPutFails(FlakyS3):
+        def draw(self, method):
+            super().draw(method)
+            return "500" if method == "PUT" and self.requests["PUT"] == 2 else None
+
+    monkeypatch.setattr(s3, "_LARGE", 5 << 20)
+    proxy = through(share=0)
+    proxy.__class__ = SecondPutFails
+    open_objects(location).put("large", bytes(14 << 20))
+    assert proxy.requests == {"POST": 2, "PUT": 4}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
