@@ -50,6 +50,12 @@ _MOST_AT_ONCE = 4 << 30
 """Bytes beyond which an object cannot be written in one request; S3 itself takes 5 GiB."""
 _UPLOADERS = 4
 """Parts of an object that are uploaded at a time."""
+_CONNECTIONS = 128
+"""Most that are kept for later, which are made as they are needed.
+
+A driver reads with 16 threads for each round in flight and for the instances, a worker with its own
+and those of its loop; of what is beyond this, urllib3 warns and each needs a handshake.
+"""
 _LONGEST_PAUSE_S = 20.0
 
 _EXISTS = "PreconditionFailed", "412"
@@ -330,7 +336,7 @@ def _client(attempts: int, timeout_s: float) -> Any:
         retries={"mode": "standard", "total_max_attempts": 1},  # `_wait_out` has the patience
         connect_timeout=min(10.0, timeout_s),
         read_timeout=timeout_s,
-        max_pool_connections=32,
+        max_pool_connections=_CONNECTIONS,
         tcp_keepalive=True,
     )
     try:

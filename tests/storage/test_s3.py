@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from uuid import uuid4
 
 import boto3
@@ -81,6 +82,25 @@ def test_an_outage_is_waited_out_by_all_threads_that_read(location, through):
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda _: open_objects(location).get("one"), range(16)))
     assert found == [b"content"] * 16
+
+
+def test_more_requests_at_once_than_a_round_has_readers_need_no_new_connections(
+    location, through, caplog
+):
+    class AtOnce(FlakyS3):
+        def draw(self, method):
+            super().draw(method)
+            if method == "GET":
+                self.together.wait(10)
+
+    open_objects(location).put("one", b"content")
+    proxy = through(share=0)
+    proxy.__class__, proxy.together = AtOnce, Barrier(48)
+    objects = open_objects(location)
+    objects.put("two", b"")  # so that there is a client
+    with ThreadPoolExecutor(48) as pool:
+        list(pool.map(lambda _: objects.get("one"), range(48)))
+    assert "pool is full" not in caplog.text
 
 
 @pytest.mark.parametrize(
