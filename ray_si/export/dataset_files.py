@@ -21,7 +21,7 @@ CARD = "README.md"
 """Name of a dataset card, on disk and in a repository."""
 
 _DOCUMENTS = (CARD, "report.html")
-_OF_RUNS = re.compile(r"data/\w+-\d{5,}-of-\d{5,}\.(parquet|jsonl)")
+_OF_RUNS = re.compile(r"data/train-\d{5,}-of-\d{5,}\.(parquet|jsonl)")
 _OF_EXPORTS = r"{name}(-train|-validation)?(-\d{{5,}}-of-\d{{5,}})?\.({kinds})"
 _MANIFEST = re.compile(r"_([A-Za-z0-9][\w.-]*)\.manifest")
 _GROUP = 64 << 20

@@ -58,7 +58,7 @@ class Source:
         parquet = [info for info in infos if info.key.endswith(".parquet")]
         self._run, self._shards, self._schema = run, parquet or infos, schema_of_rows(run)
         seeds = seeds_of(run.read("seeds.parquet")) if seed_tasks else []
-        self._seed_rows = _rows_of(seeds)
+        self._seed_rows = _rows_of(seeds, self._schema)
         self.rows = sum(info.rows for info in self._shards) + self._seed_rows.num_rows
         self.instructions: int = stats["with_instance"] + len(seeds)
 
@@ -111,8 +111,8 @@ class Source:
                 last = id_
 
 
-def _rows_of(seeds: Sequence[SeedTask]) -> pa.Table:
-    """Seed tasks as training rows."""
+def _rows_of(seeds: Sequence[SeedTask], schema: pa.Schema) -> pa.Table:
+    """Seed tasks as training rows with these columns."""
     rows = [
         {
             "id": training_row_id(seed.id, place),
@@ -125,7 +125,7 @@ def _rows_of(seeds: Sequence[SeedTask]) -> pa.Table:
         for seed in seeds
         for place, instance in enumerate(seed.instances)
     ]
-    return pa.Table.from_pylist(rows, TRAINING_ROWS)
+    return pa.Table.from_pylist(rows, schema)
 
 
 def _hash(seed: int, instruction_id: str) -> int:

@@ -116,14 +116,16 @@ def test_an_export_arrives_with_the_card_given_and_loads_with_its_splits(server,
 def test_shards_of_an_earlier_version_go_and_other_files_stay(server, run, tmp_path):
     push(server, run.location)
     there = server.repos["me/tasks"]
-    there["commits"][there["branches"]["main"]][1]["notes.md"] = b"by hand"
+    of_others = ["data/test-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"]
+    for name in ["notes.md", *of_others]:
+        there["commits"][there["branches"]["main"]][1][name] = b"by hand"
     made_run(tmp_path / "smaller", instructions=texts(10))
     pushed = push(server, tmp_path / "smaller")
     assert pushed.removed == [f"data/train-{k:05d}-of-00003.parquet" for k in range(3)]
-    assert pushed.others == ["notes.md"]
-    assert sorted(server.files("me/tasks")) == [
-        "README.md", "data/train-00000-of-00001.parquet", "notes.md", "report.html",
-    ]  # fmt: skip
+    assert sorted(pushed.others) == [*of_others, "notes.md"]
+    assert set(server.files("me/tasks")) == {
+        "README.md", "data/train-00000-of-00001.parquet", "notes.md", "report.html", *of_others,
+    }  # fmt: skip
     assert len(server.messages("me/tasks")) == 3
 
 

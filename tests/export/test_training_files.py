@@ -15,7 +15,7 @@ import pytest
 
 from ray_si.errors import ConfigError, RunError, StorageError, StorageLostError
 from ray_si.export import training_files
-from ray_si.export.rows import training_rows
+from ray_si.export.rows import schema_of_rows, training_rows
 from ray_si.export.training_files import Options, write_training_files
 from ray_si.run.run import Run
 from ray_si.run.schemas import TRAINING_ROWS
@@ -94,6 +94,17 @@ def test_seed_tasks_come_after_the_rows_where_they_are_asked_for(run, location):
     ]
     assert done.rows == {"train": len(found)}
     assert json.loads(open_objects(location).get("_rows.manifest"))["seed_tasks"] is True
+
+
+def test_seed_tasks_have_nothing_of_what_only_some_runs_ask_for(tmp_path):
+    steps = {"config": {"reasoning": {"keep": True, "tags": []}}, "answers": lambda n: [("a", -1.0)]}
+    run = finished_run(tmp_path / "run", 2, **steps)
+    names = schema_of_rows(run).names
+    assert {"answer", "output_logprob", "reasoning"} <= set(names)
+    export(run, tmp_path / "out", mapped([f"{n}={n}" for n in names], names), seed_tasks=True)
+    *_, seed = read(tmp_path / "out", ["rows.jsonl"])
+    assert seed["instruction"]
+    assert [seed[name] for name in ("answer", "output_logprob", "reasoning")] == [None] * 3
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
