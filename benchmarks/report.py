@@ -31,7 +31,6 @@ import pyarrow as pa
 from ray_si.config import RunConfig
 from ray_si.config.file import parse_config
 from ray_si.export.rows import export_data
-from ray_si.report.verbs import parser_name
 from ray_si.run.instance_parts import BlockRecord, InstanceParts
 from ray_si.run.layout import block_key, round_folder
 from ray_si.run.run import Run
@@ -188,7 +187,7 @@ def measure(run: str, folder: str) -> dict[str, Any]:
         "rounds": statistics["funnel"]["rounds"],
         "instance_blocks": sum(1 for _ in files(f"{run}/instances")) - 1,
         "run_bytes": sum(path.stat().st_size for path in files(run)),
-        "parser": parser_name(),
+        "parser": statistics["verbs"]["parser"],
         "parsed": statistics["verbs"].get("parsed"),
     }
 

@@ -387,7 +387,7 @@ def _novelty(statistics: Statistics) -> dict[str, Any]:
 def _verbs(parsed: Verbs) -> dict[str, Any]:
     if parsed["parser"] is None:
         note = (
-            "This needs an English parser, which was not there when the page was made: "
+            "This needs an English parser, and none that loads was there when the page was made: "
             f"{parsed['install']} brings spaCy and its small English model "
             f"({' or '.join(MODELS)}); then make the report again."
         )

@@ -22,11 +22,14 @@ _LONGEST = 1000
 """Characters of a text that are parsed: its root verb stands near the beginning."""
 
 
-def parser_name() -> str | None:
-    """The parser that is installed here; None where spaCy or its model is missing."""
-    if find_spec("spacy") is None:
-        return None
-    return next((name for name in MODELS if find_spec(name)), None)
+def load_parser() -> Any:
+    """The first of `MODELS` that loads here; None where spaCy or a model fit for it is missing."""
+    for name in filter(find_spec, MODELS if find_spec("spacy") else ()):
+        try:
+            return _load(name)
+        except Exception:  # noqa: BLE001 - whatever is wrong with them: a run needs none of them
+            continue
+    return None
 
 
 def root_verbs(
@@ -40,12 +43,11 @@ def root_verbs(
     Keys: parser, parsed, with_verb, with_noun, different_pairs, verbs: a list of ``verb``,
     ``count`` (with a noun or not) and ``nouns``, a list of ``noun`` and ``count``.
     """
-    name = parser_name()
-    if name is None:
+    parser = load_parser()
+    if parser is None:
         return None
     import spacy
 
-    parser = _load(name)
     verbs: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     shortened = (text[:_LONGEST] for text in texts)

@@ -178,8 +178,16 @@ def test_unknown_reasons_are_shown_by_themselves(tmp_path, monkeypatch):
     assert page.count("b") == 0
 
 
-def test_without_a_parser_the_page_says_how_to_get_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("ray_si.report.verbs.find_spec", lambda name: None)
+def _does_not_load(name):
+    raise OSError("[E053] Could not read config file")
+
+
+@pytest.mark.parametrize(
+    "missing", [{"find_spec": lambda name: None}, {"find_spec": str, "_load": _does_not_load}]
+)
+def test_without_a_parser_that_loads_the_page_says_how_to_get_one(tmp_path, monkeypatch, missing):
+    for name, value in missing.items():
+        monkeypatch.setattr(f"ray_si.report.verbs.{name}", value)
     made_run(tmp_path / "run")
     page = page_of(tmp_path / "run")
     assert any("pip install 'ray_si[report]'" in text for text in page.text)

@@ -7,9 +7,9 @@ import pytest
 
 def test_root_verbs_and_their_direct_nouns():
     pytest.importorskip("spacy", reason="the extra `report` is not installed")
-    from ray_si.report.verbs import parser_name, root_verbs
+    from ray_si.report.verbs import load_parser, root_verbs
 
-    if parser_name() is None:
+    if load_parser() is None:
         pytest.skip("the parser's model is not installed")
     found = root_verbs(
         ["Write a short poem about the sea.", "Write poems.", "Write a letter.", "Is it cold?", ""]
