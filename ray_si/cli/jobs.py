@@ -142,19 +142,24 @@ def submit(
             if package.left_out:
                 names = ", ".join(package.left_out[:5]) + ", ..." * (len(package.left_out) > 5)
                 _say(f"left at home, as hidden or linked from elsewhere: {names}")
-            if not follow:
-                id_ = cluster.submit(package, out, finish=finish, env=variables, retries=retries)
-                _say(f"submitted as {id_}; {_how_to(id_, cluster.address)}")
-                return
-            last = ""
+            last, has_submitted = "", False
 
             def notify(message: str) -> None:
-                nonlocal last
-                if message.startswith("submitted as "):
-                    last = message.removeprefix("submitted as ")
+                nonlocal last, has_submitted
+                if message.startswith(("submitting as ", "submitted as ")):
+                    word, last = message.split(" as ", 1)
+                    has_submitted = word == "submitted"
+                elif message.startswith(f"job {last} is lost "):
+                    last = ""
                 _say(message)
 
             try:
+                if not follow:
+                    id_ = cluster.submit(
+                        package, out, finish=finish, env=variables, retries=retries, notify=notify
+                    )
+                    _say(f"submitted as {id_}; {_how_to(id_, cluster.address)}")
+                    return
                 outcome = cluster.run(
                     package,
                     out,
@@ -165,7 +170,7 @@ def submit(
                     env=variables,
                 )
             except KeyboardInterrupt:
-                _leave(last, cluster)
+                _leave(last, cluster, has_submitted=has_submitted)
         _end(outcome, out)
 
 
@@ -192,6 +197,9 @@ def jobs(
         cluster = cluster_jobs.Cluster(address)
         if stop:
             job = cluster.stop(stop)
+            if not job.status.is_terminal():
+                _say(f"{stop}: {job.status}; it was told to end, and has not yet")
+                raise typer.Exit(1)
             _say(f"{stop}: {job.status}; what is finished is kept, and the same submit goes on")
         elif follow:
             run = cluster_jobs.run_of(cluster.job(follow))
@@ -222,12 +230,14 @@ def _how_to(id_: str, address: str) -> str:
     )
 
 
-def _leave(id_: str, cluster: Cluster) -> None:
+def _leave(id_: str, cluster: Cluster, *, has_submitted: bool = True) -> None:
     """End after Ctrl-C, which is for this command and not for the job."""
-    if id_:
+    if not id_:
+        _say("\nno job of this command goes on")
+    elif has_submitted:
         _say(f"\nthe job goes on; {_how_to(id_, cluster.address)}")
     else:
-        _say("\nnothing was submitted")
+        _say(f"\n{id_} may have been submitted; {_how_to(id_, cluster.address)}")
     raise typer.Exit(130)
 
 

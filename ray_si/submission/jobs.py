@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,9 @@ _PATIENCE_S = 600.0
 _SILENCE_S = 15.0
 """Seconds without a line of the log after which the job's status is asked for."""
 
+_SILENCES = 4
+"""Such silences in a row after which the log is asked for anew: its connection may be dead."""
+
 _STOP_S = 30
 """Seconds that a stopped driver has for giving back its replicas and its lease."""
 
@@ -58,6 +62,9 @@ _KILLED = {-9, -15, 137, 143}
 
 _LOST = {"JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE"}
 """What Ray says of jobs that were lost with their node."""
+
+_NO_SUPERVISOR = "failed to get job supervisor"
+"""What it says, beside a failure to start, of a job that ran on a head that was begun again."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +105,19 @@ class Cluster:
                 self._client = _Client(self.address)
             version = self._client.ray_version()
         except AuthenticationError as error:
-            raise ConfigError(
-                f"the cluster at {self.address} wants a token: set RAY_AUTH_MODE=token and "
-                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
-            ) from error
+            raise _wants_token(self.address) from error
         except (ConnectionError, requests.ConnectionError, requests.Timeout) as error:
+            if isinstance(error.__context__, requests.exceptions.SSLError):
+                raise ConfigError(
+                    f"{self.address} has a certificate that is not trusted here: "
+                    f"{one_line(error.__context__, _REASON)}; REQUESTS_CA_BUNDLE and SSL_CERT_FILE "
+                    "name a file with its authority's"
+                ) from error
             raise ConfigError(
                 f"no Ray dashboard answers at {self.address}; is the cluster up, and the "
                 "port-forward or tunnel to it?"
             ) from error
-        except (RuntimeError, ValueError, KeyError, requests.RequestException) as error:
+        except (RuntimeError, ValueError, TypeError, KeyError, requests.RequestException) as error:
             raise ConfigError(
                 f"what answers at {self.address} is no Ray dashboard with jobs: "
                 f"{one_line(error, _REASON)}"
@@ -135,10 +145,14 @@ class Cluster:
         Its driver is begun again on the cluster, up to ``retries`` times, where something kills it
         (`ray_si.submission.supervisor`). A head that is on its way up is waited for, told to
         ``notify``. Raises ConfigError where a job that is not over yet writes to ``out`` already,
-        or the cluster refuses the package.
+        or the cluster refuses the package. A job whose node is gone is over.
         """
         for job in self._patiently(self.jobs, notify):
-            if run_of(job) == out and not job.status.is_terminal():
+            if (
+                run_of(job) == out
+                and not job.status.is_terminal()
+                and not self._patiently(partial(self._is_gone, job), notify)
+            ):
                 raise ConfigError(
                     f"job {job.submission_id} writes {out} already ({job.status}); "
                     "follow or end it with ray-si jobs"
@@ -146,6 +160,8 @@ class Cluster:
         command = ["python", "-m", "ray_si", "build", CONFIG_NAME, "--out", out, "--keep-log"]
         command += ["--finish"] * finish + [f"--retries={retries}"] * bool(retries)
         id_ = f"ray-si-{uuid.uuid4().hex[:10]}"
+
+        notify(f"submitting as {id_}")
 
         def submit() -> None:
             if self._status(id_):  # the answer to the first try was lost
@@ -236,21 +252,46 @@ class Cluster:
                     "LOST", 1, True, "the cluster knows the job no more; its head was restarted"
                 )
             if job.status.is_terminal():
-                with _answering(self.address):
-                    rest = self._client.get_job_logs(id_)
-                log.rewind()
-                log.take(rest)
+                self._read_rest(id_, log, notify)
                 return outcome_of(job)
+            if self._patiently(partial(self._is_gone, job), notify):
+                return Outcome("LOST", 1, True, "its node is gone")
             time.sleep(1)
 
+    def _read_rest(self, id_: str, log: _Log, notify: Callable[[str], None]) -> None:
+        """Hand on what is left of the log of a job that is over, where it can still be read."""
+        try:
+            with _answering(self.address):
+                rest = self._client.get_job_logs(id_)
+        except (ClusterLostError, ConfigError):  # it lay on the node that took the job along
+            notify("the end of the job's log cannot be read")
+            return
+        log.rewind()
+        log.take(rest)
+
+    def _is_gone(self, job: JobDetails) -> bool:
+        """Whether the node of a job that is not over is no more; such a job is stopped.
+
+        A head that took another's place knows jobs out of Redis, and says RUNNING of those that
+        ended with the other one until it is asked to do something about a job.
+        """
+        with _answering(self.address):
+            alive = self._client.live_nodes() if job.driver_node_id else set()
+            is_gone = bool(alive) and job.driver_node_id not in alive
+            if is_gone:
+                self._client.stop_job(job.submission_id)
+        return is_gone
+
     async def _tail(self, id_: str, log: _Log) -> None:
-        """Read the log until it ends, or the job has ended without its end being told."""
+        """Read the log until it ends, is silent for long, or the job ended without its end."""
         lines = self._client.tail_job_logs(id_).__aiter__()
         while True:
             pending = asyncio.ensure_future(anext(lines))
+            looks = 0
             while not (await asyncio.wait([pending], timeout=_SILENCE_S))[0]:
+                looks += 1
                 job = await asyncio.to_thread(self._status, id_)
-                if job is None or job.status.is_terminal():
+                if job is None or job.status.is_terminal() or looks == _SILENCES:
                     pending.cancel()
                     return
             try:
@@ -292,6 +333,14 @@ class _Client(JobSubmissionClient):
         version: str = self._do_request("GET", "/api/version").json()["ray_version"]
         return version
 
+    def live_nodes(self) -> set[str]:
+        """Ids of the cluster's nodes; none where the dashboard does not tell."""
+        answer = self._do_request("GET", "/nodes?view=summary")
+        if answer.status_code != 200:
+            return set()
+        nodes = [node["raylet"] for node in answer.json()["data"]["summary"]]
+        return {node["nodeId"] for node in nodes if node.get("state") == "ALIVE"}
+
     def _do_request(self, method: str, endpoint: str, **kwargs: Any) -> Any:
         return super()._do_request(method, endpoint, **{"timeout": _TIMEOUT_S} | kwargs)
 
@@ -325,7 +374,8 @@ def outcome_of(job: JobDetails) -> Outcome:
         return Outcome("STOPPED", 143, False, "it was stopped")
     if code is None:
         # a broken environment stays broken; a supervisor that died was taken along by its node
-        return Outcome("FAILED", 1, job.error_type in _LOST, reason)
+        is_lost = job.error_type in _LOST or _NO_SUPERVISOR in reason
+        return Outcome("FAILED", 1, is_lost, reason)
     status = code if code > 0 else 128 - code
     return Outcome("FAILED", status, code in _KILLED, f"its driver ended with status {status}")
 
@@ -387,6 +437,13 @@ def _address_from_environment() -> str:
     return os.environ.get("RAY_API_SERVER_ADDRESS") or address or DEFAULT_ADDRESS
 
 
+def _wants_token(address: str) -> ConfigError:
+    return ConfigError(
+        f"the cluster at {address} wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+        "RAY_AUTH_TOKEN_PATH to the cluster's"
+    )
+
+
 @contextmanager
 def _without_ray_address() -> Iterator[None]:
     """Ray would prefer these variables to the address that it is given."""
@@ -405,6 +462,8 @@ def _answering(address: str) -> Iterator[None]:
         yield
     except (ConnectionError, requests.RequestException) as error:
         raise ClusterLostError(f"the cluster at {address} does not answer") from error
+    except AuthenticationError as error:  # it has another token now
+        raise _wants_token(address) from error
     except RuntimeError as error:
         reason = one_line(error, _REASON)
         if "status code 5" in reason:  # a head on its way up or down, or a gateway before it

@@ -21,6 +21,7 @@ from typing import Any
 
 import requests
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from ray_si.errors import (
@@ -132,8 +133,9 @@ def reported(location: str, *, repeat: bool) -> Iterator[None]:
     """
     report = JobReport(location)
     report.begin()
+    is_hopeless = not repeat and report.lost_alike >= _LOST_ALIKE
     try:
-        if not repeat and report.lost_alike >= _LOST_ALIKE:
+        if is_hopeless:
             raise ClusterLostError(
                 f"{report.lost_alike} drivers in a row were lost in the same place, as with too "
                 "little memory on the head; give it more and submit again"
@@ -143,7 +145,7 @@ def reported(location: str, *, repeat: bool) -> Iterator[None]:
         report.end("interrupted", 130, "stopped from outside; the same build goes on")
         raise
     except RaySIError as error:
-        state = "stopped" if report.lost_alike >= _LOST_ALIKE else state_of(error)
+        state = "stopped" if is_hopeless else state_of(error)
         report.end(state, 2 if state == "mend" else 1, str(error))
         if not repeat and state in ("mend", "stopped"):
             stop_own_job(str(error))
@@ -173,7 +175,12 @@ def stop_own_job(reason: str, wait_s: float = _STOP_S) -> None:
     print(f"this job stops itself, to be repeated by nobody: {reason}", file=sys.stderr, flush=True)
     try:
         JobSubmissionClient().stop_job(id_)
-    except (RuntimeError, ConnectionError, requests.RequestException) as error:
+    except (
+        RuntimeError,
+        ConnectionError,
+        requests.RequestException,
+        AuthenticationError,
+    ) as error:
         logger.warning("the job could not be stopped: %s", one_line(error))
     else:
         time.sleep(wait_s)  # for SIGTERM

@@ -123,6 +123,11 @@ def test_drivers_lost_one_after_the_other_in_the_same_place_are_not_repeated(loc
         raise AssertionError("it must not begin")
     assert "memory on the head" in str(caught.value)
     assert outcome(location)["state"] == "stopped"
+    for _ in range(4):
+        lost(30)
+    with pytest.raises(ConfigError), reported(location, repeat=True):  # lost before, not now
+        raise ConfigError("x")
+    assert (outcome(location)["state"], outcome(location)["exit_status"]) == ("mend", 2)
     with reported(location, repeat=False):  # a person submits it again
         pass
 
