@@ -97,7 +97,8 @@ def test_seed_tasks_come_after_the_rows_where_they_are_asked_for(run, location):
 
 
 def test_seed_tasks_have_nothing_of_what_only_some_runs_ask_for(tmp_path):
-    steps = {"config": {"reasoning": {"keep": True, "tags": []}}, "answers": lambda n: [("a", -1.0)]}
+    config = {"reasoning": {"keep": True, "tags": []}}
+    steps = {"config": config, "answers": lambda n: [("a", -1.0)]}
     run = finished_run(tmp_path / "run", 2, **steps)
     names = schema_of_rows(run).names
     assert {"answer", "output_logprob", "reasoning"} <= set(names)
