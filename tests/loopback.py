@@ -20,7 +20,7 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 
-from ray_si.build import checks, phases, stages
+from ray_si.build import checks, hosting, phases, stages
 from ray_si.engines import registry
 from ray_si.engines.replay.engine import ReplayEngine
 from ray_si.serving import client
@@ -171,11 +171,14 @@ def install(
     are `hashed`.
     """
     rng = random.Random(seed)
-    deploy_nothing(patch, phases)
+    connect_nothing(patch, phases)
+    for module in (phases, hosting):
+        patch(module, "Serving", LoopbackServing)
+        patch(module, "Custody", LoopbackCustody)
+        patch(module, "identity_of", lambda *_, **__: "")
+        patch(module, "remove_predecessors", lambda *_, **__: None)
     if hashes:
         patch(LoopbackServing, "encode", lambda self, texts: hashed(texts))
-    patch(phases, "Custody", LoopbackCustody)
-    patch(phases, "identity_of", lambda *_, **__: "")
     patch(phases, "Watcher", _nothing)
     patch(checks, "wait_for_room", lambda config, **_: config)
     patch(checks, "free_cores", lambda *_, **__: 0.0)
@@ -189,8 +192,6 @@ def install(
     patch(client, "_GATHER_S", 0.0)
 
 
-def deploy_nothing(patch, module) -> None:
-    """Have this module, which deploys models by these names, do without a cluster."""
+def connect_nothing(patch, module) -> None:
+    """Have this module, which connects to Ray by this name, do without."""
     patch(module, "connect", _nothing)
-    patch(module, "Serving", LoopbackServing)
-    patch(module, "remove_predecessors", lambda *_, **__: None)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ray_si.build import checks
 from ray_si.build.answering import Task
+from ray_si.build.hosting import hosted
 from ray_si.build.stages import write_blocks
 from ray_si.config import RunConfig
 from ray_si.config.scores import ScoreSection
@@ -20,7 +20,7 @@ from ray_si.scores.base import FAILED, Ask, AskingScorer, Row, Scored
 from ray_si.scores.compute import compute
 from ray_si.scores.job import Listen, ScoreJob, ScoreSummary, scored_table
 from ray_si.scores.stored import BLOCKS
-from ray_si.serving.applications import Serving, remove_predecessors, shared_name
+from ray_si.serving.applications import shared_name
 from ray_si.serving.connect import connect
 from ray_si.serving.replicas import AFTER_ROUNDS
 from ray_si.storage.tables import ShardInfo
@@ -142,28 +142,27 @@ class _Asking:
 
     def run(self, is_ours: bool, listen: Listen, notify: Callable[[str], None]) -> None:
         """Have all blocks written that do not stand, or in which requests failed for good."""
-        job, place = self._job, self._job.folder.location
+        job, folder = self._job, self._job.folder
         with job.held(notify):
-            fencing, again = job.folder.fencing, frozenset(job.failed_blocks())
-            remove_predecessors(shared_name(place), fencing)
-            config = checks.wait_for_room(
-                self._config, embedder=False, is_ours=is_ours, notify=notify
-            )
-            if not is_ours:
-                checks.check_location(place)
-            notify(f"loading the model of {self._name}")
-            with Serving(
-                config, shared_name(place), fencing, embedder=False, notify=notify
+            fencing, again = folder.fencing, frozenset(job.failed_blocks())
+            with hosted(
+                self._config,
+                shared_name(folder.location),
+                folder,
+                self._scorer.trial(),
+                is_ours=is_ours,
+                notify=lambda note: notify(f"{self._name}: {note}"),
             ) as serving:
                 generators = serving.generators
                 work = ScoreRows(self._scorer)
-                task = Task(work, generators, place, AFTER_ROUNDS, fencing, again)
+                task = Task(work, generators, folder.location, AFTER_ROUNDS, fencing, again)
                 done = 0
                 at_once = max(_AT_ONCE, _A_SLOT * sum(generators.slots.values()))
                 for passed, window in self._windows(again, at_once):
                     done += passed
                     listen(self._name, done, job.rows)
                     for _, summary, _ in write_blocks(window, task, parallel_phases=False):
+                        folder.check_lease()
                         done += summary["rows"][0].as_py()
                         listen(self._name, done, job.rows)
             job.finish()

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ray_si._version import __version__
 from ray_si.build.answering import Ask, Task
-from ray_si.build.checks import wait_for_room
+from ray_si.build.hosting import hosted
 from ray_si.build.stages import write_blocks
 from ray_si.config import Generator, RunConfig
 from ray_si.config.sections.engine_options import lasting
@@ -29,7 +29,7 @@ from ray_si.run.layout import block_key
 from ray_si.run.schemas import COMPLETION
 from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.formats import to_row
-from ray_si.serving.applications import Serving, remove_predecessors, shared_name
+from ray_si.serving.applications import shared_name
 from ray_si.serving.connect import connect
 from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
@@ -292,7 +292,6 @@ def _ask(
     listen: Callable[[EvaluationProgress], None],
 ) -> None:
     total = done + sum(block.num_rows for block in blocks)
-    listen(EvaluationProgress(member.name, done, total, "loading the model"))
     host = member.run_config()
     name = f"{shared_name(folder.location)}-{member.slug}"
     sampling = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop=config.stop)
@@ -301,14 +300,11 @@ def _ask(
     def notify(message: str) -> None:
         listen(EvaluationProgress(member.name, done, total, message))
 
-    check = folder.check_lease
-    remove_predecessors(name, folder.fencing, check=check)
-    host = wait_for_room(host, embedder=False, is_ours=is_ours, notify=notify, check=check)
-    with Serving(host, name, folder.fencing, embedder=False, notify=notify, check=check) as serving:
+    with hosted(host, name, folder, is_ours=is_ours, notify=notify) as serving:
         task = Task(work, serving.generators, folder.location, order=(0,), fencing=folder.fencing)
         numbered = {block["block"][0].as_py(): block for block in blocks}
         for _, _, info in write_blocks(numbered, task, parallel_phases=False):
-            check()
+            folder.check_lease()
             done += info.rows
             listen(EvaluationProgress(member.name, done, total))
 

@@ -69,8 +69,7 @@ def leave_ray(monkeypatch):
 
     def leave():
         loopback.install(monkeypatch.setattr)
-        loopback.deploy_nothing(monkeypatch.setattr, evaluate_module)
-        monkeypatch.setattr(evaluate_module, "wait_for_room", lambda config, **_: config)
+        loopback.connect_nothing(monkeypatch.setattr, evaluate_module)
 
     return leave
 
