@@ -21,7 +21,7 @@ from ray_si.scores.compute import compute
 from ray_si.scores.job import Listen, ScoreJob, ScoreSummary, scored_table
 from ray_si.scores.stored import BLOCKS
 from ray_si.serving.applications import shared_name
-from ray_si.serving.connect import connect
+from ray_si.serving.connect import connect, is_this_machine
 from ray_si.serving.replicas import AFTER_ROUNDS
 from ray_si.storage.tables import ShardInfo
 
@@ -72,8 +72,8 @@ def score_run(
 
     With ``of_answers`` all answers to their inputs are scored instead. Scores that need no model
     come first. ``address`` is a Ray cluster's, see `connect`; Ray is used only where a model has
-    rows left. Raises UserError before anything is written: for a run that is
-    not finished, a model that is not there or cannot give such a score.
+    rows left. Raises UserError before any row is scored by a model: for a run that is not
+    finished, a model that is not there, which is where replicas run, or cannot give such a score.
     """
     scorers = {name: registry.create(settings) for name, settings in sections.items()}
     asking = {
@@ -81,8 +81,10 @@ def score_run(
         for name, scorer in scorers.items()
         if registry.asks_a_model(scorer)
     }
+    here = is_this_machine(address)
     for score in asking.values():
-        score.check()
+        if score.summary() is None:
+            score.check(here=here)
     alone = {name: settings for name, settings in sections.items() if name not in asking}
     computed = compute(run, alone, location, of_answers=of_answers, listen=listen, notify=notify)
     summaries = {item.name: item for item in computed}
@@ -134,9 +136,14 @@ class _Asking:
         """See `ScoreJob.summary`."""
         return self._job.summary()
 
-    def check(self) -> None:
-        """Raise EngineError where the model is not there or cannot give this score."""
+    def check(self, *, here: bool) -> None:
+        """Raise EngineError where the model is not there or cannot give this score.
+
+        ``here`` is whether replicas run on this machine, see `ray_si.build.builder.check_begun`.
+        """
         generator = self._scorer.generator
+        if not here and generator.engine not in engines.FROM_THE_DRIVER:
+            return
         options = generator.engine_options()
         engines.check(generator.engine, generator.model, options, self._scorer.trial())
 

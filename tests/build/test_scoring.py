@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
-from ray_si.build import scoring
+from ray_si.build import hosting, scoring
 from ray_si.build.scoring import score_run
 from ray_si.config.scores import scores_of
 from ray_si.errors import EngineError
@@ -20,6 +21,7 @@ from ray_si.export.training_lines import Source
 from ray_si.run.run import Run
 from ray_si.scores.stored import StoredScores
 from ray_si.storage.objects import open_objects
+from tests import loopback
 from tests.command import ENVIRONMENT, assert_one_line_error, invoke
 from tests.engines.huggingface.test_reward import made as reward_model
 from tests.run.finished import finished_run
@@ -86,7 +88,8 @@ def test_a_killed_scoring_goes_on_and_ends_with_the_same_bytes(ray_address, tmp_
     assert contents(tmp_path / "other") == after
 
 
-def test_a_model_that_cannot_give_a_score_is_one_line_and_leaves_nothing(tmp_path):
+def test_a_model_that_cannot_give_a_score_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "is_this_machine", lambda address: True)
     run = finished_run(tmp_path / "run")
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
     reward = "reward.generator.model=smollm2-135m-instruct"
@@ -95,6 +98,25 @@ def test_a_model_that_cannot_give_a_score_is_one_line_and_leaves_nothing(tmp_pat
     with pytest.raises(EngineError, match="no model folder"):
         score_run(run, scores_of({"judge": {"generator": {"model": "./absent"}}, "length": None}))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_a_model_is_looked_for_where_its_replicas_run_and_not_once_the_score_is_there(
+    tmp_path, monkeypatch
+):
+    looked = []
+    loopback.install(monkeypatch.setattr)
+    monkeypatch.setattr(scoring, "connect", lambda address: nullcontext(False))  # a cluster
+    monkeypatch.setattr(scoring, "is_this_machine", lambda address: False)
+    monkeypatch.setattr(hosting, "check_engines", lambda *asked, **_: looked.append(asked))
+    monkeypatch.setattr(hosting.checks, "check_location", lambda location: None)
+    run = finished_run(tmp_path / "run")
+    absent = {"engine": "vllm", "model": "/models/of/gpu/nodes", "prompt_style": "chat"}
+    sections = scores_of({"judge": {"generator": absent}})
+    [summary] = score_run(run, sections, address="auto")
+    [(config, [request])] = looked
+    assert config.generator_for(request.purpose).model == "/models/of/gpu/nodes"
+    monkeypatch.setattr(scoring, "is_this_machine", lambda address: True)
+    assert score_run(run, sections) == [summary]
 
 
 def test_labels_on_an_endpoint_without_log_probabilities_are_refused(tmp_path, endpoint):
