@@ -30,7 +30,7 @@ from ray_si.run.schemas import COMPLETION
 from ray_si.run.seeds import load_seeds
 from ray_si.self_instruct.formats import to_row
 from ray_si.serving.applications import shared_name
-from ray_si.serving.connect import connect
+from ray_si.serving.connect import connect, is_this_machine
 from ray_si.storage.tables import ShardInfo, read_table
 from ray_si.training import ratings
 from ray_si.training.base import choose_encoding, inspect, weights_digest
@@ -106,7 +106,8 @@ def evaluate(
         raise TaskError(
             "every task was a seed task of the data that a model was trained on: evaluate on others"
         )
-    members = {name: _Member(name, model, config) for name, model in models.items()}
+    here = is_this_machine(address)
+    members = {name: _Member(name, model, config, here=here) for name, model in models.items()}
     folder = Folder(location, _HEADER, "an evaluation")
     names = ("max_tokens", "stop", "instances_per_task", "encoding")
     options = config.model_dump(mode="json", include=set(names))
@@ -183,11 +184,19 @@ def _trained_on(models: Iterable[str], generator: Generator) -> list[str]:
 
 
 class _Member:
-    """One of the models that are compared."""
+    """One of the models that are compared; ``here`` is whether replicas run on this machine.
 
-    def __init__(self, name: str, model: str, config: EvaluateConfig) -> None:
+    If not, the engine's packages are looked for where they do. What tells the model from others is
+    read on this machine in any case.
+    """
+
+    def __init__(self, name: str, model: str, config: EvaluateConfig, *, here: bool = True) -> None:
         generator = config.generator
-        registry.check(generator.engine, model, generator.engine_options())
+        if here or generator.engine in registry.FROM_THE_DRIVER:
+            registry.check(generator.engine, model, generator.engine_options())
+        elif generator.engine in LOADING:
+            need("transformers")
+            registry.check_model(model, generator.revision)
         self.name = name
         self.generator = generator.model_copy(update={"model": model})
         self.slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"

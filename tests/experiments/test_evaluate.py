@@ -311,6 +311,16 @@ def test_adapters_are_told_by_what_they_hold_and_placement_tells_nothing(tmp_pat
         assert (evaluate_module._options(Generator(engine="vllm", **other)) == without) is is_same
 
 
+def test_an_engines_packages_are_no_matter_of_a_driver_whose_replicas_run_elsewhere():
+    made = EvaluateConfig.model_validate({"generator": {"engine": "vllm"}})
+    model = "smollm2-135m-instruct"
+    assert evaluate_module._Member("one", model, made, here=False).identity["weights"]
+    with pytest.raises(EngineError, match="the vllm engine needs"):
+        evaluate_module._Member("one", model, made)
+    with pytest.raises(EngineError, match="there is no model folder"):
+        evaluate_module._Member("one", "/absent/model", made, here=False)
+
+
 def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, tasks):
     to = tmp_path / "to"
     with pytest.raises(EngineError, match="there is no model folder"):
