@@ -5,6 +5,7 @@ A build calls them as a round is complete; `verify` and `regate` call them again
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +19,8 @@ from ray_si.dedup import DedupResult, Neighbours
 from ray_si.dedup.layers import Parts
 from ray_si.dedup.tokens import unread
 from ray_si.engines.base import Completion
-from ray_si.pipeline.conditions import conditions_of, rounds_of_openings
+from ray_si.errors import RaySIError
+from ray_si.pipeline.conditions import Conditions, conditions_of, rounds_of_openings
 from ray_si.records import Instance
 from ray_si.run.ids import instruction_id
 from ray_si.run.manifests import RoundManifest, by_set, count_contaminated
@@ -42,6 +44,8 @@ from ray_si.self_instruct.parsing import (
     parse_marked,
     parse_turn,
 )
+
+logger = logging.getLogger(__name__)
 
 FAILURES = {"error": "engine_error", "refused": "refused"}
 """Finish reasons of requests that have no text -> reason code of their rejection."""
@@ -103,9 +107,24 @@ def texts_of(usable: Sequence[Usable]) -> list[str]:
 
 
 def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
-    """The candidates of one raw row, those that the filters refuse included."""
+    """The candidates of one raw row, those that the filters refuse included.
+
+    A text that reading trips over, which is a mistake in the code that reads, is logged and comes
+    back as one candidate with reason "unreadable": the round goes on without it.
+    """
     if row["finish_reason"] in FAILURES:
         return [Candidate(0, row["error"] or "", FAILURES[row["finish_reason"]])]
+    conditions = conditions_of(config, row["request_id"])
+    try:
+        return _read(row, config, conditions)
+    except (RaySIError, MemoryError):
+        raise
+    except Exception:  # it is that row's, and counted
+        logger.warning("the answer to %s cannot be read", row["request_id"], exc_info=True)
+        return [Candidate(0, row["text"], "unreadable")]
+
+
+def _read(row: RawRow, config: RunConfig, conditions: Conditions) -> list[Candidate]:
     options = config.bootstrap
     how: dict[str, Any] = {
         "drop": options.drop_unfinished,
@@ -114,7 +133,6 @@ def candidates_of(row: RawRow, config: RunConfig) -> list[Candidate]:
         "tags": config.reasoning.tags,
     }
     chat, finish_reason = config.generator.prompt_style == "chat", row["finish_reason"]
-    conditions = conditions_of(config, row["request_id"])
     begun = conditions.opening
     if options.method == "evolve" and not chat:
         begun = f"{config.language.as_headings().instruction}:"

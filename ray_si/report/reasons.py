@@ -12,6 +12,7 @@ REASONS = {
     "leading_non_ascii": "Begins with a character that is not ASCII.",
     "unfinished": "The model ran out of tokens before the item ended.",
     "empty_completion": "The completion held no item.",
+    "unreadable": "Reading the completion failed, which is a mistake in ray_si; it is logged.",
     "engine_error": "The request failed for good, after every retry.",
     "refused": "The model or its endpoint will not answer this: too long, filtered or declined.",
     "preamble": "What a model says before its first item or example.",

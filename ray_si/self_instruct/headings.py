@@ -115,10 +115,12 @@ _DIGITS = r"\d{1,3}(?!\d)"
 _HAN = {digit: value for value, digit in enumerate("一二三四五六七八九十", 1)}
 _WORDS = "One Two Three Four Five Six Seven Eight Nine Ten".split()
 _NUMERALS = _HAN | {word: value for value, word in enumerate(_WORDS, 1)}
+_HAN_NUMBER = "[一二三四五六七八九]?十[一二三四五六七八九]?|[一二三四五六七八九]"
+"""Up to 99: what else these characters make is no number, as the date 三八 is none."""
 
 _NUMBER = re.compile(
     rf"{_MARKS}(?P<open>{_EMPHASIS})(?P<left>[(\[（【#]?)"
-    rf"(?P<value>{_DIGITS}|[{''.join(_HAN)}]{{1,3}}(?=[、．)）]))"
+    rf"(?P<value>{_DIGITS}|(?:{_HAN_NUMBER})(?=[、．)）]))"
     rf"(?P<key>\ufe0f?\u20e3)?(?P<close>{_EMPHASIS})\\?"
     rf"(?P<form>\s?{_CLOSE}+|\s*[-–—](?=\s+[^\W\d])|(?(key)|(?!)))"
     rf"(?P<close2>{_EMPHASIS})(?!\d)(?P<rest>.*)"
@@ -269,13 +271,17 @@ def without_deeper(lines: Sequence[Line], leftmost: Mapping[Name, Heading]) -> l
 
 
 def number_of(text: str | None) -> int | None:
-    """The number that digits of any script, a Han numeral or an English word stand for."""
-    if not text or text in _NUMERALS:
-        return _NUMERALS.get(text or "")
+    """The number that digits of any script, a Han numeral or an English word in any case stand for.
+
+    None where it is none of these.
+    """
+    text = text or ""
+    if text.isdecimal():
+        return int(text)
     tens, ten, ones = text.partition("十")
     if ten:
         return 10 * _HAN.get(tens, 1) + _HAN.get(ones, 0)
-    return int(text)
+    return _NUMERALS.get(text.title())
 
 
 def item_number(row: str) -> Number | None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, strategies as st
 
 from ray_si.config.file import parse_config
 from ray_si.dedup import Deduplicator
 from ray_si.engines.base import Completion
+from ray_si.pipeline import decisions
 from ray_si.pipeline.decisions import (
+    all_candidates,
     candidates_of,
     completion_row,
     decide_round,
     is_plateau,
+    read_candidates,
     texts_of,
+    with_candidates,
 )
+from ray_si.report.reasons import REASONS
 from ray_si.run.ids import instruction_id, request_id
 from ray_si.run.schemas import ACCEPTED, REJECTED
 from tests.builds import replay_values
@@ -111,6 +117,29 @@ def test_the_gate_alone_decides_on_what_the_filters_let_pass(answers):
 def test_a_request_without_text_is_one_candidate_that_says_why(finish_reason, reason):
     (item,) = candidates_of(answered(0, [], finish_reason), CONFIG)
     assert (item.text, item.reason) == ("it failed", reason)
+
+
+def test_a_text_that_reading_trips_over_is_one_candidate_and_costs_the_others_nothing(
+    monkeypatch, caplog
+):
+    parse = decisions.parse_instructions
+
+    def trips(text, *arguments, **options):
+        if "poem" in text:
+            raise ValueError("invalid literal")
+        return parse(text, *arguments, **options)
+
+    monkeypatch.setattr(decisions, "parse_instructions", trips)
+    rows = [answered(k, [LINES[j]], "stop") for k, j in enumerate((0, 2, 5))]
+    found = all_candidates(CONFIG, rows)
+    assert [(item.candidate.text, item.candidate.reason) for item in found] == [
+        (LINES[0], None),
+        (rows[1]["text"], "unreadable"),
+        (LINES[5], None),
+    ]
+    assert read_candidates(with_candidates(CONFIG, pa.Table.from_pylist(rows))) == (rows, found)
+    assert rows[1]["request_id"] in caplog.text
+    assert "unreadable" in REASONS
 
 
 @pytest.mark.parametrize(

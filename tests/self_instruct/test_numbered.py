@@ -112,6 +112,7 @@ def test_a_list_inside_an_item_stays_there(items, form, first):
         ("1. *args and **kwargs*\n2. **a** or **b**", ["*args and **kwargs*", "a or **b**"]),
         ("1. a b\n2. c d\nLet me know if you need more!", ["a b", "c d"]),
         ("一、写一首诗。\n二、解释。\n十一、好的。", ["写一首诗。", "解释。", "好的。"]),
+        ("九、甲乙。\n三八、丙丁。\n十、戊己。", ["甲乙。 三八、丙丁。", "戊己。"]),
         ("1️⃣ a b\n2️⃣ c d", ["a b", "c d"]),
         ("٩. اكتب قصيدة\n١٠. اشرح", ["اكتب قصيدة", "اشرح"]),
         ("1.请写一首诗。\n2.请解释。\n\n希望有帮助！", ["请写一首诗。", "请解释。"]),
@@ -120,6 +121,19 @@ def test_a_list_inside_an_item_stays_there(items, form, first):
 def test_lists_as_models_write_them(text, items):
     assert _read(text) == items
     assert _read(text.replace("\n", "\r\n")) == items
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("9", 9), ("１２", 12), ("٣１", 31), ("๑๒", 12), ("九", 9), ("十", 10), ("十九", 19),
+        ("二十", 20), ("二十一", 21), ("三八", None), ("一二三", None), ("十一二", None),
+        ("二十十", None), ("²", None), ("½", None), ("Ⅸ", None), ("1²", None), ("9" * 5000, None),
+    ],
+)  # fmt: skip
+def test_what_is_a_number_in_any_script_begins_an_item_and_nothing_else(written, value):
+    number = item_number(f"{written}、x")
+    assert (number and number.value) == value
 
 
 def test_headings_of_another_language_number_items():
@@ -145,7 +159,8 @@ def test_what_is_no_item_says_why():
 FRAGMENTS = st.lists(
     st.sampled_from(
         ["1. ", "\n2) ", "\n", "\n\n", "**", "### ", "Task 3:", "- ", "```", "Input: ", ":", " ",
-         "\nInstruction: ", "\nOutput:", "> ", "\r\n", "3", "x"]
+         "\nInstruction: ", "\nOutput:", "> ", "\r\n", "3", "x",
+         "\n三", "八", "十", "、", "）", "²", "٣", "\noutput ", "One", "ſix", "ONE:"]
     ) | st.text(max_size=3),
     max_size=25,
 ).map("".join)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from ray_si.records import Instance
 from ray_si.self_instruct.headings import Headings
@@ -124,16 +124,21 @@ def test_out_of_tokens_drops_the_last_instance(output_first):
 
 FRAGMENTS = st.lists(
     st.sampled_from(
-        ["Example 1", "Input:", "Output:", "Class label:", "\n", " ", "9. ", "Yes", "é", "\x00"]
+        ["Example 1", "Input:", "Output:", "Class label:", "\n", " ", "9. ", "Yes", "é", "\x00",
+         "\n三八、", "二十", "\n²) ", "٣", "\ninput ", "\noutput ", "One", "ſix", ":", "<think>"]
     )
     | st.text(max_size=5),
     max_size=20,
-).map("".join)
+).map("".join)  # fmt: skip
 
 
+@example("9. Name a river.\n三八、Write about it.", "stop")
+@example("Example 1\ninput one: 3\noutput ſix: 4", "stop")
 @given(FRAGMENTS, st.sampled_from(["stop", "length"]))
 def test_no_text_makes_a_parser_raise(text, finish):
-    assert parse_instructions(text, finish)
+    for chat in (True, False):
+        assert parse_instructions(text, finish, chat=chat)
+        assert parse_joint(text, finish, chat=chat)
     parse_classification(text)
     for output_first in (True, False):
         for instance in parse_instances(text, finish, output_first=output_first):
