@@ -31,7 +31,7 @@ import pyarrow as pa
 from ray_si.corpora.reading import Place
 from ray_si.dedup import Deduplicator, DedupResult, Duplicate
 from ray_si.dedup.deduplicator import Encoder
-from ray_si.errors import CorpusError
+from ray_si.errors import CorpusError, StorageError
 from ray_si.pipeline.embeddings import compact
 from ray_si.run.schemas import EMBEDDING, embedding_column, embeddings_of
 from ray_si.storage.base import Objects
@@ -358,6 +358,8 @@ class CorpusIndex:
                 raise ValueError("it is of another kind or version")
             if manifest.pop("sha256") != _digest(manifest):
                 raise ValueError("it has other content than its SHA-256 says")
+        except StorageError:
+            raise  # a store that refuses has damaged nothing
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CorpusError(f"{self._location}/{MANIFEST} is damaged: {error}") from error
         return manifest

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_si.errors import ConfigError, RunError
+from ray_si.errors import ConfigError, RunError, StorageError
 from ray_si.export.shard_files import KINDS
 from ray_si.records import StepListener
 from ray_si.run.run import Run
@@ -106,6 +106,8 @@ def listed(objects: Objects, location: str, name: str) -> list[ShardInfo]:
     try:
         entries = json.loads(objects.get(key))["files"]
         return [ShardInfo(**{n: e[n] for n in ("key", "rows", "size", "sha256")}) for e in entries]
+    except StorageError:
+        raise  # a store that refuses has damaged nothing
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{location}/{key} is damaged: {error!r}") from error
 

@@ -110,9 +110,11 @@ class Folder:
     def read_json(self, key: str) -> dict[str, Any] | None:
         """An object of JSON, None where there is none; DamageError where it is not JSON."""
         try:
-            found = json.loads(self.objects.get(key))
+            data = self.objects.get(key)
         except KeyError:
             return None
+        try:
+            found = json.loads(data)
         except ValueError as error:
             raise DamageError(f"{self.location}/{key} is damaged: {error}") from error
         if not isinstance(found, dict):

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_si.errors import ConfigError, DamageError, RunError
+from ray_si.errors import ConfigError, DamageError, RunError, StorageError
 from ray_si.run.run import Run, seal
 from ray_si.storage.base import Objects, absolute
 from ray_si.storage.objects import open_objects
@@ -192,6 +192,8 @@ def _finished(objects: Objects, place: str, fingerprint: str) -> list[StoredScor
             sound = manifest == seal(manifest)
             score = StoredScore(manifest["name"], folder, manifest)
             of_run = manifest["identity"]["run"]
+        except StorageError:
+            raise  # a store that refuses has damaged nothing
         except (ValueError, TypeError, KeyError) as error:
             raise DamageError(f"{place}/{key} is damaged: {error!r}") from error
         if not sound:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ray_si.errors import DamageError, LeaseLostError, RunError
+from ray_si.corpora.index import CorpusIndex
+from ray_si.errors import DamageError, LeaseLostError, RunError, StorageError
+from ray_si.export.dataset_files import listed
 from ray_si.run.folder import Folder, check_beside
+from ray_si.scores.stored import _finished
 from ray_si.storage.objects import open_objects
 
 
@@ -100,3 +103,28 @@ def test_what_lies_in_a_run_is_seen_by_whatever_way_it_is_named(tmp_path, monkey
             check_beside(to, "s3://b/runs/mine/")
     for to in ("s3://b/runs/mine-2", "s3://b/runs", "s3://c/runs/mine", "b/runs/mine"):
         check_beside(to, "s3://b/runs/mine")
+
+
+class Refusing:
+    """A store that says what is there and lets nobody read it."""
+
+    def list(self, prefix=""):
+        return iter([prefix or "first/manifest.json"])
+
+    def get(self, key):
+        raise StorageError("no permission")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda place: place.read_json("scores.json"),
+        lambda place: _finished(place.objects, place.location, "fingerprint"),
+        lambda place: listed(place.objects, place.location, "messages"),
+        lambda place: CorpusIndex(place.objects, place.location, None, {})._stored(),
+    ],
+)
+def test_a_store_that_refuses_to_be_read_is_no_damage(folder, read):
+    folder.objects = Refusing()
+    with pytest.raises(StorageError, match="no permission"):
+        read(folder)
