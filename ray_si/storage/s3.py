@@ -182,7 +182,9 @@ class S3Objects:
                 if code in _UNKNOWN:
                     raise StorageError(
                         f"{self._location}: this store refuses conditional writes "
-                        "(If-None-Match), which a run needs; use one that has them"
+                        "(If-None-Match), which a run needs; use one that has them (it says: "
+                        f"{one_line(error, 300)}; where that is of checksums, "
+                        "AWS_REQUEST_CHECKSUM_CALCULATION=when_required leaves these out)"
                     ) from error
                 raise
             return True

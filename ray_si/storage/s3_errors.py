@@ -109,9 +109,10 @@ def translated(where: str, lost: type[RaySIError] = StorageLostError) -> Iterato
         yield
     except ClientError as error:
         code = error_code(error)
-        if code in _MEND:
-            raise StorageError(f"{where}: {_MEND[code]} ({code})") from error
         message = error.response.get("Error", {}).get("Message", "")
+        if code in _MEND:
+            said = f": {one_line(message, 300)}" * bool(message)
+            raise StorageError(f"{where}: {_MEND[code]} ({code}{said})") from error
         raise lost(_kept(f"{where}: S3 says {code}: {message}", lost)) from error
     except _CREDENTIALS as error:
         raise StorageError(
