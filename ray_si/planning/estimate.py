@@ -201,9 +201,11 @@ def extrapolate(
             instances = sample.instance_tokens[chosen].mean(axis=0) * target
 
         # totals
-        prompt = completions * sample.prompt_tokens[half].mean() + instances[0]
-        written = completions * sample.completion_tokens[half].mean() + instances[1]
-        busy = completions * sample.seconds[0] / config.generator.replicas
+        is_reached = math.isfinite(completions)
+        asked = completions if is_reached else 0.0  # infinity times nothing is no number
+        prompt = asked * sample.prompt_tokens[half].mean() + instances[0]
+        written = asked * sample.completion_tokens[half].mean() + instances[1]
+        busy = asked * sample.seconds[0] / config.generator.replicas
         busy += target * sample.seconds[1] / config.instances_by.replicas
         values = {
             "acceptance": accepted / len(half),
@@ -217,6 +219,8 @@ def extrapolate(
         if first and later:
             begun = prompt - instances[0], written - instances[1]
             values["dollars"] = first.dollars(*begun) + later.dollars(*instances)
+        if not is_reached:
+            values |= dict.fromkeys(values.keys() - {"acceptance", "final_acceptance"}, math.inf)
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
 

@@ -107,6 +107,21 @@ def test_a_sample_without_duplicates_says_that_it_cannot_see_the_fall():
     assert any("no near-duplicates" in note for note in found.notes)
 
 
+def test_out_of_reach_everything_is_without_end_whatever_a_token_costs():
+    n = 16
+    near = np.arange(n)[:, None] // 4 == np.arange(n) // 4
+    np.fill_diagonal(near, False)
+    sample = Sample(
+        np.zeros(n), np.full(n, 20), np.arange(n), near, np.array([[50, 10]]), (1.0, 0.5)
+    )
+    generator = PLANNED["generator"] | {"prices": {"completion": 1.0}}
+    config = parse_config(PLANNED | {"generator": generator, "target_instructions": 10**6})
+    found = extrapolate(sample, config)
+    for name in ("completions", "prompt_tokens", "completion_tokens", "hours", "dollars"):
+        assert getattr(found, name).high == math.inf, name
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["dollars"]["high"] is None
+
+
 def test_a_sample_that_accepts_nothing_says_so():
     n = 8
     sample = Sample(
