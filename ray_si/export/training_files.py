@@ -137,7 +137,7 @@ def write_training_files(
     held_out: set[str] = set()
     if options.validation is not None:
         held_out = source.hold_out(options.seed, options.validation)
-    with target.scratch() as scratch, _room_in(scratch):
+    with _room_for(to), target.scratch() as scratch:
         splits = _write(source, scratch, layout, options, held_out, listen)
         rows = {split: sum(shard.rows for shard in shards) for split, shards in splits.items()}
         equal_rows = source.rows - sum(rows.values())
@@ -293,11 +293,11 @@ def _manifest(run: Run, options: Options, description: Mapping[str, Any]) -> dic
 
 
 @contextmanager
-def _room_in(scratch: Path) -> Iterator[None]:
+def _room_for(to: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StorageLostError(
-            f"{scratch} cannot be written ({error.strerror}); free some space, or for S3 set "
-            "TMPDIR to a larger disk"
+            f"the files for {to} cannot be written ({error.strerror}); free some space, or for S3 "
+            "set TMPDIR to a larger disk"
         ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from dataclasses import replace
 
@@ -327,6 +329,25 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path):
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert "cannot be written (File too large); free some space" in done.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_without_room_for_a_scratch_folder_it_is_one_line(run, location, monkeypatch):
+    errors = {"mkdtemp": OSError(errno.ENOSPC, "No space left on device")}
+    if location.startswith("s3:"):
+        errors["gettempdir"] = FileNotFoundError(errno.ENOENT, "No usable temporary directory")
+    for name, error in errors.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(tempfile, name, _raising(error))
+            with pytest.raises(StorageLostError, match=f"{error.strerror}.*free some space"):
+                export(run, location)
+    assert list(open_objects(location).list()) == []
+
+
+def _raising(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
 
 
 def test_killed_it_leaves_nothing_that_looks_like_an_export(run, tmp_path):
