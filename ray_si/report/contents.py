@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ray_si.errors import DamageError
+from ray_si.errors import DamageError, RunError, StorageError, one_line
 from ray_si.export.kept import Kept, kept_rows
-from ray_si.run.audit import Audit, Check, wrong_columns
+from ray_si.run.audit import Audit, Check, section_of, wrong_columns
 from ray_si.run.ids import place_of_request
 from ray_si.run.layout import round_of_block
 from ray_si.run.manifests import Stats, named_blocks
@@ -31,6 +31,7 @@ from ray_si.run.schemas import (
     SeedRow,
     select,
 )
+from ray_si.scores.overview import ScoresOverview, overview
 from ray_si.storage.objects import open_objects
 
 State = Literal["finished", "unfinished", "empty", "damaged"]
@@ -70,7 +71,7 @@ class RunContents:
         self._check.unlisted = manifests.unlisted
         self.stats = stats or self._audit.stats
         self.rounds = self._audit.sound_rounds
-        self.identity: dict[str, Any] = _section(run.header, "identity")
+        self.identity: dict[str, Any] = section_of(run.header, "identity")
         self.fingerprint = str(run.header.get("fingerprint", ""))
         for part in (self._audit.instances or {}).get("parts", ()):
             key = part["key"]
@@ -193,9 +194,17 @@ class RunContents:
                     requests[row["request_id"]] = row
         return requests
 
+    def scores(self) -> ScoresOverview | None:
+        """What the scores of a finished run say; None where it has none, or damage hides them."""
+        try:
+            return overview(self._run)
+        except RunError as error:
+            self._check.find("scores", f"cannot be told: {error}")
+            return None
+
     def _block_size(self, section: str) -> int:
         """As the header has it; 0 where it does not say."""
-        size = _section(self.identity, section).get("block_size")
+        size = section_of(self.identity, section).get("block_size")
         return size if isinstance(size, int) and size > 0 else 0
 
     def _instance_keys(self) -> list[str]:
@@ -237,7 +246,10 @@ class RunContents:
             table.validate(full=True)
         except KeyError:
             return "is missing"
-        except (pa.ArrowException, OSError, ValueError) as error:  # StorageError is a ValueError
+        except StorageError as error:
+            self._run.objects.get("run.json")  # fails as well where the whole run cannot be read
+            return f"cannot be read: {one_line(error)}"
+        except (pa.ArrowException, OSError, ValueError) as error:
             return f"cannot be read: {error}"
         return wrong_columns(table, columns) or _hollow(table) or table
 
@@ -265,8 +277,3 @@ def _hollow(table: pa.Table) -> str | None:
             if any(part.null_count for part in parts):
                 return f"has nulls inside {name}"
     return None
-
-
-def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
-    found = values.get(name)
-    return found if isinstance(found, dict) else {}

@@ -17,7 +17,6 @@ from ray_si.report.statistics import collect
 from ray_si.run.folder import check_beside
 from ray_si.run.manifests import Stats
 from ray_si.run.run import Run
-from ray_si.scores.overview import overview
 from ray_si.storage.base import Objects, absolute, check_key
 from ray_si.storage.objects import open_objects
 
@@ -39,7 +38,8 @@ def write_report(
     numbers, rows = collect(contents, listen)
     if numbers["run"]["state"] == "finished":
         listen("scores", 0, 1)
-        numbers["scores"] = overview(Run.open(run))
+        numbers["scores"] = contents.scores()
+        numbers["run"]["state"], numbers["run"]["problems"] = contents.state, contents.problems
     rendered = [render(numbers, rows), statistics_json(numbers)]
     for (objects, name), data in zip(targets, rendered, strict=False):
         objects.put(name, data)

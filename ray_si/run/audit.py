@@ -177,7 +177,8 @@ class Audit:
 
         Blocks with requests that failed are left out: it looks at those, and asks them again.
         """
-        size = self.run.header["config"].get("instances", {}).get("block_size", 0)
+        config = section_of(self.run.header, "config")
+        size = section_of(config, "instances").get("block_size", 0)
         keys = last_parts(self.keys)
         parts = read_ahead(lambda key: read_whole(self.run.objects, key, PART), keys.values())
         for (number, key), part in zip(keys.items(), parts, strict=True):
@@ -360,6 +361,12 @@ class Audit:
         if block is not None and block < round_blocks:
             return key == block_key(folder, block)
         return key == f"{folder}/manifest.json"
+
+
+def section_of(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of a header or a configuration that may be damaged: {} where there is none."""
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _is_counted(value: object) -> bool:

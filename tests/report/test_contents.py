@@ -17,6 +17,7 @@ from ray_si.report.files import write_report
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
 from ray_si.run.run import Run
+from ray_si.storage.local import LocalObjects
 from tests.report.made import made_run
 
 
@@ -127,6 +128,38 @@ def test_a_header_that_is_lost_costs_only_the_settings(copy, whole):
     assert numbers["run"]["settings"] == {}
     assert len(rows["accepted"]) == 60
     assert "A headless run" in page
+
+
+def test_a_header_that_is_lost_hides_nothing_of_an_unfinished_run(tmp_path):
+    made_run(tmp_path / "run", asked=16, finish=False)
+    (tmp_path / "run" / "run.json").write_text("{")
+    numbers, _, _ = report_on(tmp_path / "run")
+    assert numbers["run"]["state"] == "damaged"
+    assert numbers["funnel"]["instructions_asked"] == 16
+
+
+def test_credentials_that_end_meanwhile_are_an_error_and_leave_the_former_page(
+    copy, tmp_path, monkeypatch
+):
+    page = tmp_path / "page.html"
+    page.write_text("former")
+    monkeypatch.setattr(LocalObjects, "get", _expiring(LocalObjects.get))
+    with pytest.raises(StorageError, match="have expired"):
+        write_report(str(copy), str(page))
+    assert page.read_text() == "former"
+
+
+def _expiring(get):
+    """Reads that fail from the first round's decisions on."""
+    expired = []
+
+    def getting(self, key):
+        expired.extend([key] if "/accepted-" in key else [])
+        if expired:
+            raise StorageError("the credentials have expired")
+        return get(self, key)
+
+    return getting
 
 
 @pytest.mark.parametrize("value", ["null", "[]", '{"layout": 1}', '"\\ud800"'])

@@ -86,3 +86,18 @@ def test_the_page_shows_scores_where_there_are_any(tmp_path):
     assert "<script>document.title" not in page
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert [item["name"] for item in numbers["scores"]["scores"]] == ["checks", "length"]
+
+
+def test_what_hides_the_scores_is_named_and_the_rest_of_the_report_is_made(tmp_path):
+    run = made_run(tmp_path / "run")
+    compute(run, scores_of({"length": None}))
+    (block,) = (tmp_path / "run/scores").glob("*/blocks/*")
+    for path in (tmp_path / "run/data/train-00000-of-00003.parquet", block):
+        data = path.read_bytes()
+        for damaged in (data[:-9] + b"?" + data[-8:], None):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            write_report(run.location, str(tmp_path / "page.html"))
+            page = (tmp_path / "page.html").read_text()
+            assert "This run is damaged" in page
+            assert path.name in page
+        path.write_bytes(data)
