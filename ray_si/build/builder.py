@@ -56,25 +56,21 @@ class Inputs:
 def check(config: RunConfig, *, here: bool = True) -> Inputs:
     """Everything that can be known of a new run before the first token; what was read for it.
 
-    Raises ConfigError for rounds and demonstrations with which none should begin, and what
-    `check_begun` raises.
+    ``here`` is whether replicas run on this machine: if not, their packages and models are looked
+    for where they do (`ray_si.build.probe`). Raises SeedError, CorpusError, EngineError, or
+    ConfigError, for rounds and demonstrations with which none should begin, too. Loads no model and
+    starts no Ray; an endpoint is asked for one token to each kind of request.
     """
     check_new(config.bootstrap)
-    inputs = check_begun(config, here=here)
+    inputs = check_inputs(config)
+    _check_engines(config, inputs.seeds, here=here)
     Prompting(config, inputs.seeds).check_new()
     return inputs
 
 
-def check_begun(config: RunConfig, *, here: bool = True) -> Inputs:
-    """The part of `check` that holds for a run which goes on, too.
-
-    ``here`` is whether replicas run on this machine: if not, their packages and models are looked
-    for where they do (`ray_si.build.probe`). Raises SeedError, CorpusError, EngineError or
-    ConfigError. Loads no model and starts no Ray; an endpoint is asked for one token to each kind
-    of request.
-    """
-    inputs = check_inputs(config)
-    requests = longest_requests(config, inputs.seeds)
+def _check_engines(config: RunConfig, seeds: list[SeedTask], *, here: bool) -> None:
+    """The part of `check` that is about engines and models, also of a run that goes on."""
+    requests = longest_requests(config, seeds)
     for generator in config.generators.values():
         if not here and generator.engine not in registry.FROM_THE_DRIVER:
             continue
@@ -85,7 +81,6 @@ def check_begun(config: RunConfig, *, here: bool = True) -> Inputs:
             registry.check_fit(*engine, free_memory(on_gpu=False), cards=1)
     if here and config.dedup.cosine is not None:
         registry.check_embedder(config.embedder.model)
-    return inputs
 
 
 def check_inputs(config: RunConfig) -> Inputs:
@@ -124,7 +119,7 @@ def build(
     has. Interrupting the build loses nothing: called again, it goes on. Raises UserError before
     anything is written, NoProgressError, BudgetError, GenerationError.
     """
-    inputs = check_begun(config, here=is_this_machine(address))
+    inputs = check_inputs(config)
     begun = Run.configuration_at(location)
     config = config.as_begun(begun)
     if not begun:
@@ -145,6 +140,8 @@ def build(
     run = Run.prepare(location, header, inputs.fingerprint(config))
     if run.is_selection:
         raise RunError(f"{location} holds rows selected from another run; choose another --out")
+    if run.instances() is None:  # the export takes no model
+        _check_engines(config, inputs.seeds, here=is_this_machine(address))
     seconds: dict[str, float] = {}
     if run.stats() is None or not is_clean(run):
         with run.held(lambda message: listen(Progress("start", note=message))):

@@ -143,6 +143,26 @@ def test_a_second_build_changes_nothing(finished):
     assert digests(location, "**/*.*") == before
 
 
+def test_a_run_of_which_the_export_is_missing_is_finished_where_its_model_is_not(
+    finished, tmp_path, monkeypatch
+):
+    def check_engine(*_):
+        raise EngineError("there is no model folder")
+
+    monkeypatch.setattr("ray_si.engines.registry.check", check_engine)
+    location, result = finished
+    config = parse_config(json.loads((location / "run.json").read_text())["config"])
+    copy = tmp_path / "run"
+    shutil.copytree(location, copy, ignore=shutil.ignore_patterns("data", "stats.json"))
+    for _ in range(2):  # to its end, and again
+        assert build(config, str(copy)).stats == result.stats
+    assert digests(copy) == digests(location)
+    for name in ("stats.json", "instances/manifest.json", "instances/block-00002.parquet"):
+        (copy / name).unlink()
+    with pytest.raises(EngineError, match="no model folder"):
+        build(config, str(copy))
+
+
 @pytest.mark.parametrize(
     "lost",
     [
