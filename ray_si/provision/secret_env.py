@@ -18,7 +18,10 @@ from ray_si.errors import one_line
 
 
 def export_line(variable: str, arn: str) -> str:
-    """``export VARIABLE=...`` with the secret, quoted; ClientError where there is none."""
+    """``export VARIABLE=...`` with the secret, quoted.
+
+    ClientError where there is none, KeyError where it is binary.
+    """
     client = boto3.client("secretsmanager", region_name=arn.split(":")[3])
     secret = client.get_secret_value(SecretId=arn)["SecretString"].strip()
     return f"export {variable}={shlex.quote(secret)}"
@@ -33,6 +36,9 @@ def main(references: list[str]) -> int:
             lines.append(export_line(variable, arn))
         except (BotoCoreError, ClientError) as error:
             print(f"the secret of {variable} cannot be read: {one_line(error)}", file=sys.stderr)
+            return 1
+        except KeyError:
+            print(f"the secret of {variable} is binary: it has to be text", file=sys.stderr)
             return 1
     print("\n".join(lines))
     return 0

@@ -42,3 +42,12 @@ def test_a_secret_that_is_not_there_is_one_line_and_stops_the_command(arn):
     assert done.stdout == ""
     assert done.stderr.startswith("the secret of TOKEN cannot be read: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_binary_secret_is_one_line(arn):
+    import boto3
+
+    boto3.client("secretsmanager").put_secret_value(SecretId=arn, SecretBinary=b"x")
+    done = shell(f"TOKEN={arn}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "the secret of TOKEN is binary: it has to be text\n"
