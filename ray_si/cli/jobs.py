@@ -100,7 +100,8 @@ def submit(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="File or folder to send along, without what is hidden in it; repeat for more.",
+            help="File or folder to send along, without what is hidden in it, nor data, runs, venv "
+            "and node_modules; repeat for more.",
         ),
     ] = None,
     env: Annotated[
@@ -141,7 +142,7 @@ def submit(
             _say(f"{package.files} files, {package.size / 2**20:.1f} MiB, to {cluster.address}")
             if package.left_out:
                 names = ", ".join(package.left_out[:5]) + ", ..." * (len(package.left_out) > 5)
-                _say(f"left at home, as hidden or linked from elsewhere: {names}")
+                _say(f"left at home (hidden, links, data, runs, environments): {names}")
             last, has_submitted = "", False
 
             def notify(message: str) -> None:

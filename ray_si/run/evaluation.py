@@ -114,12 +114,15 @@ def from_table(table: pa.Table) -> list[EvaluationSet]:
     return [EvaluationSet(name, of_set) for name, of_set in texts.items()]
 
 
+def names_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Files of a folder that a set of that folder is read from, in order."""
+    return sorted(name for name in os.listdir(folder) if _has_suffix(name) and holds_rows(name))
+
+
 def _texts(path: str) -> Iterator[str]:
     folder = os.path.expanduser(path)
     if os.path.isdir(folder):
-        names = sorted(
-            name for name in os.listdir(folder) if _has_suffix(name) and holds_rows(name)
-        )
+        names = names_in(folder)
         if not names:
             raise CorpusError(f"{path}: no file in this folder ends in {', '.join(_SUFFIXES)}")
         for name in names:

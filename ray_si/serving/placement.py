@@ -144,14 +144,16 @@ def for_workers(path: str | None) -> str | None:
 
 
 def check_models(config: RunConfig) -> None:
-    """Refuse models in folders that only this machine has, for a run whose driver is elsewhere."""
-    models = {section: part.model for section, part in config.generators.items()}
-    for key, model in (models | {"embedder": config.embedder.model}).items():
+    """Refuse models and adapters in folders that only this machine has; the driver is elsewhere."""
+    models = {"embedder.model": config.embedder.model}
+    for section, part in config.generators.items():
+        models |= {f"{section}.model": part.model, f"{section}.vllm.lora": part.vllm.lora}
+    for key, model in models.items():
         if model is None or model in bundled.MODELS or Path(model).is_absolute():
             continue
         if Path(model).exists() or model.startswith((".", "~")):
             raise ConfigError(
-                f"{key}.model: {model} is a folder on this machine; name a hub model, or an "
+                f"{key}: {model} is a folder on this machine; name a hub model, or an "
                 "absolute path that every node of the cluster has"
             )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import yaml
 import ray_si
 from ray_si.config import RunConfig
 from ray_si.errors import ConfigError
+from ray_si.run.evaluation import names_in
 from ray_si.serving.placement import check_models
 
 _OWN = "ray_si_job/"
@@ -26,6 +26,9 @@ CONFIG_NAME = f"{_OWN}run.yaml"
 
 LIMIT = 100 << 20
 """Bytes that a package may have: what Ray's job server takes."""
+
+_PIECE = 1 << 20
+"""Bytes of a file that are packed at once."""
 
 _SEEDS = f"{_OWN}seeds.jsonl"
 _PACKAGE = "ray_si/"
@@ -44,8 +47,8 @@ _DATE = 1980, 1, 1, 0, 0, 0
 class Package:
     """A zip on disk: its path, size in bytes and number of files.
 
-    ``left_out`` are files of included folders that stayed at home: hidden ones, and links to what
-    lies outside.
+    ``left_out`` is what of included folders stayed at home: hidden files, links to what lies
+    outside, and folders of data, runs and environments, which end in "/".
     """
 
     path: Path
@@ -71,13 +74,17 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
     package = Path(ray_si.__file__).parent
     files = {_PACKAGE + name: file for name, file in _files(package, _CACHES)}
     if config.seeds != "bundled":
-        files[_SEEDS], values["seeds"] = Path(config.seeds), _SEEDS
+        files[_SEEDS], values["seeds"] = Path(config.seeds).expanduser(), _SEEDS
     values["decontaminate"] = []
     for number, source in enumerate(config.decontaminate):
         name = source
         if "://" not in source:  # under its own name, by which rejections are told
-            name = f"{_OWN}sets/{number}/{Path(source).name}"
-            files[name] = Path(source)
+            place = Path(source).expanduser().absolute()
+            name = f"{_OWN}sets/{number}/{place.name}"
+            if place.is_dir():
+                files |= {f"{name}/{file}": place / file for file in names_in(place)}
+            else:
+                files[name] = place
         values["decontaminate"].append(name)
     for section, generator in config.generators.items():
         if generator.engine == "replay" and generator.replay.recording:
@@ -87,17 +94,21 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
     left_out: list[str] = []
     for item in include:
         for name, file in _included(Path(item), left_out).items():
-            if not name.startswith((_OWN, _PACKAGE)):  # the cluster runs what was checked here
-                files[name] = file
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, path.open("rb") as written:
-        _write(archive, CONFIG_NAME, io.BytesIO(yaml.safe_dump(values, sort_keys=False).encode()))
+            if name.startswith((_OWN, _PACKAGE)):  # the cluster runs what was checked here
+                continue
+            if name in files and not file.samefile(files[name]):
+                raise ConfigError(f"--include {item}: {files[name]} is {name} in the package, too")
+            files[name] = file
+    text = yaml.safe_dump(values, sort_keys=False).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        _write(archive, CONFIG_NAME, io.BytesIO(text), limit)
         for name, file in sorted(files.items()):
             try:
                 with file.open("rb") as stream:
-                    _write(archive, name, stream)
+                    has_room = _write(archive, name, stream, limit)
             except OSError as error:
                 raise ConfigError(f"{file} cannot be packaged: {error.strerror}") from error
-            if written.seek(0, io.SEEK_END) > limit:
+            if not has_room:
                 raise ConfigError(_too_large(files, limit))
     return Package(path, path.stat().st_size, len(files) + 1, tuple(left_out))
 
@@ -109,20 +120,44 @@ def _included(item: Path, left_out: list[str]) -> dict[str, Path]:
             raise ConfigError(f"--include {item}: there is no such file or folder")
         return {item.name: item}
     folder = item.resolve()
-    prefix = "" if folder == Path.cwd() else f"{folder.name}/"
+    # a link's own name, by which the run imports what is in it
+    prefix = "" if folder == Path.cwd() else f"{Path(os.path.abspath(item)).name}/"
     files = {}
-    for name, file in _files(folder, _LEFT_OUT):
-        is_hidden = any(part.startswith(".") for part in name.split("/"))
-        if is_hidden or not file.resolve().is_relative_to(folder):
+    skipped: list[str] = []
+    for name, file in _files(folder, _LEFT_OUT, skipped):
+        if _is_hidden(name) or not file.resolve().is_relative_to(folder):
             left_out.append(prefix + name)
         else:
             files[prefix + name] = file
+    left_out += [
+        f"{prefix}{name}/"
+        for name in skipped
+        if not _is_hidden(name) and Path(name).name not in _CACHES
+    ]
     return files
 
 
-def _files(folder: Path, left_out: frozenset[str]) -> Iterator[tuple[str, Path]]:
-    """Names below a folder, with "/", and the files there; links to folders are not followed."""
-    for parent, folders, names in os.walk(folder):
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _files(
+    folder: Path, left_out: frozenset[str], skipped: list[str] | None = None
+) -> Iterator[tuple[str, Path]]:
+    """Names below a folder, with "/", and the files there; links to folders are not followed.
+
+    Folders that are left out are added to ``skipped``. Raises ConfigError for one that cannot be
+    read, unless it is hidden.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not _is_hidden(Path(error.filename).relative_to(folder).as_posix()):
+            raise ConfigError(f"{error.filename} cannot be packaged: {error.strerror}") from error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        if skipped is not None:
+            there = Path(parent).relative_to(folder)
+            skipped += [(there / name).as_posix() for name in folders if name in left_out]
         folders[:] = [name for name in folders if name not in left_out]
         for name in names:
             file = Path(parent) / name
@@ -130,12 +165,18 @@ def _files(folder: Path, left_out: frozenset[str]) -> Iterator[tuple[str, Path]]
                 yield file.relative_to(folder).as_posix(), file
 
 
-def _write(archive: zipfile.ZipFile, name: str, stream: BinaryIO) -> None:
+def _write(archive: zipfile.ZipFile, name: str, stream: BinaryIO, limit: int) -> bool:
+    """Add a file; False, with a part of it only, once the archive has more than ``limit`` bytes."""
     info = zipfile.ZipInfo(name, _DATE)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o644 << 16
-    with archive.open(info, "w") as member:
-        shutil.copyfileobj(stream, member)
+    assert archive.fp
+    with archive.open(info, "w", force_zip64=True) as member:
+        while piece := stream.read(_PIECE):
+            member.write(piece)
+            if archive.fp.tell() > limit:
+                return False
+    return archive.fp.tell() <= limit
 
 
 def _too_large(files: dict[str, Path], limit: int) -> str:

@@ -117,9 +117,12 @@ def cluster_with(answering):
     return make
 
 
-def test_a_job_of_a_head_that_another_one_replaced_is_lost_though_it_says_running(cluster_with):
+def test_a_job_of_a_head_that_another_one_replaced_is_lost_though_it_says_running(
+    cluster_with, monkeypatch
+):
     """The new head has it out of Redis."""
     cluster = cluster_with(job("RUNNING", node="old"))
+    monkeypatch.setattr(jobs.time, "sleep", lambda _: pytest.fail("it is waited for"))
     asked = []
     cluster._client.stop_job = asked.append
     outcome = cluster.follow("x", print)

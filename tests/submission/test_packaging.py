@@ -13,6 +13,7 @@ import pytest
 import ray_si
 from ray_si.config.file import load_config, parse_config
 from ray_si.errors import ConfigError
+from ray_si.run.evaluation import load_sets
 from ray_si.run.seeds import load_seeds
 from ray_si.submission.packaging import CONFIG_NAME, LIMIT, pack
 from tests.clusters import ROOT
@@ -160,6 +161,74 @@ def test_what_is_hidden_and_what_links_lead_out_to_stay_at_home(folder):
     assert ".env" in names(asked_for)
 
 
+def test_folders_that_are_skipped_by_their_names_are_told(folder):
+    (folder / "a" / "data").mkdir()
+    package = pack(parse_config(values()), folder.parent / "p.zip", ["a"])
+    assert package.left_out == ("a/data/",)
+
+
+def test_a_linked_folder_keeps_its_name(folder):
+    (folder / "linked").symlink_to(folder / "a")
+    package = pack(parse_config(values()), folder.parent / "p.zip", ["linked"])
+    assert "linked/mine.py" in names(package)
+
+
+def test_two_files_of_one_name_are_refused(folder):
+    (folder / "a" / "notes.txt").write_text("others\n")
+    config = parse_config(values())
+    pack(config, folder.parent / "p.zip", [".", "notes.txt"])  # one file
+    with pytest.raises(ConfigError, match=r"--include a/notes\.txt: notes\.txt is notes\.txt in"):
+        pack(config, folder.parent / "q.zip", ["notes.txt", "a/notes.txt"])
+
+
+def test_a_folder_that_cannot_be_read_is_refused_unless_hidden(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name in (".private", "shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (folder / "a" / ".private").mkdir()
+    pack(parse_config(values()), folder.parent / "p.zip", ["a"])
+    (folder / "a" / "shut").mkdir()
+    with pytest.raises(ConfigError, match="a/shut cannot be packaged: Permission denied"):
+        pack(parse_config(values()), folder.parent / "q.zip", ["a"])
+
+
+def test_evaluation_folders_and_places_in_the_home_travel_too(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "mine.jsonl").write_bytes(BUNDLED.read_bytes())
+    (folder / "eval").mkdir()
+    (folder / "eval" / "notes.md").write_text("none of the set")
+    for name in ("x", "y"):
+        (folder / "eval" / f"{name}.jsonl").write_text(f'{{"instruction": "Name {name}."}}\n')
+    given = {"seeds": "~/mine.jsonl", "decontaminate": ["eval/", "~/eval/x.jsonl"]}
+    package = pack(parse_config(values() | given), folder.parent / "p.zip", [])
+    with zipfile.ZipFile(package.path) as archive:
+        archive.extractall(folder / "job")
+    monkeypatch.chdir(folder / "job")
+    there = load_config(CONFIG_NAME)
+    assert load_seeds(there.seeds) == load_seeds(str(BUNDLED))
+    found = [(one.name, sorted(one.texts)) for one in load_sets(there.decontaminate)]
+    assert found == [
+        (one.name, sorted(one.texts))
+        for one in load_sets([str(folder / "eval"), str(folder / "eval" / "x.jsonl")])
+    ]
+    assert not any("notes.md" in name for name in names(package))
+
+
+def test_a_huge_file_is_refused_before_all_of_it_is_packed(folder):
+    """Over 2 GiB, a zip takes it in a form of its own only."""
+    with (folder / "a" / "huge.bin").open("wb") as file:
+        file.write(os.urandom(3 << 20))
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match=r"over the 2 MiB .* largest: a/huge\.bin"):
+        pack(parse_config(values()), folder.parent / "p.zip", ["a"], limit=2 << 20)
+    assert (folder.parent / "p.zip").stat().st_size < 4 << 20
+
+
 def test_the_same_files_make_the_same_package(folder):
     first = pack(parse_config(values()), folder.parent / "p.zip", ["a"]).path.read_bytes()
     os.utime("a/mine.py", (0, 0))
@@ -184,9 +253,11 @@ def test_what_is_not_there_is_refused(folder, item, message):
 @pytest.mark.parametrize("model", ["./weights", "weights"])
 def test_a_model_in_a_folder_of_this_machine_only_is_refused(folder, model):
     (folder / "weights").mkdir()
-    config = parse_config({"generator": {"engine": "transformers", "model": model}})
-    with pytest.raises(ConfigError, match="is a folder on this machine"):
-        pack(config, folder.parent / "p.zip", [])
+    generator = {"engine": "transformers", "model": model}
+    adapted = {"engine": "vllm", "model": "Qwen/Qwen2.5-7B", "vllm": {"lora": model}}
+    for given, key in ((generator, "generator.model"), (adapted, "generator.vllm.lora")):
+        with pytest.raises(ConfigError, match=f"{key}: {model} is a folder on this machine"):
+            pack(parse_config({"generator": given}), folder.parent / "p.zip", [])
 
 
 def test_ray_job_submit_from_a_checkout_sends_little(tmp_path):
