@@ -145,7 +145,7 @@ def for_workers(path: str | None) -> str | None:
 
 def check_models(config: RunConfig) -> None:
     """Refuse models and adapters in folders that only this machine has; the driver is elsewhere."""
-    models = {"embedder.model": config.embedder.model}
+    models: dict[str, str | None] = {"embedder.model": config.embedder.model}
     for section, part in config.generators.items():
         models |= {f"{section}.model": part.model, f"{section}.vllm.lora": part.vllm.lora}
     for key, model in models.items():

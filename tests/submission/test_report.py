@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 import yaml
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from ray_si.errors import (
@@ -130,6 +131,18 @@ def test_drivers_lost_one_after_the_other_in_the_same_place_are_not_repeated(loc
     assert (outcome(location)["state"], outcome(location)["exit_status"]) == ("mend", 2)
     with reported(location, repeat=False):  # a person submits it again
         pass
+
+
+def test_a_job_that_may_not_stop_itself_ends_with_its_own_error(location, monkeypatch):
+    def refuse():
+        raise AuthenticationError("another token")
+
+    monkeypatch.setattr(report, "JobSubmissionClient", refuse)
+    monkeypatch.setenv(
+        report.RAY_JOB_CONFIG_JSON_ENV_VAR, '{"metadata": {"job_submission_id": "x"}}'
+    )
+    with pytest.raises(ConfigError, match="mend it"), reported(location, repeat=False):
+        raise ConfigError("mend it")
 
 
 @pytest.mark.slow
