@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,7 +128,7 @@ def read_prompts(folder: str) -> dict[str, str]:
 
     Hidden files and those that are no .txt (a README, say) are not looked at.
     """
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if not path.is_dir():
         raise ConfigError(f"prompts: there is no folder {folder}")
     files = sorted(file for file in path.glob("*.txt") if not file.name.startswith("."))
@@ -145,7 +146,7 @@ def read_list(path: str, key: str) -> list[str]:
     Raises ConfigError, naming the key, where it cannot be read or holds none.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{key}: cannot read {path}: {error}") from error
     texts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

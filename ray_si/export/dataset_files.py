@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def _of_export(objects: Objects, location: str, names: list[str]) -> _Found:
 
 def _read_card(path: str) -> bytes:
     try:
-        data = Path(path).expanduser().read_bytes()
+        data = Path(os.path.expanduser(path)).read_bytes()
         data.decode()
     except OSError as error:
         raise ConfigError(f"the card {path} cannot be read: {error.strerror}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def load_seeds(path: str) -> tuple[list[SeedTask], str]:
         if path == BUNDLED:
             data = files("ray_si").joinpath("data", "seed_tasks.jsonl").read_bytes()
         else:
-            data = Path(path).expanduser().read_bytes()
+            data = Path(os.path.expanduser(path)).read_bytes()
     except FileNotFoundError as error:
         raise SeedError(f"there are no seed tasks at {path}") from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -69,7 +70,7 @@ class Objects(Protocol):
 
 def absolute(location: str) -> str:
     """The location as every process means it, whatever its working directory."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
+    return location if "://" in location else str(Path(os.path.expanduser(location)).absolute())
 
 
 def check_key(key: str) -> str:

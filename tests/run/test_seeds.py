@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -16,6 +17,7 @@ from ray_si.self_instruct.filters import (
     instruction_quality_reason,
     instruction_reason,
 )
+from ray_si.storage.base import absolute
 
 GOOD = {
     "id": "a",
@@ -134,3 +136,9 @@ def test_missing_unreadable_and_binary_seeds_are_refused(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SeedError, match="not UTF-8"):
         load_seeds(str(tmp_path / "binary"))
+
+
+def test_the_home_of_a_user_that_is_not_there_is_a_name_like_any_other():
+    with pytest.raises(SeedError, match="no seed tasks at ~nosuchuser/"):
+        load_seeds("~nosuchuser/seeds.jsonl")
+    assert absolute("~nosuchuser/run") == os.path.abspath("~nosuchuser/run")

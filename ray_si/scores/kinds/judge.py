@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -98,7 +99,7 @@ def _template(path: str | None, ours: str) -> str:
     if path is None:
         return files("ray_si.scores").joinpath("prompts", ours).read_text(encoding="utf-8").strip()
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig").strip()
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the judge's prompt {path} cannot be read: {error}") from error
     unknown = sorted(set(_UNKNOWN.findall(text)) - set(PLACEHOLDERS))

@@ -6,6 +6,7 @@ and loose, by which an answer passes too without its first line, its last, or as
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def load_ifeval(path: str) -> list[Example]:
     cannot be made here.
     """
     known = _checks().instructions_registry.INSTRUCTION_DICT
-    examples = [_example(row, where, known) for row, where in json_lines(Path(path).expanduser())]
+    examples = [
+        _example(row, where, known) for row, where in json_lines(Path(os.path.expanduser(path)))
+    ]
     if len(examples) != PROMPTS:
         raise TaskError(f"{path} holds {len(examples)} prompts and IFEval {PROMPTS}")
     return examples

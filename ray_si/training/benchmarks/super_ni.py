@@ -8,6 +8,7 @@ examples, ROUGE-L and exact match over all instances and by category.
 from __future__ import annotations
 
 import json
+import os
 import string
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,7 +56,7 @@ def load_super_ni(folder: str, track: Track, *, positive_examples: int) -> list[
 
     Raises TaskError in one line where it is not a folder of the published version's test tasks.
     """
-    place = Path(folder).expanduser()
+    place = Path(os.path.expanduser(folder))
     if (place / "tasks").is_dir():
         place /= "tasks"
     if not place.is_dir():
