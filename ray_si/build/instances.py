@@ -64,8 +64,13 @@ class WriteInstances:
     row_id: str = "id"
 
     async def answer(self, row: ToWriteRow, ask: Ask) -> tuple[Classified, Written]:
-        """Classify one instruction, then have its instances written, unless one came with it."""
+        """Classify one instruction, then have its instances written, unless one came with it.
+
+        One that could not be classified has failed, so that a resumed build asks it again.
+        """
         classified = await classify(row, self.config, ask)
+        if isinstance(classified, Completion):
+            return self.failed(classified)
         if row["instance"] is not None:
             return classified, None
         if self.config.instances.method == "steps":

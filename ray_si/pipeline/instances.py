@@ -100,7 +100,7 @@ class Classified:
 def answered_yes(config: RunConfig, completion: Completion) -> tuple[bool, float | None]:
     """What phase 2's answer says, and log-probability of yes minus that of no, where scored.
 
-    An answer that says neither, or an engine's error, counts as no, as in the original code.
+    One that says neither, or nothing at all, counts as no, as in the original code.
     """
     scores = completion.label_logprobs
     if scores is None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 
 from ray_si.build import instances
-from ray_si.build.instances import InstancePhase, is_any_to_ask
+from ray_si.build.instances import InstancePhase, WriteInstances, is_any_to_ask
 from ray_si.config.file import parse_config
+from ray_si.engines.base import Completion
 from ray_si.pipeline.progress import Reporter
 from ray_si.pipeline.token_budget import TokenBudget
 from ray_si.run import instance_parts
 from ray_si.run.checkpoint import CommittedRounds
-from ray_si.run.instance_parts import InstanceParts, part_table
+from ray_si.run.instance_parts import BlockRecord, InstanceParts, part_table
 from ray_si.run.run import Run
 from ray_si.run.seeds import load_seeds
 from ray_si.serving.applications import Generators
 from ray_si.serving.background import Alarm
+from ray_si.storage.tables import ShardInfo
 from tests.run.counting import counted
 from tests.run.test_checkpoint import commit
 from tests.run.test_instance_parts import stored
@@ -99,6 +103,25 @@ def test_a_resume_asks_what_failed_again_but_nothing_that_stands(run, asked):
     (first, _, last) = (part["key"] for part in manifest["parts"])
     assert first == f"instances/part-00000-{third}.parquet"
     assert last == f"instances/part-00002-{third}.parquet"
+
+
+def test_where_phase_2_fails_for_good_nothing_more_is_asked_and_a_resume_asks_again(run):
+    async def ask(request):
+        purposes.append(request.purpose)
+        return Completion("", "error", prompt_tokens=3, error="HTTP 500, 6 times")
+
+    purposes = []
+    work = WriteInstances(CONFIG, run.location, run.header["fingerprint"])
+    row = {"block": 0, "seed": 1, "id": "a", "instruction": "Name a river.",
+           "classification_prompt": False, "instance": None}  # fmt: skip
+    answer = asyncio.run(work.answer(row, ask))
+    table = work.complete(pa.Table.from_pylist([row]), [answer])
+    assert purposes == ["classification"]
+    record = BlockRecord.of(table, ShardInfo("block", 1, 1, ""))
+    assert (record.failed, record.tokens.prompt) == (1, 3)
+    (stored_row,) = table.to_pylist()
+    assert stored_row["classification_answer"] is None
+    assert [item["reason"] for item in stored_row["rejected"]] == ["engine_error"]
 
 
 def test_to_ask_is_what_is_missing_what_failed_and_what_was_cut_short(run):
