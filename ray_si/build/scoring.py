@@ -139,7 +139,7 @@ class _Asking:
     def check(self, *, here: bool) -> None:
         """Raise EngineError where the model is not there or cannot give this score.
 
-        ``here`` is whether replicas run on this machine, see `ray_si.build.builder.check_begun`.
+        ``here`` is whether replicas run on this machine, as on a laptop, and not on a cluster.
         """
         generator = self._scorer.generator
         if not here and generator.engine not in engines.FROM_THE_DRIVER:
