@@ -42,6 +42,9 @@ _SILENCE_S = 15.0
 _SILENCES = 4
 """Such silences in a row after which the log is asked for anew: its connection may be dead."""
 
+_REJOIN_S = 15.0
+"""Seconds in which nodes join a head again that was begun anew."""
+
 _STOP_S = 30
 """Seconds that a stopped driver has for giving back its replicas and its lease."""
 
@@ -273,14 +276,22 @@ class Cluster:
         """Whether the node of a job that is not over is no more; such a job is stopped.
 
         A head that took another's place knows jobs out of Redis, and says RUNNING of those that
-        ended with the other one until it is asked to do something about a job.
+        ended with the other one until it is asked to do something about a job. Nodes that outlived
+        a head join it again within seconds, so it is looked twice.
         """
         with _answering(self.address):
-            alive = self._client.live_nodes() if job.driver_node_id else set()
-            is_gone = bool(alive) and job.driver_node_id not in alive
-            if is_gone:
-                self._client.stop_job(job.submission_id)
-        return is_gone
+            if self._has_node(job):
+                return False
+            time.sleep(_REJOIN_S)
+            if self._has_node(job):
+                return False
+            self._client.stop_job(job.submission_id)
+        return True
+
+    def _has_node(self, job: JobDetails) -> bool:
+        """Whether its node is there, as far as the dashboard tells."""
+        alive = self._client.live_nodes() if job.driver_node_id else set()
+        return not alive or job.driver_node_id in alive
 
     async def _tail(self, id_: str, log: _Log) -> None:
         """Read the log until it ends, is silent for long, or the job ended without its end."""

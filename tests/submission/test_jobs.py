@@ -99,8 +99,10 @@ def test_an_address_that_is_no_cluster_of_ours_is_one_line(answering, status, an
 
 
 @pytest.fixture
-def cluster_with(answering):
+def cluster_with(answering, monkeypatch):
     """A `Cluster` of one job x, with a dead node, and of the answers given."""
+
+    monkeypatch.setattr(jobs, "_REJOIN_S", 0)
 
     def make(details, answers=None):
         nodes = [{"raylet": {"nodeId": "new", "state": "ALIVE"}}]
@@ -122,12 +124,20 @@ def test_a_job_of_a_head_that_another_one_replaced_is_lost_though_it_says_runnin
 ):
     """The new head has it out of Redis."""
     cluster = cluster_with(job("RUNNING", node="old"))
-    monkeypatch.setattr(jobs.time, "sleep", lambda _: pytest.fail("it is waited for"))
+    monkeypatch.setattr(jobs.time, "sleep", lambda s: s and pytest.fail("it is waited for"))
     asked = []
     cluster._client.stop_job = asked.append
     outcome = cluster.follow("x", print)
     assert (outcome.status, outcome.is_lost) == ("LOST", True)
     assert asked == ["x"], "the new head does not look at what it has until it is asked"
+
+
+def test_a_job_whose_node_joins_a_new_head_again_goes_on(cluster_with):
+    cluster = cluster_with(job("RUNNING", node="old"))
+    nodes = iter([{"new"}, {"new", "old"}])
+    cluster._client.live_nodes = lambda: next(nodes)
+    cluster._client.stop_job = lambda _: pytest.fail("it runs")
+    assert not cluster._is_gone(job("RUNNING", node="old"))
 
 
 @pytest.mark.parametrize(("node", "is_refused"), [("old", False), ("new", True)])
