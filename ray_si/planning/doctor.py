@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
@@ -59,8 +60,8 @@ def cluster(address: str | None) -> Finding:
     """The nodes of a Ray cluster: ``address``, or $RAY_ADDRESS, or none."""
     from ray_si.serving.connect import connect, node_resources
 
-    address = address or os.environ.get("RAY_ADDRESS")
-    if not address:
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
         return Finding("cluster", "none named: builds start Ray here (--address, RAY_ADDRESS)")
     try:
         with connect(address):
@@ -97,14 +98,18 @@ def endpoint(url: str, key_env: str | None) -> Finding:
     """
     if find_spec("openai") is None:
         return Finding("endpoint", "needs the openai extra: pip install 'ray_si[openai]'", False)
-    from openai import OpenAI, OpenAIError
+    from openai import APIConnectionError, OpenAI, OpenAIError
 
     key = os.environ.get(key_env, "") if key_env else "none"
     if not key:
         return Finding("endpoint", f"the environment variable {key_env} holds no key", False)
+    if not _is_url(url):
+        return Finding("endpoint", f"{url} is no URL; write http://host:8000/v1", False)
     try:
         client = OpenAI(api_key=key, base_url=url, timeout=_ENDPOINT_S, max_retries=0)
         models = sorted(model.id for model in client.models.list())
+    except APIConnectionError as error:  # which says no more than that
+        return Finding("endpoint", f"{url}: {one_line(error.__cause__ or error)}", False)
     except (OpenAIError, ValueError) as error:
         return Finding("endpoint", f"{url}: {one_line(error)}", False)
     except (TypeError, AttributeError):  # the client read a page, or other JSON, as a list
@@ -115,6 +120,14 @@ def endpoint(url: str, key_env: str | None) -> Finding:
         )
     shown = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")
     return Finding("endpoint", f"{url} answers; models: {shown or 'none'}", True)
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its port is no number
+        return False
 
 
 def _gpus() -> Finding:

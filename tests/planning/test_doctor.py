@@ -26,6 +26,20 @@ def test_an_endpoint_whose_key_is_not_set(monkeypatch):
     )
 
 
+def test_an_endpoint_that_is_no_url_and_one_where_nothing_listens():
+    found = doctor.endpoint("http://localhost:8000v1", None)
+    assert (found.text, found.is_fine) == (
+        "http://localhost:8000v1 is no URL; write http://host:8000/v1",
+        False,
+    )
+    assert "Connection refused" in doctor.endpoint("http://127.0.0.1:1/v1", None).text
+
+
+def test_no_ray_is_started_to_look_at_a_cluster(monkeypatch):
+    monkeypatch.setattr("ray_si.serving.connect.connect", None)
+    assert doctor.cluster("local").is_fine is None
+
+
 def test_an_endpoint_and_a_page_of_a_web_server(endpoint):
     found = doctor.endpoint(endpoint.url, "RAY_SI_TEST_KEY")
     assert (found.text, found.is_fine) == (
