@@ -107,7 +107,7 @@ def export(
     The same command writes the same bytes. _NAME.manifest beside the files has the rows, size and
     SHA-256 of each; it comes last, so a folder without it is not finished.
     """
-    with errors_as_exits(), interruptible("nothing was written"):
+    with errors_as_exits(), interruptible("nothing new is finished"):
         from ray_si.export.training_files import Options, write_training_files
         from ray_si.run.run import Run
 

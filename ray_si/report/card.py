@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from ray_si.report.numbers import Funnel, Lengths, Rejections, Statistics, TokenCounts
 from ray_si.report.rows import BrowserRows
 from ray_si.report.wording import asset, number, plain
+from ray_si.run.audit import section_of
 from ray_si.run.manifests import Stats
 
 COLUMNS = {
@@ -24,7 +25,7 @@ COLUMNS = {
     "instruction_id": "of the instruction, which several rows may share",
     "round": "of the bootstrap in which the instruction was written",
     "demonstrations": "ids of the examples in the prompt that it answers",
-    "model": "that wrote it",
+    "model": "that wrote the instruction",
     "revision": "of the model, where one was named",
     "request_seed": "of the request that gave the instruction",
     "instance_seed": "of the request that gave input and output",
@@ -39,6 +40,9 @@ _IN_STEPS = {
     "output_logprob": "mean log-probability of that answer's tokens as the model wrote them",
 }
 """The further ones of a run whose ``instances.method`` is "steps"."""
+
+_THOUGHTS = {"reasoning": "what the model thought before it answered, if it did"}
+"""The further one of a run whose ``reasoning.keep`` is set."""
 
 _EXAMPLES = 3
 _LONGEST = 600
@@ -97,9 +101,9 @@ def card(numbers: Statistics, rows: BrowserRows, stats: Stats, chosen: Mapping[s
 
 
 def _columns(settings: Mapping[str, Any]) -> dict[str, str]:
-    instances = settings.get("instances")
-    in_steps = isinstance(instances, Mapping) and instances.get("method") == "steps"
-    return COLUMNS | (_IN_STEPS if in_steps else {})
+    in_steps = section_of(settings, "instances").get("method") == "steps"
+    keeps_thoughts = section_of(settings, "reasoning").get("keep")
+    return COLUMNS | (_IN_STEPS if in_steps else {}) | (_THOUGHTS if keeps_thoughts else {})
 
 
 def _environment() -> Environment:
@@ -149,10 +153,15 @@ def _size(rows: int) -> str:
 
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     generator, dedup = settings["generator"], settings["dedup"]
-    model = generator["model"] or f"none ({generator['engine']} engine)"
-    revision = f", revision {generator['revision']}" if generator["revision"] else ""
+    if other := settings.get("instance_generator"):
+        models = [
+            ("model of the instructions", _model(generator)),
+            ("model of classes, inputs and outputs", _model(other)),
+        ]
+    else:
+        models = [("model", _model(generator))]
     pairs = [
-        ("model", f"{_code(model)}{revision}"),
+        *models,
         ("engine", _code(generator["engine"])),
         ("prompts", f"{generator['prompt_style']} style"),
         ("seed", str(settings["seed"])),
@@ -164,6 +173,11 @@ def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
             (name, f"at most {dedup['cosine']}, by {_code(settings['embedder']['model'])}")
         )
     return pairs
+
+
+def _model(generator: dict[str, Any]) -> str:
+    model = generator["model"] or f"none ({generator['engine']} engine)"
+    return _code(model) + (f", revision {generator['revision']}" if generator["revision"] else "")
 
 
 def _funnel(funnel: Funnel, tokens: TokenCounts) -> list[tuple[str, str]]:

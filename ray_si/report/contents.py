@@ -42,8 +42,10 @@ _ACCEPTED = select(
      "most_similar", "mean_rouge", "cosine", "embedding"],
 )  # fmt: skip
 _INSTANCES = select(
-    INSTANCE_BLOCK, ["id", "is_classification", "completion_tokens", "instances", "rejected"]
-)
+    INSTANCE_BLOCK,
+    ["id", "is_classification", "completion_tokens", "classification_completion_tokens",
+     "instances", "rejected"],
+)  # fmt: skip
 _REQUESTS = select(RAW_BLOCK, ["request_id", "seed", "demonstrations"])
 _SEEDS = select(SEEDS, ["id", "instruction", "is_classification"])
 
@@ -58,7 +60,8 @@ class RunContents:
     """What a run holds, in pool order; damage becomes one of ``problems``, never an exception.
 
     ``identity`` is the part of the configuration that results depend on, {} where the header is
-    lost; ``rounds`` are the sound manifests by number; ``seeds`` the seed tasks. ``stats`` is what
+    lost; ``rounds`` are the sound manifests by number; ``seeds`` the seed tasks;
+    ``selected_from`` is where the rows of a selection come from, else None. ``stats`` is what
     stats.json says or, before it is written, what it will. Raises RunError where there is no run or
     one of another layout, StorageError and StorageLostError where the place cannot be read.
     """
@@ -72,6 +75,7 @@ class RunContents:
         self.stats = stats or self._audit.stats
         self.rounds = self._audit.sound_rounds
         self.identity: dict[str, Any] = section_of(run.header, "identity")
+        self.selected_from = section_of(run.header, "selected_from").get("run")
         self.fingerprint = str(run.header.get("fingerprint", ""))
         for part in (self._audit.instances or {}).get("parts", ()):
             key = part["key"]

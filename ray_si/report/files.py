@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_si.errors import StorageError
+from ray_si.errors import RunError, StorageError
 from ray_si.records import StepListener
 from ray_si.report.card import card
 from ray_si.report.contents import RunContents, State
@@ -26,13 +26,19 @@ def write_report(
 ) -> State:
     """Write the page and, as JSON, the statistics of a run; returns the run's state.
 
-    Existing files are replaced. Raises RunError where there is no run, or a file would lie inside
-    it, StorageError where one cannot be written; both before the run is read.
+    Existing files are replaced. Raises RunError where there is no run, one of rows selected from
+    another, or a file would lie inside it, StorageError where one cannot be written; both before
+    the run is read.
     """
     targets = [_target(path, run) for path in filter(None, [page, statistics])]
     if statistics and absolute(page) == absolute(statistics):
         raise StorageError(f"{page} is named for the page and for the statistics")
     contents = RunContents.open(run)
+    if contents.selected_from:
+        raise RunError(
+            f"{run} holds rows selected from {contents.selected_from}, where its rounds and "
+            "rejections are: report on that"
+        )
     for objects, _ in targets:
         objects.check(write=True)
     numbers, rows = collect(contents, listen)

@@ -255,15 +255,15 @@ class Rows:
         rows: list[ShownRow] = [*accepted, *rejected]
         wanted = {id_ for row in rows for id_ in row["demonstrations"]}
         wanted |= {row["nearest_seed"]["id"] for row in accepted if "nearest_seed" in row}
-        texts_by_id = {s["id"]: s["instruction"] for s in self._contents.seeds if s["id"] in wanted}
-        ids = pa.array(sorted(wanted - texts_by_id.keys()), pa.string())
+        of_seeds = {s["id"]: s["instruction"] for s in self._contents.seeds if s["id"] in wanted}
+        ids = pa.array(sorted(wanted - of_seeds.keys()), pa.string())
+        generated: dict[str, str] = {}
         for known, texts in zip(self._ids, self._texts, strict=True):
             present = pc.is_in(known, ids)
             pairs = zip(known.filter(present), texts.filter(present), strict=True)
-            texts_by_id |= {id_.as_py(): text.as_py() for id_, text in pairs}
-        fitting = _fitting(
-            ({i: shortened(t, 300)} for i, t in sorted(texts_by_id.items())), TEXTS_BYTES
-        )
+            generated |= {id_.as_py(): text.as_py() for id_, text in pairs}
+        texts_by_id = [*of_seeds.items(), *sorted(generated.items())]  # as far as there is room
+        fitting = _fitting(({i: shortened(t, 300)} for i, t in texts_by_id), TEXTS_BYTES)
         return {id_: text for item in fitting for id_, text in item.items()}
 
 

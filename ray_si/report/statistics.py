@@ -6,6 +6,7 @@ from collections import Counter
 from typing import cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_si._version import __version__
 from ray_si.dedup.rouge_index import RougeIndex
@@ -132,7 +133,8 @@ class _Collector:
         self._instances["with_instance"] += sum(count > 0 for count in rows)
         self._instances["instances"] += len(instances.flatten())
         self._instances["rows"] += sum(rows)
-        tokens = table["completion_tokens"].to_pylist()
+        classified = table["classification_completion_tokens"]
+        tokens = pc.add(table["completion_tokens"], classified).to_pylist()
         self._instances["completion_tokens"] += sum(tokens)
         for id_, count, spent in zip(ids, rows, tokens, strict=True):
             of_round = self._by_round.get(_round_of(id_))
@@ -261,7 +263,8 @@ class _Collector:
         seeds = self._words.encode(self._seeds, grow=True)
         sets: list[DiversityOfSet] = []
         if len(seeds):
-            sets.append(_measures("seeds", seeds, with_bleu=True, vendi=None))
+            with_bleu = len(seeds) <= COMPARED
+            sets.append(_measures("seeds", seeds, with_bleu=with_bleu, vendi=None))
         for size in sorted({len(seeds), COMPARED, COUNTED} - {0}):
             if size < self._read:
                 vendi = Vendi()
@@ -269,7 +272,7 @@ class _Collector:
                 if vectors is not None:
                     vendi.add(vectors)
                 drawn = Encoded.concatenate(taken(self._encoded, draw(self._read, size)))
-                with_bleu = size < COUNTED
+                with_bleu = size <= COMPARED
                 sets.append(_measures("sample", drawn, with_bleu=with_bleu, vendi=vendi.score()))
         sets.append(self._all())
         return {
@@ -326,7 +329,7 @@ def _round_of(id_: str) -> int:
 
 def _written(rejected: Counter[str]) -> int:
     """Rejected instances that the model did write."""
-    absent = ("no_instance", "engine_error", "not_asked")
+    absent = ("no_instance", "engine_error", "refused", "not_asked")
     return rejected.total() - sum(rejected[reason] for reason in absent)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -363,7 +363,7 @@ class Audit:
         return key == f"{folder}/manifest.json"
 
 
-def section_of(values: dict[str, Any], name: str) -> dict[str, Any]:
+def section_of(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A section of a header or a configuration that may be damaged: {} where there is none."""
     found = values.get(name)
     return found if isinstance(found, dict) else {}

@@ -152,5 +152,6 @@ def _written(block, k, id_, text, outputs):
     return {
         "block": block, "id": id_, "instruction": text, "seed": k, "is_classification": k % 4 == 0,
         "text": "x", "finish_reason": "stop", "prompt_tokens": 9, "completion_tokens": 7,
+        "classification_completion_tokens": 3,
         "instances": pairs, "rejected": [extra] if k % 4 == 0 else [],
     }  # fmt: skip

@@ -12,14 +12,14 @@ import yaml
 from ray_si.build.builder import build
 from ray_si.config.file import parse_config
 from ray_si.export.rows import training_rows
-from ray_si.report.card import COLUMNS
+from ray_si.report.card import COLUMNS, _columns, _settings
 from ray_si.report.contents import RunContents
 from ray_si.report.files import documents
 from ray_si.report.page import render
 from ray_si.report.statistics import collect
 from ray_si.run.audit import Audit
 from ray_si.run.run import Run
-from ray_si.run.schemas import TRAINING_ROWS
+from ray_si.run.schemas import ANSWERED, REASONING, TRAINING_ROWS
 from tests.report.made import HOSTILE, made_run
 
 CHOSEN = {
@@ -96,6 +96,16 @@ def test_the_hub_takes_the_header(run):
 
 def test_every_column_is_explained():
     assert list(COLUMNS) == TRAINING_ROWS.names
+    settings = {"instances": {"method": "steps"}, "reasoning": {"keep": True}}
+    further = [field.name for field in [*ANSWERED, REASONING]]
+    assert list(_columns(settings)) == [*TRAINING_ROWS.names, *further]
+
+
+def test_both_models_are_named_where_there_are_two():
+    settings = parse_config({"instance_generator": {"model": "lab/other", "revision": "v2"}})
+    named = dict(_settings(settings.identity()))
+    assert named["model of classes, inputs and outputs"] == "`lab/other`, revision v2"
+    assert named["model of the instructions"] == f"`{settings.generator.model}`"
 
 
 def test_examples_are_rows(run, text):

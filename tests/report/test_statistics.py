@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from ray_si.dedup.rouge import rouge_l
 from ray_si.report.contents import RunContents
-from ray_si.report.statistics import collect
+from ray_si.report.statistics import _written, collect
 from ray_si.run.seeds import load_seeds
 from tests.report.made import made_run, texts
 
@@ -59,8 +61,30 @@ def test_rounds_add_up_to_the_whole(collected):
     for name in ("candidates", "accepted", "rows"):
         assert sum(item[name] for item in rounds) == numbers["funnel"][name]
     tokens = sum(item["tokens_per_row"] * item["rows"] for item in rounds)
-    assert tokens == pytest.approx(3 * 100 + 60 * 7, rel=0.01)
-    assert numbers["tokens"]["per_row"] == 12.0
+    assert tokens == pytest.approx(3 * 100 + 60 * (7 + 3), rel=0.01)
+    assert numbers["tokens"]["instance_completion"] == 60 * (7 + 3)  # classification, too
+    assert numbers["tokens"]["per_row"] == 15.0
+
+
+def test_what_was_never_written_is_no_written_instance():
+    assert (
+        _written(Counter(duplicate=2, no_instance=1, engine_error=1, refused=1, not_asked=1)) == 2
+    )
+
+
+def test_self_bleu_is_measured_on_no_more_than_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray_si.report.statistics.COMPARED", 20)
+    made_run(tmp_path / "run")
+    numbers, _ = collect(RunContents.open(str(tmp_path / "run")))
+    measured = [item["texts"] for item in numbers["diversity"]["sets"] if item["self_bleu"]]
+    assert measured == [20]
+
+
+def test_seed_tasks_are_the_last_texts_to_go_from_the_page_for_want_of_room(collected):
+    _, rows = collected
+    are_seeds = [id_.startswith("seed_") for id_ in rows["texts"]]
+    assert are_seeds == sorted(are_seeds, reverse=True)
+    assert not all(are_seeds)
 
 
 def test_many_rounds_are_grouped_and_lose_nothing(tmp_path, monkeypatch):

@@ -90,6 +90,7 @@ def finished_run(
             "finish_reason": "stop",
             "prompt_tokens": 1,
             "completion_tokens": 1,
+            "classification_completion_tokens": 0,
             "instances": instances(i),
             "rejected": [],
             **({"inputs": [], "answers": _answers(answers(i))} if answers else {}),

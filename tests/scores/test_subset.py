@@ -14,6 +14,7 @@ from ray_si.config.file import parse_config
 from ray_si.config.scores import scores_of
 from ray_si.errors import ConfigError, RunError
 from ray_si.export.training_lines import Source
+from ray_si.report.files import write_report
 from ray_si.run.run import Run
 from ray_si.scores.compute import compute
 from ray_si.scores.subset import select
@@ -51,6 +52,8 @@ def test_a_selection_holds_the_rows_that_hold_the_condition_in_their_order(run, 
 
 def test_both_are_whole_and_say_where_they_come_from(run, tmp_path):
     result = select(run, str(tmp_path / "best"), by="length > 3", top=7)
+    with pytest.raises(RunError, match=f"selected from {run.location}, .*report on that"):
+        write_report(str(tmp_path / "best"), str(tmp_path / "best.html"))
     for location in (result.location, result.control):
         assert findings(location) == []
     origin = Run.open(result.location).header["selected_from"]
