@@ -132,6 +132,7 @@ def test_a_run_is_compared_by_its_own_tokens(tmp_path, tokenizer):
 def test_ngrams_of_more_instructions_than_are_counted_are_those_of_a_sample(
     tmp_path, monkeypatch, collected
 ):
+    monkeypatch.setattr("ray_si.report.statistics.COMPARED", 30)
     monkeypatch.setattr("ray_si.report.statistics.COUNTED", 40)
     made_run(tmp_path / "run")
     numbers, _ = collect(RunContents.open(str(tmp_path / "run")))
