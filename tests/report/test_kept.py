@@ -42,7 +42,7 @@ def test_only_rows_of_the_dataset_count_as_rows(location, rows, collected):
     counts = {"with_instance": with_row, "instances_written": 75, "instances": 60, "rows": 30}
     assert numbers["funnel"] | counts == numbers["funnel"]
     assert sum(item["rows"] for item in numbers["rounds"]) == 30
-    assert numbers["tokens"]["per_row"] == (3 * 100 + 60 * 7) / 30
+    assert numbers["tokens"]["per_row"] == (3 * 100 + 60 * (7 + 3)) / 30
     assert numbers["lengths"]["input"]["words"]["count"] == 10
     assert numbers["lengths"]["output"]["words"]["count"] == 30
 
