@@ -21,7 +21,6 @@ THROUGH_ANOTHER = {
     "audit/verify_rounds": "audit/test_verify.py",
     "build/answering": "build/test_stages.py",
     "build/bootstrap": "build/test_builder.py",
-    "build/classify": "build/test_builder.py",
     "build/phases": "build/test_builder.py",
     "build/sharding/deduplicator": "build/test_gate.py",
     "build/sharding/gpus": "build/test_gate.py",

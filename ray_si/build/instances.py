@@ -13,15 +13,20 @@ from typing import Any
 import pyarrow as pa
 
 from ray_si.build.answering import Ask, Task
-from ray_si.build.classify import classify
 from ray_si.build.stages import write_blocks
 from ray_si.config import RunConfig
 from ray_si.engines.base import Completion
 from ray_si.pipeline.contamination import excluded_texts_of_run
 from ray_si.pipeline.instance_rows import Written, block_schema, instance_row
-from ray_si.pipeline.instances import AcceptedInstruction, Classified, ToWriteRow
+from ray_si.pipeline.instances import (
+    AcceptedInstruction,
+    Classified,
+    ToWriteRow,
+    answered_yes,
+    is_class_known,
+)
 from ray_si.pipeline.progress import Progress, Reporter
-from ray_si.pipeline.prompting import instance_request
+from ray_si.pipeline.prompting import classification_request, instance_request
 from ray_si.pipeline.steps import ask_in_steps, shown_in_run
 from ray_si.pipeline.token_budget import Claim, TokenBudget
 from ray_si.run.checkpoint import POOL_COLUMNS, CommittedRounds
@@ -48,6 +53,26 @@ _ROWS_AT_ONCE = 1 << 16
 
 _ROWS_A_SLOT = 32
 """... so many for each of them, so that none is idle."""
+
+
+async def classify(row: ToWriteRow, config: RunConfig, ask: Ask) -> Classified | Completion:
+    """Ask whether an instruction is a classification task, unless that `is_class_known`.
+
+    Where that failed for good it is unknown, and the completion that says so comes back.
+    """
+    if is_class_known(config, AcceptedInstruction.of(row)):
+        return Classified(row["classification_prompt"])
+    completion = await ask(classification_request(config, row["instruction"], row["seed"]))
+    if completion.finish_reason == "error":
+        return completion
+    is_yes, margin = answered_yes(config, completion)
+    return Classified(
+        is_yes,
+        completion.error or completion.text,
+        margin,
+        completion.prompt_tokens,
+        completion.completion_tokens,
+    )
 
 
 @dataclass(frozen=True)
