@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ray_si.cli.output import console
+from ray_si.cli.output import console, plain
 from ray_si.errors import RaySIError, UserError
 from ray_si.serving.connect import is_left_open
 
@@ -71,10 +71,10 @@ def errors_as_exits() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        console(error=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        console(error=True).print(plain(f"error: {error}"), style="red", highlight=False)
         raise typer.Exit(2) from error
     except RaySIError as error:
-        console(error=True).print(f"{error}", style="red", markup=False, highlight=False)
+        console(error=True).print(plain(f"{error}"), style="red", highlight=False)
         raise typer.Exit(1) from error
 
 

@@ -100,8 +100,8 @@ def submit(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="File or folder to send along, without what is hidden in it, nor data, runs, venv "
-            "and node_modules; repeat for more.",
+            help="File or folder to send along, without what is hidden in it, links to folders, "
+            "data, runs, venv and node_modules; repeat for more.",
         ),
     ] = None,
     env: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from itertools import islice
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ray_si.export.dataset_files import DatasetFiles
     from ray_si.export.hub import Pushed
 
+_STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINE_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal."""
 
@@ -89,7 +91,7 @@ class Display:
         """Print a line if it is time for one, or ``now``."""
         if now or time.monotonic() - self._last_line > _LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(plain(text), highlight=False)
 
 
 class BuildDisplay(Display):
@@ -132,9 +134,11 @@ class BuildDisplay(Display):
         if changed or self._task is None:
             self._task = self._bars.add_task(progress.phase, total=total, detail="")
         if progress.note and progress.note == progress.usage.trouble:  # above the bar, to stay
-            self._bars.console.print(progress.note, markup=False, highlight=False)
+            self._bars.console.print(plain(progress.note), highlight=False)
         shown = progress.note if progress.phase == "start" else detail
-        self._bars.update(self._task, completed=progress.done, total=total, detail=shown)
+        self._bars.update(
+            self._task, completed=progress.done, total=total, detail=plain(shown).plain
+        )
 
     def _detail(self, progress: Progress, now: float) -> str:
         since, done, tokens = self._began
@@ -268,10 +272,10 @@ def print_status(location: str, status: dict[str, Any]) -> None:
     live = status.get("live", {})
     for key, value in {k: v for k, v in status.items() if k != "live"}.items():
         text = _by_set(value) if key == "contaminated" else _counts(value)
-        table.add_row(key, escape(text))
+        table.add_row(key, plain(text))
     table.add_section()
     for key, value in live.items():
-        table.add_row(key.replace("_", " "), escape(_counts(value)))
+        table.add_row(key.replace("_", " "), plain(_counts(value)))
     console().print(table)
 
 
@@ -295,7 +299,7 @@ def print_summary(location: str, stats: Stats, seconds: dict[str, float]) -> Non
         text = ", ".join(f"{reason} {count}" for reason, count in reasons)
         table.add_row(name, text or "-")
     if stats["contaminated"]:
-        table.add_row("contaminated", escape(_by_set(stats["contaminated"])))
+        table.add_row("contaminated", plain(_by_set(stats["contaminated"])))
     table.add_row("classification tasks", str(stats["classification"]))
     table.add_row("with a valid instance", str(stats["with_instance"]))
     table.add_row("training rows", str(stats["rows"]))
@@ -393,7 +397,7 @@ def print_verification(checks: list[Check]) -> None:
     table = Table(show_header=False, box=None)
     for check in checks:
         mark = "[green]ok[/]" if check.ok else "[red]wrong[/]"
-        table.add_row(check.name, mark, str(check.count), escape("; ".join(check.notes)))
+        table.add_row(check.name, mark, str(check.count), plain("; ".join(check.notes)))
     out.print(table)
     findings = [finding for check in checks for finding in check.as_dict()["findings"]]
     for finding in findings or ["ok"]:
@@ -478,6 +482,8 @@ def _cell(text: str, limit: int = 240) -> Text:
 
 
 def plain(text: str) -> Text:
-    """A text of a model's or a user's as it is, without what would steer a terminal."""
-    visible = (c if c.isprintable() or c == "\n" else " " if c == "\t" else "�" for c in text)
-    return Text("".join(visible))
+    """A text of a model's or a user's as it is, without what would steer a terminal.
+
+    That are control characters, and those that turn the direction of a line.
+    """
+    return Text(_STEERING.sub("�", text.replace("\r\n", "\n").replace("\t", " ")))

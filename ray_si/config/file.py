@@ -176,7 +176,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: {one_line(error)}") from error
     *parents, last = key.split(".")
     for parent in parents:
-        child = values.get(parent, {})
+        child = {} if values.get(parent) is None else values[parent]
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override}: {parent} is not a section")
         values[parent] = dict(child)  # a copy, since a YAML alias may stand for it elsewhere too

@@ -15,8 +15,8 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM reserves room for; an adapter's must not exceed it."""
 
 _DOWN = re.compile(
-    r"(?:^base_model|language_model|text_model|decoder)(?:\.model)*"
-    r"\.layers\.(\d+)\.self_attn\.q_proj\.lora_A\."
+    r"(?!.*(?:vision|visual|image|video|audio|sound|speech))"
+    r".*\blayers\.(\d+)\.self_attn\.q_proj\.lora_A\."
 )
 """A tensor of shape (rank, width of the model), of a numbered layer; none of a tower for images or
 sound, whose width is another."""
@@ -42,7 +42,7 @@ def check_adapter(lora: str, config: dict[str, Any]) -> None:
     width, layers = config.get("hidden_size"), config.get("num_hidden_layers")
     for header in headers_of(folder):
         for name, tensor in header.items():
-            if not (match := _DOWN.search(name)):
+            if not (match := _DOWN.match(name)):
                 continue
             layer, size = int(match[1]), tensor["shape"][1]
             if (width and size != width) or (layers and layer >= layers):

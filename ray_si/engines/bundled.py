@@ -84,7 +84,7 @@ def folder_of(name: str) -> Path:
 def cache_folder() -> Path:
     """Where converted models are kept between runs."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "ray_si"
-    return Path(os.environ.get("RAY_SI_CACHE", default)).expanduser()
+    return Path(os.path.expanduser(os.environ.get("RAY_SI_CACHE", default)))
 
 
 def _verify(weights: Path, model: BundledModel) -> None:

@@ -53,15 +53,16 @@ def check_model(model: str | None, revision: str | None = None) -> Path:
 def check_embedder(model: str) -> None:
     """`check_model` of a sentence-transformers model: a folder may have modules.json alone.
 
-    None may lie in a bucket: it has folders of its own, and what is copied are files.
+    One in a bucket may have none: it names folders, and what is copied are files.
     """
-    if remote.is_remote(model):
+    if (Path(model) / "modules.json").is_file():
+        return
+    folder = check_model(model)
+    if remote.is_remote(model) and (folder / "modules.json").is_file():
         raise EngineError(
-            f"the embedder {model} lies in a bucket: give a folder that all nodes have, a bundled "
-            "name, or a name on the hub"
+            f"the embedder {model} has folders (modules.json), which are not copied from a bucket: "
+            "give a folder that all nodes have, a bundled name, or a name on the hub"
         )
-    if not (Path(model) / "modules.json").is_file():
-        check_model(model)
 
 
 def _from_hub(model: str, revision: str | None) -> Path:

@@ -62,18 +62,22 @@ def weight_files(address: str) -> tuple[FileSystem, list[str]]:
     index = None
     if INDEX in paths:
         with _one_line(address), system.open_input_file(paths[INDEX]) as file:
-            index = file.read().decode()
+            index = file.read().decode(errors="replace")
     return system, [paths[name] for name in loaded(paths, index)]
 
 
 def loaded(names: Iterable[str], index: str | None) -> list[str]:
     """Of a folder's files the safetensors that an engine loads, where it has two copies of them.
 
-    ``index`` is the text of the file `INDEX`, None where there is none.
+    ``index`` is the text of the file `INDEX`, None where there is none. Raises EngineError where
+    that is damaged.
     """
     names = sorted(name for name in names if name.endswith(".safetensors"))
     if index is not None:
-        in_index = set(json.loads(index)["weight_map"].values())
+        try:
+            in_index = set(json.loads(index)["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EngineError(f"{INDEX} is damaged; copy it again") from error
         return [name for name in names if name in in_index]
     return [name for name in names if name.startswith("model")] or names
 

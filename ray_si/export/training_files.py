@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -297,7 +298,7 @@ def _room_for(to: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageLostError(
-            f"the files for {to} cannot be written ({error.strerror}); free some space, or for S3 "
-            "set TMPDIR to a larger disk"
-        ) from error
+        what = f"the files for {to} cannot be written ({error.strerror})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what += "; free some space, or for S3 set TMPDIR to a larger disk"
+        raise StorageLostError(what) from error

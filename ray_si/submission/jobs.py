@@ -148,7 +148,8 @@ class Cluster:
         Its driver is begun again on the cluster, up to ``retries`` times, where something kills it
         (`ray_si.submission.supervisor`). A head that is on its way up is waited for, told to
         ``notify``. Raises ConfigError where a job that is not over yet writes to ``out`` already,
-        or the cluster refuses the package. A job whose node is gone is over.
+        or the cluster refuses the package. A job whose node is gone is told to
+        stop, and keeps nobody away.
         """
         for job in self._patiently(self.jobs, notify):
             if (
@@ -242,7 +243,7 @@ class Cluster:
         """Hand on the job's log from its beginning until the job is over.
 
         Connections that break are made anew, and what was handed on is not repeated. ``notify``
-        hears of it. Raises ClusterLostError.
+        hears of it. A job whose node is gone is told to stop, and is lost. Raises ClusterLostError.
         """
         log = _Log(write)
         while True:

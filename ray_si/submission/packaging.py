@@ -47,8 +47,8 @@ _DATE = 1980, 1, 1, 0, 0, 0
 class Package:
     """A zip on disk: its path, size in bytes and number of files.
 
-    ``left_out`` is what of included folders stayed at home: hidden files, links to what lies
-    outside, and folders of data, runs and environments, which end in "/".
+    ``left_out`` is what of included folders stayed at home: folders of data, runs and environments
+    and links to folders, which end in "/", then hidden files and links to what lies outside.
     """
 
     path: Path
@@ -74,12 +74,12 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
     package = Path(ray_si.__file__).parent
     files = {_PACKAGE + name: file for name, file in _files(package, _CACHES)}
     if config.seeds != "bundled":
-        files[_SEEDS], values["seeds"] = Path(config.seeds).expanduser(), _SEEDS
+        files[_SEEDS], values["seeds"] = Path(os.path.expanduser(config.seeds)), _SEEDS
     values["decontaminate"] = []
     for number, source in enumerate(config.decontaminate):
         name = source
         if "://" not in source:  # under its own name, by which rejections are told
-            place = Path(source).expanduser().absolute()
+            place = Path(os.path.expanduser(source)).absolute()
             name = f"{_OWN}sets/{number}/{place.name}"
             if place.is_dir():
                 files |= {f"{name}/{file}": place / file for file in names_in(place)}
@@ -97,7 +97,10 @@ def pack(config: RunConfig, path: Path, include: list[str], limit: int = LIMIT) 
             if name.startswith((_OWN, _PACKAGE)):  # the cluster runs what was checked here
                 continue
             if name in files and not file.samefile(files[name]):
-                raise ConfigError(f"--include {item}: {files[name]} is {name} in the package, too")
+                raise ConfigError(
+                    f"--include {item}: {files[name]} would be {name} in the package, too; "
+                    "rename one of them"
+                )
             files[name] = file
     text = yaml.safe_dump(values, sort_keys=False).encode()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -129,7 +132,7 @@ def _included(item: Path, left_out: list[str]) -> dict[str, Path]:
             left_out.append(prefix + name)
         else:
             files[prefix + name] = file
-    left_out += [
+    left_out[:0] = [  # before hidden files, which nobody misses
         f"{prefix}{name}/"
         for name in skipped
         if not _is_hidden(name) and Path(name).name not in _CACHES
@@ -138,7 +141,7 @@ def _included(item: Path, left_out: list[str]) -> dict[str, Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def _files(
@@ -146,8 +149,8 @@ def _files(
 ) -> Iterator[tuple[str, Path]]:
     """Names below a folder, with "/", and the files there; links to folders are not followed.
 
-    Folders that are left out are added to ``skipped``. Raises ConfigError for one that cannot be
-    read, unless it is hidden.
+    Folders that are left out, and links to any, are added to ``skipped``. Raises ConfigError for a
+    folder that cannot be read, unless it is hidden.
     """
 
     def refuse(error: OSError) -> None:
@@ -157,7 +160,8 @@ def _files(
     for parent, folders, names in os.walk(folder, onerror=refuse):
         if skipped is not None:
             there = Path(parent).relative_to(folder)
-            skipped += [(there / name).as_posix() for name in folders if name in left_out]
+            links = {name for name in folders if (Path(parent) / name).is_symlink()}
+            skipped += [(there / name).as_posix() for name in folders if name in left_out | links]
         folders[:] = [name for name in folders if name not in left_out]
         for name in names:
             file = Path(parent) / name

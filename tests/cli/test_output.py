@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ray_si.cli import output
-from ray_si.cli.output import BuildDisplay, duration, print_jobs, print_status
+from ray_si.cli.output import BuildDisplay, duration, plain, print_jobs, print_status
 from ray_si.pipeline.progress import Phase, Progress
 from ray_si.serving.usage import Usage
 
@@ -73,6 +73,11 @@ def test_a_location_is_shown_as_it_is_without_what_steers_a_terminal(terminal: i
     print_status("runs/[v2]/[/x]\x1b]0;mine\x07", {"phase": "done"})
     shown = terminal.getvalue().replace("\n", "")
     assert "runs/[v2]/[/x]\ufffd]0;mine\ufffd" in shown
+
+
+def test_what_is_no_letter_and_steers_nothing_is_shown_as_it_is() -> None:
+    text = "Bonjour\u00a0!\u3000a\u200db\u200cc"
+    assert plain(text + "\r\n\tx\x1b[2J\u202ey").plain == text + "\n x\ufffd[2J\ufffdy"
 
 
 def test_ids_of_jobs_can_be_copied_from_80_columns(terminal: io.StringIO) -> None:

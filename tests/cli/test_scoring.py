@@ -29,12 +29,14 @@ def test_score_says_what_it_came_to(run, tmp_path):
 
 def test_a_key_that_is_set_leaves_the_others_as_the_run_has_them(run, monkeypatch):
     opened = Run.open(str(run))
-    scores = {"length": {"of": "instruction"}, "checks": {}}
+    scores = {"length": {"of": "instruction"}, "checks": None}
     monkeypatch.setitem(opened.header["config"], "scores", scores)
     (section,) = _sections(opened, ["length"], None, ["length.unit=characters"]).values()
     assert (section.of, section.unit) == ("instruction", "characters")
     assert set(_sections(opened, [], None, [])) == {"length", "checks"}
-    assert scores["length"] == {"of": "instruction"}
+    (section,) = _sections(opened, ["checks"], None, ["checks.code=true"]).values()
+    assert section.code
+    assert scores == {"length": {"of": "instruction"}, "checks": None}
 
 
 def test_score_takes_a_file_and_names_of_ones_own(run, tmp_path):

@@ -30,11 +30,6 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         registry.check_model(str(tmp_path))
 
 
-def test_an_embedder_in_a_bucket_is_refused():
-    with pytest.raises(EngineError, match="lies in a bucket: give a folder"):
-        registry.check_embedder("s3://data/models/minilm")
-
-
 def test_without_network_the_bundled_names_are_offered(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -106,6 +106,19 @@ def test_an_address_without_a_model_is_one_line(bucket, address, message):
     assert "\n" not in str(refused.value)
 
 
+def test_an_embedder_with_folders_in_a_bucket_is_refused_and_one_of_files_is_not(bucket):
+    models.check_embedder(ADDRESS)
+    bucket("modules.json", b"[]")
+    with pytest.raises(EngineError, match="not copied from a bucket: give a folder"):
+        models.check_embedder(ADDRESS)
+
+
+def test_a_damaged_index_in_a_bucket_is_one_line(bucket):
+    bucket(remote.INDEX, b"{")
+    with pytest.raises(EngineError, match="is damaged; copy it again"):
+        weight_bytes(ADDRESS, None)
+
+
 def test_an_adapter_may_lie_in_a_bucket(bucket, s3, tmp_path):
     folder = tmp_path / "adapter"
     folder.mkdir()

@@ -156,7 +156,10 @@ def test_what_is_hidden_and_what_links_lead_out_to_stay_at_home(folder):
     package = pack(parse_config(values()), folder.parent / "p.zip", ["."])
     included = {name for name in names(package) if not name.startswith("ray_si/")}
     assert included == {"a/mine.py", "a/within.txt", "notes.txt", CONFIG_NAME}
-    assert {".env", "a/.env.local", "a/.aws/credentials", "a/link.txt"} <= set(package.left_out)
+    hidden = {".env", "a/.env.local", "a/.aws/credentials", "a/link.txt"}
+    assert {"a/linked/"} | hidden <= set(package.left_out)
+    folders = [name.endswith("/") for name in package.left_out]
+    assert folders == sorted(folders, reverse=True), "what may be missed comes first"
     asked_for = pack(parse_config(values()), folder.parent / "q.zip", [".env"])
     assert ".env" in names(asked_for)
 
@@ -177,7 +180,7 @@ def test_two_files_of_one_name_are_refused(folder):
     (folder / "a" / "notes.txt").write_text("others\n")
     config = parse_config(values())
     pack(config, folder.parent / "p.zip", [".", "notes.txt"])  # one file
-    with pytest.raises(ConfigError, match=r"--include a/notes\.txt: notes\.txt is notes\.txt in"):
+    with pytest.raises(ConfigError, match=r"a/notes\.txt: notes\.txt would be notes\.txt .* rename one"):
         pack(config, folder.parent / "q.zip", ["notes.txt", "a/notes.txt"])
 
 
@@ -195,6 +198,8 @@ def test_a_folder_that_cannot_be_read_is_refused_unless_hidden(folder, monkeypat
     (folder / "a" / "shut").mkdir()
     with pytest.raises(ConfigError, match="a/shut cannot be packaged: Permission denied"):
         pack(parse_config(values()), folder.parent / "q.zip", ["a"])
+    with pytest.raises(ConfigError, match="a/shut cannot be packaged: Permission denied"):
+        pack(parse_config(values()), folder.parent / "r.zip", ["a/shut"])
 
 
 def test_evaluation_folders_and_places_in_the_home_travel_too(folder, monkeypatch):

@@ -117,12 +117,12 @@ class OpenAIEngine:
                 continue
             if result.kind == "request":
                 return Completion("", "refused", error=result.reason)
-            if result.kind == "account":
-                self._stop(result)
             failures += 1
-            if result.kind == "failed" and failures <= self._retries:
+            if result.kind in ("failed", "account") and failures <= self._retries:
                 await self._back_off(failures)
                 continue
+            if result.kind == "account":  # a trivial request may still be answered
+                self._stop(result)
             trouble = await self._trouble(request)
             if trouble is None:
                 if result.kind == "endpoint":
@@ -191,10 +191,11 @@ class OpenAIEngine:
         if failure.status == 404:
             hint = await self._suggest(request)
         elif failure.status in (400, 403, 413, 422):
-            hint = (
-                "; generator.openai.omit leaves parameters out that an endpoint doesn't take, and "
-                "shorter prompts come from fewer bootstrap.demonstrations"
-            )
+            hint = "; generator.openai.omit leaves parameters out that an endpoint doesn't take"
+            if failure.status != 403:
+                hint += ", and shorter prompts come from fewer bootstrap.demonstrations"
+            elif self._key_env:
+                hint += f"; may the key in {self._key_env} use this model?"
             if request.labels:
                 hint += "; classification.method text asks for no log-probabilities"
         elif failure.status is None:
@@ -300,8 +301,9 @@ class OpenAIEngine:
         failed = time.monotonic()
         async with self._probing:
             if failed >= self._probe_began:
-                self._probe_began = time.monotonic()
+                began = time.monotonic()
                 self._probed = await self._probe(request)
+                self._probe_began = began
             return self._probed
 
     async def _probe(self, request: Request) -> Failure | None:

@@ -293,7 +293,41 @@ def test_an_endpoint_that_fails_for_all_stops_the_run(endpoint, faults, message)
 def test_a_denied_account_stops_the_run_though_shorter_requests_are_answered(endpoint, fault):
     endpoint.set(faults={fault: 1}, spare_greetings=True)
     with pytest.raises(GenerationError, match=r"HTTP 4(01|02|29)"):
-        ask(engine(endpoint), request())
+        ask(engine(endpoint, retries=1), request())
+
+
+def test_an_account_that_is_denied_here_and_there_costs_no_row(endpoint):
+    endpoint.set(faults={"revoked": 0.2, "quota": 0.2})  # of a gateway's many, some are spent
+    requests = [request(seed=seed) for seed in range(8)]
+    completions = ask(engine(endpoint, retries=12), *requests)
+    assert {completion.finish_reason for completion in completions} == {"stop"}
+
+
+def test_a_trivial_request_that_was_given_up_says_nothing(endpoint, monkeypatch):
+    endpoint.set(faults={"expired": 1})
+
+    async def ask_two():
+        made = engine(endpoint)
+        asked, look = asyncio.Event(), made._probe
+
+        async def never(request):
+            monkeypatch.setattr(made, "_probe", look)
+            asked.set()
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(made, "_probe", never)
+        first = asyncio.create_task(made.generate(request()))
+        await asked.wait()
+        second = asyncio.create_task(made.generate(request()))
+        await asyncio.sleep(0.2)  # it waits for what the first learns
+        first.cancel()
+        try:
+            await second
+        finally:
+            await made.aclose()
+
+    with pytest.raises(GenerationError, match="API key expired"):
+        asyncio.run(ask_two())
 
 
 def test_an_endpoint_whose_model_thinks_longer_than_it_is_probed_is_none_that_fails(endpoint):
