@@ -181,7 +181,7 @@ def install(
         patch(LoopbackServing, "encode", lambda self, texts: hashed(texts))
     patch(phases, "Watcher", _nothing)
     patch(checks, "wait_for_room", lambda config, **_: config)
-    patch(checks, "free_cores", lambda *_, **__: 0.0)
+    patch(checks, "room_for_cores", lambda **_: 0.0)
     patch(checks, "leaves_cores", lambda *_: False)
     patch(stages, "warm_up", lambda count: None)
     patch(stages, "_map_parts", _map_parts)

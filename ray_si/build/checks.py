@@ -90,24 +90,24 @@ def lack(wanted: list[Demand], nodes: list[dict[str, float]]) -> str | None:
     return None
 
 
-def free_cores(config: RunConfig, *, adopted: bool) -> float:
-    """Cores that nobody has, and with ``adopted`` those that models taken over have."""
-    return _free_cores() + adopted * _cores_of_models(config)
+def room_for_cores(*, adopted: bool) -> float:
+    """Cores that nobody has; with ``adopted``, where the models have theirs already, all cores."""
+    if adopted:
+        return sum(node.get("CPU", 0.0) for node in _nodes())
+    return _free_cores()
 
 
 def leaves_cores(config: RunConfig, cores: float, before: float) -> bool:
     """Whether so many are free besides what the models may take at most.
 
-    ``before`` is what was free before they took any, since some may still be on their way. What is
-    free now counts too: another build may have begun meanwhile, and of two that fill a cluster
-    together at least one sees it full, so that they do not wait for each other's cores.
+    ``before`` is the room that there was for all of these, see `room_for_cores`, since some models
+    may still be on their way. What is free now counts too: another build may have begun meanwhile,
+    and of two that fill a cluster together at least one sees it full, so that they do not wait for
+    each other's cores.
     """
-    return min(before - _cores_of_models(config), _free_cores()) >= cores
-
-
-def _cores_of_models(config: RunConfig) -> float:
     taken = sum(part.cpus * part.most_replicas for part in config.generators.values())
-    return taken + config.embedder.cpus * config.embedder.replicas
+    taken += config.embedder.cpus * config.embedder.replicas
+    return min(before - taken, _free_cores()) >= cores
 
 
 def _free_cores() -> float:

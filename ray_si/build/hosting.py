@@ -26,9 +26,9 @@ def hosted(
 ) -> Iterator[Serving]:
     """The configuration's generator, under ``name``, for who holds ``folder``.
 
-    Ray is connected, ``is_ours`` where it was started on this machine; else it is looked first, as
-    ``trial`` needs it, whether the engine has all it needs where replicas will run, and whether
-    nodes can write the folder. A custodian looks after what is asked of the cluster, nodes
+    Ray is connected, ``is_ours`` where it was started on this machine; elsewhere the engine is tried
+    first, with ``trial``, where replicas will run, and the folder from the nodes that will write
+    it. A custodian looks after what is asked of the cluster, nodes
     included, from before it is asked. Raises ConfigError where there is no room, EngineError,
     StorageError, and LeaseLostError once another process holds the folder, while it waits too.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from ray_si.build.sharding import reserved_gpus
 from ray_si.build.watch import Watcher
 from ray_si.config import RunConfig
 from ray_si.dedup import warm_up
-from ray_si.errors import NoProgressError
+from ray_si.errors import NoProgressError, RaySIError
 from ray_si.pipeline.contamination import seeds_alike
 from ray_si.pipeline.decisions import is_plateau, unread_note
 from ray_si.pipeline.longest_requests import longest_requests
@@ -91,7 +91,7 @@ class Phases:
             cards = room.enter_context(
                 reserved_gpus(self.config.dedup.shards, gpus, notify=self._say, check=check)
             )
-            cores = checks.free_cores(self.config, adopted=custody.adopted is not None)
+            cores = checks.room_for_cores(adopted=custody.adopted is not None)
             serving = self._deploy(stack, config, custody, check, embedder=embedder)
             generators = self._with_cores(serving.generators, cores)
             # what the models refuse leaves no run behind
@@ -139,9 +139,11 @@ class Phases:
         """What ends a wait for nodes or models: the alarm, and the end of the budget's hours."""
         self.alarm.check()
         if token_budget.is_over:
-            if live := self.run.live():  # the next build has all of them again
-                live.pop("building_s", None)
-                self.run.objects.put(LIVE, json.dumps(live, indent=2).encode())
+            with suppress(RaySIError):  # the end is told, whatever becomes of this
+                self.run.lease.check()
+                if live := self.run.live():  # the next build has all of them again
+                    live.pop("building_s", None)
+                    self.run.objects.put(LIVE, json.dumps(live, indent=2).encode())
             raise token_budget.error("what is finished is kept")
 
     def _connect(
@@ -211,7 +213,7 @@ class Phases:
     def _with_cores(self, generators: Generators, before: float) -> Generators:
         """The generators, with whether they leave cores for what is around them.
 
-        ``before`` is how many were free before the models were loaded.
+        ``before`` is the room that there was for both.
         """
         executions = self.config.bootstrap.lookahead + 1 + WRITERS
         cores = stages.cores_for(generators, executions)
