@@ -26,11 +26,11 @@ def hosted(
 ) -> Iterator[Serving]:
     """The configuration's generator, under ``name``, for who holds ``folder``.
 
-    Ray is connected, ``is_ours`` where it was started on this machine; elsewhere the engine is tried
-    first, with ``trial``, where replicas will run, and the folder from the nodes that will write
-    it. A custodian looks after what is asked of the cluster, nodes
-    included, from before it is asked. Raises ConfigError where there is no room, EngineError,
-    StorageError, and LeaseLostError once another process holds the folder, while it waits too.
+    Ray is connected, ``is_ours`` where it was started on this machine. Elsewhere it is tried first
+    whether the engine can answer ``trial`` where replicas will run, and whether nodes can write the
+    folder. A custodian looks after what is asked of the cluster, nodes included, from before it is
+    asked. Raises ConfigError where there is no room, EngineError, StorageError, and LeaseLostError
+    once another process holds the folder, while it waits too.
     """
     check, fencing = folder.check_lease, folder.fencing
     check()  # Ray may have been waited for: what is there may be another's
