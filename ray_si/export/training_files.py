@@ -299,6 +299,6 @@ def _room_for(to: str) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"the files for {to} cannot be written ({error.strerror})"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             what += "; free some space, or for S3 set TMPDIR to a larger disk"
         raise StorageLostError(what) from error

@@ -72,7 +72,7 @@ def test_doctor_tells_what_is_here_and_what_will_not_do(tmp_path):
     assert f"Python {sys.version.split()[0]}" in done.stdout
     assert "no Ray cluster answers at 127.0.0.1:1" in done.stdout
     assert "can be written" in done.stdout
-    assert "http://localhost:1/v1: Connection error" in done.stdout
+    assert "http://localhost:1/v1: [Errno 111] Connection refused" in done.stdout
     assert not (tmp_path / "runs").exists()
 
 
