@@ -224,29 +224,27 @@ def test_a_run_of_another_configuration_is_refused_and_untouched(finished, repla
     assert digests(location, "**/*.*") == before
 
 
-def test_finish_goes_on_with_what_is_accepted(finished, tmp_path):
-    location, _ = finished
-    copy = tmp_path / "run"
+def with_first_round(finished, tmp_path, *without):
+    """A copy of a run that has its first round, but for these patterns; its configuration."""
+    (location, _), copy = finished, tmp_path / "run"
     copy.mkdir()
     for name in ("run.json", "seeds.parquet"):
         shutil.copy(location / name, copy)
-    shutil.copytree(location / "bootstrap/round-00000", copy / "bootstrap/round-00000")
-    config = parse_config(json.loads((copy / "run.json").read_text())["config"])
+    first = "bootstrap/round-00000"
+    shutil.copytree(location / first, copy / first, ignore=shutil.ignore_patterns(*without))
+    return copy, parse_config(json.loads((copy / "run.json").read_text())["config"])
+
+
+def test_finish_goes_on_with_what_is_accepted(finished, tmp_path):
+    copy, config = with_first_round(finished, tmp_path)
     stats = build(config, str(copy), finish=True).stats
     assert 0 < stats["accepted"] < TARGET
     assert status_of(Run.open(str(copy)))["phase"] == "done"
 
 
 def test_there_is_no_finish_without_anything_accepted(finished, tmp_path):
-    location, _ = finished
-    copy = tmp_path / "run"
-    copy.mkdir()
-    for name in ("run.json", "seeds.parquet"):
-        shutil.copy(location / name, copy)
-    first = "bootstrap/round-00000"
-    shutil.copytree(location / first, copy / first, ignore=shutil.ignore_patterns("m*", "[ar]*-*"))
+    copy, config = with_first_round(finished, tmp_path, "m*", "[ar]*-*")
     before = digests(copy, "**/*.parquet")
-    config = parse_config(json.loads((copy / "run.json").read_text())["config"])
     for place in (copy, tmp_path / "new"):
         with pytest.raises(NoProgressError, match=r"no instruction is accepted.* without --finish"):
             build(config, str(place), finish=True)

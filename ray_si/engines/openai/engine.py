@@ -46,8 +46,8 @@ class OpenAIEngine:
     words that may mean all of them (400, 403, 404), a trivial request tells whether it is this one
     that cannot be answered, which makes it a Completion with finish_reason "error" (or "refused",
     where asking again would change nothing), or the endpoint. An endpoint that fails everything for
-    ``outage_s`` seconds, or denies all, raises GenerationError, as the first request does that is
-    denied for the key (401) or for credit (402, a spent quota).
+    ``outage_s`` seconds, or denies all, raises GenerationError, and so does one that denies a
+    request for the key (401) or for credit (402, a spent quota) ``retries`` times more.
 
     The key is read from the environment variable ``api_key_env`` of the process that asks.
     ``omit`` are parameters that the endpoint doesn't take, ``extra_body`` further ones;
